@@ -1,0 +1,58 @@
+"""What the tables share: their printing, the verdict on a bar and the ratio of two means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], notes: str = "") -> None:
+    """Print one table of plain text: first column to the left, the others to the right.
+
+    Examples
+    --------
+    >>> show("Ages", ["who", "years"], [["Ann", "7"], ["Bob", "11"]])
+    Ages
+    who  years
+    Ann      7
+    Bob     11
+    """
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    print(title)
+    for row in (header, *rows):
+        numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        print("  ".join([row[0].ljust(widths[0]), *numbers]).rstrip())
+    if notes:
+        print(notes)
+
+
+def verdict(*pairs: tuple[float, float]) -> str:
+    """Return "pass" if every number is at most its bar, else "short".
+
+    Examples
+    --------
+    >>> verdict((1.0, 1.1), (2.0, 1.1))
+    'short'
+    """
+    return "pass" if all(value <= bar for value, bar in pairs) else "short"
+
+
+def ratio_of_means(numerator: Float[np.ndarray, " set"], denominator: Float[np.ndarray, " set"]) -> tuple[float, float]:
+    """Ratio of two means over the same data sets, and its standard error by the delta method.
+
+    To first order the ratio R errs as the mean of ``(numerator - R denominator) / mean(denominator)`` does.
+
+    Examples
+    --------
+    >>> ratio_of_means(np.array([2.0, 4.0]), np.array([1.0, 2.0]))
+    (2.0, 0.0)
+    """
+    ratio = numerator.mean() / denominator.mean()
+    residual = numerator - ratio * denominator
+    error = residual.std(ddof=1) / (denominator.mean() * np.sqrt(len(residual)))
+    return float(ratio), float(error)

@@ -1,0 +1,34 @@
+"""Localized diffusion models: new members of high-dimensional random fields from few samples (arXiv 2505.04417)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nearfield.estimator import LocalizedDiffusion, load, select_radius
+    from nearfield.fitting.covariance import Pooling
+    from nearfield.graph import DependencyGraph
+
+__all__ = ["DependencyGraph", "LocalizedDiffusion", "Pooling", "load", "select_radius"]
+__version__ = version("nearfield")
+
+_HOME = {
+    "DependencyGraph": "nearfield.graph",
+    "LocalizedDiffusion": "nearfield.estimator",
+    "Pooling": "nearfield.fitting.covariance",
+    "load": "nearfield.estimator",
+    "select_radius": "nearfield.estimator",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first asked for, so that the command line's help does without PyTorch."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,336 @@
+"""The command line: ``nearfield fit | sample | impute | report | info | demo``.
+
+Thin: it reads files, calls the library, writes files. Exit codes are 0 (done), 1 (the data or the run failed; one line
+on stderr says why) and 2 (wrong usage). With ``--json`` a command prints one JSON object on stdout and nothing else.
+What is slow to import (PyTorch, xarray) is imported inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    import xarray as xr
+
+    from nearfield.estimator import LocalizedDiffusion
+
+app = typer.Typer(
+    name="nearfield",
+    help="Learn a generative model of a random field from few samples; draw new members, fill gaps, score data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _auto_or(number: type[int] | type[float]) -> Any:
+    """Make a parser of ``auto`` or a number; anything else is wrong usage."""
+
+    def parse(value: str) -> int | float | Literal["auto"]:
+        if value == "auto":
+            return "auto"
+        try:
+            return number(value)
+        except ValueError:
+            raise typer.BadParameter(f"must be 'auto' or {number.__name__}, got {value!r}") from None
+
+    return parse
+
+
+def _field_file(path: Path) -> Path:
+    """Accept the two kinds of file that hold fields."""
+    if path.suffix not in (".nc", ".npy"):
+        raise typer.BadParameter(f"must end in .nc (labelled) or .npy (plain array), got {str(path)!r}")
+    return path
+
+
+Model = Annotated[
+    Path, typer.Argument(help="Model file, written by nearfield fit.", metavar="MODEL", show_default=False)
+]
+Data = Annotated[
+    Path,
+    typer.Argument(
+        help="netCDF, or .npy with samples first.", metavar="DATA", callback=_field_file, show_default=False
+    ),
+]
+Fields = Annotated[
+    Path, typer.Option("--out", "-o", help="Fields to write: .nc or .npy.", callback=_field_file, show_default=False)
+]
+Count = Annotated[int, typer.Option("-n", "--n-samples", min=1, help="How many members to draw.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed; a fresh one is drawn and told without it.")]
+Variables = Annotated[
+    list[str] | None,
+    typer.Option("--variable", "-v", help="Variable of the file; repeat it for several channels.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+
+
+@app.command()
+def fit(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model file to write.", show_default=False)],
+    variable: Variables = None,
+    sample_dim: Annotated[
+        list[str] | None,
+        typer.Option(help="Dimension that counts the samples; repeat it to stack several.", show_default="guessed"),
+    ] = None,
+    radius: Annotated[Any, typer.Option(help="Hops, or auto.", parser=_auto_or(int), metavar="HOPS")] = "auto",
+    method: Annotated[Literal["auto", "gaussian", "windowed", "masked"], typer.Option(help="Which score.")] = "auto",
+    pooling: Annotated[
+        Any,
+        typer.Option(help="0: every vertex alone; 1: one law for all; or auto.", parser=_auto_or(float), metavar="P"),
+    ] = "auto",
+    seed: Seed = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn a model from samples of a field."""
+    with _plain_failure(quiet=quiet or as_json):
+        _check_writable(out)
+        from nearfield.estimator import LocalizedDiffusion
+        from nearfield.noise import seed_of
+
+        field = _read(data, variable)
+        dims = sample_dim[0] if sample_dim is not None and len(sample_dim) == 1 else sample_dim
+        model = LocalizedDiffusion(
+            radius=radius,
+            method=method,
+            pooling=pooling,
+            random_state=seed_of(seed),
+            verbose=_progress(quiet or as_json),
+        )
+        model.fit(field, sample_dim=dims)
+        model.save(out)
+        _tell({"model": str(out)} | _summary(model), as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def sample(
+    model: Model, out: Fields, n: Count = 100, seed: Seed = None, as_json: AsJson = False, quiet: Quiet = False
+) -> None:
+    """Draw new members from a model."""
+    with _plain_failure(quiet=quiet or as_json):
+        _check_writable(out)
+        from nearfield.noise import seed_of
+
+        fitted, used = _load(model, quiet=quiet or as_json), seed_of(seed)
+        _write(out, fitted.sample(n, random_state=used))
+        _tell({"out": str(out), "members": n, "seed": used}, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def impute(
+    model: Model,
+    data: Data,
+    out: Fields,
+    n: Count = 100,
+    seed: Seed = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fill the gaps (NaN) of a field with draws."""
+    with _plain_failure(quiet=quiet or as_json):
+        _check_writable(out)
+        from nearfield.noise import seed_of
+
+        fitted, used = _load(model, quiet=quiet or as_json), seed_of(seed)
+        _write(out, fitted.impute(_read_for(fitted, data), n_samples=n, random_state=used))
+        _tell({"out": str(out), "members": n, "seed": used}, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def report(
+    model: Model,
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", "-o", help="HTML page to write.", show_default=False)],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare a model with data in one HTML page.
+
+    The same numbers are written as JSON beside it.
+    """
+    with _plain_failure(quiet=quiet or as_json):
+        _check_writable(out)
+        fitted = _load(model, quiet=quiet or as_json)
+        fitted.report(out, _read_for(fitted, data))
+        _tell({"report": str(out)}, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def info(model: Model, as_json: AsJson = False) -> None:
+    """Say what a model file holds."""
+    with _plain_failure(quiet=as_json):
+        _tell({"model": str(model)} | _summary(_load(model, quiet=True)), as_json=as_json, quiet=False)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn embedded temperature maps and draw new ones.
+
+    One is completed from 30 stations; pictures and a report are written.
+    """
+    with _plain_failure(quiet=quiet or as_json):
+        from nearfield.experiments.demo import run
+
+        result = run(out, seed=seed, quiet=quiet or as_json)
+        if as_json:
+            _tell(result, as_json=True, quiet=quiet)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+@contextlib.contextmanager
+def _plain_failure(*, quiet: bool) -> Iterator[None]:
+    """Turn a failure of the data or the run into one line on stderr and exit code 1, and a warning into one line."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        if not quiet:
+            typer.echo(f"warning: {' '.join(str(message).split())}", err=True)
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", UserWarning)
+            warnings.showwarning = show
+            yield
+    except (ValueError, TypeError, OSError, MemoryError) as error:
+        typer.echo(f"error: {' '.join(str(error).split()) or type(error).__name__}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _progress(quiet: bool) -> bool:
+    return not quiet and sys.stderr.isatty()
+
+
+def _tell(result: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
+    """Print the outcome on stdout: one JSON object, or one ``name: value`` a line."""
+    if as_json:
+        typer.echo(json.dumps(result, allow_nan=False))
+    elif not quiet:
+        for name, value in result.items():
+            typer.echo(f"{name.replace('_', ' ')}: {value}")
+
+
+def _summary(model: LocalizedDiffusion) -> dict[str, Any]:
+    """Say in plain numbers what was fitted to what."""
+    report = model.fit_report_
+    summary: dict[str, Any] = {
+        "graph": repr(model.graph_),
+        "vertices": len(model.graph_),
+        "channels": [channel.name for channel in model.codec_.channels],
+        "samples": report.n_samples,
+        "score": type(model.score_).__name__,
+        "radius": model.radius_,
+        "pooling": model.pooling_.strength,
+        "bandwidth": model.pooling_.bandwidth if math.isfinite(model.pooling_.bandwidth) else "all vertices",
+        "reason": report.reason,
+        "seed": report.seed,
+        "seconds": round(sum(report.seconds.values()), 3),
+        "warnings": list(report.warnings),
+    }
+    if report.selection is not None:
+        summary["held_out_nats_per_dimension"] = report.selection.choice.loss
+    return summary
+
+
+def _load(path: Path, *, quiet: bool) -> LocalizedDiffusion:
+    from nearfield.estimator import load
+
+    return load(path).set_params(verbose=_progress(quiet))
+
+
+def _read_for(model: LocalizedDiffusion, path: Path) -> xr.DataArray | xr.Dataset | np.ndarray:
+    """Read the variables that the model was fitted on."""
+    return _read(path, [channel.name for channel in model.codec_.channels if channel.name is not None])
+
+
+def _read(path: Path, variables: list[str] | None) -> xr.DataArray | xr.Dataset | np.ndarray:
+    """Read a plain array, or one or several variables of a netCDF file."""
+    import numpy as np
+
+    if path.suffix == ".npy":
+        with path.open("rb") as file:
+            return np.load(file, allow_pickle=False)
+    dataset = _read_netcdf(path)
+    found = ", ".join(str(name) for name in dataset.data_vars) or "none"
+    if not variables and len(dataset.data_vars) != 1:
+        raise ValueError(f"{path} must hold one variable or --variable must name which, it holds: {found}")
+    names = variables or [str(name) for name in dataset.data_vars]
+    if absent := [name for name in names if name not in dataset.data_vars]:
+        raise ValueError(f"{path} has no variable {', '.join(absent)}; it holds: {found}")
+    return dataset[names[0]] if len(names) == 1 else dataset[names]
+
+
+def _read_netcdf(path: Path) -> xr.Dataset:
+    import xarray as xr
+
+    with path.open("rb") as file:
+        magic = file.read(4)
+    engine = {b"\x89HDF": "h5netcdf", b"CDF\x01": "scipy", b"CDF\x02": "scipy"}.get(magic)
+    if engine is None:
+        raise ValueError(f"{path} must be a netCDF file (version 3 or 4), its first bytes are {magic!r}")
+    # decode_coords="all": bounds and grid mappings are then coordinates, not variables to choose from.
+    try:
+        with xr.open_dataset(path, engine=engine, decode_coords="all") as dataset:
+            return dataset.load()
+    except ValueError:  # a calendar that this installation cannot decode: dates are carried, so numbers do as well
+        with xr.open_dataset(path, engine=engine, decode_coords="all", decode_times=False) as dataset:
+            return dataset.load()
+
+
+def _check_writable(path: Path) -> None:
+    """Fail before the work rather than after it when the result could not be written."""
+    folder = path.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OSError(f"--out must lie in an existing folder that can be written to, got {str(path)!r}")
+    if path.exists() and not path.is_file():  # replacing a device such as /dev/null would take it from the system
+        raise OSError(f"--out must be a file, {str(path)!r} is a folder or a device")
+
+
+def _write(path: Path, field: xr.DataArray | xr.Dataset | np.ndarray) -> None:
+    """Write fields through a temporary file in the same folder: the file is there whole, or not at all."""
+    import numpy as np
+    import xarray as xr
+
+    # Made in memory, since HDF5 reports a full disk in several ways and in many lines.
+    content: bytes | memoryview
+    if path.suffix == ".nc":
+        if not isinstance(field, xr.DataArray | xr.Dataset):
+            raise ValueError(f"--out must end in .npy, since the model was fitted on a plain array, got {path}")
+        content = field.to_netcdf(engine="h5netcdf")
+    else:
+        if isinstance(field, xr.Dataset):
+            raise ValueError(f"--out must end in .nc, since the model has several variables, got {path}")
+        buffer = io.BytesIO()
+        np.save(buffer, np.asarray(field))
+        content = buffer.getbuffer()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise OSError(f"could not write {path}: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Arrays in and out, model files, and laws with known truth."""

@@ -1,0 +1,481 @@
+"""From the user's arrays to ``(sample, vertex, channel)`` and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import xarray as xr
+
+from nearfield.data.admission import (
+    as_array,
+    as_variables,
+    float_dtype,
+    refuse_constant,
+    refuse_infinite,
+    refuse_missing,
+)
+from nearfield.data.layout import SAMPLE_NAMES, TIME_NAMES, Layout, find_sample_dims, is_time, plain_attrs
+from nearfield.graph import DependencyGraph
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from numpy import ndarray
+
+    from nearfield.data.admission import Container, Data
+
+__all__ = ["Channel", "Codec"]
+
+_SECOND_MEMBER_AXIS = "draw"
+
+
+@final
+@dataclass(frozen=True)
+class Channel:
+    """One variable of the data.
+
+    Parameters
+    ----------
+    name : str or None
+        Its name.
+    dims : tuple of str
+        Its dimensions, samples included, in the order of the training data.
+    dtype : str
+        ``"float32"`` or ``"float64"``: what decoding returns.
+    attrs : dict
+        Its attributes, plain.
+
+    Examples
+    --------
+    >>> Codec.fit(np.eye(3)).channels[0].dtype
+    'float64'
+    """
+
+    name: str | None
+    dims: tuple[str, ...]
+    dtype: str
+    attrs: Mapping[str, Any]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Codec:
+    """The layout of the training data, and the conversions that follow from it. Made by `fit`.
+
+    Parameters
+    ----------
+    container : {"array", "channel array", "DataArray", "Dataset"}
+        What the training data were; what `decode` returns.
+    layout : Layout
+        Graph dimensions and coordinates.
+    present : ndarray of bool, (cell,)
+        Cells of the layout that are vertices; the others were NaN in every sample.
+    graph : DependencyGraph
+        Graph of the vertices.
+    sample_dims : tuple of str
+        Dimensions that count samples.
+    has_time_axis : bool
+        Whether samples follow each other in time, so that cross-validation must hold out contiguous blocks.
+    channels : tuple of Channel
+        The variables.
+    attrs : dict
+        Attributes of a Dataset.
+
+    Examples
+    --------
+    >>> sea = xr.DataArray(np.random.default_rng(0).normal(size=(9, 4)), dims=("time", "x"), name="level")
+    >>> sea[:, 1] = np.nan
+    >>> codec = Codec.fit(sea)
+    >>> codec.n_vertices, codec.has_time_axis, codec.encode(sea).shape
+    (3, True, (9, 3, 1))
+    >>> codec.decode(np.zeros((5, 3, 1))).dims
+    ('member', 'x')
+    """
+
+    container: Container
+    layout: Layout
+    present: Bool[ndarray, " cell"]
+    graph: DependencyGraph
+    sample_dims: tuple[str, ...]
+    has_time_axis: bool
+    channels: tuple[Channel, ...]
+    attrs: Mapping[str, Any]
+
+    @property
+    def n_vertices(self) -> int:
+        """Number of vertices, cells without data left out."""
+        return self.graph.n_vertices
+
+    @property
+    def n_channels(self) -> int:
+        """Number of channels (variables) of each vertex."""
+        return len(self.channels)
+
+    @classmethod
+    def fit(
+        cls, data: Data, *, sample_dim: str | Sequence[str] | None = None, graph: DependencyGraph | None = None
+    ) -> Codec:
+        """Read the layout of training data, and refuse data that cannot be fitted.
+
+        Parameters
+        ----------
+        data : DataArray, Dataset or array
+            A Dataset's variables are channels. Arrays: (n_samples, n) is a chain, (n_samples, ny, nx[, nz]) a grid;
+            with a graph (n_samples, n_vertices[, n_channels]) or (n_samples, *lattice shape).
+        sample_dim : str, sequence of str or None
+            Dimensions that count samples; more than one are stacked. None: see `nearfield.data.layout`.
+        graph : DependencyGraph or None
+            The graph, vertices in the order of the data's dimensions; None reads it off the dimensions.
+
+        Returns
+        -------
+        Codec
+            For these data and all of their kind.
+
+        Raises
+        ------
+        TypeError
+            If the data are not real numbers.
+        ValueError
+            If there are fewer than two samples, infinite values, NaN in some samples only, vertices that do not vary,
+            duplicate coordinates, a graph of another size, or a layout that cannot be told.
+
+        Examples
+        --------
+        >>> Codec.fit(np.random.default_rng(0).normal(size=(20, 6, 5))).graph
+        DependencyGraph.grid((6, 5))
+        """
+        container, variables = as_variables(data, graph)
+        if container in ("DataArray", "Dataset"):
+            sample_dims = find_sample_dims(variables[0], sample_dim)
+        elif sample_dim is None:
+            sample_dims = ("sample",)
+        else:
+            raise ValueError(
+                f"sample_dim names a dimension of labelled data, arrays have samples first; got {sample_dim!r}"
+            )
+        layout = Layout.from_variable(variables[0], sample_dims)
+        values = _stack(variables, sample_dims, layout)
+        if len(values) < 2:
+            raise ValueError(
+                f"data must have at least 2 samples to fit a law to, got 1 sample ({sample_dims}); add samples"
+            )
+        refuse_infinite(values, layout, container)
+        missing = np.isnan(values)
+        absent = missing.all(axis=(0, 2))
+        if absent.all():
+            raise ValueError(
+                "data must have a vertex that is not NaN in every sample, got NaN only; is a mask inverted?"
+            )
+        refuse_missing(missing, ~absent, layout, container)
+        refuse_constant(values, ~absent, layout, container)
+        present, graph = _place(graph, layout, ~absent)
+        return cls(
+            container=container,
+            layout=layout,
+            present=present,
+            graph=graph,
+            sample_dims=sample_dims,
+            has_time_axis=any(is_time(variables[0], dim) for dim in sample_dims),
+            channels=tuple(
+                Channel(
+                    name=None if variable.name is None else str(variable.name),
+                    dims=tuple(str(dim) for dim in variable.dims),
+                    dtype=float_dtype(variable),
+                    attrs=plain_attrs(variable.attrs),
+                )
+                for variable in variables
+            ),
+            attrs=plain_attrs(data.attrs) if isinstance(data, xr.Dataset) else {},
+        )
+
+    def encode(self, data: Data, *, allow_missing: bool = False) -> Float[ndarray, "sample vertex channel"]:
+        """Bring data of the training data's kind to ``(sample, vertex, channel)``.
+
+        Parameters
+        ----------
+        data : DataArray, Dataset or array
+            Dimensions are matched by name and may come in any order. Without any sample dimension (for arrays: if
+            `allow_missing`) they are one sample. Sample dimensions may also bear any of the customary names.
+        allow_missing : bool
+            Let NaN pass, for data to be completed.
+
+        Returns
+        -------
+        ndarray, (sample, vertex, channel)
+            A new array; float32 if all channels are float32, else float64.
+
+        Raises
+        ------
+        TypeError
+            If the data are of another kind than the training data, or not real numbers.
+        ValueError
+            If dimensions, coordinates or variables differ, a value is infinite, NaN where not allowed, or present where
+            the training data never were.
+
+        Examples
+        --------
+        >>> field = xr.DataArray(np.arange(12.0).reshape(3, 4), dims=("sample", "x"))
+        >>> codec = Codec.fit(field)
+        >>> np.array_equal(codec.encode(field.T), codec.encode(field))
+        True
+        """
+        variables = self._aligned(data, allow_missing)
+        values = _stack(variables, self._samples_of(variables[0]), self.layout)
+        refuse_infinite(values, self.layout, self.container)
+        if not self.present.all():
+            extra = ~np.isnan(values).all(axis=(0, 2)) & ~self.present
+            if extra.any():
+                raise ValueError(
+                    f"data has values at {extra.sum()} vertices that the training data had none at, first "
+                    f"{self.layout.name(int(extra.argmax()))}; set them to NaN, or fit with them"
+                )
+        if not allow_missing:
+            refuse_missing(np.isnan(values), self.present, self.layout, self.container)
+        return values if self.present.all() else values[:, self.present]
+
+    def decode(
+        self,
+        values: Float[ndarray, "*lead vertex channel"],
+        *,
+        lead: Sequence[str] = ("member",),
+        like: Data | None = None,
+        attrs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Return values to the kind, dimensions, coordinates and units of the data.
+
+        Parameters
+        ----------
+        values : ndarray, (*lead, vertex, channel), or (*lead, sample, vertex, channel) with `like`
+            In the units of the data. With `like` the leading axes may be left out: then they are those data themselves.
+        lead : sequence of str
+            Names of generated axes, ``member`` by default (``draw`` if `like` has one already). They stand where the
+            sample dimension stood, or first when several were stacked or with `like`. ``()``: a single field, such as a
+            mean.
+        like : DataArray, Dataset or array, or None
+            The data that were encoded; the result has their dimensions, coordinates and attributes.
+        attrs : mapping or None
+            Attributes to add, such as provenance.
+
+        Returns
+        -------
+        DataArray, Dataset or ndarray
+            As the training data; cells without vertex are NaN.
+
+        Raises
+        ------
+        ValueError
+            If the shape of `values` is not as described.
+
+        Examples
+        --------
+        >>> field = xr.DataArray(np.arange(12.0).reshape(3, 4), dims=("sample", "x"), attrs={"units": "K"})
+        >>> codec = Codec.fit(field)
+        >>> codec.decode(codec.encode(field), like=field).identical(field)
+        True
+        >>> codec.decode(np.zeros((7, 4, 1))).member.attrs
+        {'standard_name': 'realization'}
+        """
+        values = np.asarray(values)
+        templates = None if like is None else self._aligned(like, allow_missing=True)
+        names = tuple(lead)
+        samples: tuple[int, ...] = ()
+        if templates is not None:
+            first = templates[0]
+            samples = tuple(first.sizes[dim] for dim in self._samples_of(first))
+            taken = {*first.dims, *first.coords}
+            names = () if values.ndim == 3 else tuple(_SECOND_MEMBER_AXIS if n in taken else n for n in names)
+        expected = (
+            *values.shape[: len(names)],
+            *(() if templates is None else (int(np.prod(samples)),)),
+            self.n_vertices,
+            self.n_channels,
+        )
+        if values.shape != expected:
+            axes = [*names, *(() if templates is None else ("sample",)), "vertex", "channel"]
+            raise ValueError(f"values must have shape ({', '.join(axes)}) = {expected}, got {values.shape}")
+        sizes = dict(zip(names, values.shape, strict=False))
+        fields = []
+        for k, channel in enumerate(self.channels):
+            template = None if templates is None else templates[k]
+            dtype = channel.dtype if template is None else float_dtype(template)
+            cells = np.full((*values.shape[:-2], self.layout.n_cells), np.nan, dtype=dtype)
+            cells[..., self.present] = values[..., k]
+            cells = cells.reshape(*sizes.values(), *samples, *self.layout.shape)
+            fields.append(
+                self._field(cells, channel, sizes) if template is None else self._like(cells, template, sizes)
+            )
+        return self._contain(fields, like, attrs or {})
+
+    def state(self) -> tuple[dict[str, Any], dict[str, ndarray]]:
+        """Return a JSON-able configuration and the arrays, graph included, for `from_state`.
+
+        Examples
+        --------
+        >>> Codec.fit(np.eye(3)).state()[0]["container"]
+        'array'
+        """
+        layout, layout_arrays = self.layout.state()
+        graph, graph_arrays = self.graph.state()
+        config = {
+            "container": self.container,
+            "layout": layout,
+            "graph": graph,
+            "sample_dims": list(self.sample_dims),
+            "has_time_axis": self.has_time_axis,
+            "channels": [
+                {"name": c.name, "dims": list(c.dims), "dtype": c.dtype, "attrs": dict(c.attrs)} for c in self.channels
+            ],
+            "attrs": dict(self.attrs),
+        }
+        arrays = {"present": self.present}
+        arrays |= {f"layout.{name}": array for name, array in layout_arrays.items()}
+        arrays |= {f"graph.{name}": array for name, array in graph_arrays.items()}
+        return config, arrays
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], arrays: dict[str, ndarray]) -> Codec:
+        """Rebuild from `state`: the result decodes to the same labels.
+
+        Examples
+        --------
+        >>> Codec.from_state(*Codec.fit(np.eye(3)).state()).graph == DependencyGraph.chain(3)
+        True
+        """
+
+        def part(name: str) -> dict[str, ndarray]:
+            return {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
+
+        return cls(
+            container=config["container"],
+            layout=Layout.from_state(config["layout"], part("layout")),
+            present=arrays["present"],
+            graph=DependencyGraph.from_state(config["graph"], part("graph")),
+            sample_dims=tuple(config["sample_dims"]),
+            has_time_axis=config["has_time_axis"],
+            channels=tuple(
+                Channel(name=c["name"], dims=tuple(c["dims"]), dtype=c["dtype"], attrs=c["attrs"])
+                for c in config["channels"]
+            ),
+            attrs=config["attrs"],
+        )
+
+    def _aligned(self, data: Data, allow_missing: bool) -> list[xr.DataArray]:
+        """Variables of the data in the order of the channels, their layout checked."""
+        kind = "DataArray" if isinstance(data, xr.DataArray) else "Dataset" if isinstance(data, xr.Dataset) else "array"
+        if kind != self.container.split()[-1]:
+            raise TypeError(
+                f"data must be of the training data's kind, {self.container}, got {type(data).__name__}; convert"
+            )
+        if isinstance(data, xr.Dataset):
+            names = [channel.name for channel in self.channels]
+            if set(names) != {str(name) for name in data.data_vars}:
+                raise ValueError(f"data must have the variables {names}, got {list(data.data_vars)}; select them")
+            data = data[names]
+        variables = self._array_variables(data, allow_missing) if kind == "array" else as_variables(data)[1]
+        known = {*self.sample_dims, *SAMPLE_NAMES, *TIME_NAMES, _SECOND_MEMBER_AXIS}
+        for variable in variables:
+            self.layout.require_same(variable)
+            unknown = [dim for dim in variable.dims if dim not in self.layout.dims and dim not in known]
+            if unknown:
+                raise ValueError(
+                    f"data must have the dimensions {list(self.layout.dims)} and samples {list(self.sample_dims)}, got "
+                    f"{unknown} also; select one entry of each, or rename it to 'sample'"
+                )
+        return variables
+
+    def _array_variables(self, data: Any, allow_missing: bool) -> list[xr.DataArray]:
+        shape = self.layout.shape + ((self.n_channels,) if self.container == "channel array" else ())
+        if allow_missing and np.ndim(data) == len(shape):
+            array, dims = as_array(np.asarray(data)[None])[0], self.layout.dims
+        else:
+            array, dims = as_array(data), ("sample", *self.layout.dims)
+        given = array.shape[len(dims) - len(self.layout.dims) :]
+        if given != shape and len(shape) == 1 and array.ndim == 2:
+            # scikit-learn's own words, which its checks look for
+            raise ValueError(f"X has {given[0]} features, but Codec is expecting {shape[0]} features as input")
+        if given != shape:
+            raise ValueError(f"X must have shape (n_samples, {', '.join(map(str, shape))}), got {array.shape}")
+        channels = np.moveaxis(array, -1, 0) if self.container == "channel array" else array[None]
+        return [xr.DataArray(channel, dims=dims) for channel in channels]
+
+    def _samples_of(self, variable: xr.DataArray) -> list[str]:
+        """Sample dimensions of a variable: those of the training data in their order, then others by name."""
+        others = sorted(str(dim) for dim in variable.dims if dim not in (*self.layout.dims, *self.sample_dims))
+        return [dim for dim in self.sample_dims if dim in variable.dims] + others
+
+    def _field(self, cells: ndarray, channel: Channel, sizes: Mapping[str, int]) -> xr.DataArray:
+        """Label new members of a channel, their axis in the place of the samples'."""
+        order: list[str] = [] if len(self.sample_dims) == 1 else list(sizes)
+        for dim in channel.dims:
+            if dim not in self.sample_dims:
+                order.append(dim)
+            elif len(self.sample_dims) == 1:
+                order.extend(sizes)
+        coords = {name: variable for name, variable in self.layout.coords.items() if name not in sizes}
+        field = xr.DataArray(
+            cells, coords=coords, dims=(*sizes, *self.layout.dims), name=channel.name, attrs=dict(channel.attrs)
+        )
+        return field.assign_coords(_member_coords(sizes)).transpose(*order, transpose_coords=False)
+
+    def _like(self, cells: ndarray, template: xr.DataArray, sizes: Mapping[str, int]) -> xr.DataArray:
+        """Put other values into the template, new axes first."""
+        order = (*sizes, *self._samples_of(template), *self.layout.dims)
+        values = xr.Variable(order, cells).transpose(*sizes, *template.dims)
+        return template.expand_dims(dict(sizes)).copy(data=values.values).assign_coords(_member_coords(sizes))
+
+    def _contain(self, fields: list[xr.DataArray], like: Any, attrs: Mapping[str, Any]) -> Any:
+        if self.container == "array":
+            return fields[0].values
+        if self.container == "channel array":
+            return np.stack([field.values for field in fields], axis=-1)
+        if self.container == "DataArray":
+            return fields[0].assign_attrs(attrs)
+        named = {field.name: field for field in fields}
+        if like is None:
+            return xr.Dataset(named, attrs=dict(self.attrs)).assign_attrs(attrs)
+        return like.drop_vars(list(named)).assign({n: named[str(n)] for n in like.data_vars}).assign_attrs(attrs)
+
+
+def _stack(
+    variables: Sequence[xr.DataArray], sample_dims: Sequence[str], layout: Layout
+) -> Float[ndarray, "sample cell channel"]:
+    """Gather all cells of all variables in a new array."""
+    n_samples = int(np.prod([variables[0].sizes[dim] for dim in sample_dims]))
+    columns = [v.transpose(*sample_dims, *layout.dims).values.reshape(n_samples, layout.n_cells) for v in variables]
+    return np.stack(columns, axis=-1)
+
+
+def _place(
+    graph: DependencyGraph | None, layout: Layout, present: Bool[ndarray, " cell"]
+) -> tuple[Bool[ndarray, " cell"], DependencyGraph]:
+    """Match the graph to the cells of the layout and take cells without data out of it."""
+    if graph is None:
+        graph = layout.infer_graph()
+    cells = np.ones(layout.n_cells, dtype=bool)
+    lattice = graph.lattice.shape if graph.lattice is not None else None
+    long = tuple(n for n in layout.shape if n > 1)
+    if graph.keep is not None and layout.n_cells == graph.keep.size:
+        cells = graph.keep.ravel()
+    agrees = len(long) <= 1 or lattice is None or tuple(n for n in lattice if n > 1) == long
+    if int(cells.sum()) != graph.n_vertices or not agrees:
+        raise ValueError(
+            f"graph must have a vertex for each cell of the data, {layout.dims} = {layout.shape}, got {graph!r}; its "
+            "vertices follow the dimensions of the data, the last running fastest"
+        )
+    if (present & ~cells).any():
+        raise ValueError(
+            f"data has values at {(present & ~cells).sum()} vertices that the graph leaves out, first "
+            f"{layout.name(int((present & ~cells).argmax()))}; set them to NaN, or keep them in the graph"
+        )
+    return present, graph.subgraph(present[cells])
+
+
+def _member_coords(sizes: Mapping[str, int]) -> dict[str, xr.Variable]:
+    realization = {"standard_name": "realization"}
+    return {
+        name: xr.Variable((name,), np.arange(n), realization if name in ("member", _SECOND_MEMBER_AXIS) else {})
+        for name, n in sizes.items()
+    }

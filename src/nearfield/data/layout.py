@@ -1,0 +1,386 @@
+"""What dimensions and coordinates of labelled data say: which are samples, where vertices lie, which are neighbours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import xarray as xr
+
+from nearfield.graph import DependencyGraph
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+__all__ = ["SAMPLE_NAMES", "TIME_NAMES", "Layout", "find_sample_dims", "is_time", "plain_attrs"]
+
+SAMPLE_NAMES = ("sample", "realization", "member", "number", "ensemble")
+"""Dimensions that are samples wherever they occur."""
+
+TIME_NAMES = ("time", "year")
+"""Dimensions that are samples when no other is."""
+
+_OTHER_TIME_NAMES = ("date", "datetime", "month", "season", "week", "day", "hour")
+
+_UNITS = {
+    f"degree{plural}{join}{name}" for plural in ("", "s") for join in ("_", "") for name in ("north", "n", "east", "e")
+}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The dimensions that are not samples, in the order of the vertices, with every coordinate along them.
+
+    Parameters
+    ----------
+    dims : tuple of str
+        Graph dimensions; vertices are their cells in C order.
+    shape : tuple of int
+        Their lengths.
+    coords : dict of str to xarray.Variable
+        Coordinates that do not vary with the sample, scalar ones too, made plain by `from_variable`.
+
+    Examples
+    --------
+    >>> data = xr.DataArray(np.zeros((5, 3)), coords={"x": [0.0, 1.5, 3.0]}, dims=("sample", "x"))
+    >>> layout = Layout.from_variable(data, ("sample",))
+    >>> layout.name(1), layout.infer_graph() == DependencyGraph.chain(3)
+    ('x=1.5', True)
+    """
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    coords: Mapping[str, xr.Variable]
+
+    @classmethod
+    def from_variable(cls, variable: xr.DataArray, sample_dims: Sequence[str]) -> Layout:
+        """Read the layout of data, latitude and longitude last.
+
+        Parameters
+        ----------
+        variable : xarray.DataArray
+            Data.
+        sample_dims : sequence of str
+            The dimensions that are samples.
+
+        Raises
+        ------
+        ValueError
+            If no dimension is left, or a coordinate along one has duplicates or cannot be stored.
+        """
+        dims = [str(dim) for dim in variable.dims if dim not in sample_dims]
+        if not dims:
+            raise ValueError(
+                f"data must have a dimension besides the samples {list(sample_dims)} for the graph, got dims "
+                f"{variable.dims}; name the samples with sample_dim, or add a dimension with .expand_dims"
+            )
+        coords: dict[str, xr.Variable] = {}
+        for name, coordinate in variable.coords.items():
+            if set(coordinate.dims) & set(sample_dims):
+                continue
+            plain = _plain_coordinate(coordinate.variable)
+            if plain is not None:
+                coords[str(name)] = plain
+            elif name in dims:
+                raise ValueError(
+                    f"coordinate {name!r} must hold numbers, strings or dates to name vertices, got "
+                    f"{type(coordinate.values.flat[0]).__name__}; replace it with .assign_coords or drop it"
+                )
+        layout = cls(tuple(dims), tuple(variable.sizes[dim] for dim in dims), coords)
+        for dim in dims:
+            layout._refuse_duplicates(dim)
+        places = layout._places()
+        horizontal = [places[role][0] for role in ("lat", "lon") if role in places]
+        if len(set(horizontal)) < 2:
+            return layout
+        dims = [dim for dim in dims if dim not in horizontal] + horizontal
+        return cls(tuple(dims), tuple(variable.sizes[dim] for dim in dims), coords)
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells, those without data (land) included."""
+        return int(np.prod(self.shape))
+
+    def name(self, cell: int) -> str:
+        """Say where a cell lies, by its coordinates where it has any."""
+        position = np.unravel_index(cell, self.shape)
+        return ", ".join(
+            f"{dim}={self.coords[dim].values[i]}" if dim in self.coords else f"{dim}[{i}]"
+            for dim, i in zip(self.dims, position, strict=True)
+        )
+
+    def infer_graph(self) -> DependencyGraph:
+        """Read the dependency graph off the dimensions and coordinates.
+
+        Latitude and longitude make a grid that is periodic in longitude when it closes, alone or under a third
+        dimension; one other dimension a chain; two or three a grid. Dimensions of length 1 do not count.
+
+        Raises
+        ------
+        ValueError
+            If the order along a dimension says nothing of distance (stations, labels, coordinates out of order) or more
+            than three dimensions are left.
+        """
+        places = self._places()
+        self._refuse_stations(places)
+        dims = [dim for dim, n in zip(self.dims, self.shape, strict=True) if n > 1] or [self.dims[-1]]
+        lat, lon = (places[role][0] if role in places else None for role in ("lat", "lon"))
+        for dim in dims:
+            if dim != lon:
+                self._refuse_disorder(dim)
+        if len(dims) > 3:
+            raise ValueError(f"a grid has 1 to 3 dimensions, got {dims}; name samples with sample_dim=[...], or select")
+        sizes = dict(zip(self.dims, self.shape, strict=True))
+        periodic = [False] * len(dims)
+        if places:
+            degrees = [
+                self.coords[places[role][1]].values if role in places else np.zeros(1) for role in ("lat", "lon")
+            ]
+            sphere = DependencyGraph.latlon(*degrees)  # which also checks the degrees
+            if set(dims) == {lat, lon}:
+                return sphere
+            assert sphere.lattice is not None
+            periodic = [dim == lon and sphere.lattice.periodic[1] for dim in dims]
+        if len(dims) == 1 and not periodic[0]:
+            return DependencyGraph.chain(sizes[dims[0]])
+        return DependencyGraph.grid(tuple(sizes[dim] for dim in dims), periodic=tuple(periodic))
+
+    def require_same(self, variable: xr.DataArray) -> None:
+        """Refuse data whose vertices are not these.
+
+        Raises
+        ------
+        ValueError
+            If a dimension is missing or of another length, or its coordinate differs from the training data's.
+        """
+        missing = [dim for dim in self.dims if dim not in variable.dims]
+        if missing:
+            raise ValueError(
+                f"data must have the dimensions {list(self.dims)} of the training data, got {list(variable.dims)}, "
+                f"without {missing}; rename or select accordingly"
+            )
+        for dim, n in zip(self.dims, self.shape, strict=True):
+            if variable.sizes[dim] != n:
+                raise ValueError(
+                    f"{dim!r} must have length {n} as in the training data, got {variable.sizes[dim]}; select"
+                )
+            if dim in self.coords and dim in variable.coords:
+                known, given = self.coords[dim].values, variable.coords[dim].values
+                if not _same_positions(known, given):
+                    raise ValueError(
+                        f"coordinate {dim!r} must be that of the training data, {known[0]} to {known[-1]}, got "
+                        f"{given[0]} to {given[-1]}, or others between; select, sort or interpolate the data onto it"
+                    )
+
+    def state(self) -> tuple[dict[str, Any], dict[str, ndarray]]:
+        """Return a JSON-able configuration and the arrays, for `from_state`."""
+        arrays: dict[str, ndarray] = {}
+        described = []
+        for k, (name, variable) in enumerate(self.coords.items()):
+            values = variable.values
+            entry = {
+                "name": name,
+                "dims": list(variable.dims),
+                "dtype": values.dtype.str,
+                "attrs": dict(variable.attrs),
+            }
+            if values.dtype.kind in "UO":
+                entry["strings"] = values.ravel().tolist()
+                entry["shape"] = list(values.shape)
+            else:
+                # the file format knows no dates; they are counts since 1970
+                arrays[f"coordinate{k}"] = values.view(np.int64) if values.dtype.kind in "mM" else values
+            described.append(entry)
+        return {"dims": list(self.dims), "shape": list(self.shape), "coords": described}, arrays
+
+    @classmethod
+    def from_state(cls, config: Mapping[str, Any], arrays: Mapping[str, ndarray]) -> Layout:
+        """Rebuild from `state`."""
+        coords = {}
+        for k, entry in enumerate(config["coords"]):
+            dtype = np.dtype(entry["dtype"])
+            if "strings" in entry:
+                values = np.array(entry["strings"], dtype=dtype).reshape(entry["shape"])
+            elif dtype.kind in "mM":
+                values = arrays[f"coordinate{k}"].view(dtype)
+            else:
+                values = arrays[f"coordinate{k}"]
+            coords[entry["name"]] = xr.Variable(tuple(entry["dims"]), values, entry["attrs"])
+        return cls(tuple(config["dims"]), tuple(config["shape"]), coords)
+
+    def _places(self) -> dict[str, tuple[str, str]]:
+        """Map "lat" and "lon" to (dimension, coordinate), the dimension's own coordinate before any other along it."""
+        places: dict[str, tuple[str, str]] = {}
+        for name in sorted(self.coords, key=lambda name: name not in self.dims):
+            variable = self.coords[name]
+            role = _role(name, variable)
+            if role and len(variable.dims) == 1:
+                places.setdefault(role, (str(variable.dims[0]), name))
+        return places
+
+    def _refuse_stations(self, places: Mapping[str, tuple[str, str]]) -> None:
+        along: dict[str, str] = {str(v.dims[0]): "x" for k, v in self.coords.items() if k == "x" and v.ndim == 1}
+        planar = "y" in self.coords and self.coords["y"].ndim == 1 and str(self.coords["y"].dims[0]) in along
+        round_earth = len(places) == 2 and places["lat"][0] == places["lon"][0]
+        if not planar and not round_earth:
+            return
+        names = (places["lat"][1], places["lon"][1]) if round_earth else ("x", "y")
+        dim = self.coords[names[0]].dims[0]
+        metric = ', metric="haversine"' if round_earth else ""
+        points = f"np.column_stack([data[{names[0]!r}], data[{names[1]!r}]])"
+        raise ValueError(
+            f"the places along {dim!r} are scattered points (coordinates {names[0]!r} and {names[1]!r}), whose order "
+            f"says nothing of distance; pass the graph, e.g. graph=DependencyGraph.knn({points}, 8{metric})"
+        )
+
+    def _refuse_duplicates(self, dim: str) -> None:
+        if dim not in self.coords:
+            return
+        values = self.coords[dim].values
+        distinct, counts = np.unique(values, return_counts=True)
+        if distinct.size < values.size:
+            raise ValueError(
+                f"coordinate {dim!r} must name each vertex once, got {distinct[counts > 1][0]} {counts.max()} times; "
+                f'drop duplicates with data.drop_duplicates("{dim}"), or name it in sample_dim if it counts samples'
+            )
+
+    def _refuse_disorder(self, dim: str) -> None:
+        if dim not in self.coords or self.shape[self.dims.index(dim)] < 2:
+            return
+        values = self.coords[dim].values
+        if values.dtype.kind in "UOb":
+            raise ValueError(
+                f"coordinate {dim!r} holds labels ({values[0]!r}, ...), which say nothing of distance; pass the graph, "
+                f"e.g. graph=DependencyGraph.chain({values.size}) if their order does, or make them channels with "
+                f'data.to_dataset("{dim}")'
+            )
+        steps = np.diff(values.astype(np.int64) if values.dtype.kind in "mM" else values.astype(np.float64))
+        if not (np.all(steps > 0) or np.all(steps < 0)):
+            raise ValueError(
+                f"coordinate {dim!r} must increase or decrease, for neighbours in storage to be neighbours in space, "
+                f'got {values[:3]}...; sort with data.sortby("{dim}")'
+            )
+
+
+def find_sample_dims(variable: xr.DataArray, sample_dim: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the dimensions that are samples: those named, or the one that can be guessed.
+
+    Parameters
+    ----------
+    variable : xarray.DataArray
+        Data.
+    sample_dim : str, sequence of str or None
+        Names; None takes the one of `SAMPLE_NAMES` that occurs, or else the one of `TIME_NAMES`.
+
+    Raises
+    ------
+    TypeError
+        If `sample_dim` is not a name or names.
+    ValueError
+        If a name is not a dimension, or the guess is not unique.
+
+    Examples
+    --------
+    >>> find_sample_dims(xr.DataArray(np.zeros((2, 3, 4)), dims=("time", "member", "x")), None)
+    ('member',)
+    """
+    if sample_dim is not None:
+        names = (sample_dim,) if isinstance(sample_dim, str) else tuple(sample_dim)
+        wrong = [name for name in names if name not in variable.dims]
+        if not names or wrong or len(set(names)) < len(names):
+            raise ValueError(
+                f"sample_dim must name dimensions of the data, {list(variable.dims)}, each once, got {sample_dim!r}"
+            )
+        return names
+    for rank in (SAMPLE_NAMES, TIME_NAMES):
+        found = tuple(name for name in rank if name in variable.dims)
+        if len(found) > 1:
+            raise ValueError(
+                f"sample_dim must say which dimension counts the samples: both {found[0]!r} and {found[1]!r} may; pass "
+                f"sample_dim={found[0]!r}, or sample_dim={list(found)} to take every combination as a sample"
+            )
+        if found:
+            return found
+    raise ValueError(
+        f"sample_dim must say which dimension counts the samples: none of {list(variable.dims)} is called "
+        f"{', '.join(SAMPLE_NAMES + TIME_NAMES)}"
+    )
+
+
+def is_time(variable: xr.DataArray, dim: str) -> bool:
+    """Whether samples along a dimension follow each other in time, so that neighbours among them may be dependent.
+
+    Examples
+    --------
+    >>> is_time(xr.DataArray(np.zeros(3), dims="year"), "year")
+    True
+    """
+    if dim.lower() in TIME_NAMES + _OTHER_TIME_NAMES:
+        return True
+    if dim not in variable.coords:
+        return False
+    coordinate = variable.coords[dim]
+    dated = coordinate.dtype.kind == "M" or (
+        coordinate.dtype.kind == "O" and coordinate.size > 0 and hasattr(coordinate.values[0], "timetuple")
+    )
+    return dated or coordinate.attrs.get("standard_name") == "time"
+
+
+def plain_attrs(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the attributes as JSON can say them: numpy numbers and arrays become Python's, the rest is dropped.
+
+    Examples
+    --------
+    >>> plain_attrs({"units": "K", "valid_range": np.array([0.0, 1.0]), "opener": open})
+    {'units': 'K', 'valid_range': [0.0, 1.0]}
+    """
+    plain = {}
+    for name, value in attrs.items():
+        try:
+            plain[str(name)] = json.loads(json.dumps(value, default=_plain_value))
+        except (TypeError, ValueError):
+            continue
+    return plain
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.astype(str).tolist() if value.dtype.kind in "mM" else value.tolist()
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    raise TypeError(f"{type(value)} has no plain form")
+
+
+def _plain_coordinate(variable: xr.Variable) -> xr.Variable | None:
+    """Return a coordinate with plain values and attributes; None when a file could not hold its values."""
+    values = np.asarray(variable.values)
+    if values.dtype.kind == "T" or (values.dtype.kind == "O" and all(isinstance(v, str) for v in values.flat)):
+        values = values.astype(object)
+    elif values.dtype.kind not in "biufmMU" or (values.dtype.kind == "f" and values.dtype.itemsize > 8):
+        return None
+    return xr.Variable(variable.dims, np.array(values), plain_attrs(variable.attrs))
+
+
+def _role(name: str, variable: xr.Variable) -> str | None:
+    """Return "lat", "lon" or None, by CF: standard_name decides, then units, then the name."""
+    standard = variable.attrs.get("standard_name")
+    if standard is not None:
+        return {"latitude": "lat", "longitude": "lon"}.get(str(standard))
+    units = str(variable.attrs.get("units", "")).lower()
+    if units in _UNITS:
+        return "lat" if units.endswith(("n", "north")) else "lon"
+    return {"lat": "lat", "latitude": "lat", "lon": "lon", "longitude": "lon"}.get(name.lower())
+
+
+def _same_positions(known: ndarray, given: ndarray) -> bool:
+    """Whether two coordinates agree: numbers to the rounding of float32, other kinds exactly."""
+    if known.dtype.kind in "iuf" and given.dtype.kind in "iuf":
+        span = np.ptp(known.astype(np.float64)) or 1.0
+        rounding = 4 * np.finfo(np.float32).eps * max(span, float(np.abs(known).max()))
+        step = np.abs(np.diff(known.astype(np.float64))).min() if known.size > 1 else np.inf
+        return bool(np.all(np.abs(known.astype(np.float64) - given.astype(np.float64)) <= min(rounding, 0.1 * step)))
+    return bool(np.array_equal(known, given))

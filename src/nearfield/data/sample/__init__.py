@@ -1,0 +1,35 @@
+"""Data that come with the library, for the demo, tests and benchmarks; `README.txt` beside them says whose they are."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+import xarray as xr
+
+__all__ = ["north_america_temperature"]
+
+
+def north_america_temperature() -> xr.DataArray:
+    """Load annual mean air temperature anomalies over North America, from a climate model.
+
+    **Climate-model output, not observations.** 340 years on 37 x 49 grid points (15 to 60 degrees north, 225 to 315
+    degrees east): the 1.5 m air temperature in kelvin less a cubic trend per grid point and scenario. The coordinate
+    ``scenario`` along ``year`` is "historical" (140 years), "A1B" or "E1" (100 each); A1B and E1 share calendar years.
+
+    Returns
+    -------
+    DataArray, (year, lat, lon)
+        In memory; licence and source are among its attributes (British Crown copyright, Met Office, Open Government
+        Licence v3).
+
+    Examples
+    --------
+    >>> anomaly = north_america_temperature()
+    >>> dict(anomaly.sizes), anomaly.attrs["units"]
+    ({'year': 340, 'lat': 37, 'lon': 49}, 'K')
+    """
+    source = resources.files(__package__) / "north_america_temperature.nc"
+    with resources.as_file(source) as path, xr.open_dataset(path, engine="h5netcdf") as dataset:
+        anomaly = dataset["air_temperature_anomaly"].load()
+        about = {name: dataset.attrs[name] for name in ("source", "licence")}
+    return anomaly.assign_attrs(about, comment="climate-model output, not observations")

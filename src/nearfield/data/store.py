@@ -1,0 +1,229 @@
+"""Model files: one JSON document and named arrays in a safetensors file, which cannot carry code.
+
+The file is a standard safetensors file. Its metadata hold one string, ``nearfield``, the JSON of
+``{"schema": 1, "digest": ..., "metadata": ...}``. The digest covers the metadata and every array, so an altered file is
+refused, and it names the model in whatever the model generates.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy import ndarray
+
+__all__ = ["SCHEMA", "digest", "read", "write"]
+
+SCHEMA = 1
+"""Version of the layout of model files; a reader refuses any other."""
+
+_KEY = "nearfield"
+
+
+def write(path: str | os.PathLike[str], metadata: Mapping[str, Any], arrays: Mapping[str, ndarray]) -> None:
+    """Write a model file in one step: it is there whole, or what was there before is untouched.
+
+    The bytes go to a temporary file in the same directory, are flushed to the disk, and the file is renamed.
+
+    Parameters
+    ----------
+    path : path
+        Where to write; an existing file is replaced. The directory must exist.
+    metadata : mapping
+        Anything JSON can say, with keys that are strings.
+    arrays : mapping of str to ndarray
+        Arrays of numbers or booleans, kept with their dtype and shape.
+
+    Raises
+    ------
+    ValueError
+        If `metadata` cannot be said in JSON.
+    TypeError
+        If an array is not of numbers or booleans.
+    OSError
+        If the directory is missing or not writable, or the disk full. Nothing is left behind.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write(f"{folder}/model.nearfield", {"radius": 2}, {"scale": np.ones(3)})
+    ...     metadata, arrays = read(f"{folder}/model.nearfield")
+    >>> metadata, arrays["scale"].tolist()
+    ({'radius': 2}, [1.0, 1.0, 1.0])
+    """
+    target = Path(path)
+    plain = {name: _plain(name, array) for name, array in arrays.items()}
+    header = {"schema": SCHEMA, "digest": digest(metadata, plain), "metadata": metadata}
+    payload = safetensors.numpy.save(plain, metadata={_KEY: _json(header)})
+    if target.is_dir():
+        raise IsADirectoryError(f"path must name a file, got the directory {target}")
+    if target.exists() and not target.is_file():
+        raise OSError(f"path must name a file, got the device {target}: replacing it would remove it; name a file")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        file = open(temporary, "xb")  # noqa: SIM115
+    except OSError as error:
+        raise _os_error(error, f"cannot write into {target.parent}: does it exist, and may you write there?") from error
+    try:
+        with file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise _os_error(error, f"could not write the model to {target}; what was there is unchanged") from error
+        raise
+    _sync_directory(target.parent)
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, ndarray]]:
+    """Read a model file and verify it.
+
+    Parameters
+    ----------
+    path : path
+        A file that `write` wrote.
+
+    Returns
+    -------
+    metadata : dict
+        As written.
+    arrays : dict of str to ndarray
+        As written.
+
+    Raises
+    ------
+    ValueError
+        If the file is not a nearfield model, is of another schema version, is cut short or was altered.
+    OSError
+        If there is no such file or it cannot be read.
+
+    Examples
+    --------
+    >>> read("nowhere.nearfield")
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: [Errno 2] No such file or directory: 'nowhere.nearfield'
+    """
+    source = Path(path)
+    with open(source, "rb") as file:
+        payload = file.read()
+    try:
+        length = int.from_bytes(payload[:8], "little")
+        text = json.loads(payload[8 : 8 + length])["__metadata__"][_KEY]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{source} is not a nearfield model, or only the beginning of one: no nearfield header in its first "
+            f"{len(payload)} bytes; save the model again with .save()"
+        ) from error
+    header = _header(text, source)
+    try:
+        arrays = safetensors.numpy.load(payload)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{source} is cut short or damaged ({error}); copy or save the model again") from error
+    if digest(header["metadata"], arrays) != header["digest"]:
+        raise ValueError(f"{source} was altered after it was written: its digest does not match; copy or save it again")
+    return header["metadata"], arrays
+
+
+def digest(metadata: Mapping[str, Any], arrays: Mapping[str, ndarray]) -> str:
+    """SHA-256 of metadata and arrays, in hexadecimal: the name of a model by its contents.
+
+    Parameters
+    ----------
+    metadata : mapping
+        Anything JSON can say.
+    arrays : mapping of str to ndarray
+        Arrays of numbers or booleans.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits, independent of the order of keys.
+
+    Raises
+    ------
+    ValueError
+        If `metadata` cannot be said in JSON.
+    TypeError
+        If an array is not of numbers or booleans.
+
+    Examples
+    --------
+    >>> digest({"radius": 2}, {"scale": np.ones(3)})[:8]
+    '04ffbbcd'
+    >>> digest({"radius": 2}, {"scale": np.ones(3)}) == digest({"radius": 3}, {"scale": np.ones(3)})
+    False
+    """
+    state = hashlib.sha256(_json(metadata).encode())
+    for name in sorted(arrays):
+        array = _plain(name, arrays[name])
+        state.update(_json([name, array.dtype.str, array.shape]).encode())
+        state.update(array.tobytes())
+    return state.hexdigest()
+
+
+def _header(text: str, source: Path) -> dict[str, Any]:
+    try:
+        header = json.loads(text)
+        schema = header["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{source} has a nearfield header that cannot be read; copy or save the model again"
+        ) from error
+    if schema != SCHEMA:
+        raise ValueError(
+            f"{source} has schema version {schema!r}, this nearfield reads version {SCHEMA}; "
+            "install the nearfield that wrote it, or save the model again"
+        )
+    if not isinstance(header.get("metadata"), dict) or not isinstance(header.get("digest"), str):
+        raise ValueError(f"{source} has a nearfield header without metadata or digest; copy or save the model again")
+    return header
+
+
+def _json(value: Any) -> str:
+    """Write JSON that stays the same text once read back, as digests need: number keys become strings first."""
+    try:
+        return json.dumps(json.loads(json.dumps(value)), sort_keys=True, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metadata must be plain JSON (dict, list, str, int, float, bool, None): {error}") from error
+
+
+def _plain(name: str, array: ndarray) -> ndarray:
+    """Contiguous and little-endian, as safetensors stores it; the library would write other strides scrambled."""
+    array = np.asarray(array)
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise TypeError(f"array {name!r} must hold numbers or booleans of at most 8 bytes, got dtype {array.dtype}")
+    shape = array.shape  # ascontiguousarray makes a scalar one-dimensional
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(shape)
+
+
+def _sync_directory(folder: Path) -> None:
+    """Make the rename itself durable, where the system can (not on Windows)."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _os_error(error: OSError, message: str) -> OSError:
+    """Return the same class of error, its number kept, with a message that says what to do."""
+    return type(error)(error.errno, f"{message} ({error.strerror or error})")

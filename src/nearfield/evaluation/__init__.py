@@ -1,0 +1,1 @@
+"""Is it right? Numbers, pictures, the report."""

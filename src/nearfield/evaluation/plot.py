@@ -1,0 +1,311 @@
+"""Pictures of fields, and of the statistics that compare generated fields with real ones.
+
+Every function draws on the axes it is given, or on a new figure, and returns the axes; `axes.figure.savefig(path)`
+writes it. No pyplot, so nothing global is touched and no display is needed. Colours are from the palette of Okabe and
+Ito, which readers with any colour vision tell apart; data are dark grey, generated fields blue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+from scipy.special import ndtr
+
+from nearfield.evaluation.view import ColourScale, View
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from matplotlib.axes import Axes
+
+    from nearfield.evaluation.curve import Curve
+    from nearfield.fitting.selection import Candidate, SelectionReport
+    from nearfield.graph import DependencyGraph
+
+DATA, GENERATED, ACCENT = "#444444", "#0072B2", "#D55E00"
+_COLOURS = (DATA, GENERATED, "#009E73", "#CC79A7")
+_LINES = ("-", "--", "-.", ":")
+
+
+def _new_axes(rows: int, columns: int, width: float, height: float) -> list[Axes]:
+    """Axes of a new figure, row by row; inches."""
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    return list(figure.subplots(rows, columns, squeeze=False).ravel())
+
+
+def _single(ax: Axes | None, width: float = 6.0, height: float = 3.8) -> Axes:
+    if ax is None:
+        ax = _new_axes(1, 1, width, height)[0]
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def fields(
+    panels: Mapping[str, Float[np.ndarray, " vertex"]],
+    graph: DependencyGraph,
+    axes: Sequence[Axes] | None = None,
+    *,
+    label: str = "",
+    dims: Sequence[str] | None = None,
+    scale: ColourScale | None = None,
+    columns: int = 4,
+    bar: Literal["right", "bottom"] = "right",
+) -> list[Axes]:
+    """Fields side by side on one colour scale, or as lines on one vertical scale where the graph is one-dimensional.
+
+    Parameters
+    ----------
+    panels
+        Title and values (vertex,) of each picture, in the unit of the data.
+    graph
+        Says where the vertices are. Two-dimensional lattices are drawn as maps, missing vertices (land) grey; of
+        three-dimensional ones the middle slice of the first axis; coordinates without a lattice as dots; no
+        coordinates, as values in order of vertex.
+    label
+        Name and unit of the values.
+    dims
+        Names (and units) of the axes of the lattice, or of the coordinates.
+    scale
+        Range and colours; by default covers all panels, for maps all but the outermost 0.4 % of their values.
+    columns
+        Pictures in a row.
+    bar
+        Where the colour bar stands.
+
+    Examples
+    --------
+    >>> from nearfield.graph import DependencyGraph
+    >>> axes = fields({"one": np.arange(6.0), "two": np.ones(6)}, DependencyGraph.grid((2, 3)), label="height, m")
+    >>> [ax.get_title() for ax in axes]
+    ['one', 'two']
+    """
+    view = View.of(graph, dims)
+    if scale is None:
+        scale = ColourScale.of(np.stack(list(panels.values())), tail=0.002 if view.is_map else 0.0)
+    if axes is None:
+        columns = min(columns, len(panels))
+        rows = -(-len(panels) // columns)
+        axes = _new_axes(rows, columns, max(2.6 * columns, 4.5), (0.5 + 2.15 * view.aspect) * rows + 0.3)
+    mappable = None
+    for i, (ax, (title, values)) in enumerate(zip(axes, panels.items(), strict=False)):
+        mappable = view.draw(ax, values, scale)
+        ax.set_title(title, fontsize="medium")
+        outer = ax.get_subplotspec()
+        if view.is_map or outer is None or outer.is_last_row() or i + columns >= len(panels):
+            ax.set_xlabel(view.x_label if outer is None or outer.is_last_row() else "")
+        first = outer is None or outer.is_first_col()
+        if first:
+            ax.set_ylabel(view.y_label if view.is_map else label)
+        ax.tick_params(labelleft=first, labelsize="small")
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    if mappable is not None:
+        text = label + (f"\n{view.note}" if view.note else "")
+        beyond = min(map(np.min, panels.values())) < scale.low, max(map(np.max, panels.values())) > scale.high
+        extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
+        axes[0].figure.colorbar(mappable, ax=list(axes), label=text, shrink=0.8, pad=0.02, location=bar, extend=extend)
+    return list(axes)[: len(panels)]
+
+
+def marginal(
+    samples: Mapping[str, Float[np.ndarray, ...]], ax: Axes | None = None, *, label: str = "", bins: int = 60
+) -> Axes:
+    """Histograms on common bins, as densities: the first filled, the others as lines.
+
+    Examples
+    --------
+    >>> ax = marginal({"data": np.arange(9.0), "generated": np.arange(9.0) + 1}, label="height, m")
+    >>> ax.get_xlabel()
+    'height, m'
+    """
+    ax = _single(ax)
+    ends = [np.quantile(values, [0.0005, 0.9995]) for values in samples.values()]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+    for i, (name, values) in enumerate(samples.items()):
+        # Relative to all values, not to those inside the edges, so that curves with different tails stay comparable.
+        density = np.histogram(values, edges)[0] / (np.size(values) * np.diff(edges))
+        style: dict[str, Any] = {"fill": True, "alpha": 0.3} if i == 0 else {"lw": 1.6, "ls": _LINES[i - 1]}
+        ax.stairs(density, edges, label=name, color=_COLOURS[i % 4], **style)
+    ax.set(xlabel=label or "value", ylabel="probability density, per unit of value", ylim=(0, None))
+    ax.legend(frameon=False)
+    return ax
+
+
+def quantiles(
+    real: Float[np.ndarray, ...], generated: Float[np.ndarray, ...], ax: Axes | None = None, *, label: str = ""
+) -> Axes:
+    """Quantiles of the generated values against the same quantiles of the data; equal laws lie on the diagonal.
+
+    From .0005 to .9995, evenly spaced in a normal score so that the tails show.
+
+    Examples
+    --------
+    >>> ax = quantiles(np.arange(99.0), np.arange(99.0), label="height, m")
+    >>> ax.get_ylabel()
+    'generated height, m'
+    """
+    ax = _single(ax, 4.2, 3.8)
+    probability = ndtr(np.linspace(-3.29, 3.29, 61))
+    x, y = np.quantile(real, probability), np.quantile(generated, probability)
+    ends = [min(x[0], y[0]), max(x[-1], y[-1])]
+    ax.plot(ends, ends, color=DATA, lw=1, label="equal laws")
+    ax.plot(x, y, ".", color=GENERATED, ms=6, label="quantiles, .0005 to .9995")
+    ax.set(xlabel=f"data {label}".strip(), ylabel=f"generated {label}".strip(), aspect="equal")
+    ax.legend(frameon=False, loc="upper left", fontsize="small")
+    return ax
+
+
+def correlation(curves: Mapping[str, Curve], ax: Axes | None = None, *, channel: int = 0) -> Axes:
+    """Correlation against distance or lag, with 95 % bands.
+
+    Examples
+    --------
+    >>> from nearfield.evaluation.metric import autocorrelation
+    >>> x = np.random.default_rng(0).normal(size=(20, 9, 1))
+    >>> correlation({"data": autocorrelation(x, 3)}).get_xlabel()
+    'lag, steps'
+    """
+    ax = _single(ax)
+    ax.axhline(0, color="black", lw=0.6)
+    _bands(curves, ax, channel)
+    ax.set(ylabel="mean correlation of two vertices")
+    ax.legend(frameon=False, title="line, and 95 % band over samples", title_fontsize="small")
+    return ax
+
+
+def spectrum(curves: Mapping[str, Curve], ax: Axes | None = None, *, channel: int = 0, unit: str = "") -> Axes:
+    """Power against wavenumber, both logarithmic, with 95 % bands; the mean of the field (wavenumber 0) is left out.
+
+    Examples
+    --------
+    >>> from nearfield.evaluation.metric import radial_spectrum
+    >>> from nearfield.graph import DependencyGraph
+    >>> x = np.random.default_rng(0).normal(size=(20, 64, 1))
+    >>> spectrum({"data": radial_spectrum(x, DependencyGraph.torus((8, 8)).lattice)}, unit="K").get_ylabel()
+    'power per mode, K²'
+    """
+    ax = _single(ax)
+    _bands(curves, ax, channel, positive=True)
+    ax.set(xscale="log", yscale="log")
+    # Labels at 1, 2, 5: the minor labels of matplotlib overlap on an axis of about one decade.
+    ticks = np.array([digit * 10.0**power for power in range(-6, 1) for digit in (1, 2, 5)])
+    low, high = ax.get_xlim()
+    ticks = ticks[(ticks >= low) & (ticks <= high)]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set(ylabel=f"power per mode, {unit}²" if unit else "power per mode")
+    ax.legend(frameon=False, title="line, and 95 % band over samples", title_fontsize="small")
+    return ax
+
+
+def _bands(curves: Mapping[str, Curve], ax: Axes, channel: int, *, positive: bool = False) -> None:
+    """One line and band per curve; `positive` leaves out what a logarithmic axis cannot show."""
+    for i, (name, curve) in enumerate(curves.items()):
+        shown = (curve.axis > 0) & (curve.value[:, channel] > 0) if positive else slice(None)
+        x, value, low, high = (
+            a[shown] for a in (curve.axis, curve.value[:, channel], curve.low[:, channel], curve.high[:, channel])
+        )
+        colour = _COLOURS[i % 4]
+        # The band of a power cannot reach zero on a logarithmic axis: cut a decade below the line.
+        ax.fill_between(x, np.maximum(low, value / 10) if positive else low, high, color=colour, alpha=0.2, lw=0)
+        ax.plot(x, value, color=colour, ls=_LINES[i % 4], lw=1.6, label=name)
+        ax.set_xlabel(curve.label)
+
+
+def selection(report: SelectionReport, ax: Axes | None = None) -> Axes:
+    """Held-out loss against the radius at the chosen pooling: the lowest and the chosen candidate marked.
+
+    Bars are standard errors of the difference to the lowest loss, which is what the choice rests on; the band is the
+    standard error of the loss itself, most of which is common to all candidates.
+
+    Parameters
+    ----------
+    report
+        From `fitting.selection`; losses in nats per dimension.
+    """
+    ax = _single(ax, 7.0, 4.4)
+    radius = np.array([c.radius for c in report.curve])
+    loss, error, paired = (
+        np.array([getattr(c, name) for c in report.curve]) for name in ("loss", "error", "difference_error")
+    )
+    ax.fill_between(radius, loss - error, loss + error, color=DATA, alpha=0.15, lw=0, label="± standard error of loss")
+    ax.errorbar(
+        radius, loss, paired, color=DATA, marker="o", ms=4, lw=1.2, capsize=3, label="± standard error of difference"
+    )
+    best, chosen = report.table[report.best], report.table[report.chosen]
+    style: dict[str, Any] = {"ls": "", "zorder": 5, "mew": 2}
+    ax.plot(best.radius, best.loss, "s", ms=11, mfc="none", mec=GENERATED, label=f"lowest: {_describe(best)}", **style)
+    ax.plot(
+        chosen.radius, chosen.loss, "D", ms=6, mfc=ACCENT, mec=ACCENT, label=f"chosen: {_describe(chosen)}", **style
+    )
+    _show_the_minimum(ax, radius, loss)
+    kind = "contiguous " if report.contiguous else ""
+    ax.set(
+        xlabel="radius, hops",
+        ylabel=f"held-out loss, nats per dimension\n({report.folds} {kind}folds)",
+        xticks=np.unique(radius),
+    )
+    # Below the axes: a curve with a minimum leaves no corner free for certain.
+    ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    return ax
+
+
+def _show_the_minimum(ax: Axes, radius: Float[np.ndarray, " r"], loss: Float[np.ndarray, " r"]) -> None:
+    """End the vertical axis below losses that would flatten the rest of the curve, and write those at the top."""
+    near = np.sort(loss)[: max(3, (len(loss) + 1) // 2)]
+    span = near[-1] - near[0]
+    top = near[-1] + span
+    if not loss.max() > top + 2 * span:
+        return
+    ax.set_ylim(near[0] - 0.4 * span, top)
+    for r, value in zip(radius[loss > top], loss[loss > top], strict=True):
+        ax.annotate(f"↑ {value:.3g}", (r, top), (4, -2), textcoords="offset points", va="top", fontsize="small")
+
+
+def _describe(candidate: Candidate) -> str:
+    """Name a candidate in a legend."""
+    where = "all vertices" if np.isinf(candidate.bandwidth) else f"bandwidth {candidate.bandwidth:g}"
+    return f"radius {candidate.radius}, pooling {candidate.strength:g}" + (f", {where}" if candidate.strength else "")
+
+
+def completion(
+    truth: Float[np.ndarray, " vertex"] | None,
+    mean: Float[np.ndarray, " vertex"],
+    deviation: Float[np.ndarray, " vertex"],
+    observed: Bool[np.ndarray, " vertex"],
+    graph: DependencyGraph,
+    axes: Sequence[Axes] | None = None,
+    *,
+    label: str = "",
+    dims: Sequence[str] | None = None,
+) -> list[Axes]:
+    """Truth, completed mean and its standard deviation, with the observed vertices (stations) marked.
+
+    Truth and mean share one scale; the deviation has its own, from zero. Without a truth, the latter two.
+
+    Examples
+    --------
+    >>> from nearfield.graph import DependencyGraph
+    >>> x = np.arange(6.0)
+    >>> axes = completion(x, x, 0.1 * x, x < 2, DependencyGraph.grid((2, 3)), label="height, m")
+    >>> [ax.get_title() for ax in axes]
+    ['truth, ○ 2 observed', 'completed: mean', 'standard deviation']
+    """
+    panels = {"completed: mean": mean} if truth is None else {"truth": truth, "completed: mean": mean}
+    view = View.of(graph, dims)
+    marked = f"○ {int(observed.sum())} observed"
+    panels = {f"{title}, {marked}" if k == 0 else title: values for k, (title, values) in enumerate(panels.items())}
+    if axes is None:
+        axes = _new_axes(1, len(panels) + 1, 3.6 * (len(panels) + 1), 1.9 + 3.0 * view.aspect)
+    fields(panels, graph, axes[:-1], label=label, dims=dims, bar="bottom")
+    spread = ColourScale(0.0, float(np.max(deviation)) or 1.0, "cividis")
+    fields({"standard deviation": deviation}, graph, axes[-1:], label=label, dims=dims, scale=spread, bar="bottom")
+    x, y = view.positions()
+    for ax, values in zip(axes, (*panels.values(), deviation), strict=True):
+        height = values if y is None else y
+        ax.plot(x[observed], height[observed], "o", ms=5, mfc="white", mec="black", mew=1, clip_on=False)
+    return list(axes)

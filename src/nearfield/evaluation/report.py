@@ -1,0 +1,344 @@
+"""One page that says whether generated fields are like the data, and the same numbers as JSON.
+
+The page reads every number from the dictionary that is written as JSON beside it, so the two cannot disagree; in the
+HTML each stands in `<data value="..." data-path="...">`, the path being its place in the JSON. Nothing on the page is
+fetched from elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from nearfield.evaluation import check, plot
+from nearfield.evaluation.check import Check
+from nearfield.evaluation.comparison import MOST_CHANNELS, Comparison, png
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from nearfield.fitting.selection import SelectionReport
+    from nearfield.graph import DependencyGraph
+
+SCHEMA = 1
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+    real: Float[np.ndarray, "sample vertex channel"],
+    generated: Float[np.ndarray, "member vertex channel"],
+    graph: DependencyGraph,
+    channels: Sequence[str] | None = None,
+    units: Sequence[str] | None = None,
+    dims: Sequence[str] | None = None,
+    fitted_on: bool | None = None,
+    ordered: bool = False,
+    selection: SelectionReport | None = None,
+    radius: int | None = None,
+    conditioning_size: int | None = None,
+    log_density: Mapping[str, Float[np.ndarray, " sample"]] | None = None,
+    seconds: Mapping[str, float] | None = None,
+    warnings: Sequence[str] = (),
+    provenance: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compare generated fields with data; write the HTML page and, with the ending `.json`, its numbers.
+
+    Parameters
+    ----------
+    path
+        Ends in `.html`. Both files appear whole or not at all.
+    title
+        Of the page.
+    real, generated
+        Data and generated fields, in the unit of the data; at least 2 samples each.
+    graph
+        Of the vertices.
+    channels, units
+        Name and unit of each channel.
+    dims
+        Names, with units, of the axes of the lattice; latitude and longitude are recognised.
+    fitted_on
+        Whether the model has seen these data; None says on the page that this is not known.
+    ordered
+        Whether the samples follow one another in time: error bands then resample blocks of them.
+    selection
+        How the locality was chosen.
+    radius
+        Hops; by default the one chosen in `selection`.
+    conditioning_size
+        Numbers that one local law is conditioned on; by default the effective dimension (3.2) at the radius, a bound.
+    log_density
+        By name, log-densities in nats under the model, one per sample. `"held out"` beside `"generated"` is also a
+        check.
+    seconds
+        Duration of each stage.
+    warnings
+        Sentences to repeat.
+    provenance
+        What else is known: source, licence, version, seed, digest; shown as given.
+    seed
+        Of the pairs, splits and bootstrap of the report itself.
+
+    Returns
+    -------
+    dict
+        What the JSON file holds.
+
+    Raises
+    ------
+    ValueError
+        If the arrays do not fit each other and the graph, are not finite, or the path does not end in `.html`.
+    OSError
+        If the path cannot be written; nothing is left behind.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from nearfield.graph import DependencyGraph
+    >>> x = np.random.default_rng(0).normal(size=(2, 60, 12, 1))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     page = Path(folder) / "report.html"
+    ...     summary = write_report(page, title="noise", real=x[0], generated=x[1], graph=DependencyGraph.chain(12))
+    >>> summary["verdict"]["status"]
+    'pass'
+    """
+    page = _checked_path(path)
+    _check_fields(real, generated, graph, channels, units)
+    comparison = Comparison(
+        np.asarray(real, dtype=float),
+        np.asarray(generated, dtype=float),
+        graph,
+        tuple(channels or (f"channel {k}" for k in range(real.shape[2]))),
+        tuple(units or [""] * real.shape[2]),
+        tuple(dims) if dims is not None else None,
+        math.ceil(len(real) ** (1 / 3)) if ordered else 1,
+        seed,
+    )
+    sections: list[dict[str, Any]] = []
+    checks: list[Check] = []
+    pictures: dict[str, str] = {}
+    for channel in range(min(real.shape[2], MOST_CHANNELS)):
+        section, found, drawn = comparison.channel(channel)
+        sections.append(section)
+        checks += found
+        pictures |= {f"channels/{channel}/{name}": image for name, image in drawn.items()}
+    choice = _choice(selection, radius)
+    if selection is not None and selection.curve:
+        pictures["choice"] = png(plot.selection(selection))
+    if conditioning_size is None and choice["radius"] is not None:
+        conditioning_size = graph.effective_dimension(choice["radius"], real.shape[2])
+    checks += _checks_of_fit(comparison, fitted_on, conditioning_size, choice["pooling"], log_density or {})
+    summary = _plain(
+        {
+            "schema": SCHEMA,
+            "title": title,
+            "verdict": _verdict(checks),
+            "checks": [asdict(c) for c in checks],
+            "data": comparison.describe() | {"fitted_on": fitted_on, "ordered": ordered},
+            "choice": choice,
+            "channels": sections,
+            "log_density": _log_density(log_density or {}, real[0].size),
+            "seconds": dict(seconds or {}),
+            "warnings": list(warnings),
+            "provenance": dict(provenance or {}),
+        }
+    )
+    _write_all(
+        {page.with_suffix(".json"): json.dumps(summary, indent=1, allow_nan=False), page: _render(summary, pictures)}
+    )
+    return summary
+
+
+def _checked_path(path: str | os.PathLike[str]) -> Path:
+    """Refuse early what could not be written after minutes of work."""
+    page = Path(path)
+    if page.suffix not in (".html", ".htm"):
+        raise ValueError(f"path must end in .html, got {str(path)!r}; the numbers go to the same name with .json")
+    if not page.parent.is_dir():
+        raise FileNotFoundError(f"path must be in an existing directory, got {str(path)!r}; create {page.parent} first")
+    for target in (page, page.with_suffix(".json")):
+        if target.is_dir():
+            raise IsADirectoryError(f"path must be a file, {str(target)!r} is a directory; choose another name")
+    return page
+
+
+def _check_fields(
+    real: Float[np.ndarray, ...],
+    generated: Float[np.ndarray, ...],
+    graph: DependencyGraph,
+    channels: Sequence[str] | None,
+    units: Sequence[str] | None,
+) -> None:
+    for name, x in (("real", real), ("generated", generated)):
+        if x.ndim != 3 or x.shape[1] != graph.n_vertices or len(x) < 2:
+            raise ValueError(
+                f"{name} must have shape (2 or more samples, {graph.n_vertices} vertices, channels), got {x.shape}; "
+                "encode the data with the model's codec"
+            )
+        if not np.isfinite(x).all():
+            raise ValueError(
+                f"{name} must be finite, got {np.count_nonzero(~np.isfinite(x))} values that are not; "
+                "leave out missing samples, and do not trust a model that generates them"
+            )
+    if real.shape[2] != generated.shape[2]:
+        raise ValueError(
+            f"generated must have the {real.shape[2]} channels of real, got {generated.shape[2]}; match them"
+        )
+    for name, labels in (("channels", channels), ("units", units)):
+        if labels is not None and len(labels) != real.shape[2]:
+            raise ValueError(f"{name} must name each of the {real.shape[2]} channels, got {len(labels)}; give one each")
+
+
+def _choice(selection: SelectionReport | None, radius: int | None) -> dict[str, Any]:
+    """Return what was chosen, as plain numbers; None where it is not known."""
+    if selection is None:
+        return {
+            "radius": radius,
+            "pooling": None,
+            "bandwidth": None,
+            "reason": None,
+            "curve": [],
+            "radius_by_time": None,
+        }
+    chosen = selection.table[selection.chosen]
+    return {
+        "radius": chosen.radius if radius is None else radius,
+        "pooling": chosen.strength,
+        "bandwidth": chosen.bandwidth,
+        "loss": chosen.loss,
+        "error": chosen.error,
+        "lowest": asdict(selection.table[selection.best]),
+        "tried": len(selection.table),
+        "folds": selection.folds,
+        "contiguous": selection.contiguous,
+        "reason": selection.reason,
+        "curve": [asdict(c) for c in selection.curve],
+        "radius_by_time": selection.radius_by_time,
+    }
+
+
+def _checks_of_fit(
+    comparison: Comparison,
+    fitted_on: bool | None,
+    conditioning_size: int | None,
+    pooling: float | None,
+    log_density: Mapping[str, Float[np.ndarray, " sample"]],
+) -> list[Check]:
+    """Check the fit as a whole, all channels together."""
+    checks = []
+    if fitted_on is False:
+        unseen = "The model was not fitted on the data shown here, and those it was fitted on were not given."
+        checks += [Check.unknown("copies of the data", unseen), Check.unknown("samples per local law", unseen)]
+    else:
+        checks.append(check.check_copies(comparison.real, comparison.generated, seed=comparison.seed))
+        checks.append(check.check_sample_count(len(comparison.real), conditioning_size, bool(pooling)))
+    if "held out" in log_density and "generated" in log_density:
+        dimensions = comparison.real[0].size
+        checks.append(check.check_log_density(log_density["generated"], log_density["held out"], dimensions))
+    else:
+        checks.append(
+            Check.unknown(
+                "log-density of held-out data",
+                "Log-densities of held-out data and of generated fields were not both given.",
+            )
+        )
+    return checks
+
+
+def _log_density(log_density: Mapping[str, Float[np.ndarray, " sample"]], dimensions: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "samples": len(values),
+            "per_dimension": np.mean(values) / dimensions,
+            "error": np.std(values, ddof=1) / np.sqrt(len(values)) / dimensions if len(values) > 1 else None,
+        }
+        for name, values in log_density.items()
+    ]
+
+
+def _verdict(checks: Sequence[Check]) -> dict[str, Any]:
+    """Worst outcome among the checks that could be made."""
+    named = {s: [c.name for c in checks if c.status == s] for s in ("fail", "warn", "pass", "unknown")}
+    if named["fail"]:
+        status, sentence = "fail", f"The generated fields differ from the data in: {', '.join(named['fail'])}."
+    elif named["warn"]:
+        status, sentence = (
+            "warn",
+            f"The generated fields are close to the data, but look at: {', '.join(named['warn'])}.",
+        )
+    else:
+        status, sentence = "pass", "No check that was made tells the generated fields from the data."
+    return {"status": status, "sentence": sentence, "counts": {s: len(names) for s, names in named.items()}}
+
+
+def _plain(value: Any) -> Any:
+    """Turn numpy values and infinities into what JSON can hold; what is no number becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "infinite"
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _render(summary: dict[str, Any], pictures: dict[str, str]) -> str:
+    def number(place: str, digits: int = 4, key: str | None = None) -> Markup:
+        value: Any = summary
+        for step in [*place.split("/"), *([] if key is None else [key])]:
+            value = value[int(step)] if isinstance(value, list) else value[step]
+        if value is None:
+            return Markup("not given")
+        text = f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+        return Markup('<data value="{}" data-path="{}">{}</data>').format(
+            json.dumps(value), place if key is None else f"{place}/{key}", text
+        )
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("nearfield", "evaluation"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("report.html.jinja")
+    return template.render(**summary, pictures=pictures, number=number)
+
+
+def _write_all(texts: Mapping[Path, str]) -> None:
+    """Write every file beside its place, then move all into place; on failure leave nothing new behind."""
+    written: dict[Path, Path] = {}
+    try:
+        for target, text in texts.items():
+            written[target] = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+            with open(written[target], "x", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        for target, temporary in written.items():
+            os.replace(temporary, target)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"path could not be written ({error.strerror}); free space or choose another place",
+            str(target),
+        ) from error
+    finally:
+        for temporary in written.values():
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Fits, and the choice of what is fitted."""

@@ -1,0 +1,282 @@
+"""Local covariance blocks: formed, pooled and standardised without ever forming a d x d matrix.
+
+A window is a vertex with some of its neighbours. Its block is the uncentred second moment of the standardised data on
+the window, ``C_j = (1/N) sum_i y_i y_i'``; with the fitted mean subtracted beforehand this is the centred 1/N matrix
+that goes with (4.3) of arXiv 2505.04417. Pooling shrinks each block towards the weighted average of the blocks of
+vertices whose window has every member that this one has, matched column by column, so that a pooled block is an average
+of positive semi-definite matrices:
+
+    B_j = (1 - strength) C_j + strength * sum_v w_jv C_v,      w_jv ~ exp(-|v - j|^2 / (2 bandwidth^2)).
+
+Location and scale are parameters too, and are pooled by the same strength and bandwidth before the blocks are formed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from nearfield.graph import DependencyGraph, Neighborhood
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+REACH = 3.0
+"""The pooling kernel is cut off at this many bandwidths (in hops)."""
+_CHUNK = 1 << 25
+"""Floating-point numbers gathered at once while blocks are formed (256 MiB)."""
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How far a vertex borrows from its surroundings.
+
+    Parameters
+    ----------
+    strength : float
+        Shrinkage in [0, 1]: 0 leaves every vertex alone, 1 replaces its law by the pooled one.
+    bandwidth : float
+        Standard deviation of the Gaussian weights, in lattice cells (hops on other graphs). Infinity, the default,
+        pools all vertices alike: with strength 1, one stationary law.
+
+    Raises
+    ------
+    ValueError
+        If ``strength`` is outside [0, 1] or ``bandwidth`` is not positive.
+
+    Examples
+    --------
+    >>> Pooling(0.4, bandwidth=2.0)
+    Pooling(strength=0.4, bandwidth=2.0)
+    """
+
+    strength: float = 0.0
+    bandwidth: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.strength <= 1.0:
+            raise ValueError(f"strength must be in [0, 1], got {self.strength!r}; use 0 to fit every vertex alone")
+        if not self.bandwidth > 0.0:
+            raise ValueError(f"bandwidth must be positive, got {self.bandwidth!r}; use math.inf to pool all vertices")
+
+
+def elimination_order(graph: DependencyGraph) -> Int[np.ndarray, " vertex"]:
+    """Order in which vertices are conditioned on the ones before them.
+
+    Lattices are taken lexicographically, every other graph breadth first (reverse Cuthill-McKee), so that a vertex has
+    earlier neighbours close by. On a tree this is a perfect elimination ordering.
+
+    Returns
+    -------
+    ndarray of int, shape (vertex,)
+        The vertices, first to last.
+    """
+    if graph.lattice is not None:
+        return np.arange(graph.n_vertices)
+    return np.asarray(
+        sp.csgraph.reverse_cuthill_mckee(graph.adjacency.tocsr(), symmetric_mode=True)[::-1], dtype=np.int64
+    )
+
+
+def predecessors(graph: DependencyGraph, radius: int, order: Int[np.ndarray, " vertex"] | None = None) -> Neighborhood:
+    """Windows of the sparse Cholesky factor: a vertex and its earlier neighbours within ``radius`` hops.
+
+    Parameters
+    ----------
+    graph : DependencyGraph
+    radius : int
+        Hops of (2.12).
+    order : ndarray of int, optional
+        From `elimination_order`, the default.
+
+    Returns
+    -------
+    Neighborhood
+        Column 0 is the vertex itself. On lattices a column is one offset; elsewhere the members are ranked by distance.
+    """
+    order = elimination_order(graph) if order is None else order
+    position = np.empty(graph.n_vertices, dtype=np.int64)
+    position[order] = np.arange(graph.n_vertices)
+    table = graph.neighborhood(radius)
+    present = table.present & (position[table.index] <= position[:, None])
+    if table.offsets is not None:
+        columns = present.any(axis=0)
+        return Neighborhood(
+            index=table.index[:, columns],
+            present=present[:, columns],
+            hops=table.hops[:, columns],
+            offsets=table.offsets[columns],
+        )
+    width = int(present.sum(axis=1).max())
+    left = np.argsort(~present, axis=1, kind="stable")[:, :width]
+    return Neighborhood(
+        index=np.take_along_axis(table.index, left, axis=1),
+        present=np.take_along_axis(present, left, axis=1),
+        hops=np.take_along_axis(table.hops, left, axis=1),
+        offsets=None,
+    )
+
+
+def kernel(
+    graph: DependencyGraph, bandwidth: float
+) -> tuple[Int[np.ndarray, "vertex width"], Float[np.ndarray, "vertex width"]]:
+    """Neighbours and unnormalised Gaussian weights of the pooling average, cut off at ``REACH`` bandwidths."""
+    table = graph.neighborhood(max(1, math.ceil(REACH * bandwidth)))
+    squared = (table.offsets**2).sum(axis=1)[None] if table.offsets is not None else table.hops.astype(float) ** 2
+    return table.index, np.where(table.present, np.exp(-squared / (2.0 * bandwidth**2)), 0.0)
+
+
+Smoother: TypeAlias = Callable[[np.ndarray], np.ndarray]
+"""Replaces the values of each vertex by an average over vertices like it."""
+
+
+def smoother(
+    graph: DependencyGraph,
+    bandwidth: float,
+    table: Neighborhood | None = None,
+    near: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Smoother:
+    """Make the pooling average over the vertices that have all window members of the vertex at hand.
+
+    On lattices a vertex also lends its moments with neighbours that come later in the elimination order: where a
+    periodic axis closes, few or no others would have the same earlier neighbours.
+
+    Parameters
+    ----------
+    graph : DependencyGraph
+    bandwidth : float
+        Of the Gaussian weights; infinity weighs all vertices alike.
+    table : Neighborhood, optional
+        The windows; by default all vertices are alike.
+    near : tuple of ndarray, optional
+        What `kernel` returns, where it is known already.
+
+    Returns
+    -------
+    callable
+        From and to (vertex, value).
+    """
+    if math.isinf(bandwidth):
+        everything = np.ones((graph.n_vertices, 1), dtype=bool)
+        return _alike(everything, everything) if table is None else _alike(table.present, _lent(table))
+    index, weight = kernel(graph, bandwidth) if near is None else near
+    if table is not None:
+        weight, needed, lent = weight.copy(), *(np.packbits(which, axis=1) for which in (table.present, _lent(table)))
+        for start in range(0, len(index), 4096):
+            rows = slice(start, start + 4096)
+            lacking = (needed[rows, None] & ~lent[index[rows]]).any(axis=2)
+            weight[rows][lacking] = 0.0
+    used = weight > 0
+    indptr = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
+    data = (weight / weight.sum(axis=1, keepdims=True))[used]
+    matrix = sp.csr_array((data, index[used], indptr), shape=(len(index), len(index)))
+    return lambda values: matrix @ values
+
+
+def _lent(table: Neighborhood) -> Bool[np.ndarray, "vertex width"]:
+    """Columns whose moments a vertex can lend."""
+    return table.present if table.offsets is None else table.present | (table.index != table.index[:, :1])
+
+
+def _alike(needed: Bool[np.ndarray, "vertex width"], lent: Bool[np.ndarray, "vertex width"]) -> Smoother:
+    """Average over all vertices that lend what is needed, once for each distinct need."""
+    need, borrower = np.unique(needed, axis=0, return_inverse=True)
+    offer, lender, count = np.unique(lent, axis=0, return_inverse=True, return_counts=True)
+    total = sp.csr_array((np.ones(len(lent)), (lender.reshape(-1), np.arange(len(lent)))), (len(offer), len(lent)))
+    inside = ((need.astype(np.float32) @ (~offer).astype(np.float32).T) == 0).astype(float)  # [need, offer]
+    share = inside / (inside @ count)[:, None]
+    return lambda values: (share @ (total @ values))[borrower.reshape(-1)]
+
+
+def location_and_scale(
+    x: Float[np.ndarray, "sample vertex channel"],
+    graph: DependencyGraph,
+    pooling: Pooling,
+    standardize: bool = True,
+    smooth: Smoother | None = None,
+) -> tuple[Float[np.ndarray, "vertex channel"], Float[np.ndarray, "vertex channel"]]:
+    """Mean and standard deviation (1/N) of each vertex and channel, pooled.
+
+    At strength 0 these are the vertex's own, at strength 1 with infinite bandwidth one of each per channel. The scale
+    is about the pooled mean, so that location and scale are together the maximum likelihood fit of a stationary law.
+    Without ``standardize`` the data are taken as they are: location 0, scale 1. ``smooth`` is the `smoother` of graph
+    and bandwidth, where it is known already.
+    """
+    if not standardize:
+        return np.zeros(x.shape[1:]), np.ones(x.shape[1:])
+    own = x.mean(axis=0)
+    spread = x.var(axis=0)
+    if pooling.strength == 0.0:
+        return own, np.sqrt(spread)
+    smooth = smooth or smoother(graph, pooling.bandwidth)
+    center = (1 - pooling.strength) * own + pooling.strength * smooth(own)
+    spread = spread + (own - center) ** 2
+    spread = (1 - pooling.strength) * spread + pooling.strength * smooth(spread)
+    return center, np.sqrt(spread)
+
+
+def local_blocks(
+    y: Float[np.ndarray, "sample vertex channel"], index: Int[np.ndarray, "row width"]
+) -> Float[np.ndarray, "row member member"]:
+    """Uncentred second moments of windows; members run over (window column, channel), channel fastest.
+
+    Absent members point at the vertex itself; `isolate` takes them out afterwards.
+    """
+    n_samples, _, channels = y.shape
+    n_rows, width = index.shape
+    member = width * channels
+    blocks = np.empty((n_rows, member, member))
+    by_vertex = np.ascontiguousarray(y.transpose(1, 0, 2))
+    step = max(1, _CHUNK // (n_samples * member))
+    for start in range(0, n_rows, step):
+        part = torch.from_numpy(by_vertex[index[start : start + step]])  # (row, width, sample, channel)
+        part = part.permute(0, 1, 3, 2).reshape(-1, member, n_samples)
+        blocks[start : start + step] = (torch.bmm(part, part.mT) / n_samples).numpy()
+    return blocks
+
+
+def isolate(
+    blocks: Float[np.ndarray, "row member member"], present: Bool[np.ndarray, "row width"]
+) -> Float[np.ndarray, "row member member"]:
+    """Replace absent members by independent standard ones: a padded block then factorises as the present part does."""
+    member = blocks.shape[1]
+    here = np.repeat(present, member // present.shape[1], axis=1)
+    return np.where(here[:, :, None] & here[:, None, :], blocks, np.eye(member))
+
+
+def pooled_blocks(
+    blocks: Float[np.ndarray, "vertex member member"],
+    table: Neighborhood,
+    graph: DependencyGraph,
+    pooling: Pooling,
+    smooth: Smoother | None = None,
+) -> Float[np.ndarray, "vertex member member"]:
+    """Shrink blocks towards the average over the vertices whose window has all members of the block at hand.
+
+    Parameters
+    ----------
+    blocks : ndarray, shape (vertex, member, member)
+        From `local_blocks`.
+    table : Neighborhood
+        The windows.
+    graph : DependencyGraph
+    pooling : Pooling
+    smooth : callable, optional
+        What `smoother` makes of graph, bandwidth and members, where it is known already.
+
+    Returns
+    -------
+    ndarray, shape (vertex, member, member)
+        Positive semi-definite; absent members are isolated.
+    """
+    if pooling.strength > 0.0:
+        smooth = smooth or smoother(graph, pooling.bandwidth, table)
+        mean = smooth(blocks.reshape(len(blocks), -1)).reshape(blocks.shape)
+        blocks = (1 - pooling.strength) * blocks + pooling.strength * mean
+    return isolate(blocks, table.present)

@@ -1,0 +1,61 @@
+"""What is tried and on what: candidate radii, folds, representative vertices, and the error of a mean loss."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+
+from nearfield.fitting.covariance import elimination_order
+from nearfield.graph import DependencyGraph
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+PATCH = 2048
+"""Larger graphs are represented by four compact patches of this many vertices in total while the locality is chosen."""
+MEMBER_LIMIT = 160
+"""Windows with more scalar members than this are not tried."""
+
+
+def candidate_radii(graph: DependencyGraph, n_channels: int = 1) -> tuple[int, ...]:
+    """Radii worth trying on a graph: denser at small radii, bounded by the size of the windows and by the diameter."""
+    axes = len(graph.lattice.shape) if graph.lattice is not None else 0
+    ladder = {1: (0, 1, 2, 3, 4, 6, 8, 12, 16), 2: (0, 1, 2, 3, 4, 5, 6), 3: (0, 1, 2, 3)}.get(axes, (0, 1, 2, 3, 4))
+    kept, pairs = [0], graph.n_vertices
+    for radius in ladder[1:]:
+        members = graph.neighborhood(radius).present.sum(axis=1)
+        if members.sum() == pairs or members.max() * n_channels > MEMBER_LIMIT:
+            break
+        kept.append(radius)
+        pairs = members.sum()
+    return tuple(kept)
+
+
+def split(n_samples: int, folds: int, contiguous: bool, seed: int = 0) -> list[np.ndarray]:
+    """Held-out sample numbers of each fold: contiguous blocks, or a seeded shuffle."""
+    numbers = np.arange(n_samples) if contiguous else np.random.default_rng(seed).permutation(n_samples)
+    return [np.sort(part) for part in np.array_split(numbers, folds)]
+
+
+def standard_error(values: Float[np.ndarray, " sample"], contiguous: bool) -> float:
+    """Return the standard error of a mean over samples; along a time axis over about twenty contiguous blocks."""
+    if contiguous and len(values) >= 40:
+        values = np.array([block.mean() for block in np.array_split(values, 20)])
+    return float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def patches(graph: DependencyGraph, limit: int = PATCH) -> np.ndarray:
+    """Mask of the vertices that stand for a large graph: four compact patches spread over the elimination order."""
+    n = graph.n_vertices
+    keep = np.zeros(n, dtype=bool)
+    if n <= limit:
+        return ~keep
+    order = elimination_order(graph)
+    for seed in order[np.linspace(0, n - 1, 9).astype(int)[1::2]]:
+        hops = sp.csgraph.dijkstra(graph.adjacency, indices=np.array(seed), unweighted=True)
+        near = np.argsort(hops, kind="stable")
+        keep[near[~keep[near]][: limit // 4]] = True
+    return keep

@@ -1,0 +1,344 @@
+"""Choosing the locality of the field: radius, pooling strength and bandwidth by cross-validation in closed form.
+
+The loss of the sparse Cholesky field is its exact negative log-density on held-out samples, a sum over vertices of
+conditional terms. Among candidates whose paired difference to the best is within one standard error, the smallest model
+is chosen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+
+from nearfield.fitting.closed_form import Regression, cap_members, regress
+from nearfield.fitting.covariance import (
+    Pooling,
+    Smoother,
+    elimination_order,
+    kernel,
+    local_blocks,
+    location_and_scale,
+    pooled_blocks,
+    predecessors,
+    smoother,
+)
+from nearfield.fitting.held_out import candidate_radii, patches, split, standard_error
+from nearfield.graph import DependencyGraph
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+COARSE = (0.0, 0.2, 0.5, 0.8, 1.0)
+FINE = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+BANDWIDTHS = (0.7, 1.4, 3.0, math.inf)
+CHAIN_BANDWIDTHS = (1.0, 2.0, 4.0, 8.0, 16.0, math.inf)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One setting that was tried.
+
+    Parameters
+    ----------
+    radius : int
+        Hops of the conditioning sets.
+    strength, bandwidth : float
+        Of `Pooling`.
+    loss, error : float
+        Held-out negative log-density in nats per dimension, of the data in their own units, and its standard error.
+    difference, difference_error : float
+        Loss minus the best candidate's on the same samples, and the standard error of that paired difference.
+    size : float
+        Effective number of free parameters per dimension.
+    """
+
+    radius: int
+    strength: float
+    bandwidth: float
+    loss: float
+    error: float
+    difference: float
+    difference_error: float
+    size: float
+
+    @property
+    def pooling(self) -> Pooling:
+        """Strength and bandwidth as a `Pooling`."""
+        return Pooling(self.strength, self.bandwidth)
+
+
+@dataclass(frozen=True)
+class SelectionReport:
+    """What was tried, what was chosen and why, in plain numbers.
+
+    Parameters
+    ----------
+    table : tuple of Candidate
+        All settings tried.
+    chosen, best : int
+        Places in ``table`` of the chosen and of the lowest-loss candidate.
+    curve : tuple of Candidate
+        Loss against radius at the chosen pooling, by increasing radius.
+    radius_by_time : tuple of (float, int) or None
+        OU times and radii of the windowed score, where it was fitted.
+    folds : int
+        Of the cross-validation.
+    contiguous : bool
+        Whether folds were contiguous blocks of a time axis.
+    reason : str
+        The choice in a sentence.
+    """
+
+    table: tuple[Candidate, ...]
+    chosen: int
+    best: int
+    curve: tuple[Candidate, ...]
+    radius_by_time: tuple[tuple[float, int], ...] | None
+    folds: int
+    contiguous: bool
+    reason: str
+
+    @property
+    def choice(self) -> Candidate:
+        """The chosen candidate."""
+        return self.table[self.chosen]
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> SelectionReport:
+        """Rebuild what ``dataclasses.asdict`` and JSON made plain."""
+        by_time = plain["radius_by_time"]
+        candidates = {name: tuple(Candidate(**c) for c in plain[name]) for name in ("table", "curve")}
+        return cls(**plain | candidates | {"radius_by_time": by_time and tuple((float(t), int(r)) for t, r in by_time)})
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Keep small batched products from waking a second thread each: folds are the parallelism here."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Trials:
+    """Held-out losses of field candidates, each computed once."""
+
+    def __init__(
+        self,
+        x: Float[np.ndarray, "sample vertex channel"],
+        graph: DependencyGraph,
+        parts: list[np.ndarray],
+        contiguous: bool,
+        standardize: bool,
+        n_jobs: int | None,
+    ) -> None:
+        self.x, self.graph, self.parts, self.contiguous = x, graph, parts, contiguous
+        self.standardize, self.n_jobs = standardize, n_jobs
+        self.losses: dict[tuple[int, Pooling], Float[np.ndarray, " sample"]] = {}
+        self.windows = cache(partial(predecessors, graph, order=elimination_order(graph)))
+        self.near = cache(partial(kernel, graph))
+        self.smoother = lru_cache(maxsize=8)(self._smoother)
+
+    def loss(self, radius: int, pooling: Pooling) -> float:
+        """Mean held-out loss of a candidate."""
+        key = (radius, pooling)
+        if key not in self.losses:
+            values = np.empty(len(self.x))
+            with one_torch_thread():
+                parts = Parallel(n_jobs=self.n_jobs, prefer="threads")(
+                    delayed(self._fold)(test, radius, pooling) for test in self.parts
+                )
+            values[np.concatenate(self.parts)] = np.concatenate(parts)
+            self.losses[key] = values
+        return float(self.losses[key].mean())
+
+    def _smoother(self, bandwidth: float, radius: int | None) -> Smoother:
+        """Pooling average of vertices, or of the windows of a radius; it is the same in every fold."""
+        table = None if radius is None else self.windows(radius)
+        near = None if math.isinf(bandwidth) else self.near(bandwidth)
+        return smoother(self.graph, bandwidth, table, near)
+
+    def _fold(self, held_out: np.ndarray, radius: int, pooling: Pooling) -> Float[np.ndarray, " sample"]:
+        channels, h = self.x.shape[2], pooling.bandwidth
+        train = np.delete(self.x, held_out, axis=0)
+        vertices, windows = (
+            (None, None) if pooling.strength == 0 else (self.smoother(h, None), self.smoother(h, radius))
+        )
+        center, scale = location_and_scale(train, self.graph, pooling, self.standardize, vertices)
+        table = cap_members(self.windows(radius), len(train), channels, pooling)
+        blocks = local_blocks((train - center) / scale, table.index)
+        blocks = pooled_blocks(blocks, table, self.graph, pooling, windows)
+        fit, _ = regress(blocks, channels)
+        return conditional_loss((self.x[held_out] - center) / scale, table.index, fit) + np.log(scale).mean()
+
+    def size(self, radius: int, pooling: Pooling) -> float:
+        """Effective parameters per dimension: the variance of a partially pooled block relative to its own."""
+        own = (1 - pooling.strength) ** 2
+        members = float(self.windows(radius).present.sum(axis=1).mean()) * self.x.shape[2]
+        return members * (own + (1 - own) / self._borrowed(pooling.bandwidth))
+
+    def _borrowed(self, bandwidth: float) -> float:
+        if math.isinf(bandwidth):
+            return float(self.graph.n_vertices)
+        _, weight = self.near(bandwidth)
+        return float((weight.sum(axis=1) ** 2 / (weight**2).sum(axis=1)).mean())
+
+    def table(self) -> tuple[tuple[Candidate, ...], int, int]:
+        """All candidates tried, the chosen one by the one-standard-error rule, and the best."""
+        keys = sorted(self.losses, key=lambda k: (k[0], k[1].strength, k[1].bandwidth))
+        means = [self.losses[key].mean() for key in keys]
+        best = int(np.argmin(means))
+        table = []
+        for key, mean in zip(keys, means, strict=True):
+            difference = self.losses[key] - self.losses[keys[best]]
+            table.append(
+                Candidate(
+                    radius=key[0],
+                    strength=key[1].strength,
+                    bandwidth=key[1].bandwidth,
+                    loss=float(mean),
+                    error=standard_error(self.losses[key], self.contiguous),
+                    difference=float(difference.mean()),
+                    difference_error=standard_error(difference, self.contiguous),
+                    size=self.size(*key),
+                )
+            )
+        close = [i for i, c in enumerate(table) if c.difference <= c.difference_error]
+        return tuple(table), min(close, key=lambda i: (table[i].size, table[i].loss)), best
+
+
+def conditional_loss(
+    y: Float[np.ndarray, "sample vertex channel"], index: np.ndarray, fit: Regression
+) -> Float[np.ndarray, " sample"]:
+    """Negative log-density of a sparse Cholesky field per sample, in nats per dimension."""
+    n_samples, n, _ = y.shape
+    others = y[:, index[:, 1:]].reshape(n_samples, n, -1)
+    residual = y - np.einsum("svm,vmc->svc", others, fit.coefficient, optimize=True)
+    root = fit.root
+    white = np.einsum("vcd,svd->svc", np.linalg.inv(root), residual)
+    half_log_det = np.log(np.diagonal(root, axis1=1, axis2=2)).mean()
+    return 0.5 * (white**2).mean(axis=(1, 2)) + half_log_det + 0.5 * math.log(2 * math.pi)
+
+
+def select_field(
+    x: Float[np.ndarray, "sample vertex channel"],
+    graph: DependencyGraph,
+    *,
+    radius: int | None = None,
+    pooling: Pooling | None = None,
+    folds: int = 5,
+    contiguous: bool = False,
+    standardize: bool = True,
+    seed: int = 0,
+    n_jobs: int | None = None,
+    progress: Callable[[], object] | None = None,
+) -> SelectionReport:
+    """Choose radius and pooling of the sparse Cholesky field by cross-validation.
+
+    The search alternates: pooling at a small radius, radius at the best pooling, pooling again, until the best stays.
+
+    Parameters
+    ----------
+    x : ndarray, shape (sample, vertex, channel)
+        Data in their own units, without missing values.
+    graph : DependencyGraph
+    radius : int, optional
+        Fixed radius; chosen when None.
+    pooling : Pooling, optional
+        Fixed pooling; chosen when None.
+    folds : int
+        At least 2; reduced to the number of samples if there are fewer.
+    contiguous : bool
+        Hold out contiguous blocks, for samples along a time axis.
+    standardize : bool
+        Whether location and scale are fitted.
+    seed : int
+        Of the shuffle when folds are not contiguous.
+    n_jobs : int, optional
+        Threads over the folds, as in joblib.
+    progress : callable, optional
+        Called after every candidate.
+
+    Returns
+    -------
+    SelectionReport
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than four samples: nothing can be held out.
+    """
+    if len(x) < 4:
+        raise ValueError(
+            f"choosing the locality needs at least 4 samples, got {len(x)}; pass radius and pooling yourself"
+        )
+    keep = patches(graph)
+    part = graph if keep.all() else graph.subgraph(keep)
+    folds = min(folds, len(x) // 2)
+    trials = _Trials(x[:, keep], part, split(len(x), folds, contiguous, seed), contiguous, standardize, n_jobs)
+    radii = candidate_radii(part, x.shape[2]) if radius is None else (radius,)
+
+    def best(settings: Sequence[tuple[int, Pooling]]) -> tuple[int, Pooling]:
+        losses = []
+        for setting in settings:
+            losses.append(trials.loss(*setting))
+            if progress is not None:
+                progress()
+        return settings[int(np.argmin(losses))]
+
+    bandwidths = CHAIN_BANDWIDTHS if part.lattice is not None and len(part.lattice.shape) == 1 else BANDWIDTHS
+    fixed = pooling
+    now = (radii[min(2, len(radii) - 1)], fixed or Pooling(0.0))
+    for _ in range(3):
+        before = now
+        if fixed is None:
+            now = best(
+                [(now[0], Pooling(s, h)) for h in bandwidths for s in COARSE if s > 0] + [(now[0], Pooling(0.0))]
+            )
+            if now[1].strength > 0:
+                near = [s for s in FINE if abs(s - now[1].strength) <= 0.21]
+                now = best([(now[0], Pooling(s, now[1].bandwidth)) for s in near])
+        now = best([(r, now[1]) for r in radii])
+        if now == before:
+            break
+    while True:  # the curve at the chosen pooling has all radii, and may itself change the choice
+        table, chosen, lowest = trials.table()
+        missing = [r for r in radii if (r, table[chosen].pooling) not in trials.losses]
+        if not missing:
+            break
+        best([(r, table[chosen].pooling) for r in missing])
+    return SelectionReport(
+        table=table,
+        chosen=chosen,
+        best=lowest,
+        curve=tuple(c for c in table if c.pooling == table[chosen].pooling),
+        radius_by_time=None,
+        folds=folds,
+        contiguous=contiguous,
+        reason=_reason(table[chosen], table[lowest], folds, contiguous, part.n_vertices, graph.n_vertices),
+    )
+
+
+def _reason(choice: Candidate, best: Candidate, folds: int, contiguous: bool, used: int, total: int) -> str:
+    kind = "contiguous blocks" if contiguous else "folds"
+    where = "" if used == total else f", on {used} of the {total} vertices"
+    near = "all vertices alike" if math.isinf(choice.bandwidth) else f"vertices within about {choice.bandwidth:g} cells"
+    pooled = (
+        f"pooled with strength {choice.strength:g} over {near}" if choice.strength > 0 else "every vertex on its own"
+    )
+    rule = (
+        "it has the lowest held-out loss"
+        if choice == best
+        else f"it is the smallest model within one standard error of the best (radius {best.radius}, {best.loss:.4f})"
+    )
+    return f"Radius {choice.radius}, {pooled}: {rule}, {choice.loss:.4f} nats per dimension over {folds} {kind}{where}."

@@ -1,0 +1,1 @@
+"""Scores: what every one is, and the closed forms for Gaussian data."""

@@ -1,0 +1,239 @@
+"""The estimator: what a user of scikit-learn and xarray expects of it, and two paths that must agree."""
+
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy.stats import multivariate_normal
+from sklearn.base import clone
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import nearfield as nf
+
+RADIUS_GIVEN = {"radius": 1, "pooling": 0.5, "random_state": 0}
+
+
+def chain(n_samples=60, n=12, seed=0):
+    noise = np.random.default_rng(seed).normal(size=(n_samples, n + 20))
+    values = np.zeros_like(noise)
+    for k in range(1, noise.shape[1]):
+        values[:, k] = 0.8 * values[:, k - 1] + noise[:, k]
+    return 5.0 + 3.0 * values[:, 20:]
+
+
+def maps(n_samples=30, land=True, seed=0):
+    values = np.random.default_rng(seed).normal(size=(n_samples, 6, 5)).cumsum(axis=1).cumsum(axis=2)
+    if land:
+        values[:, 2, 3] = np.nan
+    return xr.DataArray(
+        values,
+        dims=("time", "lat", "lon"),
+        coords={"time": np.arange(n_samples), "lat": np.linspace(10, 20, 6), "lon": np.linspace(0, 8, 5)},
+        name="sst",
+        attrs={"units": "K"},
+    )
+
+
+# scikit-learn's checks that cannot hold, each with the reason.
+EXPECTED_FAILURES: dict[str, str] = {}
+
+
+@parametrize_with_checks(
+    [nf.LocalizedDiffusion(radius=1, pooling=0.5, random_state=0)], expected_failed_checks=lambda _: EXPECTED_FAILURES
+)
+def test_scikit_learn_contract(estimator, check):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the checks fit on far too few samples, which is warned of
+        check(estimator)
+
+
+def test_log_density_is_that_of_the_law_sampled_from():
+    x = chain()
+    model = nf.LocalizedDiffusion(random_state=0).fit(x)
+    scale = model.marginal_.scale.ravel()
+    covariance = model.score_.covariance() * np.outer(scale, scale)
+    expected = multivariate_normal(model.marginal_.center.ravel(), covariance).logpdf(x)
+    np.testing.assert_allclose(model.score_samples(x), expected, rtol=1e-9)
+    assert model.score(x) == pytest.approx(expected.mean(), rel=1e-9)
+    drawn = model.sample(20_000, random_state=1)
+    # the whitened draws are standard normal: their mean square has relative deviation sqrt(2 / (20 000 * 12))
+    white = np.linalg.solve(np.linalg.cholesky(covariance), (drawn - model.marginal_.center.ravel()).T)
+    assert abs((white**2).mean() - 1) < 4.9 * np.sqrt(2 / white.size)  # false alarm 1e-6
+
+
+@pytest.mark.parametrize("method", ["gaussian", "windowed", "masked"])
+def test_a_loaded_model_is_the_one_saved(tmp_path, method):
+    field = maps()
+    pooling = 0.0 if method == "masked" else "auto"
+    model = nf.LocalizedDiffusion(method=method, pooling=pooling, random_state=0).fit(field)
+    model.save(tmp_path / "m.nearfield")
+    loaded = nf.load(tmp_path / "m.nearfield")
+    xr.testing.assert_identical(loaded.sample(3, random_state=5), model.sample(3, random_state=5))
+    assert loaded.digest_ == model.digest_
+    assert loaded.fit_report_ == model.fit_report_
+    assert loaded.radius_ == model.radius_
+    assert loaded.get_params() == model.get_params()
+    if method == "gaussian":
+        np.testing.assert_array_equal(loaded.score_samples(field), model.score_samples(field))
+
+
+def test_labels_land_units_and_provenance_are_kept():
+    field = maps().astype(np.float32)
+    new = nf.LocalizedDiffusion(random_state=0).fit(field).sample(4, random_state=7)
+    assert new.dims == ("member", "lat", "lon")
+    assert new.dtype == np.float32
+    assert new.attrs["units"] == "K"
+    assert new.attrs["nearfield_seed"] == "7"
+    np.testing.assert_array_equal(np.isnan(new[0]), np.isnan(field[0]))
+    xr.testing.assert_identical(new.lat, field.lat)
+
+
+def test_windowed_and_masked_scores_cover_the_graph_alike():
+    """With every vertex in every window, unpooled, both are the global Gaussian score (4.4)."""
+    x = chain(n=6)
+    drawn = [
+        nf.LocalizedDiffusion(method=m, radius=6, pooling=0.0, random_state=0).fit(x).sample(5, random_state=3)
+        for m in ("windowed", "masked")
+    ]
+    np.testing.assert_allclose(*drawn, rtol=1e-8)
+
+
+def test_the_solver_reaches_the_law_of_the_exact_draw():
+    model = nf.LocalizedDiffusion(random_state=0).fit(chain())
+    from nearfield.sampling.sampler import default_sampler
+
+    _, covariance = default_sampler(model.largest_eigenvalue_, 100).push_forward(model.score_)
+    exact = model.score_.covariance()
+    np.testing.assert_allclose(np.asarray(covariance), exact, atol=0.01 * exact.max())
+    assert model.sample(2, random_state=0, steps=10).shape == (2, 12)
+
+
+def test_imputed_fields_keep_what_was_observed_and_follow_the_conditional_law():
+    field = maps(land=True)
+    model = nf.LocalizedDiffusion(random_state=0).fit(field)
+    cloudy = field[:3].copy()
+    cloudy[0, 1:4] = np.nan
+    cloudy[1] = np.nan  # nothing observed
+    filled = model.impute(cloudy, n_samples=4000, random_state=2)
+    assert filled.dims == ("member", "time", "lat", "lon")
+    observed = filled.isel(time=2)
+    np.testing.assert_array_equal(observed, np.broadcast_to(cloudy[2], observed.shape))
+    np.testing.assert_array_equal(np.isnan(filled[0]), np.isnan(field[:3]))
+    # mean and covariance of the first field's missing part, against dense conditioning
+    z = model.marginal_.transform(model.codec_.encode(cloudy, allow_missing=True))[0].ravel()
+    missing = np.isnan(z)
+    covariance = model.score_.covariance()
+    gain = covariance[np.ix_(missing, ~missing)] @ np.linalg.inv(covariance[np.ix_(~missing, ~missing)])
+    mean = gain @ z[~missing]
+    law = covariance[np.ix_(missing, missing)] - gain @ covariance[np.ix_(~missing, missing)]
+    drawn = model.codec_.encode(filled.isel(time=0))[:, missing]
+    drawn = (drawn - model.marginal_.center[missing])[:, :, 0] / model.marginal_.scale[missing].T
+    white = np.linalg.solve(np.linalg.cholesky(law), (drawn - mean).T)
+    assert np.abs(white.mean(axis=1)).max() * np.sqrt(4000) < 5.9  # 14 entries, false alarm 1e-6 together
+    assert abs((white**2).mean() - 1) < 4.9 * np.sqrt(2 / white.size)
+
+
+def test_draws_depend_on_seed_and_member_alone():
+    model = nf.LocalizedDiffusion(**RADIUS_GIVEN).fit(chain())
+    np.testing.assert_array_equal(model.sample(3, random_state=4), model.sample(5, random_state=4)[:3])
+    assert not np.array_equal(model.sample(3), model.sample(3))
+
+
+def test_fit_is_a_function_of_data_and_seed():
+    x = chain()
+    first, second = (nf.LocalizedDiffusion(random_state=0).fit(x) for _ in range(2))
+    np.testing.assert_array_equal(first.score_samples(x), second.score_samples(x))
+    threads = clone(first).set_params(n_jobs=2).fit(x)
+    assert threads.fit_report_.selection == first.fit_report_.selection
+    assert nf.select_radius(x, random_state=0).choice == first.fit_report_.selection.choice
+
+
+def test_a_report_tells_fitted_from_held_out_data(tmp_path):
+    field = maps(40)
+    model = nf.LocalizedDiffusion(**RADIUS_GIVEN).fit(field[:30])
+    held_out = model.report(tmp_path / "a.html", field[30:])
+    fitted = model.report(tmp_path / "b.html", field[:30])
+    assert (held_out["data"]["fitted_on"], fitted["data"]["fitted_on"]) == (False, True)
+    assert {p.name for p in tmp_path.iterdir()} == {"a.html", "a.json", "b.html", "b.json"}
+
+
+def test_time_axes_are_held_out_in_blocks():
+    model = nf.LocalizedDiffusion(random_state=0).fit(maps())
+    assert model.fit_report_.selection.contiguous
+    assert not nf.LocalizedDiffusion(random_state=0).fit(maps().values[:, :2]).fit_report_.selection.contiguous
+
+
+def test_few_samples_are_warned_of():
+    x = chain(n_samples=5)
+    with pytest.warns(UserWarning, match="5 samples cannot support"):
+        model = nf.LocalizedDiffusion(radius=8, pooling=0.0).fit(x)
+    assert any("cannot support" in text for text in model.fit_report_.warnings)
+    assert np.linalg.eigvalsh(model.score_.covariance()).min() > 0
+
+
+BAD = {
+    "radius negative": ({"radius": -1}, chain(), ValueError, "radius must be a number of hops"),
+    "radius a float": ({"radius": 1.5}, chain(), ValueError, "radius must be"),
+    "method unknown": ({"method": "glasso"}, chain(), ValueError, "method must be one of"),
+    "pooling above 1": ({"pooling": 1.5}, chain(), ValueError, r"pooling must be in \[0, 1\]"),
+    "pooling a word": ({"pooling": "all"}, chain(), TypeError, "pooling must be"),
+    "pooling the paper's score": ({"method": "masked", "pooling": 0.5}, chain(), ValueError, "does not pool"),
+    "marginal unknown": ({"marginal": "log"}, chain(), ValueError, "marginal must be one of"),
+    "graph of another size": ({"graph": nf.DependencyGraph.chain(7)}, chain(), ValueError, "graph"),
+    "graph of another kind": ({"graph": [(0, 1)]}, chain(), TypeError, "graph must be a DependencyGraph"),
+    "too few to choose": ({}, chain(n_samples=3), ValueError, "at least 4 samples"),
+    "one sample": ({}, chain()[:1], ValueError, "sample"),
+    "no sample": ({}, chain()[:0], ValueError, "0 sample"),
+    "NaN in some samples": ({}, np.where(np.eye(60, 12) > 0, np.nan, chain()), ValueError, "NaN"),
+    "infinite": ({}, np.where(np.eye(60, 12) > 0, np.inf, chain()), ValueError, "inf"),
+    "constant vertex": ({}, np.where(np.arange(12) == 3, 1.0, chain()), ValueError, "3"),
+    "objects": ({}, np.full((60, 12), "a", dtype=object), ValueError, "a"),
+    "complex": ({}, chain() + 1j, ValueError, "Complex data not supported"),
+    "validation fraction": ({"validation_fraction": 1.0}, chain(), ValueError, "validation_fraction must be"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_with_a_remedy(name):
+    parameters, x, error, message = BAD[name]
+    with pytest.raises(error, match=message):
+        nf.LocalizedDiffusion(**parameters).fit(x)
+
+
+def test_bad_requests_of_a_fitted_model_are_refused(tmp_path):
+    x = chain()
+    model = nf.LocalizedDiffusion(**RADIUS_GIVEN).fit(x)
+    windowed = nf.LocalizedDiffusion(method="windowed", radius=1, pooling=0.0).fit(x)
+    with pytest.raises(ValueError, match="n_samples must be a whole number"):
+        model.sample(0)
+    with pytest.raises(ValueError, match="method='gaussian'"):
+        windowed.score_samples(x)
+    with pytest.raises(ValueError, match="method='gaussian'"):
+        windowed.impute(x)
+    with pytest.raises(ValueError, match="12"):
+        model.score_samples(x[:, :5])
+    with pytest.raises(OSError, match="missing"):
+        model.save(tmp_path / "missing" / "m.nearfield")
+    with pytest.raises(OSError, match="missing"):
+        model.report(tmp_path / "missing" / "r.html", x)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("x", "graph"),
+    [
+        (chain(n=1), None),
+        (chain(n_samples=8, n=30), None),
+        (chain(n=6), nf.DependencyGraph.from_edges(6, [(0, 1), (3, 4)])),
+        (maps(land=False).values, nf.DependencyGraph.torus((6, 5))),
+    ],
+    ids=["one vertex", "fewer samples than vertices", "disconnected", "torus"],
+)
+@pytest.mark.parametrize("radius", [0, 3, 50])
+@pytest.mark.filterwarnings("ignore:.*cannot support:UserWarning")
+def test_odd_shapes_give_a_proper_density(x, graph, radius):
+    model = nf.LocalizedDiffusion(graph=graph, radius=radius, pooling=0.0).fit(x)
+    scale = model.marginal_.scale.ravel()
+    law = multivariate_normal(model.marginal_.center.ravel(), model.score_.covariance() * np.outer(scale, scale))
+    np.testing.assert_allclose(model.score_samples(x), law.logpdf(x.reshape(len(x), -1)), rtol=1e-8)

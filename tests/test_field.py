@@ -1,0 +1,190 @@
+"""The Gaussian field against dense linear algebra and scipy, without Monte Carlo."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.sparse as sp
+import scipy.stats
+import torch
+
+from nearfield import noise as noise_numbers
+from nearfield.process import noise, signal, time_of
+from nearfield.score import field as module
+from nearfield.score.field import GaussianField, positive_solver
+
+TIMES = [1e-12, 1e-6, 0.0009, 0.1, 0.7, 3.0, time_of(80.0)]
+
+
+def random_field(n: int, channels: int, seed: int, density: float = 0.4) -> GaussianField:
+    """A field with its vertices shuffled, unequal conditional deviations and couplings of both signs."""
+    rng = np.random.default_rng(seed)
+    d = n * channels
+    below = np.tril(rng.normal(size=(d, d)) * (rng.uniform(size=(d, d)) < density), -1)
+    factor = sp.csr_array(below + np.diag(rng.uniform(0.5, 3.0, d)))
+    return GaussianField(factor, rng.permutation(n), channels, hops=3)
+
+
+FIELDS = {
+    "one vertex": random_field(1, 1, 0),
+    "one vertex, three channels": random_field(1, 3, 1),
+    "one channel": random_field(7, 1, 2),
+    "two channels": random_field(5, 2, 3),
+    "disconnected": random_field(6, 1, 4, density=0.1),
+    "independent": random_field(6, 2, 5, density=0.0),
+}
+every_field = pytest.mark.parametrize("field", FIELDS.values(), ids=FIELDS)
+
+
+def truth(field: GaussianField) -> np.ndarray:
+    """Dense covariance in vertex order, from the definition F x = z of the class."""
+    c = field.n_channels
+    place = np.concatenate([np.arange(v * c, v * c + c) for v in field.order])
+    dense = np.zeros((len(place), len(place)))
+    dense[:, place] = field.factor.toarray()  # columns now in vertex order
+    return np.linalg.inv(dense.T @ dense)
+
+
+def states(field: GaussianField, n: int = 3) -> np.ndarray:
+    return np.random.default_rng(9).normal(size=(n, field.n_vertices, field.n_channels)) * 1.7
+
+
+def dense_denoiser(covariance, x, t) -> np.ndarray:
+    gain = signal(t) * covariance @ np.linalg.inv(signal(t) ** 2 * covariance + noise(t) ** 2 * np.eye(len(covariance)))
+    return (x.reshape(len(x), -1) @ gain.T).reshape(x.shape)
+
+
+@every_field
+def test_covariance_is_the_inverse_of_the_factor_s_square(field):
+    np.testing.assert_allclose(field.covariance(), truth(field), rtol=1e-9, atol=1e-12)
+
+
+@every_field
+def test_log_density_is_that_of_scipy(field):
+    x = states(field)
+    law = scipy.stats.multivariate_normal(np.zeros(len(truth(field))), truth(field))
+    np.testing.assert_allclose(field.log_prob(x), law.logpdf(x.reshape(3, -1)).ravel(), rtol=1e-9)
+
+
+@every_field
+def test_denoiser_is_the_dense_one_at_every_time(field):
+    x = states(field)
+    for t in TIMES:
+        found = field.denoise(torch.from_numpy(x), t).numpy()
+        np.testing.assert_allclose(found, dense_denoiser(truth(field), x, t), rtol=1e-9, atol=1e-10)
+
+
+def test_denoiser_keeps_its_precision_at_tiny_times():
+    """x - E[x_0|x_t] ~ t (P x - x) as t -> 0, which Tweedie's formula would round away only below double precision."""
+    field, t = FIELDS["two channels"], 1e-9
+    x = states(field)
+    slope = (x - field.denoise(torch.from_numpy(x), t).numpy()) / t
+    flat = x.reshape(3, -1)
+    expected = (2 * flat @ np.linalg.inv(truth(field)) - flat).reshape(x.shape)
+    np.testing.assert_allclose(slope, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("t", TIMES)
+def test_conjugate_gradients_agree_with_the_factorisation(t, monkeypatch):
+    x = torch.from_numpy(states(FIELDS["two channels"]))
+    observed = np.arange(10).reshape(5, 2) % 3 == 0
+    answers = []
+    for limit in (10**9, 0):
+        monkeypatch.setattr(module, "DIRECT_LIMIT", limit)
+        fresh = random_field(5, 2, 3)
+        answers.append((fresh.denoise(x, t).numpy(), fresh.conditional(observed).mean(x.numpy())))
+    for direct, iterative in zip(*answers, strict=True):
+        np.testing.assert_allclose(iterative, direct, rtol=1e-6, atol=1e-8)
+
+
+def test_conjugate_gradients_that_fail_say_so(monkeypatch):
+    monkeypatch.setattr(module, "DIRECT_LIMIT", 0)
+    hilbert = sp.csc_array(scipy.linalg.hilbert(40))  # far too ill-conditioned
+    with pytest.raises(ArithmeticError, match="did not converge"):
+        positive_solver(hilbert)(np.ones((1, 40)) * (-1.0) ** np.arange(40))
+
+
+@every_field
+def test_draws_are_whitened_to_the_noise_they_are_made_of(field):
+    """F x = z: with the log-density's test this is the exact law."""
+    x = field.sample(4, seed=5, first_member=2, step=7)
+    c = field.n_channels
+    ordered = x[:, field.order].reshape(4, -1)
+    z = noise_numbers.normals(5, noise_numbers.Stream.EXACT, range(2, 6), 7, field.n_vertices, c)[:, field.order]
+    np.testing.assert_allclose(ordered @ field.factor.toarray().T, z.reshape(4, -1), rtol=1e-9, atol=1e-11)
+
+
+@every_field
+def test_a_member_does_not_depend_on_its_batch(field):
+    together = field.sample(7, seed=1)
+    parts = [field.sample(3, seed=1), field.sample(1, seed=1, first_member=3), field.sample(3, seed=1, first_member=4)]
+    np.testing.assert_array_equal(together, np.concatenate(parts))
+    assert not np.isclose(together[0], together[1]).any()
+    assert not np.isclose(together, field.sample(7, seed=1, step=1)).any()
+    assert not np.isclose(together, field.sample(7, seed=2)).any()
+
+
+def masks(field: GaussianField) -> dict[str, np.ndarray]:
+    shape = (field.n_vertices, field.n_channels)
+    some = np.arange(math.prod(shape)).reshape(shape) % 3 == 1
+    return {"none": np.zeros(shape, bool), "all": np.ones(shape, bool), "some": some, "most": ~some}
+
+
+def kriging(covariance, x, seen):
+    """Dense conditional mean and covariance of a Gaussian: mean of all entries, covariance of the missing."""
+    flat, out = x.reshape(len(x), -1), x.reshape(len(x), -1).copy()
+    gain = np.linalg.solve(covariance[np.ix_(seen, seen)], covariance[np.ix_(seen, ~seen)])
+    out[:, ~seen] = flat[:, seen] @ gain
+    return out.reshape(x.shape), covariance[np.ix_(~seen, ~seen)] - covariance[np.ix_(~seen, seen)] @ gain
+
+
+@every_field
+@pytest.mark.parametrize("which", ["none", "all", "some", "most"])
+def test_conditional_mean_is_kriging(field, which):
+    observed, x = masks(field)[which], states(field)
+    mean, _ = kriging(truth(field), x, observed.reshape(-1))
+    given = np.where(observed, x, np.nan)  # missing entries are not read
+    found = field.conditional(observed).mean(given)
+    np.testing.assert_allclose(found, mean, rtol=1e-9, atol=1e-10)
+    np.testing.assert_array_equal(found[:, observed], x[:, observed])
+    assert np.isnan(given).any() == (not observed.all())
+
+
+@every_field
+@pytest.mark.parametrize("which", ["none", "all", "some", "most"])
+def test_conditional_draws_have_exactly_the_conditional_law(field, which, monkeypatch):
+    """A draw is affine in its noise: its value without noise is the mean, its slopes squared are the covariance."""
+    observed, x = masks(field)[which], states(field, 1)
+    d = field.n_vertices * field.n_channels
+    basis = np.concatenate([np.zeros((1, d)), np.eye(d)]).reshape(d + 1, field.n_vertices, field.n_channels)
+    monkeypatch.setattr(noise_numbers, "normals", lambda seed, stream, members, *rest: basis[list(members)])
+    draws = field.conditional(observed).sample(np.where(observed, x[0], np.nan), d + 1, seed=0).reshape(d + 1, -1)
+    seen = observed.reshape(-1)
+    mean, covariance = kriging(truth(field), x, seen)
+    np.testing.assert_allclose(draws[0], mean.reshape(-1), rtol=1e-9, atol=1e-10)
+    slope = draws[1:] - draws[0]
+    np.testing.assert_allclose(slope[:, ~seen].T @ slope[:, ~seen], covariance, rtol=1e-8, atol=1e-10)
+    np.testing.assert_array_equal(draws[:, seen], np.tile(x.reshape(-1)[seen], (d + 1, 1)))
+
+
+def test_conditional_draws_continue_a_set_of_members():
+    field = FIELDS["two channels"]
+    given = field.conditional(masks(field)["some"])
+    x = states(field)[0]
+    together = given.sample(x, 5, seed=3, step=2)
+    assert not np.isclose(together, given.sample(x, 5, seed=3))[:, ~masks(field)["some"]].any()
+    np.testing.assert_allclose(together[3:], given.sample(x, 2, seed=3, first_member=3, step=2), rtol=1e-13)
+
+
+@every_field
+def test_state_and_pickle_give_the_same_field(field):
+    field.sample(1, seed=0)
+    field.denoise(torch.from_numpy(states(field)), 0.3)  # solvers are in memory by now
+    for copy in (GaussianField.from_state(*field.state()), pickle.loads(pickle.dumps(field))):
+        np.testing.assert_array_equal(copy.covariance(), field.covariance())
+        np.testing.assert_array_equal(copy.order, field.order)
+        assert (copy.n_vertices, copy.n_channels, copy.hops) == (field.n_vertices, field.n_channels, field.hops)

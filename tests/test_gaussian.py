@@ -1,0 +1,126 @@
+"""The masked and the windowed Gaussian score, given their covariances."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from nearfield.graph import DependencyGraph
+from nearfield.process import noise, noise_to_signal, signal, time_of
+from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore, WindowSpectrum, radii_in_use
+
+TIMES = [1e-6, 0.0009, 0.1, 0.7, 3.0, time_of(80.0)]
+GRAPHS = {
+    "one vertex": DependencyGraph.chain(1),
+    "chain": DependencyGraph.chain(6),
+    "torus": DependencyGraph.torus((3, 4)),
+    "disconnected": DependencyGraph.from_edges(6, [(0, 3), (3, 5), (1, 4)]),
+}
+every_graph = pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
+
+
+def covariance(d: int, seed: int = 0) -> np.ndarray:
+    root = np.random.default_rng(seed).normal(size=(d, d + 2))
+    return root @ root.T / d + 0.1 * np.eye(d)
+
+
+def diffused(c: np.ndarray, t: float) -> np.ndarray:
+    return signal(t) ** 2 * c + noise(t) ** 2 * np.eye(len(c))
+
+
+def denoiser_matrix(score, t: float) -> np.ndarray:
+    d = score.n_vertices * score.n_channels
+    basis = torch.eye(d, dtype=torch.float64).reshape(d, score.n_vertices, score.n_channels)
+    return score.denoise(basis, t).reshape(d, d).numpy().T
+
+
+def windowed(c: np.ndarray, graph: DependencyGraph, radii, channels: int = 1) -> WindowedGaussianScore:
+    """From the true covariance of each window, absent members isolated."""
+    spectra = {}
+    for r in radii_in_use(tuple(radii)):
+        table = graph.neighborhood(r)
+        variable = (table.index[:, :, None] * channels + np.arange(channels)).reshape(len(graph), -1)
+        here = np.repeat(table.present, channels, axis=1)
+        block = np.stack([c[np.ix_(v, v)] for v in variable])
+        block = np.where(here[:, :, None] & here[:, None, :], block, np.eye(variable.shape[1]))
+        spectra[r] = WindowSpectrum(table.index, *np.linalg.eigh(block))
+    return WindowedGaussianScore(spectra, radii, channels)
+
+
+@every_graph
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_radius_that_covers_a_component_gives_the_global_denoiser(graph, channels):
+    """(4.4): with no covariance between components all three are E[x_0 | x_t]."""
+    together = np.kron(np.isfinite(graph.distance_matrix()), np.ones((channels, channels)))
+    c = covariance(len(graph) * channels) * together
+    masked = MaskedGaussianScore(c, graph.distance_matrix(), 9, channels)
+    near = windowed(c, graph, ((0.1, 9),), channels)
+    for t in TIMES:
+        truth = signal(t) * c @ np.linalg.inv(diffused(c, t))
+        np.testing.assert_allclose(denoiser_matrix(masked, t), truth, rtol=1e-8, atol=1e-11)
+        np.testing.assert_allclose(denoiser_matrix(near, t), truth, rtol=1e-8, atol=1e-11)
+
+
+@every_graph
+@pytest.mark.parametrize("radius", [0, 1, 2])
+def test_mask_is_laid_on_the_inverse_in_blocks_of_channels(graph, radius):
+    c, t = covariance(2 * len(graph)), 0.3
+    score = MaskedGaussianScore(c, graph.distance_matrix(), radius, n_channels=2)
+    near = (graph.distance_matrix() <= radius).repeat(2, axis=0).repeat(2, axis=1)
+    expected = np.where(near, np.linalg.inv(diffused(c, t)), 0.0)
+    np.testing.assert_allclose(score.precision(t), expected, rtol=1e-11, atol=1e-12)
+
+
+@every_graph
+@pytest.mark.parametrize("radius", [0, 1, 2])
+def test_windowed_denoiser_is_the_regression_on_the_window(graph, radius):
+    """E[x_0j | x_t on N_j], each vertex from its own window: (3.11)."""
+    c = covariance(2 * len(graph))
+    score = windowed(c, graph, ((0.1, radius),), 2)
+    for t, j in itertools.product(TIMES, range(len(graph))):
+        found = denoiser_matrix(score, t)
+        at = np.flatnonzero(np.repeat(graph.distance_matrix()[j] <= radius, 2))
+        own = [2 * j, 2 * j + 1]
+        expected = np.zeros((2, len(c)))
+        expected[:, at] = signal(t) * c[np.ix_(own, at)] @ np.linalg.inv(diffused(c[np.ix_(at, at)], t))
+        np.testing.assert_allclose(found[own], expected, rtol=1e-8, atol=1e-10)
+
+
+def test_windowed_score_of_radius_0_keeps_marginal_variances_where_the_masked_one_does_not():
+    c, graph, t = covariance(6), DependencyGraph.chain(6), 0.4
+    rows = denoiser_matrix(windowed(c, graph, ((0.1, 0),)), t)
+    precision = (np.eye(6) - signal(t) * rows) / noise(t) ** 2
+    np.testing.assert_allclose(1 / np.diag(precision), np.diag(diffused(c, t)), rtol=1e-9)
+    masked = MaskedGaussianScore(c, graph.distance_matrix(), 0).precision(t).numpy()
+    shrunk = (1 / np.diag(masked)) / np.diag(diffused(c, t))
+    assert (shrunk < 1).all()
+    assert shrunk.min() < 0.9
+
+
+def test_radius_is_interpolated_between_levels_and_rounded_up():
+    times = (0.1, 0.2, 0.5, 2.0)
+    score = windowed(np.eye(9), DependencyGraph.chain(9), tuple(zip(times, (1, 3, 2, 0), strict=True)))
+    assert [score.radius_at(t) for t in (0.0, 0.05, *times, 5.0)] == [1, 1, 1, 3, 2, 0, 0]
+    middle = time_of(math.sqrt(noise_to_signal(0.1) * noise_to_signal(0.2)))  # of the levels 1 and 3
+    assert [score.radius_at(middle * (1 + e)) for e in (-1e-3, -1e-12, 1e-12, 1e-3)] == [2, 2, 2, 3]
+    assert [score.radius_at(t * (1 + 1e-12)) for t in times] == [1, 3, 2, 0]  # rounding of times is no step up
+    assert score.radius == 3
+
+
+def test_each_time_reads_the_window_of_its_level():
+    c, graph = covariance(6), DependencyGraph.chain(6)
+    both = windowed(c, graph, ((0.1, 1), (1.0, 3)))
+    for t, radius in ((0.05, 1), (0.2, 2), (0.9, 3), (1.5, 3)):
+        alone = windowed(c, graph, ((0.1, radius),))
+        np.testing.assert_array_equal(denoiser_matrix(both, t), denoiser_matrix(alone, t))
+
+
+@pytest.mark.parametrize("table", [(), ((0.1, 2),)])
+def test_windowed_score_refuses_radii_without_windows(table):
+    spectra = windowed(np.eye(4), DependencyGraph.chain(4), ((0.1, 1),)).windows
+    with pytest.raises(ValueError, match=r"windows must have every radius in use .* got \[1\]"):
+        WindowedGaussianScore(spectra, table)
