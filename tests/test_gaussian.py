@@ -124,3 +124,21 @@ def test_windowed_score_refuses_radii_without_windows(table):
     spectra = windowed(np.eye(4), DependencyGraph.chain(4), ((0.1, 1),)).windows
     with pytest.raises(ValueError, match=r"windows must have every radius in use .* got \[1\]"):
         WindowedGaussianScore(spectra, table)
+
+
+@every_graph
+@pytest.mark.parametrize("channels", [1, 2])
+def test_many_times_in_the_eigenbasis_are_one_at_a_time(graph, channels, monkeypatch):
+    """Two paths to one denoiser, with a radius for each level, time 0 among the times, in pieces or at once."""
+    score = windowed(covariance(len(graph) * channels), graph, ((0.1, 1), (1.0, 2), (3.0, 0)), channels)
+    times = torch.tensor([*TIMES, 0.0, 0.3, 1.7, 0.1], dtype=torch.float64)
+    x = torch.from_numpy(np.random.default_rng(1).normal(size=(len(times), len(graph), channels)))
+    one_by_one = torch.cat([score.denoise(x[i : i + 1], times[i]) for i in range(len(times))])
+    for largest in (2**24, 1):
+        monkeypatch.setattr("nearfield.score.gaussian.LARGEST_BATCH", largest)
+        torch.testing.assert_close(score.denoise(x, times), one_by_one, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(score.denoise(x.float(), times), one_by_one.float(), rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(score, "_denoise_each", None)  # few times for many samples: rows are shared
+    torch.testing.assert_close(
+        score.denoise(x.repeat(3, 1, 1), times.repeat(3) * 0 + 0.3)[:10], score.denoise(x, 0.3), rtol=1e-12, atol=0
+    )

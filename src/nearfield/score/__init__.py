@@ -1,1 +1,1 @@
-"""Scores: what every one is, and the closed forms for Gaussian data."""
+"""Scores: what every one is, the closed forms for Gaussian data, and networks."""

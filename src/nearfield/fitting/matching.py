@@ -1,0 +1,288 @@
+r"""Localized denoising score matching: the loss (3.5)-(3.7) of arXiv 2505.04417, per vertex.
+
+The error of a score on a clean state :math:`x_0`, noised to :math:`x_t = a x_0 + s \xi`, is
+
+.. math:: \frac{|D(x_t, t) - x_0|^2}{s^2} = |F - (s x_0 - a \xi)|^2
+   = \sigma^2\,\Big|\mathrm{score}(x_t, t) + \frac{\xi}{s}\Big|^2, \qquad \sigma = s/a,
+
+that is, the integrand of (2.6) and (3.5) times the weight :math:`\lambda(t) = \sigma^2`, under which the error of a
+network that has learned nothing is the variance of the data at every level. The law of t in training is log-normal in
+:math:`\sigma`, which multiplies the weight once more by its density. The weight is one function of time for all
+vertices, so that the minimiser at each is still (3.11), and the loss is a sum over vertices: (3.7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+import torch
+
+from nearfield.graph import DependencyGraph
+from nearfield.noise import Stream, normals
+from nearfield.process import noise as noise_scale
+from nearfield.process import per_sample, signal, time_of
+from nearfield.score.base import Score
+from nearfield.score.window import WindowedNetwork
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+__all__ = [
+    "NoiseLevels",
+    "complete_windows",
+    "errors",
+    "held_out",
+    "mean_loss",
+    "training_draws",
+    "vertex_loss",
+    "window_draws",
+    "window_errors",
+]
+
+
+@final
+@dataclass(frozen=True)
+class NoiseLevels:
+    r"""Log-normal law of the noise-to-signal ratio :math:`\sigma` in training.
+
+    Karras et al., "Elucidating the design space of diffusion-based generative models" (NeurIPS 2022). The default has
+    its middle at .6 and nine tenths of its mass in .08 to 4.4, for data of unit variance.
+
+    Parameters
+    ----------
+    center : float
+        Mean of :math:`\ln\sigma`.
+    spread : float
+        Its standard deviation, above 0.
+
+    Raises
+    ------
+    ValueError
+        If the spread is not above 0.
+
+    Examples
+    --------
+    >>> round(NoiseLevels(center=0.0).grid(1)[0], 4) == round(time_of(1.0), 4)
+    True
+    """
+
+    center: float = -0.5
+    spread: float = 1.2
+
+    def __post_init__(self) -> None:
+        if not self.spread > 0:
+            raise ValueError(f"spread must be above 0, got {self.spread!r}; 1.2 is usual")
+
+    def times(self, quantile: Float[Tensor, " level"]) -> Float[Tensor, " level"]:
+        """OU times at quantiles of the law, in (0, 1)."""
+        return time_of(torch.exp(self.center + self.spread * torch.special.ndtri(quantile)))
+
+    def grid(self, n_levels: int) -> tuple[float, ...]:
+        """OU times at the middles of so many equal parts of the law: an average over them is one over the law."""
+        return tuple(self.times((torch.arange(n_levels, dtype=torch.float64) + 0.5) / n_levels).tolist())
+
+
+def training_draws(
+    levels: NoiseLevels, clean: Float[Tensor, "sample vertex channel"], generator: torch.Generator
+) -> tuple[Float[Tensor, " sample"], Float[Tensor, "sample vertex channel"]]:
+    """Draw a time for each sample of a batch, and one noise field for each.
+
+    The times of a batch are spread evenly over the law of levels, one in each of as many equal parts, which takes most
+    of the variance between batches away.
+
+    Parameters
+    ----------
+    levels : NoiseLevels
+    clean
+        The batch, for its shape, dtype and device.
+    generator : torch.Generator
+        On the device of `clean`.
+
+    Returns
+    -------
+    t : Tensor of float64, shape (sample,)
+    noise : Tensor, of the shape of `clean`
+    """
+    noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
+    return _times(levels, len(clean), generator), noise
+
+
+def window_draws(
+    levels: NoiseLevels,
+    clean: Float[Tensor, "sample vertex channel"],
+    network: WindowedNetwork,
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "sample row"], Float[Tensor, "sample row width channel"]]:
+    """Draw a time and noise for each window of each sample, independent of one another: (3.8).
+
+    Entries of a window that mirror the same vertex have the same noise. Arguments and results as in `training_draws`,
+    for `window_errors`.
+    """
+    samples, (rows, width) = len(clean), network.index.shape
+    shape = (samples, rows, width, clean.shape[2])
+    noise = torch.randn(shape, generator=generator, dtype=clean.dtype, device=clean.device)
+    if network.padding == "reflect":
+        same = network.index[:, :, None] == network.index[:, None, :]
+        noise = noise[:, torch.arange(rows)[:, None], same.to(torch.uint8).argmax(dim=2)]
+    return _times(levels, samples * rows, generator).reshape(samples, rows), noise
+
+
+def _times(levels: NoiseLevels, n: int, generator: torch.Generator) -> Float[Tensor, " n"]:
+    place = torch.randperm(n, generator=generator, device=generator.device)
+    inside = torch.rand(n, generator=generator, dtype=torch.float64, device=generator.device)
+    return levels.times(((place + inside) / n).clamp(1e-12, 1 - 1e-12))
+
+
+def errors(
+    score: Score,
+    clean: Float[Tensor, "sample vertex channel"],
+    t: Float[Tensor, " sample"],
+    noise: Float[Tensor, "sample vertex channel"],
+) -> Float[Tensor, "sample vertex channel"]:
+    r"""Squared errors :math:`|D(x_t, t) - x_0|^2 / s^2` of any score, with one noise field for each sample.
+
+    Parameters
+    ----------
+    score : Score
+    clean
+        Data, without missing values.
+    t
+        OU times, above 0.
+    noise
+        Standard normal numbers.
+    """
+    s = per_sample(noise_scale(t)).to(clean.dtype)
+    noised = per_sample(signal(t)).to(clean.dtype) * clean + s * noise
+    return ((score.denoise(noised, t) - clean) / s) ** 2
+
+
+def window_errors(
+    network: WindowedNetwork,
+    clean: Float[Tensor, "sample vertex channel"],
+    t: Float[Tensor, "sample row"],
+    noise: Float[Tensor, "sample row width channel"],
+) -> Float[Tensor, "sample row channel"]:
+    r"""Squared errors :math:`|F - (s x_0 - a \xi)|^2` at the centres of windows with noise and times of their own.
+
+    With windows of one noise field, ``network.windows(noise)``, these are the errors of that field; so can the vertices
+    of a block be trained without the others.
+
+    Parameters
+    ----------
+    network : WindowedNetwork
+        Shown nothing but the state.
+    clean
+        Data, without missing values.
+    t
+        OU times, above 0, of each window or ``(sample, 1)``.
+    noise
+        Standard normal numbers.
+    """
+    a, s = (scale(t).to(clean.dtype)[..., None] for scale in (signal, noise_scale))
+    windows = network.windows(clean)
+    level = (torch.log(noise_scale(t)) + t).to(clean.dtype)
+    f = network.on_windows(a[..., None] * windows + s[..., None] * noise, None, level)
+    return (f - (s * windows[:, :, 0] - a * noise[:, :, 0])) ** 2
+
+
+def complete_windows(
+    observed: Bool[np.ndarray, "sample vertex channel"], graph: DependencyGraph, radius: int
+) -> Bool[np.ndarray, "sample vertex"]:
+    """Find the vertices whose window is observed wholly, all channels, in each sample; the loss counts no others.
+
+    What a network would see of an incomplete window has another law than the field. Missing values are to be filled
+    with any number, 0 say, before the loss is computed.
+
+    Parameters
+    ----------
+    observed : ndarray of bool, shape (sample, vertex, channel)
+    graph : DependencyGraph
+    radius : int
+        What the score reads, in hops.
+
+    Examples
+    --------
+    >>> seen = np.array([True, True, True, False])[None, :, None]
+    >>> complete_windows(seen, DependencyGraph.chain(4), 1).tolist()
+    [[True, True, False, False]]
+    """
+    whole = np.asarray(observed.all(axis=2))
+    table = graph.neighborhood(radius)
+    counted = whole.copy()
+    for index, present in zip(table.index.T, table.present.T, strict=True):
+        counted &= whole[:, index] | ~present
+    return counted
+
+
+def vertex_loss(
+    squared: Float[Tensor, "sample vertex channel"], counted: Bool[Tensor, "sample vertex"] | None = None
+) -> Float[Tensor, " vertex"]:
+    """Loss of each vertex, (3.6): the mean over the samples that count there, 0 where none does.
+
+    Their sum is (3.7), to be minimised by networks of a vertex each.
+    """
+    each = squared.mean(dim=2)
+    if counted is None:
+        return each.mean(dim=0)
+    return torch.where(counted, each, 0.0).sum(dim=0) / counted.sum(dim=0).clamp_min(1)
+
+
+def mean_loss(
+    squared: Float[Tensor, "sample vertex channel"], counted: Bool[Tensor, "sample vertex"] | None = None
+) -> Float[Tensor, ""]:
+    """Mean over all that counts, vertices and samples alike: the loss of a network that vertices share."""
+    each = squared.mean(dim=2)
+    if counted is None:
+        return each.mean()
+    return torch.where(counted, each, 0.0).sum() / counted.sum().clamp_min(1)
+
+
+@torch.no_grad()
+def held_out(
+    score: Score,
+    clean: Float[Tensor, "sample vertex channel"],
+    times: Sequence[float],
+    *,
+    seed: int,
+    counted: Bool[Tensor, "sample vertex"] | None = None,
+    batch_size: int = 256,
+) -> Float[np.ndarray, "level sample"]:
+    """Loss at fixed times with fixed noise, the same numbers at every call and for every score.
+
+    Differences between scores, and between epochs, are then differences of the scores.
+
+    Parameters
+    ----------
+    score : Score
+    clean
+        Data not trained on, without missing values.
+    times : sequence of float
+        OU times, above 0; `NoiseLevels.grid` gives those that stand for the law of training.
+    seed : int
+        Of the noise.
+    counted
+        Vertices that count in each sample; all by default.
+    batch_size : int
+        Samples evaluated at once; the result does not depend on it.
+
+    Returns
+    -------
+    ndarray of float64, shape (level, sample)
+        Mean over the vertices that count, and channels; nan where none counts.
+    """
+    n, vertices, channels = clean.shape
+    loss = np.empty((len(times), n))
+    for level, time in enumerate(times):
+        for start in range(0, n, batch_size):
+            members = range(start, min(start + batch_size, n))
+            part = slice(start, members.stop)
+            draws = torch.from_numpy(normals(seed, Stream.TRAINING, members, level, vertices, channels)).to(clean)
+            t = torch.full((len(members),), time, dtype=torch.float64, device=clean.device)
+            each = errors(score, clean[part], t, draws).double().mean(dim=2)
+            weight = torch.ones_like(each) if counted is None else counted[part].to(each)
+            loss[level, part] = ((weight * each).sum(dim=1) / weight.sum(dim=1)).cpu().numpy()
+    return loss

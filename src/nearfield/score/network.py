@@ -1,0 +1,182 @@
+r"""What every network of a local score is: a function of a window, a shown value and the noise level.
+
+A network returns F of the one preconditioned form of all neural scores,
+
+.. math:: D(x, t) = a\,x + s\,F(x, q, \ln(s/a)),
+
+in which input and target have unit scale at every noise level when the data have: :math:`a^2 + s^2 = 1`, and the F that
+denoises perfectly is :math:`(x_0 - a x)/s = s\,x_0 - a\,\xi`. :mod:`nearfield.score.hybrid` makes scores of networks.
+
+F at a vertex reads ``x`` within `radius` hops, *of the graph that is left where cells were removed*, and what it is
+shown (q) at the vertex itself only. Vertices that are absent, beyond a border or on land, contribute exactly zero at
+every layer: a network near a border is the network of a truncated window, never of made-up data.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from typing import TYPE_CHECKING, Any, Self, final
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from nearfield.graph import DependencyGraph
+from nearfield.lattice import whole_number
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+__all__ = ["Affine", "Modulation", "Network", "Site", "scaled", "uniform"]
+
+LARGEST_LOG_NOISE = 7.0
+"""Noise-to-signal ratios outside exp(-7) to exp(7), about .001 to 1100, are seen by networks as these ends."""
+LOG_NOISE_SCALE = 4.0
+"""Divides the log noise before it enters a network: the usual range, .02 to 80, becomes about -1 to 1."""
+
+
+class Network(nn.Module, abc.ABC):
+    """A network on a graph, F in the module's formula; a subclass writes `forward` and `settings`.
+
+    Parameters
+    ----------
+    graph : DependencyGraph
+    radius : int
+        Hops within which a vertex reads the state, at least 0.
+    n_channels : int
+        Values at a vertex; they enter and leave together.
+    n_shown : int
+        Values shown at a vertex besides its state, at least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number is not whole, or too small.
+    """
+
+    def __init__(self, graph: DependencyGraph, radius: int, n_channels: int, n_shown: int) -> None:
+        super().__init__()
+        self.graph = graph
+        self.radius = whole_number("radius", radius, 0, "give a number of hops; 0 is the vertex alone")
+        self.n_channels = whole_number("n_channels", n_channels, 1, "give the number of values at a vertex")
+        self.n_shown = whole_number("n_shown", n_shown, 0, "give the number of values shown, 0 for none")
+
+    @abc.abstractmethod
+    def forward(
+        self,
+        x: Float[Tensor, "sample vertex channel"],
+        shown: Float[Tensor, "sample vertex shown"] | None,
+        level: Float[Tensor, " sample"],
+    ) -> Float[Tensor, "sample vertex channel"]:
+        """Return F.
+
+        Parameters
+        ----------
+        x
+            State.
+        shown
+            What the network is shown at each vertex; None when `n_shown` is 0.
+        level
+            Natural logarithm of the noise-to-signal ratio of each sample.
+        """
+
+    @abc.abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Arguments of the constructor besides the graph, JSON-able; the seed is not among them."""
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return what a model file stores: settings and the graph's, and the weights and the graph's arrays."""
+        graph, arrays = self.graph.state()
+        weights = {f"weight.{name}": value.detach().cpu().numpy() for name, value in self.state_dict().items()}
+        tables = {f"graph.{name}": value for name, value in arrays.items()}
+        return {"settings": self.settings(), "graph": graph}, weights | tables
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:
+        """Rebuild from `state`, with weights that no longer ask for gradients."""
+        part = {
+            prefix: {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+            for prefix in ("graph.", "weight.")
+        }
+        network = cls(DependencyGraph.from_state(config["graph"], part["graph."]), **config["settings"])
+        weights = {name: torch.from_numpy(np.array(value)) for name, value in part["weight."].items()}
+        network.to(next(value.dtype for value in weights.values() if value.is_floating_point()))
+        network.load_state_dict(weights)
+        return network.requires_grad_(False)
+
+
+def uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> nn.Parameter:
+    r"""Weights drawn uniformly within :math:`\pm 1/\sqrt{\text{fan in}}`, from their own generator.
+
+    Examples
+    --------
+    >>> bool(uniform((5,), 4, torch.Generator().manual_seed(0)).abs().max() <= 0.5)
+    True
+    """
+    return nn.Parameter((2 * torch.rand(shape, generator=generator) - 1) / math.sqrt(max(fan_in, 1)))
+
+
+@final
+class Affine(nn.Module):
+    """Affine map of the last axis; zero at first where it ends a network.
+
+    Examples
+    --------
+    >>> Affine(2, 1, torch.Generator(), zero=True)(torch.ones(3, 2)).flatten().tolist()
+    [0.0, 0.0, 0.0]
+    """
+
+    def __init__(self, n_in: int, n_out: int, generator: torch.Generator, zero: bool = False) -> None:
+        super().__init__()
+        if zero:
+            self.weight, self.bias = nn.Parameter(torch.zeros(n_out, n_in)), nn.Parameter(torch.zeros(n_out))
+        else:
+            self.weight, self.bias = uniform((n_out, n_in), n_in, generator), uniform((n_out,), n_in, generator)
+
+    def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
+        """Return the image of `x`."""
+        return functional.linear(x, self.weight, self.bias)
+
+
+@final
+class Site(nn.Module):
+    """What the features of each vertex start from: learned numbers of the vertex, small at first, and a map of them."""
+
+    def __init__(self, n_vertices: int, size: int, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.size = whole_number("embedding", size, 0, "give the numbers per vertex, 0 for one law everywhere")
+        self.embedding = nn.Parameter(0.1 * torch.randn(n_vertices, size, generator=generator))
+        self.weight = uniform((width, size), size, generator)
+
+    def forward(self) -> Float[Tensor, "vertex width"]:
+        """Return the features."""
+        return functional.linear(self.embedding, self.weight)
+
+
+@final
+class Modulation(nn.Module):
+    """FiLM: scales and shifts of the features of every layer as functions of the log noise; at first they do nothing.
+
+    Perez et al., "FiLM: visual reasoning with a general conditioning layer" (AAAI 2018).
+    """
+
+    def __init__(self, width: int, n_layers: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.width = width
+        self.first = Affine(1, width, generator)
+        self.second = Affine(width, width, generator)
+        self.last = Affine(width, 2 * width * n_layers, generator, zero=True)
+
+    def forward(self, level: Float[Tensor, "*rows"]) -> list[tuple[Tensor, Tensor]]:
+        """Return for each layer what features are multiplied by and what is added, each of shape ``(*rows, width)``."""
+        h = functional.silu(self.first(scaled(level)[..., None]))
+        pieces = self.last(functional.silu(self.second(h))).split(self.width, dim=-1)
+        return [(1 + gain, shift) for gain, shift in zip(pieces[::2], pieces[1::2], strict=True)]
+
+
+def scaled(level: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+    """Log noise as networks see it: finite at every time, 0 included, and of unit scale."""
+    return level.clamp(-LARGEST_LOG_NOISE, LARGEST_LOG_NOISE) / LOG_NOISE_SCALE
