@@ -48,6 +48,8 @@ class Stream(enum.IntEnum):
     """Exact draws, without a sampler."""
     TRAINING = 3
     """The noise that training adds to the data."""
+    EVALUATION = 4
+    """The noise that an evaluation adds to the data."""
 
 
 def seed_of(random_state: int | np.random.Generator | np.random.RandomState | None) -> int:

@@ -1,24 +1,17 @@
-r"""Laws whose truth is known, to measure a fitted model against.
-
-A `Target` draws exact samples on a known graph; a `GaussianTarget` also knows its covariance, its log-density and the
-exact denoiser of the forward process :math:`x_t = a x_0 + s \xi`, :math:`a = e^{-t}`, :math:`s^2 = 1 - e^{-2t}`.
-Everything here is numpy in float64 and uses no other part of the library but the graph, so that it can serve as oracle.
-"""
+"""Gaussian laws: sparse precision, exact draws, log-density and denoiser."""
 
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import scipy.fft
-import scipy.linalg
-import scipy.signal
 import scipy.sparse
 import scipy.sparse.linalg
 
+from nearfield.data.target.base import SolvedTarget
 from nearfield.graph import DependencyGraph
 
 if TYPE_CHECKING:
@@ -28,56 +21,15 @@ if TYPE_CHECKING:
     from numpy import ndarray
     from numpy.typing import ArrayLike
 
-__all__ = ["AutoregressiveChain", "GaussianMarkovField", "GaussianTarget", "Target", "chain_maximum_likelihood"]
+__all__ = ["GaussianMarkovField", "GaussianTarget"]
 
 
-class Target(abc.ABC):
-    """A law on a graph that can be sampled exactly.
-
-    To add one, derive from this class (or from `GaussianTarget`), give `graph` and `sample`, and whatever else is known
-    in closed form.
-
-    Examples
-    --------
-    >>> isinstance(AutoregressiveChain(0.8, 100), Target)
-    True
-    """
-
-    @property
-    @abc.abstractmethod
-    def graph(self) -> DependencyGraph:
-        """The dependency graph of the law (2.9)."""
-
-    @property
-    def n_vertices(self) -> int:
-        """Number of vertices."""
-        return self.graph.n_vertices
-
-    @abc.abstractmethod
-    def sample(
-        self, n_samples: int, random_state: int | np.random.Generator | None = None
-    ) -> Float[ndarray, "sample vertex channel"]:
-        """Draw independent samples.
-
-        Parameters
-        ----------
-        n_samples : int
-            How many.
-        random_state : int, numpy.random.Generator or None
-            Handed to `numpy.random.default_rng`, so that a data set is named by one integer.
-
-        Returns
-        -------
-        ndarray, (sample, vertex, channel)
-            Exact draws, float64.
-        """
-
-
-class GaussianTarget(Target):
+class GaussianTarget(SolvedTarget):
     """A centred Gaussian law of one channel, given by its sparse precision matrix.
 
     Examples
     --------
+    >>> from nearfield.data.target import AutoregressiveChain
     >>> AutoregressiveChain(0.8, 4).covariance()[0].round(3).tolist()
     [1.0, 0.8, 0.64, 0.512]
     """
@@ -102,156 +54,41 @@ class GaussianTarget(Target):
     ) -> Float[ndarray, "vertex k"]:
         """Solve ``(identity * I + precision * P) z = right``."""
 
+    @property
+    def mean(self) -> float:
+        """0: the law is centred."""
+        return 0.0
+
+    @property
+    def deviation(self) -> float:
+        """1: states are taken as they are."""
+        return 1.0
+
     def log_prob(self, x: Float[ndarray, "sample vertex channel"]) -> Float[ndarray, " sample"]:
-        """Exact log-density, in nats.
-
-        Parameters
-        ----------
-        x : ndarray, (sample, vertex, 1)
-            States.
-
-        Returns
-        -------
-        ndarray, (sample,)
-            ``log p(x)``.
+        """Exact log-density, in nats; see `SolvedTarget.log_prob`.
 
         Examples
         --------
+        >>> from nearfield.data.target import AutoregressiveChain
         >>> AutoregressiveChain(0.8, 3).log_prob(np.zeros((1, 3, 1))).round(4).tolist()
         [-1.7352]
         """
-        z = self._field(x)
+        z = self._field(x).T
         quadratic = np.sum(z * (self.precision @ z), axis=0)
         return 0.5 * (self.log_det_precision - quadratic - self.n_vertices * np.log(2 * np.pi))
 
     def denoise(
         self, x: Float[ndarray, "sample vertex channel"], t: ArrayLike
     ) -> Float[ndarray, "sample vertex channel"]:
-        r"""Exact denoiser :math:`E[x_0 \mid x_t] = a (a^2 I + s^2 P)^{-1} x_t`, from the posterior of (2.5).
-
-        Parameters
-        ----------
-        x : ndarray, (sample, vertex, 1)
-            Noised states :math:`x_t`.
-        t : float or array of shape (sample,)
-            OU time, at least 0. At 0 the answer is `x` itself.
-
-        Returns
-        -------
-        ndarray, (sample, vertex, 1)
-            Posterior means of the clean states.
-
-        Raises
-        ------
-        ValueError
-            If `t` is negative or its length is not the number of samples.
+        r"""Exact denoiser :math:`E[x_0 \mid x_t] = a (a^2 I + s^2 P)^{-1} x_t`; see `SolvedTarget.denoise`.
 
         Examples
         --------
+        >>> from nearfield.data.target import AutoregressiveChain
         >>> AutoregressiveChain(0.0, 1).denoise(np.ones((1, 1, 1)), np.log(2.0)).round(4).tolist()
         [[[0.5]]]
         """
-        z = self._field(x)
-        times = np.asarray(t, dtype=np.float64)
-        if times.ndim > 1 or (times.ndim == 1 and times.size != z.shape[1]):
-            raise ValueError(f"t must be a number or one time per sample ({z.shape[1]}), got shape {times.shape}")
-        if not np.all(times >= 0):
-            raise ValueError(f"t is an OU time and must be at least 0, got {times.min()}")
-        clean = np.empty_like(z)
-        each = np.broadcast_to(times, z.shape[1:])
-        for time in np.unique(each):
-            a, variance = np.exp(-time), -np.expm1(-2 * time)
-            clean[:, each == time] = self._solve(a**2, variance, a * z[:, each == time])
-        return clean.T[..., None]
-
-    def _field(self, x: Float[ndarray, "sample vertex channel"]) -> Float[ndarray, "vertex sample"]:
-        states = np.asarray(x, dtype=np.float64)
-        if states.ndim != 3 or states.shape[1:] != (self.n_vertices, 1):
-            raise ValueError(f"x must have shape (sample, {self.n_vertices}, 1), got {states.shape}")
-        return np.ascontiguousarray(states[..., 0].T)
-
-
-@final
-@dataclass(frozen=True)
-class AutoregressiveChain(GaussianTarget):
-    r"""Stationary AR(1) chain of unit variance: :math:`x_{i+1} = \alpha x_i + \sqrt{1-\alpha^2}\, \xi_i`.
-
-    Covariance :math:`\alpha^{|i-j|}`, tridiagonal precision; everything costs O(n) per sample. The paper's section 4.2
-    has such chains.
-
-    Parameters
-    ----------
-    alpha : float
-        Correlation of neighbours, between -1 and 1, both excluded.
-    n : int
-        Number of vertices, at least 1.
-
-    Raises
-    ------
-    ValueError
-        If `alpha` or `n` is out of range.
-
-    Examples
-    --------
-    >>> chain = AutoregressiveChain(0.8, 100)
-    >>> chain.sample(3, random_state=0).shape
-    (3, 100, 1)
-    """
-
-    alpha: float
-    n: int
-
-    def __post_init__(self) -> None:
-        if not -1 < self.alpha < 1:
-            raise ValueError(f"alpha must lie between -1 and 1 for a stationary chain, got {self.alpha}")
-        if self.n < 1:
-            raise ValueError(f"n must be at least 1 vertex, got {self.n}")
-
-    @cached_property
-    def graph(self) -> DependencyGraph:
-        """A chain of `n` vertices."""
-        return DependencyGraph.chain(self.n)
-
-    @cached_property
-    def precision(self) -> scipy.sparse.csc_array:
-        """Tridiagonal inverse covariance, (vertex, vertex)."""
-        diagonal, off = self._bands
-        return scipy.sparse.diags_array([off, diagonal, off], offsets=[-1, 0, 1], format="csc")
-
-    @property
-    def log_det_precision(self) -> float:
-        """``-(n - 1) log(1 - alpha^2)``: one innovation variance for each vertex but the first."""
-        return -(self.n - 1) * float(np.log1p(-(self.alpha**2)))
-
-    def covariance(self) -> Float[ndarray, "vertex vertex"]:
-        """Covariance ``alpha ** |i - j|``, (vertex, vertex)."""
-        return scipy.linalg.toeplitz(np.power(float(self.alpha), np.arange(self.n)))
-
-    def sample(
-        self, n_samples: int, random_state: int | np.random.Generator | None = None
-    ) -> Float[ndarray, "sample vertex channel"]:
-        """Draw independent chains by running the recursion; see `Target.sample`."""
-        innovations = np.random.default_rng(random_state).standard_normal((n_samples, self.n))
-        innovations[:, 1:] *= np.sqrt(1 - self.alpha**2)
-        return scipy.signal.lfilter([1.0], [1.0, -self.alpha], innovations, axis=1)[..., None]
-
-    @property
-    def _bands(self) -> tuple[Float[ndarray, " vertex"], Float[ndarray, " edge"]]:
-        """Diagonal and first off-diagonal of the precision; end vertices have one neighbour to be predicted from."""
-        diagonal = np.full(self.n, 1 + self.alpha**2)
-        diagonal[0] -= self.alpha**2
-        diagonal[-1] -= self.alpha**2
-        return diagonal / (1 - self.alpha**2) if self.n > 1 else np.ones(1), np.full(
-            self.n - 1, -self.alpha / (1 - self.alpha**2)
-        )
-
-    def _solve(
-        self, identity: float, precision: float, right: Float[ndarray, "vertex k"]
-    ) -> Float[ndarray, "vertex k"]:
-        diagonal, off = self._bands
-        upper, lower = np.append(0.0, off), np.append(off, 0.0)
-        bands = np.stack([precision * upper, identity + precision * diagonal, precision * lower])
-        return scipy.linalg.solve_banded((1, 1), bands, right)
+        return self._denoise_by_time(lambda z, a, variance: self._solve(a**2, variance, a * z.T).T, x, t)
 
 
 @final
@@ -437,46 +274,6 @@ class GaussianMarkovField(GaussianTarget):
     ) -> Float[ndarray, "vertex k"]:
         shifted = identity * scipy.sparse.eye_array(self.n_vertices) + precision * self.precision
         return _symmetric_lu(shifted).solve(right)
-
-
-def chain_maximum_likelihood(x: Float[ndarray, "sample vertex channel"]) -> Float[ndarray, "vertex vertex"]:
-    r"""Covariance of the most likely centred Gaussian chain: known graph, known zero mean, nothing else.
-
-    The second moments of a vertex and of a pair of neighbours are those of the sample, :math:`S = \frac1N \sum x x'`;
-    vertices further apart are independent given those between, so :math:`C_{i,j+1} = C_{ij} S_{j,j+1} / S_{jj}` (the
-    closed form of a decomposable graphical model; Lauritzen 1996, section 5.3).
-
-    Parameters
-    ----------
-    x : ndarray, (sample, vertex, 1)
-        Centred samples, in the order of the chain.
-
-    Returns
-    -------
-    ndarray, (vertex, vertex)
-        The covariance; its inverse is tridiagonal.
-
-    Raises
-    ------
-    ValueError
-        If `x` has another shape, or fewer than two samples, where the likelihood of a pair is unbounded.
-
-    Examples
-    --------
-    >>> x = AutoregressiveChain(0.8, 5).sample(1000, random_state=0)
-    >>> abs(chain_maximum_likelihood(x)[0, 1] - 0.8).item() < 0.1
-    True
-    """
-    states = np.asarray(x, dtype=np.float64)
-    if states.ndim != 3 or states.shape[2] != 1 or states.shape[0] < 2:
-        raise ValueError(f"x must have shape (sample, vertex, 1) with at least 2 samples, got {states.shape}")
-    field = states[..., 0]
-    second = np.mean(field**2, axis=0)
-    slope = np.mean(field[:, :-1] * field[:, 1:], axis=0) / second[:-1]
-    covariance = np.diag(second)
-    for j, regression in enumerate(slope):
-        covariance[: j + 1, j + 1] = covariance[: j + 1, j] * regression
-    return np.triu(covariance) + np.triu(covariance, 1).T
 
 
 def _laplacian(graph: DependencyGraph) -> Any:
