@@ -247,3 +247,10 @@ def test_samples_of_a_known_law_have_it(here):
     # Bartlett: n pairs tell a lag-1 correlation with variance (1 - alpha^2) / n; once for the fit, once for the draws.
     error = np.sqrt((1 - alpha**2) / (n - 1) * (1 / learnt + 1 / drawn))
     assert abs(lag1 - alpha) < 6 * error
+
+
+def test_an_input_is_not_replaced(files):
+    before = (files / "sst.nc").read_bytes()
+    for command in (("fit", files / "sst.nc"), ("impute", files / "sst.nearfield", files / "sst.nc")):
+        assert "must be another file than the input" in run(*command, "--out", files / "sst.nc", code=1).stderr
+    assert (files / "sst.nc").read_bytes() == before

@@ -149,6 +149,7 @@ def test_fit_is_a_function_of_data_and_seed():
     assert nf.select_radius(x, random_state=0).choice == first.fit_report_.selection.choice
 
 
+@pytest.mark.filterwarnings("ignore:draws from the field:UserWarning")
 def test_a_report_tells_fitted_from_held_out_data(tmp_path):
     field = maps(40)
     model = nf.LocalizedDiffusion(**RADIUS_GIVEN).fit(field[:30])
@@ -237,3 +238,57 @@ def test_odd_shapes_give_a_proper_density(x, graph, radius):
     scale = model.marginal_.scale.ravel()
     law = multivariate_normal(model.marginal_.center.ravel(), model.score_.covariance() * np.outer(scale, scale))
     np.testing.assert_allclose(model.score_samples(x), law.logpdf(x.reshape(len(x), -1)), rtol=1e-8)
+
+
+@pytest.mark.filterwarnings("ignore:draws from the field:UserWarning")
+def test_means_that_differ_over_the_map_are_kept():
+    """Absolute temperatures fall by tens of degrees over the map: pooling them would swamp what varies in time."""
+    field = maps(60, land=False) + 40.0 * np.arange(6)[:, None]
+    model = nf.LocalizedDiffusion(radius=1, pooling=1.0).fit(field.values)
+    np.testing.assert_allclose(model.marginal_.center.reshape(6, 5), field.values.mean(axis=0), rtol=1e-12)
+    alike = np.random.default_rng(0).normal(size=(60, 6, 5))
+    pooled = nf.LocalizedDiffusion(radius=1, pooling=1.0).fit(alike).marginal_.center
+    np.testing.assert_allclose(pooled, alike.mean(), rtol=1e-12)
+
+
+def test_settings_whose_draws_have_the_wrong_variance_are_passed_over():
+    """In very smooth fields the lowest conditional loss belongs to fields whose draws explode along the order."""
+    from scipy.ndimage import gaussian_filter
+
+    noise = np.random.default_rng(0).normal(size=(60, 12, 18))
+    field = np.stack([gaussian_filter(x, 2.0) for x in noise])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        model = nf.LocalizedDiffusion(random_state=0).fit(field)
+    ratio = model.sample(1000, random_state=0).var(axis=0) / field.var(axis=0)
+    assert "passed over" in model.fit_report_.reason
+    assert np.quantile(ratio, 0.05) > 0.4
+    assert np.quantile(ratio, 0.95) < 2.5
+    best = model.fit_report_.selection.table[model.fit_report_.selection.best]
+    with pytest.warns(UserWarning, match="times the variance fitted"):
+        nf.LocalizedDiffusion(radius=best.radius, pooling=best.pooling).fit(field)
+
+
+def test_the_digest_tells_models_apart_not_runs():
+    x = chain()
+    first, second, other = (nf.LocalizedDiffusion(radius=r, pooling=0.5, random_state=0).fit(x) for r in (1, 1, 2))
+    assert first.digest_ == second.digest_ != other.digest_
+
+
+def test_draws_given_nothing_are_not_those_of_sample():
+    model = nf.LocalizedDiffusion(**RADIUS_GIVEN).fit(chain())
+    nothing = np.full((1, 12), np.nan)
+    assert not np.isclose(model.impute(nothing, 5, random_state=0)[:, 0], model.sample(5, random_state=0)).any()
+
+
+@pytest.mark.filterwarnings("ignore:draws from the field:UserWarning")
+def test_a_vertex_that_varies_in_one_sample_only_is_pooled_or_refused():
+    x = chain()
+    x[:, 7] = 0.0
+    x[5, 7] = 1.0
+    model = nf.LocalizedDiffusion(random_state=0).fit(x)
+    assert model.pooling_.strength > 0
+    assert np.isfinite(model.score_samples(x)).all()
+    for method in ("gaussian", "windowed", "masked"):
+        with pytest.raises(ValueError, match=r"varies in few samples only"):
+            nf.LocalizedDiffusion(method=method, pooling=0.0).fit(x)

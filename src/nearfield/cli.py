@@ -100,7 +100,7 @@ def fit(
 ) -> None:
     """Learn a model from samples of a field."""
     with _plain_failure(quiet=quiet or as_json):
-        _check_writable(out)
+        _check_writable(out, data)
         from nearfield.estimator import LocalizedDiffusion
         from nearfield.noise import seed_of
 
@@ -124,7 +124,7 @@ def sample(
 ) -> None:
     """Draw new members from a model."""
     with _plain_failure(quiet=quiet or as_json):
-        _check_writable(out)
+        _check_writable(out, model)
         from nearfield.noise import seed_of
 
         fitted, used = _load(model, quiet=quiet or as_json), seed_of(seed)
@@ -144,7 +144,7 @@ def impute(
 ) -> None:
     """Fill the gaps (NaN) of a field with draws."""
     with _plain_failure(quiet=quiet or as_json):
-        _check_writable(out)
+        _check_writable(out, model, data)
         from nearfield.noise import seed_of
 
         fitted, used = _load(model, quiet=quiet or as_json), seed_of(seed)
@@ -165,7 +165,7 @@ def report(
     The same numbers are written as JSON beside it.
     """
     with _plain_failure(quiet=quiet or as_json):
-        _check_writable(out)
+        _check_writable(out, model, data)
         fitted = _load(model, quiet=quiet or as_json)
         fitted.report(out, _read_for(fitted, data))
         _tell({"report": str(out)}, as_json=as_json, quiet=quiet)
@@ -215,7 +215,7 @@ def _plain_failure(*, quiet: bool) -> Iterator[None]:
             warnings.simplefilter("default", UserWarning)
             warnings.showwarning = show
             yield
-    except (ValueError, TypeError, OSError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, MemoryError, ArithmeticError) as error:
         typer.echo(f"error: {' '.join(str(error).split()) or type(error).__name__}", err=True)
         raise typer.Exit(1) from error
 
@@ -300,8 +300,10 @@ def _read_netcdf(path: Path) -> xr.Dataset:
             return dataset.load()
 
 
-def _check_writable(path: Path) -> None:
-    """Fail before the work rather than after it when the result could not be written."""
+def _check_writable(path: Path, *inputs: Path) -> None:
+    """Fail before the work rather than after it when the result could not be written, or would replace an input."""
+    if any(path.exists() and given.exists() and path.samefile(given) for given in inputs):
+        raise ValueError(f"--out must be another file than the input, got {str(path)!r} for both; name a new file")
     folder = path.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise OSError(f"--out must lie in an existing folder that can be written to, got {str(path)!r}")

@@ -28,7 +28,7 @@ from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.method import Method, fit_score
 from nearfield.fitting.selection import SelectionReport, select_field
 from nearfield.graph import DependencyGraph
-from nearfield.noise import seed_of
+from nearfield.noise import Stream, seed_of
 from nearfield.sampling.sampler import Sampler, default_sampler
 from nearfield.score.base import Score
 from nearfield.score.field import GaussianField
@@ -222,7 +222,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             seed=seed,
         )
         self.training_digest_ = _fingerprint(x)
-        self.digest_ = store.digest(*self._content())
+        self.digest_ = _digest(*self._content())
         return self
 
     def sample(
@@ -267,10 +267,15 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         return self.codec_.decode(self.marginal_.inverse(z), attrs=self._provenance(seed))
 
     def _draw(
-        self, n_samples: int, seed: int, sampler: Sampler | None = None, steps: int | None = None
+        self,
+        n_samples: int,
+        seed: int,
+        sampler: Sampler | None = None,
+        steps: int | None = None,
+        stream: Stream = Stream.EXACT,
     ) -> Float[np.ndarray, "member vertex channel"]:
         if isinstance(self.score_, GaussianField) and sampler is None and steps is None:
-            return self.score_.sample(n_samples, seed=seed)
+            return self.score_.sample(n_samples, seed=seed, stream=stream)
         sampler = sampler or default_sampler(self.largest_eigenvalue_, steps or 50)
         with tqdm(total=sampler.schedule.steps, desc="sample", disable=not self.verbose) as bar:
             drawn = sampler.sample(
@@ -321,7 +326,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         n_samples : int
             Draws for each field.
         random_state : int, Generator or None
-            As in `sample`.
+            Fixes the draws, for each field together with its place in X; independent of those of `sample`.
 
         Returns
         -------
@@ -372,7 +377,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         x = self.codec_.encode(X).astype(np.float64)
         seen = _fingerprint(x) == self.training_digest_
-        z = self._draw(min(max(len(x), 200), 1000), self.fit_report_.seed)
+        z = self._draw(min(max(len(x), 200), 1000), self.fit_report_.seed, stream=Stream.REPORT)
         densities: dict[str, np.ndarray] = {}
         conditioning = None
         if isinstance(self.score_, GaussianField):
@@ -533,7 +538,7 @@ def load(path: str | os.PathLike[str]) -> LocalizedDiffusion:
     if report["selection"] is not None:
         report["selection"] = SelectionReport.from_plain(report["selection"])
     model.fit_report_ = FitReport(**report | {"warnings": tuple(report["warnings"])})
-    model.digest_ = store.digest(metadata, arrays)
+    model.digest_ = _digest(metadata, arrays)
     return model
 
 
@@ -578,6 +583,13 @@ def select_radius(
 def _at_least_one(name: str, value: int) -> None:
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
+
+
+def _digest(metadata: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
+    """Fingerprint of the content of a model, the time it took left out."""
+    fitted = metadata["fitted"]
+    report = {k: v for k, v in fitted["fit_report"].items() if k != "seconds"}
+    return store.digest(metadata | {"fitted": fitted | {"fit_report": report}}, arrays)
 
 
 def _fingerprint(x: np.ndarray) -> str:

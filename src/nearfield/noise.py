@@ -46,6 +46,10 @@ class Stream(enum.IntEnum):
     """The noise of a step of a sampler."""
     EXACT = 2
     """Exact draws, without a sampler."""
+    CONDITIONAL = 5
+    """Exact draws given observations."""
+    REPORT = 6
+    """Draws that a report looks at."""
     TRAINING = 3
     """The noise that training adds to the data."""
     EVALUATION = 4

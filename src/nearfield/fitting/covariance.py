@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 REACH = 3.0
 """The pooling kernel is cut off at this many bandwidths (in hops)."""
+LOCATION_LIMIT = 9.0
+"""Means are pooled where that moves them, in mean square over the vertices, by at most this many sampling variances."""
 _CHUNK = 1 << 25
 """Floating-point numbers gathered at once while blocks are formed (256 MiB)."""
 
@@ -205,8 +207,10 @@ def location_and_scale(
 
     At strength 0 these are the vertex's own, at strength 1 with infinite bandwidth one of each per channel. The scale
     is about the pooled mean, so that location and scale are together the maximum likelihood fit of a stationary law.
-    Without ``standardize`` the data are taken as they are: location 0, scale 1. ``smooth`` is the `smoother` of graph
-    and bandwidth, where it is known already.
+    Where pooling would move the means of a channel by more than their sampling error explains (``LOCATION_LIMIT``), as
+    it would for absolute temperatures from pole to equator, they stay the vertex's own. Without ``standardize`` the
+    data are taken as they are: location 0, scale 1. ``smooth`` is the `smoother` of graph and bandwidth, where it is
+    known already.
     """
     if not standardize:
         return np.zeros(x.shape[1:]), np.ones(x.shape[1:])
@@ -215,7 +219,10 @@ def location_and_scale(
     if pooling.strength == 0.0:
         return own, np.sqrt(spread)
     smooth = smooth or smoother(graph, pooling.bandwidth)
-    center = (1 - pooling.strength) * own + pooling.strength * smooth(own)
+    shift = pooling.strength * (smooth(own) - own)
+    sampling = np.maximum(spread, 1e-12 * spread.mean(axis=0)) / len(x)
+    alike = (shift**2 / sampling).mean(axis=0) <= LOCATION_LIMIT
+    center = own + np.where(alike, shift, 0.0)
     spread = spread + (own - center) ** 2
     spread = (1 - pooling.strength) * spread + pooling.strength * smooth(spread)
     return center, np.sqrt(spread)

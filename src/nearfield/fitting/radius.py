@@ -61,6 +61,7 @@ def select_radius_by_time(
     loss = np.empty((len(radii), len(LEVELS), len(x)))
     for test in split(len(x), min(folds, len(x) // 2), contiguous, seed):
         train = np.delete(x, test, axis=0)
+        refuse_unscaled(train, pooling, standardize)
         center, scale = location_and_scale(train, part, pooling, standardize)
         for i, r in enumerate(radii):
             spectrum = window_spectrum((train - center) / scale, part, r, pooling)
@@ -74,6 +75,16 @@ def select_radius_by_time(
         close = [i for i in range(len(radii)) if gap[i].mean() <= standard_error(gap[i], contiguous)]
         chosen.append((float(time_of(sigma)), radii[min(close)]))
     return tuple(chosen)
+
+
+def refuse_unscaled(train: np.ndarray, pooling: Pooling, standardize: bool) -> None:
+    """Refuse samples without scale: a vertex that varies in the held-out ones alone."""
+    still = (np.ptp(train, axis=0) == 0).any(axis=1)
+    if standardize and pooling.strength == 0 and still.any():
+        raise ValueError(
+            f"data must vary in every fold, vertex {int(still.argmax())} varies in few samples only; give pooling "
+            "above 0, a radius, or leave such vertices out"
+        )
 
 
 def _denoising_loss(y: np.ndarray, score: WindowedGaussianScore, t: float, sigma: float) -> np.ndarray:
@@ -103,6 +114,7 @@ def select_masked_radius(
     loss = np.zeros((len(radii), len(x)))
     for test in split(len(x), min(folds, len(x) // 2), contiguous, seed):
         train = np.delete(x, test, axis=0)
+        refuse_unscaled(train, Pooling(0.0), standardize)
         for i, r in enumerate(radii):
             center, scale, score = fit_masked(train, graph, r, standardize)
             y = ((x[test] - center) / scale).reshape(len(test), -1)

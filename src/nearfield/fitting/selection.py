@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 
-from nearfield.fitting.closed_form import Regression, cap_members, regress
+from nearfield.fitting.closed_form import Regression, build_field, cap_members, regress
 from nearfield.fitting.covariance import (
     Pooling,
     Smoother,
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 COARSE = (0.0, 0.2, 0.5, 0.8, 1.0)
 FINE = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 BANDWIDTHS = (0.7, 1.4, 3.0, math.inf)
+PASSED_OVER = " Settings of lower loss were passed over, since the variance of their draws is not the data's."
+CHECKED = 16
+"""Candidates of lowest loss whose draws are looked at when the chosen one's have the wrong variance."""
 CHAIN_BANDWIDTHS = (1.0, 2.0, 4.0, 8.0, 16.0, math.inf)
 
 
@@ -171,6 +174,8 @@ class _Trials:
     def _fold(self, held_out: np.ndarray, radius: int, pooling: Pooling) -> Float[np.ndarray, " sample"]:
         channels, h = self.x.shape[2], pooling.bandwidth
         train = np.delete(self.x, held_out, axis=0)
+        if self.standardize and pooling.strength == 0 and (np.ptp(train, axis=0) == 0).any():
+            return np.full(len(held_out), math.inf)  # a vertex that varies in the held-out samples alone has no scale
         vertices, windows = (
             (None, None) if pooling.strength == 0 else (self.smoother(h, None), self.smoother(h, radius))
         )
@@ -180,6 +185,13 @@ class _Trials:
         blocks = pooled_blocks(blocks, table, self.graph, pooling, windows)
         fit, _ = regress(blocks, channels)
         return conditional_loss((self.x[held_out] - center) / scale, table.index, fit) + np.log(scale).mean()
+
+    def first_sound(self, order: Sequence[int], table: Sequence[Candidate]) -> int:
+        """Return the first candidate whose draws have the variance of the data; the first of all if none has."""
+        for i in order:
+            if build_field(self.x, self.graph, table[i].radius, table[i].pooling, self.standardize).sound:
+                return i
+        return order[0]
 
     def size(self, radius: int, pooling: Pooling) -> float:
         """Effective parameters per dimension: the variance of a partially pooled block relative to its own."""
@@ -195,7 +207,13 @@ class _Trials:
 
     def table(self) -> tuple[tuple[Candidate, ...], int, int]:
         """All candidates tried, the chosen one by the one-standard-error rule, and the best."""
-        keys = sorted(self.losses, key=lambda k: (k[0], k[1].strength, k[1].bandwidth))
+        fitted = [key for key, losses in self.losses.items() if np.isfinite(losses).all()]
+        if not fitted:
+            raise ValueError(
+                f"pooling must be above 0 for data in which a vertex varies in few samples only, got "
+                f"{next(iter(self.losses))[1].strength}; use pooling='auto' or leave such vertices out"
+            )
+        keys = sorted(fitted, key=lambda k: (k[0], k[1].strength, k[1].bandwidth))
         means = [self.losses[key].mean() for key in keys]
         best = int(np.argmin(means))
         table = []
@@ -317,6 +335,8 @@ def select_field(
         if not missing:
             break
         best([(r, table[chosen].pooling) for r in missing])
+    sound = trials.first_sound([chosen, *np.argsort([c.loss for c in table])[:CHECKED].tolist()], table)
+    passed_over, chosen = sound != chosen, sound
     return SelectionReport(
         table=table,
         chosen=chosen,
@@ -325,7 +345,8 @@ def select_field(
         radius_by_time=None,
         folds=folds,
         contiguous=contiguous,
-        reason=_reason(table[chosen], table[lowest], folds, contiguous, part.n_vertices, graph.n_vertices),
+        reason=_reason(table[chosen], table[lowest], folds, contiguous, part.n_vertices, graph.n_vertices)
+        + (PASSED_OVER if passed_over else ""),
     )
 
 

@@ -88,7 +88,13 @@ class GaussianField(Score):
         return f"GaussianField(n_vertices={self.n_vertices}, n_channels={self.n_channels}, hops={self.hops})"
 
     def sample(
-        self, n_samples: int, *, seed: int, first_member: int = 0, step: int = 0
+        self,
+        n_samples: int,
+        *,
+        seed: int,
+        first_member: int = 0,
+        step: int = 0,
+        stream: noise.Stream = noise.Stream.EXACT,
     ) -> Float[np.ndarray, "sample vertex channel"]:
         """Draw from the field exactly.
 
@@ -101,13 +107,15 @@ class GaussianField(Score):
             Number of the first member.
         step : int
             A further counter, to draw several independent sets.
+        stream : Stream
+            What the draws are for; different streams are independent.
 
         Returns
         -------
         ndarray of float64, shape (n_samples, vertex, channel)
         """
         members = range(first_member, first_member + n_samples)
-        z = noise.normals(seed, noise.Stream.EXACT, members, step, self.n_vertices, self.n_channels)
+        z = noise.normals(seed, stream, members, step, self.n_vertices, self.n_channels)
         return self._natural(self._solve_triangle(self._ordered(z)))
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
@@ -252,7 +260,8 @@ class ConditionalField:
         ndarray, shape (n_samples, vertex, channel)
             Observed entries are returned unchanged.
         """
-        free = self._field.sample(n_samples, seed=seed, first_member=first_member, step=step)
+        stream = noise.Stream.CONDITIONAL
+        free = self._field.sample(n_samples, seed=seed, first_member=first_member, step=step, stream=stream)
         drawn = self.mean(np.asarray(x)[None]) + free - self.mean(free)
         ordered = self._field._ordered(drawn)
         ordered[:, self._seen] = self._field._ordered(np.asarray(x, dtype=np.float64)[None])[:, self._seen]
