@@ -1,0 +1,366 @@
+r"""Training of networks: localized denoising score matching (3.5)-(3.8) of arXiv 2505.04417, until it stops to pay.
+
+AdamW with cosine decay and clipped gradients; the weights that are kept are an exponential moving average, that with
+the lowest loss on held-out samples. The noise of the held-out samples is fixed, so that losses at two checks differ by
+the network alone. Everything random comes from the seed of the recipe: a run that was stopped and resumed ends with the
+same bits as one that was not, given the same number of threads.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Literal, final
+
+import numpy as np
+import torch
+
+from nearfield.data import store
+from nearfield.fitting.held_out import split, standard_error
+from nearfield.fitting.matching import NoiseLevels, errors, held_out, mean_loss, training_draws, vertex_loss
+from nearfield.fitting.run import Check, Run
+from nearfield.lattice import whole_number
+from nearfield.noise import seed_of
+from nearfield.score.hybrid import HybridScore, NetworkScore
+from nearfield.score.network import Network
+from nearfield.score.vertex import VertexNetworks
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+__all__ = ["Check", "Recipe", "TrainingReport", "train"]
+
+Reason = Literal["budget", "patience", "diverged"]
+
+
+@final
+@dataclass(frozen=True)
+class Recipe:
+    r"""How a network is trained. The defaults are measured, for some hundred samples.
+
+    Parameters
+    ----------
+    steps : int
+        Budget. The learning rate falls along half a cosine to zero at its end.
+    batch_size : int
+        Samples in a step; all training samples where there are fewer.
+    learning_rate : float
+        At the start.
+    weight_decay : float
+        Of AdamW, in units of the learning rate.
+    clip : float
+        Largest norm of a gradient: of all weights, or of each network where vertices have their own.
+    ema : float
+        Decay for each step of the average of the weights, in [0, 1); .999 averages over about 1000 steps.
+    levels : NoiseLevels
+        Law of the noise levels.
+    held_out : float
+        Share of the samples that is held out, in (0, 1); at least two are.
+    held_out_levels : int
+        Fixed noise levels of the held-out loss.
+    check_every : int
+        Steps between checks of the held-out loss.
+    patience : int
+        Checks without a new best after which training stops.
+    seed : int
+        Of the division, the order of samples and all noise; in [0, 2**64).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number is not whole or out of range.
+
+    Examples
+    --------
+    >>> recipe = Recipe(steps=100)
+    >>> [round(recipe.rate(step), 6) for step in (0, 50, 100)]
+    [0.002, 0.001, 0.0]
+    """
+
+    steps: int = 4000
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    clip: float = 5.0
+    ema: float = 0.999
+    levels: NoiseLevels = field(default_factory=NoiseLevels)
+    held_out: float = 0.15
+    held_out_levels: int = 16
+    check_every: int = 100
+    patience: int = 15
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "held_out_levels", "check_every", "patience"):
+            whole_number(name, getattr(self, name), 1, "give a number of at least 1")
+        for name in ("learning_rate", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)!r}; see the defaults")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be at least 0 and finite, got {self.weight_decay!r}; 0 is none")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be in [0, 1), got {self.ema!r}; 0 keeps the last weights")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out must be a share in (0, 1), got {self.held_out!r}; .15 is usual")
+        seed_of(self.seed)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of the step after `step` others."""
+        return 0.5 * self.learning_rate * (1 + math.cos(math.pi * step / self.steps))
+
+    def divide(self, n_samples: int, contiguous: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Sample numbers for training and held out: the last ones, or drawn where samples come in no order.
+
+        Raises
+        ------
+        ValueError
+            If there are too few samples for two to be held out and one to be left.
+        """
+        n_out = max(2, round(self.held_out * n_samples))
+        if n_out >= n_samples:
+            raise ValueError(
+                f"x must have more than {n_out} samples to hold out {n_out}, got {n_samples}; fit a Gaussian"
+            )
+        order = split(n_samples, 1, True)[0] if contiguous else np.random.default_rng(self.seed).permutation(n_samples)
+        return order[:-n_out], order[-n_out:]
+
+
+@final
+@dataclass(frozen=True)
+class TrainingReport:
+    """What training did.
+
+    Attributes
+    ----------
+    losses : tuple of float
+        Training loss of each step: per vertex and channel, 1 where nothing is learned of data of unit variance.
+    checks : tuple of Check
+        Held-out losses of the averaged weights, from before the first step on.
+    best : Check
+        That of the weights that were kept.
+    seconds : float
+        Wall time, summed over all parts of a resumed run.
+    reason : {"budget", "patience", "diverged"}
+        Why training stopped.
+    """
+
+    losses: tuple[float, ...]
+    checks: tuple[Check, ...]
+    best: Check
+    seconds: float
+    reason: Reason
+
+
+def train(
+    score: NetworkScore | HybridScore,
+    x: Float[Tensor, "sample vertex channel"],
+    recipe: Recipe,
+    *,
+    contiguous: bool,
+    counted: Bool[Tensor, "sample vertex"] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    interval: float = 60.0,
+    resume: bool = False,
+    progress: Callable[[int, float], object] | None = None,
+) -> TrainingReport:
+    """Train the network of a score in place; its weights then ask for no gradients.
+
+    Networks that share nothing between vertices are trained by the sum of the vertices' losses, (3.7), and have their
+    gradients clipped apart: each is trained as it would be alone. Where they have a sparsity, they are pruned after
+    half the steps, and only what is pruned is kept.
+
+    Parameters
+    ----------
+    score : NetworkScore or HybridScore
+    x
+        Standardised data, without missing values; what is filled in is not to be counted.
+    recipe : Recipe
+    contiguous : bool
+        Samples are in order of time, so that a block at the end is held out, and standard errors are over blocks.
+    counted
+        Vertices that count in each sample, as `complete_windows` finds them; all by default.
+    checkpoint : path, optional
+        File the run is stored in, at most every `interval` seconds and at the end.
+    interval : float
+        Seconds; 0 stores every step.
+    resume : bool
+        Go on from the checkpoint if there is one. A finished run is not trained further.
+    progress : callable, optional
+        Called after each step with the steps taken and the last held-out loss.
+
+    Returns
+    -------
+    TrainingReport
+
+    Raises
+    ------
+    ValueError
+        If the data are too few, not finite, not of this field, or not counted at all in the training or the held-out
+        part; or the checkpoint is of another run.
+    TypeError
+        If `x` holds no floating-point numbers.
+    OSError
+        If the checkpoint cannot be read or written.
+
+    Examples
+    --------
+    >>> from nearfield.graph import DependencyGraph
+    >>> from nearfield.score.stencil import StencilNetwork
+    >>> score = NetworkScore(StencilNetwork(DependencyGraph.chain(8), radius=1, width=4))
+    >>> x = torch.ones(20, 8, 1)
+    >>> report = train(score, x, Recipe(steps=300, check_every=100, ema=0.9), contiguous=False)
+    >>> report.best.loss < report.checks[0].loss / 2
+    True
+    """
+    network = score.network
+    checked(score, x, counted)
+    data = x.detach().to(next(network.parameters()))
+    parts = recipe.divide(len(data), contiguous)
+    clean, unseen = (data[part] for part in parts)
+    mask, unseen_mask = (None if counted is None else counted[part].to(data.device) for part in parts)
+    if mask is not None and unseen_mask is not None:
+        (clean, mask), (unseen, unseen_mask) = observed(clean, mask), observed(unseen, unseen_mask)
+
+    run = Run(
+        network.requires_grad_(True),
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        ema=recipe.ema,
+        seed=recipe.seed,
+    )
+    identity = "" if checkpoint is None else identity_of(score, recipe, data, contiguous, counted)
+    if checkpoint is not None and resume and os.path.exists(checkpoint):
+        run.load(checkpoint, identity)
+    prune_at = recipe.steps // 2 if isinstance(network, VertexNetworks) and network.sparsity is not None else 0
+    averaged = copy.copy(score)
+    averaged.network = run.averaged
+    times = recipe.levels.grid(recipe.held_out_levels)
+
+    def check() -> None:
+        loss = held_out(averaged, unseen, times, seed=recipe.seed, counted=unseen_mask).mean(axis=0)
+        with np.errstate(invalid="ignore", over="ignore"):  # a network that diverges has no finite loss
+            run.record(Check(run.step, float(loss.mean()), standard_error(loss, contiguous)), prune_at)
+
+    start = stored = time.monotonic()
+    before = run.seconds
+    if not run.checks:
+        check()
+    while (reason := stopped(run, recipe, prune_at)) is None:
+        step(run, score, clean, mask, recipe)
+        if run.step == prune_at and isinstance(network, VertexNetworks):
+            network.prune()
+        admit(run)
+        if run.step % recipe.check_every == 0 or run.step == recipe.steps:
+            check()
+        now = time.monotonic()
+        run.seconds = before + now - start
+        if checkpoint is not None and now - stored >= interval:
+            run.save(checkpoint, identity)
+            stored = time.monotonic()
+        if progress is not None:
+            progress(run.step, run.checks[-1].loss)
+    if checkpoint is not None:
+        run.save(checkpoint, identity)
+    network.load_state_dict(run.best)
+    network.requires_grad_(False)
+    best = run.best_check(prune_at) or run.checks[0]
+    return TrainingReport(tuple(run.losses), tuple(run.checks), best, run.seconds, reason)
+
+
+def step(
+    run: Run,
+    score: NetworkScore | HybridScore,
+    clean: Float[Tensor, "sample vertex channel"],
+    counted: Bool[Tensor, "sample vertex"] | None,
+    recipe: Recipe,
+) -> None:
+    """Change the weights once, by the gradient of one batch."""
+    batch = run.next_batch(len(clean), min(recipe.batch_size, len(clean)))
+    mask = None if counted is None else counted[batch]
+    t, noise = training_draws(recipe.levels, clean[batch], run.generator)
+    squared = errors(score, clean[batch], t, noise)
+    apart = isinstance(run.network, VertexNetworks) and not run.network.shared
+    loss = vertex_loss(squared, mask).sum() if apart else mean_loss(squared, mask)
+    for group in run.optimizer.param_groups:
+        group["lr"] = recipe.rate(run.step)
+    run.optimizer.zero_grad()
+    loss.backward()
+    clip(run.network, recipe.clip)
+    run.optimizer.step()
+    run.losses.append(float(loss.detach()) / (squared.shape[1] if apart else 1))
+
+
+def clip(network: Network, limit: float) -> None:
+    """Shorten the gradient to the limit; each vertex's apart where networks are apart, so that none feels another."""
+    if isinstance(network, VertexNetworks) and network.weights.grad is not None:
+        gradient = network.weights.grad
+        gradient.mul_((limit / gradient.norm(dim=1, keepdim=True)).clamp_max(1.0))
+    else:
+        torch.nn.utils.clip_grad_norm_(network.parameters(), limit)
+
+
+def admit(run: Run) -> None:
+    """Put the new weights back into the class of bounded, pruned networks, and average them."""
+    if isinstance(run.network, VertexNetworks):
+        run.network.project()
+    run.average.update_parameters(run.network)
+    if isinstance(run.averaged, VertexNetworks):
+        run.averaged.project()  # the average remembers what has been pruned
+
+
+def stopped(run: Run, recipe: Recipe, since: int) -> Reason | None:
+    """Why training is over; None while it is not."""
+    if run.losses and not math.isfinite(run.losses[-1]):
+        return "diverged"
+    best = run.best_check(since)
+    if best is not None and len(run.checks) - 1 - run.checks.index(best) >= recipe.patience:
+        return "patience"
+    return "budget" if run.step >= recipe.steps else None
+
+
+def checked(
+    score: NetworkScore | HybridScore,
+    x: Float[Tensor, "sample vertex channel"],
+    counted: Bool[Tensor, "sample vertex"] | None,
+) -> None:
+    """Refuse data that cannot be trained on."""
+    score.check(x)
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError("x must be finite, got missing or infinite values; fill them and leave them out of `counted`")
+    if counted is not None and (counted.dtype != torch.bool or counted.shape != x.shape[:2]):
+        raise ValueError(
+            f"counted must be boolean of shape {tuple(x.shape[:2])}, got {counted.dtype} of {tuple(counted.shape)}; "
+            "complete_windows makes it"
+        )
+
+
+def observed(
+    clean: Float[Tensor, "sample vertex channel"], counted: Bool[Tensor, "sample vertex"]
+) -> tuple[Float[Tensor, "some vertex channel"], Bool[Tensor, "some vertex"]]:
+    """Leave out samples in which nothing counts."""
+    some = counted.any(dim=1)
+    if int(some.sum()) < 2:
+        raise ValueError(
+            f"counted must be true somewhere in two samples of each part, got {int(some.sum())} of {len(some)}; "
+            "a smaller radius loses fewer windows to missing values"
+        )
+    return clean[some], counted[some]
+
+
+def identity_of(
+    score: NetworkScore | HybridScore,
+    recipe: Recipe,
+    x: Float[Tensor, "sample vertex channel"],
+    contiguous: bool,
+    counted: Bool[Tensor, "sample vertex"] | None,
+) -> str:
+    """Digest of all that a run depends on besides its state; the weights are its state."""
+    config, arrays = score.state()
+    fixed = {name: value for name, value in arrays.items() if not name.startswith("weight.")}
+    samples = {"x": x.cpu().numpy()} | ({} if counted is None else {"counted": counted.cpu().numpy()})
+    return store.digest({"recipe": asdict(recipe), "contiguous": contiguous, "score": config}, fixed | samples)

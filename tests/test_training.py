@@ -1,0 +1,388 @@
+"""Training: against the exact Gaussian denoiser, the average and the schedule by hand, and killed and resumed."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from nearfield.data.target import AutoregressiveChain
+from nearfield.fitting import training
+from nearfield.fitting.matching import NoiseLevels, errors, held_out, training_draws
+from nearfield.fitting.run import Check, Run
+from nearfield.fitting.training import Recipe, train
+from nearfield.graph import DependencyGraph
+from nearfield.score.gaussian import WindowedGaussianScore, WindowSpectrum
+from nearfield.score.hybrid import HybridScore, NetworkScore
+from nearfield.score.stencil import StencilNetwork
+from nearfield.score.vertex import VertexNetworks
+
+D = 12
+CHAIN = DependencyGraph.chain(D)
+LAW = AutoregressiveChain(0.7, D)
+TIMES = NoiseLevels().grid(16)
+SHORT = Recipe(steps=60, batch_size=8, ema=0.9, check_every=10, held_out_levels=4)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The order of sums, and so the last bits, depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def data(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(LAW.sample(n, random_state=seed))
+
+
+def exact(radius: int = D - 1) -> WindowedGaussianScore:
+    """The denoiser of the law; at a smaller radius the best of those that read no further."""
+    table = CHAIN.neighborhood(radius)
+    c = 0.7 ** np.abs(np.subtract.outer(np.arange(D), np.arange(D)))
+    here = table.present[:, :, None] & table.present[:, None, :]
+    block = np.where(here, c[table.index[:, :, None], table.index[:, None, :]], np.eye(table.index.shape[1]))
+    return WindowedGaussianScore({radius: WindowSpectrum(table.index, *np.linalg.eigh(block))}, ((1.0, radius),))
+
+
+def stencil(width: int = 8, radius: int = 2, seed: int = 0) -> NetworkScore:
+    return NetworkScore(StencilNetwork(CHAIN, radius, width=width, seed=seed).double())
+
+
+def weights(score: NetworkScore | HybridScore) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in score.network.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def gain(score: NetworkScore | HybridScore) -> float:
+    """Share of what the exact denoiser gains over a x, on fresh data, that the score gains too."""
+    fresh = data(400, seed=1)
+    nothing, reached, best = (held_out(each, fresh, TIMES, seed=7).mean() for each in (stencil(), score, exact()))
+    return float((nothing - reached) / (nothing - best))
+
+
+def test_trained_network_approaches_the_exact_denoiser_on_fresh_data():
+    """At most 8 % of the gain are missing, 3 of which lie beyond its two hops."""
+    score = stencil(12)
+    recipe = Recipe(steps=400, ema=0.97, learning_rate=1e-2)
+    report = train(score, data(600), recipe, contiguous=False)
+    assert gain(exact(2)) > 0.96
+    assert 0.92 < gain(score) < gain(exact(2))
+    assert report.reason == "budget"
+    assert report.best.loss == min(check.loss for check in report.checks) < report.checks[0].loss
+    assert not any(weight.requires_grad for weight in score.network.parameters())
+
+
+def test_network_shown_the_exact_denoiser_learns_to_return_it():
+    """It reads its own vertex only, where a x is the best that can be made of the state."""
+    score = HybridScore(StencilNetwork(CHAIN, 0, n_shown=1, width=8).double(), exact())
+    train(score, data(60), Recipe(steps=200, batch_size=8, ema=0.95, learning_rate=1e-2), contiguous=False)
+    assert gain(exact(0)) < 1e-6
+    assert gain(score) > 0.8
+
+
+def test_what_is_kept_is_the_average_of_the_weights_at_the_best_check(monkeypatch):
+    """The recursion of the moving average, by hand, over the weights recorded after each step."""
+    recorded = []
+    original = training.admit
+
+    def recording(run):
+        recorded.append({name: value.detach().clone() for name, value in run.network.named_parameters()})
+        original(run)
+
+    monkeypatch.setattr(training, "admit", recording)
+    score, recipe = stencil(4, 1), replace(SHORT, learning_rate=0.02)
+    report = train(score, data(60), recipe, contiguous=False)
+    assert report.best.step > 1
+    average = recorded[0]
+    for new in recorded[1 : report.best.step]:
+        average = {name: 0.9 * average[name] + 0.1 * value for name, value in new.items()}
+    for name, value in score.network.named_parameters():
+        torch.testing.assert_close(value.detach(), average[name], rtol=1e-10, atol=1e-12)
+    loss = held_out(score, data(60)[recipe.divide(60, False)[1]], recipe.levels.grid(4), seed=recipe.seed)
+    np.testing.assert_allclose(report.best.loss, loss.mean(), rtol=1e-12)
+    samples = loss.mean(axis=0)
+    np.testing.assert_allclose(report.best.error, samples.std(ddof=1) / math.sqrt(len(samples)), rtol=1e-12)
+
+
+def test_steps_are_those_of_adamw_by_hand():
+    """Moments, bias correction, decay of the weights, clipping and the cosine, on a network of its own arithmetic."""
+    recipe = replace(SHORT, steps=7, clip=0.01, ema=0.0, weight_decay=0.1)
+    score, reference = stencil(4, 1), stencil(4, 1)
+    run = Run(score.network, learning_rate=1.0, weight_decay=recipe.weight_decay, ema=recipe.ema, seed=5)
+    draws = Run(reference.network, learning_rate=1.0, weight_decay=0.0, ema=0.0, seed=5)
+    clean = data(24)
+    parameters = [value for value in reference.network.parameters() if value.numel()]
+    first = [torch.zeros_like(value) for value in parameters]
+    second = [torch.zeros_like(value) for value in parameters]
+    for k in range(1, 8):
+        training.step(run, score, clean, None, recipe)
+        batch = clean[draws.next_batch(24, 8)]
+        t, xi = training_draws(recipe.levels, batch, draws.generator)
+        a, s = torch.exp(-t)[:, None, None], torch.sqrt(-torch.expm1(-2 * t))[:, None, None]
+        loss = (((reference.denoise(a * batch + s * xi, t) - batch) / s) ** 2).mean()
+        gradients = torch.autograd.grad(loss, parameters)
+        norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
+        rate = 2e-3 * math.cos(math.pi * (k - 1) / 14) ** 2
+        with torch.no_grad():
+            for value, m, v, g in zip(parameters, first, second, gradients, strict=True):
+                g = g * min(1.0, 0.01 / (norm + 1e-6))
+                m.mul_(0.9).add_(0.1 * g)
+                v.mul_(0.999).add_(0.001 * g**2)
+                value -= rate * (0.1 * value + m / (1 - 0.9**k) / (torch.sqrt(v / (1 - 0.999**k)) + 1e-8))
+    trained = [value for value in score.network.parameters() if value.numel()]
+    for value, wanted in zip(trained, parameters, strict=True):
+        torch.testing.assert_close(value, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_held_out_loss_of_an_unchanged_network_does_not_change():
+    score = stencil()
+    report = train(score, data(30), replace(SHORT, learning_rate=1e-300, weight_decay=0.0), contiguous=False)
+    assert len(report.checks) == 7
+    assert len({(check.loss, check.error) for check in report.checks}) == 1
+    assert report.best.step == 0
+
+
+def test_training_stops_when_the_held_out_loss_has_not_fallen_for_the_patience():
+    """White noise has nothing to learn: the network of the start is the best there is, and is what remains."""
+    white = torch.randn(40, D, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    score = stencil()
+    report = train(score, white, replace(SHORT, steps=2000, learning_rate=0.05, patience=3), contiguous=False)
+    assert report.reason == "patience"
+    assert report.checks[-1].step == report.best.step + 3 * SHORT.check_every == len(report.losses)
+
+
+def test_divergence_ends_training_with_the_best_that_was():
+    score = stencil()
+    report = train(score, data(30), replace(SHORT, learning_rate=1e200, check_every=1), contiguous=False)
+    assert report.reason == "diverged"
+    assert report.best == report.checks[0]
+    assert same(weights(score), weights(stencil()))
+
+
+def test_the_seed_decides_all():
+    results = []
+    for seed, disturbance in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(disturbance)
+        np.random.seed(disturbance)  # noqa: NPY002
+        score = stencil()
+        results.append((train(score, data(30), replace(SHORT, seed=seed), contiguous=False).losses, weights(score)))
+    assert results[0][0] == results[1][0]
+    assert same(results[0][1], results[1][1])
+    assert results[0][0] != results[2][0]
+
+
+def test_each_pass_takes_each_sample_once_in_an_order_of_its_own():
+    passes = []
+    for _ in range(2):
+        run = Run(stencil().network, learning_rate=1.0, weight_decay=0.0, ema=0.0, seed=3)
+        passes.append([torch.cat([run.next_batch(20, 5) for _ in range(4)]).tolist() for _ in range(2)])
+    assert passes[0] == passes[1]
+    assert all(sorted(one) == list(range(20)) for one in passes[0])
+    assert passes[0][0] != passes[0][1]
+
+
+def test_ordered_samples_are_held_out_as_a_block_and_others_at_random():
+    inside, outside = Recipe().divide(100, True)
+    assert outside.tolist() == list(range(85, 100))
+    assert inside.tolist() == list(range(85))
+    inside, outside = Recipe().divide(100, False)
+    assert sorted([*inside, *outside]) == list(range(100))
+    assert outside.tolist() != list(range(85, 100))
+
+
+def test_what_does_not_count_has_no_influence():
+    x = data(40)
+    counted = torch.ones(40, D, dtype=torch.bool)
+    counted[:, :4] = False
+    counted[5] = False
+    other = x.clone()
+    other[:, :2] = 9.0  # beyond the reach of the vertices that count
+    other[5] = -9.0
+    results = []
+    for each in (x, other):
+        score = stencil(4, 2)
+        results.append((train(score, each, SHORT, contiguous=True, counted=counted), weights(score)))
+    assert results[0][0].checks == results[1][0].checks
+    assert same(results[0][1], results[1][1])
+
+
+def test_networks_of_vertices_are_trained_as_each_would_be_alone():
+    """A vertex whose data are a thousand times larger does not shorten the gradients of the others."""
+    x = data(40)
+    larger = x.clone()
+    larger[:, -1] *= 1000
+    results = []
+    for each in (x, larger):
+        score = NetworkScore(VertexNetworks(CHAIN, 1, widths=(8,)).double())
+        run = Run(score.network, learning_rate=1.0, weight_decay=0.01, ema=0.9, seed=0)
+        for _ in range(10):
+            training.step(run, score, each, None, replace(SHORT, clip=0.1))
+        results.append(score.network.weights.detach().clone())
+    torch.testing.assert_close(results[0][:-2], results[1][:-2], rtol=1e-10, atol=1e-13)
+    assert not torch.allclose(results[0][-2:], results[1][-2:], rtol=1e-3)
+
+
+def test_networks_of_vertices_follow_the_gradient_of_their_own_loss():
+    """By central differences of (3.6) at one vertex, along the gradient of its network."""
+    score, clean = NetworkScore(VertexNetworks(CHAIN, 1, widths=(8,)).double()), data(24)
+    start = score.network.weights.detach().clone()
+    run, draws = (Run(score.network, learning_rate=1.0, weight_decay=0.0, ema=0.0, seed=4) for _ in range(2))
+    training.step(run, score, clean, None, replace(SHORT, clip=1e9))
+    gradient = score.network.weights.grad.clone()
+    batch = clean[draws.next_batch(24, 8)]
+    t, xi = training_draws(SHORT.levels, batch, draws.generator)
+    losses = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            score.network.weights.copy_(start + sign * 1e-5 * gradient / gradient.norm(dim=1, keepdim=True))
+            losses.append(errors(score, batch, t, xi).mean(dim=(0, 2)))
+    torch.testing.assert_close((losses[0] - losses[1]) / 2e-5, gradient.norm(dim=1), rtol=1e-6, atol=0)
+    np.testing.assert_allclose(run.losses[0], float((losses[0] + losses[1]).mean()) / 2, rtol=1e-6)
+
+
+def test_bounded_and_sparse_networks_stay_in_their_class():
+    network = VertexNetworks(CHAIN, 1, widths=(8,), sparsity=30, bound=0.3).double()
+    score = NetworkScore(network)
+    report = train(score, data(40), replace(SHORT, learning_rate=0.05), contiguous=False)
+    assert int((network.weights != 0).sum(dim=1).max()) <= 30
+    assert float(network.weights.abs().max()) <= 0.3
+    assert report.best.step >= SHORT.steps // 2
+    assert report.best.loss < 0.97 * report.checks[0].loss
+
+
+CHILD = """
+import sys, test_training
+test_training.long_run(sys.argv[1], resume=False, progress=lambda step, _: print(step, flush=True))
+"""
+
+
+def long_run(checkpoint, resume, progress=None, steps=80):
+    score = stencil(4, 1)
+    recipe = replace(SHORT, steps=steps, batch_size=7, patience=100)
+    report = train(
+        score, data(30), recipe, contiguous=False, checkpoint=checkpoint, interval=0, resume=resume, progress=progress
+    )
+    return score, report
+
+
+def test_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(tmp_path):
+    """Killed while it goes on after its 23rd step, in the middle of a pass over the data and between checks."""
+    score, report = long_run(tmp_path / "whole", False)
+    path = tmp_path / "killed"
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([*sys.path, os.path.dirname(__file__)]),
+    }
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    with child:
+        for line in child.stdout:
+            if int(line) == 23:
+                break
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert child.returncode == -signal.SIGKILL
+    reached = []
+    again, resumed = long_run(path, True, lambda step, _: reached.append(step))
+    assert 23 < reached[0] < 80
+    assert reached[-1] == 80
+    assert resumed.losses == report.losses
+    assert resumed.checks == report.checks
+    assert resumed.best == report.best
+    assert same(weights(again), weights(score))
+    assert resumed.seconds > 0
+
+
+class InterruptedRunError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("last", [1, 3, 10, 37])
+def test_a_run_interrupted_anywhere_and_resumed_ends_with_the_same_bits(tmp_path, last):
+    def interrupt(step, _):
+        if step == last:
+            raise InterruptedRunError
+
+    with pytest.raises(InterruptedRunError):
+        long_run(tmp_path / "part", False, interrupt, steps=40)
+    torch.manual_seed(99)
+    (again, resumed), (score, report) = long_run(tmp_path / "part", True, steps=40), long_run(None, False, steps=40)
+    assert resumed.losses == report.losses
+    assert resumed.checks == report.checks
+    assert same(weights(again), weights(score))
+
+
+def test_a_finished_run_is_not_trained_further(tmp_path):
+    score, report = long_run(tmp_path / "run", False, steps=20)
+    reached = []
+    again, resumed = long_run(tmp_path / "run", True, lambda step, _: reached.append(step), steps=20)
+    assert reached == []
+    assert resumed == report
+    assert same(weights(again), weights(score))
+
+
+def test_a_checkpoint_is_written_at_the_interval_and_at_the_end_only(tmp_path):
+    path, seen = tmp_path / "run", []
+    train(
+        stencil(), data(30), replace(SHORT, steps=5), contiguous=False, checkpoint=path,
+        progress=lambda *_: seen.append(path.exists()),
+    )  # fmt: skip
+    assert seen == [False] * 5
+    assert path.exists()
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    long_run(tmp_path / "run", False, steps=5)
+    with pytest.raises(ValueError, match="checkpoint must be of this recipe, score and data"):
+        long_run(tmp_path / "run", True, steps=6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"clip": math.inf}, "clip must be above 0 and finite"),
+        ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
+        ({"ema": 1.0}, r"ema must be in \[0, 1\)"),
+        ({"held_out": 1.0}, "held_out must be a share"),
+        ({"seed": -1}, "random_state must be in"),
+    ],
+)
+def test_recipe_refuses_what_is_out_of_range(change, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**change)
+
+
+def test_data_that_cannot_be_trained_on_are_refused():
+    score, x = stencil(), data(10)
+    with pytest.raises(ValueError, match="more than 2 samples"):
+        train(score, x[:2], SHORT, contiguous=False)
+    with pytest.raises(ValueError, match="x must have shape"):
+        train(score, x[:, :3], SHORT, contiguous=False)
+    with pytest.raises(ValueError, match="x must be finite"):
+        train(score, x * torch.nan, SHORT, contiguous=False)
+    with pytest.raises(ValueError, match="counted must be boolean of shape"):
+        train(score, x, SHORT, contiguous=False, counted=torch.ones(10, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="counted must be true somewhere"):
+        train(score, x, SHORT, contiguous=False, counted=torch.zeros(10, D, dtype=torch.bool))
+
+
+def test_the_first_of_equal_checks_is_the_best_and_none_before_pruning():
+    run = Run(stencil().network, learning_rate=1.0, weight_decay=0.0, ema=0.0, seed=0)
+    for step, loss in ((0, 0.1), (10, 0.5), (20, 0.4), (30, 0.4), (40, math.nan)):
+        run.record(Check(step, loss, 0.0), since=5)
+    assert run.best_check(5) == Check(20, 0.4, 0.0)
