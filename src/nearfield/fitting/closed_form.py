@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 VARIANCE_RANGE = (0.5, 2.0)
-"""Draws whose variance is outside these multiples of the data's are warned of, and not chosen while others are left."""
+"""Draws whose variance is outside these multiples of the fitted one are warned of, and passed over by the choice."""
 VARIANCE_FLOOR = 1e-6
 """A conditional variance is at least this fraction of the variance it is conditioned down from."""
 

@@ -100,10 +100,12 @@ def fit_score(
     if method == "windowed":
         table = ((1.0, used),) if isinstance(used, int) else used
         center, scale, score = fit_windowed(x, graph, table, pooling, standardize)
+    elif method == "masked":
+        assert isinstance(used, int)
+        center, scale, score = fit_masked(x, graph, used, standardize)
     else:
         assert isinstance(used, int)
-        fit = fit_masked(x, graph, used, standardize) if method == "masked" else None
-        center, scale, score = fit or fit_field(x, graph, used, pooling, standardize)
+        center, scale, score = fit_field(x, graph, used, pooling, standardize)
     reason = selection.reason if selection is not None and method != "windowed" else _given(used, pooling)
     seconds = {"select": selected - start, "fit": time.perf_counter() - selected}
     return Fitted(center, scale, score, used, pooling, selection, reason, seconds)
