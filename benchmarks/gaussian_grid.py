@@ -62,7 +62,7 @@ def main() -> None:
             covariance, gradient = maximum_likelihood(x.T @ x / n, field.graph.adjacency)
             residual = max(residual, gradient)
             likeliest.append(Distance.between(truth, covariance, np.zeros(len(truth))))
-            model = LocalizedDiffusion(random_state=k).fit(x.reshape(n, *SHAPE))
+            model = LocalizedDiffusion(method="gaussian", random_state=k).fit(x.reshape(n, *SHAPE))
             mean, covariance = generated_law(model)
             found.append(Distance.between(truth, covariance, mean))
             chosen.append(f"{model.radius_}:{model.pooling_.strength:g}:{model.pooling_.bandwidth:g}")

@@ -82,7 +82,7 @@ def main() -> None:
         ):
             rows.append([f"{name}, {n} years", f"{loss:.4f}", "", "", "", ""])
         start = time.perf_counter()
-        model = LocalizedDiffusion(random_state=0).fit(train, sample_dim="year")
+        model = LocalizedDiffusion(method="gaussian", random_state=0).fit(train, sample_dim="year")
         seconds = time.perf_counter() - start
         # A density of x / deviation is that of x times the deviations.
         loss = -model.score(test) / flat.shape[1] - float(np.log(deviation).mean())

@@ -52,7 +52,9 @@ def files(tmp_path_factory, field):
     xr.Dataset({"sst": field, "ice": field + 1}).to_netcdf(folder / "two.nc", engine="h5netcdf")
     (folder / "text.nc").write_text("not netCDF")
     (folder / "folder").mkdir()
-    fitted = run("fit", folder / "sst.nc", "--out", folder / "sst.nearfield", "--seed", 4, "--json")
+    fitted = run(
+        "fit", folder / "sst.nc", "--method", "gaussian", "--out", folder / "sst.nearfield", "--seed", 4, "--json"
+    )
     (folder / "fit.json").write_text(fitted.stdout)
     damaged = bytearray((folder / "sst.nearfield").read_bytes())
     damaged[-3] ^= 1
@@ -74,7 +76,7 @@ def read(path: str) -> xr.DataArray:
 
 def test_fit_is_the_librarys(files, field):
     told = json.loads((files / "fit.json").read_text())
-    model = nf.LocalizedDiffusion(random_state=4).fit(field, sample_dim="time")
+    model = nf.LocalizedDiffusion(method="gaussian", random_state=4).fit(field, sample_dim="time")
     assert told["seed"] == 4
     assert told["samples"] == 40
     assert told["vertices"] == field[0].size - 2
@@ -133,7 +135,7 @@ def test_report_writes_a_page_and_its_numbers(files):
 
 
 def test_plain_arrays(files):
-    run("fit", files / "plain.npy", "--out", "m", "--radius", 1, "--pooling", 0)
+    run("fit", files / "plain.npy", "--method", "gaussian", "--out", "m", "--radius", 1, "--pooling", 0)
     run("sample", "m", "-n", 3, "--out", "new.npy", "--seed", 0)
     np.testing.assert_array_equal(np.load("new.npy"), nf.load("m").sample(3, random_state=0))
     assert ".npy" in run("sample", "m", "--out", "new.nc", code=1).stderr
@@ -145,15 +147,18 @@ def test_classic_netcdf_and_undecodable_calendars(here, field):
         time=("time", np.arange(40.0), {"units": "days since 2000-02-30", "calendar": "360_day"})
     )
     dated.to_netcdf("classic.nc", engine="scipy")
-    run("fit", "classic.nc", "--out", "m", "--radius", 1, "--pooling", 0)
+    run("fit", "classic.nc", "--method", "gaussian", "--out", "m", "--radius", 1, "--pooling", 0)
     assert nf.load("m").fit_report_.n_samples == 40
 
 
 def test_quiet_says_nothing_and_no_progress_goes_to_a_pipe(files):
-    for arguments in (("fit", files / "sst.nc", "--radius", 1), ("sample", files / "sst.nearfield", "-n", 2)):
+    for arguments in (
+        ("fit", files / "sst.nc", "--method", "gaussian", "--radius", 1),
+        ("sample", files / "sst.nearfield", "-n", 2),
+    ):
         result = run(*arguments, "--out", "x.npy", "--quiet")
         assert (result.stdout, result.stderr) == ("", "")
-    assert run("fit", files / "sst.nc", "--radius", 1, "--out", "m").stderr == ""
+    assert run("fit", files / "sst.nc", "--method", "gaussian", "--radius", 1, "--out", "m").stderr == ""
 
 
 FAILS = {

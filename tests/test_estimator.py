@@ -10,8 +10,9 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import nearfield as nf
+from nearfield.fitting.training import Recipe
 
-RADIUS_GIVEN = {"radius": 1, "pooling": 0.5, "random_state": 0}
+RADIUS_GIVEN = {"method": "gaussian", "radius": 1, "pooling": 0.5, "random_state": 0}
 
 
 def chain(n_samples=60, n=12, seed=0):
@@ -40,7 +41,11 @@ EXPECTED_FAILURES: dict[str, str] = {}
 
 
 @parametrize_with_checks(
-    [nf.LocalizedDiffusion(radius=1, pooling=0.5, random_state=0)], expected_failed_checks=lambda _: EXPECTED_FAILURES
+    [
+        nf.LocalizedDiffusion(method="gaussian", radius=1, pooling=0.5, random_state=0),
+        nf.LocalizedDiffusion(radius=1, pooling=0.5, random_state=0, recipe=Recipe(steps=2)),
+    ],
+    expected_failed_checks=lambda _: EXPECTED_FAILURES,
 )
 def test_scikit_learn_contract(estimator, check):
     with warnings.catch_warnings():
@@ -50,7 +55,7 @@ def test_scikit_learn_contract(estimator, check):
 
 def test_log_density_is_that_of_the_law_sampled_from():
     x = chain()
-    model = nf.LocalizedDiffusion(random_state=0).fit(x)
+    model = nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(x)
     scale = model.marginal_.scale.ravel()
     covariance = model.score_.covariance() * np.outer(scale, scale)
     expected = multivariate_normal(model.marginal_.center.ravel(), covariance).logpdf(x)
@@ -80,7 +85,7 @@ def test_a_loaded_model_is_the_one_saved(tmp_path, method):
 
 def test_labels_land_units_and_provenance_are_kept():
     field = maps().astype(np.float32)
-    new = nf.LocalizedDiffusion(random_state=0).fit(field).sample(4, random_state=7)
+    new = nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(field).sample(4, random_state=7)
     assert new.dims == ("member", "lat", "lon")
     assert new.dtype == np.float32
     assert new.attrs["units"] == "K"
@@ -100,7 +105,7 @@ def test_windowed_and_masked_scores_cover_the_graph_alike():
 
 
 def test_the_solver_reaches_the_law_of_the_exact_draw():
-    model = nf.LocalizedDiffusion(random_state=0).fit(chain())
+    model = nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(chain())
     from nearfield.sampling.sampler import default_sampler
 
     _, covariance = default_sampler(model.largest_eigenvalue_, 100).push_forward(model.score_)
@@ -111,7 +116,7 @@ def test_the_solver_reaches_the_law_of_the_exact_draw():
 
 def test_imputed_fields_keep_what_was_observed_and_follow_the_conditional_law():
     field = maps(land=True)
-    model = nf.LocalizedDiffusion(random_state=0).fit(field)
+    model = nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(field)
     cloudy = field[:3].copy()
     cloudy[0, 1:4] = np.nan
     cloudy[1] = np.nan  # nothing observed
@@ -142,7 +147,7 @@ def test_draws_depend_on_seed_and_member_alone():
 
 def test_fit_is_a_function_of_data_and_seed():
     x = chain()
-    first, second = (nf.LocalizedDiffusion(random_state=0).fit(x) for _ in range(2))
+    first, second = (nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(x) for _ in range(2))
     np.testing.assert_array_equal(first.score_samples(x), second.score_samples(x))
     threads = clone(first).set_params(n_jobs=2).fit(x)
     assert threads.fit_report_.selection == first.fit_report_.selection
@@ -160,15 +165,19 @@ def test_a_report_tells_fitted_from_held_out_data(tmp_path):
 
 
 def test_time_axes_are_held_out_in_blocks():
-    model = nf.LocalizedDiffusion(random_state=0).fit(maps())
+    model = nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(maps())
     assert model.fit_report_.selection.contiguous
-    assert not nf.LocalizedDiffusion(random_state=0).fit(maps().values[:, :2]).fit_report_.selection.contiguous
+    assert (
+        not nf.LocalizedDiffusion(method="gaussian", random_state=0)
+        .fit(maps().values[:, :2])
+        .fit_report_.selection.contiguous
+    )
 
 
 def test_few_samples_are_warned_of():
     x = chain(n_samples=5)
     with pytest.warns(UserWarning, match="5 samples cannot support"):
-        model = nf.LocalizedDiffusion(radius=8, pooling=0.0).fit(x)
+        model = nf.LocalizedDiffusion(method="gaussian", radius=8, pooling=0.0).fit(x)
     assert any("cannot support" in text for text in model.fit_report_.warnings)
     assert np.linalg.eigvalsh(model.score_.covariance()).min() > 0
 
@@ -234,7 +243,7 @@ def test_bad_requests_of_a_fitted_model_are_refused(tmp_path):
 @pytest.mark.parametrize("radius", [0, 3, 50])
 @pytest.mark.filterwarnings("ignore:.*cannot support:UserWarning")
 def test_odd_shapes_give_a_proper_density(x, graph, radius):
-    model = nf.LocalizedDiffusion(graph=graph, radius=radius, pooling=0.0).fit(x)
+    model = nf.LocalizedDiffusion(method="gaussian", graph=graph, radius=radius, pooling=0.0).fit(x)
     scale = model.marginal_.scale.ravel()
     law = multivariate_normal(model.marginal_.center.ravel(), model.score_.covariance() * np.outer(scale, scale))
     np.testing.assert_allclose(model.score_samples(x), law.logpdf(x.reshape(len(x), -1)), rtol=1e-8)
@@ -244,10 +253,10 @@ def test_odd_shapes_give_a_proper_density(x, graph, radius):
 def test_means_that_differ_over_the_map_are_kept():
     """Absolute temperatures fall by tens of degrees over the map: pooling them would swamp what varies in time."""
     field = maps(60, land=False) + 40.0 * np.arange(6)[:, None]
-    model = nf.LocalizedDiffusion(radius=1, pooling=1.0).fit(field.values)
+    model = nf.LocalizedDiffusion(method="gaussian", radius=1, pooling=1.0).fit(field.values)
     np.testing.assert_allclose(model.marginal_.center.reshape(6, 5), field.values.mean(axis=0), rtol=1e-12)
     alike = np.random.default_rng(0).normal(size=(60, 6, 5))
-    pooled = nf.LocalizedDiffusion(radius=1, pooling=1.0).fit(alike).marginal_.center
+    pooled = nf.LocalizedDiffusion(method="gaussian", radius=1, pooling=1.0).fit(alike).marginal_.center
     np.testing.assert_allclose(pooled, alike.mean(), rtol=1e-12)
 
 
@@ -259,19 +268,21 @@ def test_settings_whose_draws_have_the_wrong_variance_are_passed_over():
     field = np.stack([gaussian_filter(x, 2.0) for x in noise])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        model = nf.LocalizedDiffusion(random_state=0).fit(field)
+        model = nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(field)
     ratio = model.sample(1000, random_state=0).var(axis=0) / field.var(axis=0)
     assert "passed over" in model.fit_report_.reason
     assert np.quantile(ratio, 0.05) > 0.4
     assert np.quantile(ratio, 0.95) < 2.5
     best = model.fit_report_.selection.table[model.fit_report_.selection.best]
     with pytest.warns(UserWarning, match="times the variance fitted"):
-        nf.LocalizedDiffusion(radius=best.radius, pooling=best.pooling).fit(field)
+        nf.LocalizedDiffusion(method="gaussian", radius=best.radius, pooling=best.pooling).fit(field)
 
 
 def test_the_digest_tells_models_apart_not_runs():
     x = chain()
-    first, second, other = (nf.LocalizedDiffusion(radius=r, pooling=0.5, random_state=0).fit(x) for r in (1, 1, 2))
+    first, second, other = (
+        nf.LocalizedDiffusion(method="gaussian", radius=r, pooling=0.5, random_state=0).fit(x) for r in (1, 1, 2)
+    )
     assert first.digest_ == second.digest_ != other.digest_
 
 
@@ -286,7 +297,7 @@ def test_a_vertex_that_varies_in_one_sample_only_is_pooled_or_refused():
     x = chain()
     x[:, 7] = 0.0
     x[5, 7] = 1.0
-    model = nf.LocalizedDiffusion(random_state=0).fit(x)
+    model = nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(x)
     assert model.pooling_.strength > 0
     assert np.isfinite(model.score_samples(x)).all()
     for method in ("gaussian", "windowed", "masked"):

@@ -89,7 +89,9 @@ def fit(
         typer.Option(help="Dimension that counts the samples; repeat it to stack several.", show_default="guessed"),
     ] = None,
     radius: Annotated[Any, typer.Option(help="Hops, or auto.", parser=_auto_or(int), metavar="HOPS")] = "auto",
-    method: Annotated[Literal["auto", "gaussian", "windowed", "masked"], typer.Option(help="Which score.")] = "auto",
+    method: Annotated[
+        Literal["auto", "gaussian", "windowed", "masked", "neural", "hybrid"], typer.Option(help="Which score.")
+    ] = "auto",
     pooling: Annotated[
         Any,
         typer.Option(help="0: every vertex alone; 1: one law for all; or auto.", parser=_auto_or(float), metavar="P"),

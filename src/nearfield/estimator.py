@@ -7,8 +7,9 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
@@ -25,14 +26,19 @@ from nearfield.data.codec import Codec
 from nearfield.data.marginal import Marginal
 from nearfield.evaluation.report import write_report
 from nearfield.fitting.covariance import Pooling
-from nearfield.fitting.method import Method, fit_score
+from nearfield.fitting.fit_report import FitReport
+from nearfield.fitting.matching import NoiseLevels
+from nearfield.fitting.method import Method, Plan, fit_score
 from nearfield.fitting.selection import SelectionReport, select_field
+from nearfield.fitting.training import Recipe
 from nearfield.graph import DependencyGraph
 from nearfield.noise import Stream, seed_of
 from nearfield.sampling.sampler import Sampler, default_sampler
 from nearfield.score.base import Score
 from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore
+from nearfield.score.hybrid import HybridScore, NetworkScore
+from nearfield.score.switch import SwitchedScore
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -40,35 +46,8 @@ if TYPE_CHECKING:
     from nearfield.data.admission import Data
 
 MarginalName = Literal["standardize", "none"]
-_SCORES: dict[str, type[Score]] = {c.__name__: c for c in (GaussianField, WindowedGaussianScore, MaskedGaussianScore)}
-
-
-@dataclass(frozen=True)
-class FitReport:
-    """What a fit did.
-
-    Parameters
-    ----------
-    selection : SelectionReport or None
-        How the locality was chosen; None when nothing was left to choose.
-    seconds : dict of str to float
-        Wall time of the stages.
-    n_samples : int
-        Samples fitted.
-    warnings : tuple of str
-        What was warned of.
-    reason : str
-        What was chosen and why.
-    seed : int
-        64-bit seed of the fit.
-    """
-
-    selection: SelectionReport | None
-    seconds: dict[str, float]
-    n_samples: int
-    warnings: tuple[str, ...]
-    reason: str
-    seed: int
+_KINDS = (GaussianField, WindowedGaussianScore, MaskedGaussianScore, NetworkScore, HybridScore, SwitchedScore)
+_SCORES: dict[str, type[Score]] = {kind.__name__: kind for kind in _KINDS}
 
 
 class LocalizedDiffusion(DensityMixin, BaseEstimator):
@@ -85,16 +64,18 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
     radius : int or "auto"
         Locality in hops; for the Gaussian field, the hops within which a vertex is conditioned on earlier ones.
         ``"auto"`` chooses it by cross-validation.
-    method : {"auto", "gaussian", "windowed", "masked"}
+    method : {"auto", "gaussian", "windowed", "masked", "neural", "hybrid"}
         ``"gaussian"``: sparse Cholesky field, exact in everything; ``"windowed"``: minimiser of the local loss (3.8);
-        ``"masked"``: the paper's (4.5). ``"auto"`` is the Gaussian field.
+        ``"masked"``: the paper's (4.5); ``"neural"``: a network trained by that loss; ``"hybrid"``: a network that is
+        also shown the windowed Gaussian's denoiser. ``"auto"``: the Gaussian field, and the hybrid at the noise levels
+        where its held-out loss is lower beyond noise; with fewer than 20 samples the field alone.
     pooling : float in [0, 1], Pooling, or "auto"
         0 fits every vertex alone, 1 one law for all, between shrinks; a `Pooling` also names the bandwidth. ``"auto"``
         chooses both by cross-validation. Location and scale of the vertices are pooled alike.
     marginal : {"standardize", "none"}
         Whether location and scale are fitted, or the data already have mean 0 and unit scale.
     validation_fraction : float in (0, 1)
-        Held out by methods that train; the closed forms here cross-validate instead.
+        Held out to stop the training and to choose by, at least five samples; closed forms cross-validate instead.
     random_state : int, Generator or None
         Of the fit: shuffling of folds.
     n_jobs : int, optional
@@ -103,6 +84,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         Torch device on which the windowed and masked scores are sampled; ``"auto"`` is the processor.
     verbose : bool
         Show progress on stderr.
+    recipe : Recipe, optional
+        How networks are trained: steps, rates and the like; by default about half a minute's training.
 
     Attributes
     ----------
@@ -127,7 +110,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
     --------
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(60, 30)).cumsum(axis=1)[:, 10:]
-    >>> model = LocalizedDiffusion(random_state=0).fit(x)
+    >>> model = LocalizedDiffusion(method="gaussian", random_state=0).fit(x)
     >>> model.sample(5, random_state=1).shape, model.score_samples(x).shape
     ((5, 20), (60,))
     """
@@ -144,6 +127,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         n_jobs: int | None = None,
         device: str = "auto",
         verbose: bool = False,
+        recipe: Recipe | None = None,
     ) -> None:
         self.graph = graph
         self.radius = radius
@@ -155,11 +139,19 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         self.n_jobs = n_jobs
         self.device = device
         self.verbose = verbose
+        self.recipe = recipe
 
     radius_: int | tuple[tuple[float, int], ...]
     score_: Score
 
-    def fit(self, X: Data, y: object = None, *, sample_dim: str | Sequence[str] | None = None) -> Self:  # noqa: ARG002
+    def fit(
+        self,
+        X: Data,
+        y: object = None,  # noqa: ARG002
+        *,
+        sample_dim: str | Sequence[str] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> Self:
         """Learn the law of the samples.
 
         Parameters
@@ -171,6 +163,9 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             Ignored.
         sample_dim : str or sequence of str, optional
             Dimensions of labelled data that count samples; guessed from customary names when None.
+        checkpoint : path, optional
+            File the training of a network is kept in, once a minute; if it is there, a killed fit of the same data and
+            parameters goes on from it and ends as it would have. Needs a ``random_state``.
 
         Returns
         -------
@@ -188,28 +183,29 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         self._check_parameters()
         seed = seed_of(self.random_state)
         start = time.perf_counter()
-        self.codec_ = Codec.fit(X, sample_dim=sample_dim, graph=self.graph)
-        self._count_features(X, reset=True)
-        x = self.codec_.encode(X).astype(np.float64)
-        self.graph_ = self.codec_.graph
+        codec = Codec.fit(X, sample_dim=sample_dim, graph=self.graph)
+        x = codec.encode(X).astype(np.float64)
         encoded = time.perf_counter()
-        with warnings.catch_warnings(record=True) as caught:
+        with warnings.catch_warnings(record=True) as caught, self._bars() as (candidates, steps):
             warnings.simplefilter("always")
-            with tqdm(desc="choose locality", unit=" candidates", disable=not self.verbose) as bar:
-                fitted = fit_score(
-                    x,
-                    self.graph_,
-                    self.method,
-                    radius=None if self.radius == "auto" else int(self.radius),
-                    pooling=self._pooling(),
-                    standardize=self.marginal == "standardize",
-                    contiguous=self.codec_.has_time_axis,
-                    seed=seed % 2**32,
-                    n_jobs=self.n_jobs,
-                    progress=bar.update,
-                )
+            fitted = fit_score(
+                x,
+                codec.graph,
+                self.method,
+                radius=None if self.radius == "auto" else int(self.radius),
+                pooling=self._pooling(),
+                standardize=self.marginal == "standardize",
+                contiguous=codec.has_time_axis,
+                seed=seed % 2**32,
+                n_jobs=self.n_jobs,
+                progress=candidates,
+                plan=Plan(self.recipe, self.validation_fraction, checkpoint, steps),
+            )
         for warning in caught:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        # From here on nothing fails: a fit that was refused leaves an earlier one whole.
+        self.codec_, self.graph_ = codec, codec.graph
+        self._count_features(X, reset=True)
         self.marginal_ = Marginal(fitted.center, fitted.scale)
         self.score_, self.radius_, self.pooling_ = fitted.score, fitted.radius, fitted.pooling
         self.largest_eigenvalue_ = _largest_eigenvalue(self.marginal_.transform(x))
@@ -220,10 +216,32 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             warnings=tuple(str(warning.message) for warning in caught),
             reason=fitted.reason,
             seed=seed,
+            training=fitted.training,
+            levels=fitted.levels,
         )
         self.training_digest_ = _fingerprint(x)
         self.digest_ = _digest(*self._content())
         return self
+
+    @contextmanager
+    def _bars(self) -> Iterator[tuple[Callable[[], object], Callable[[int, int, float], object]]]:
+        """Progress of choosing and of training; the second bar appears when training starts."""
+        choosing = tqdm(desc="choose locality", unit=" candidates", disable=not self.verbose)
+        training = tqdm(desc="train", unit=" steps", disable=True)
+
+        def trained(step: int, steps: int, loss: float) -> None:
+            nonlocal training
+            if training.disable and self.verbose:
+                choosing.close()
+                training = tqdm(desc="train", unit=" steps", total=steps)
+            training.set_postfix({"held-out loss": f"{loss:.4f}"}, refresh=False)
+            training.update(step - training.n)
+
+        try:
+            yield choosing.update, trained
+        finally:
+            choosing.close()
+            training.close()
 
     def sample(
         self,
@@ -429,6 +447,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
                 raise ValueError(f"pooling must be in [0, 1], got {self.pooling!r}; 0 fits every vertex alone")
         if self.method == "masked" and self._pooling() not in (None, Pooling(0.0)):
             raise ValueError("pooling must be 0 or 'auto' with method='masked': the paper's score (4.5) does not pool")
+        if self.recipe is not None and not isinstance(self.recipe, Recipe):
+            raise TypeError(f"recipe must be a Recipe or None, got {type(self.recipe).__name__}")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must be in (0, 1), got {self.validation_fraction!r}; .15 is usual")
 
@@ -439,6 +459,14 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         return None if self.pooling == "auto" else Pooling(float(self.pooling))
 
     def _field(self, what: str) -> GaussianField:
+        """Return the field that answers what a network has no exact answer to."""
+        if isinstance(self.score_, SwitchedScore):
+            warnings.warn(
+                f"{what} is answered by the Gaussian field, which method='auto' keeps beside the network that draws "
+                "samples: a network's law has no closed form. Fit with method='gaussian' for one law in everything.",
+                stacklevel=3,
+            )
+            return self.score_.field
         if not isinstance(self.score_, GaussianField):
             raise ValueError(
                 f"{what} needs an exact density, which method={self.method!r} lacks; fit with method='gaussian'"
@@ -470,6 +498,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         """Return what a model file holds."""
         states = {"codec": self.codec_.state(), "marginal": self.marginal_.state(), "score": self.score_.state()}
         parameters = self.get_params(deep=False) | {"graph": self.graph is not None, "verbose": False}
+        if self.recipe is not None:
+            parameters["recipe"] = asdict(self.recipe)
         if isinstance(self.pooling, Pooling):
             parameters["pooling"] = asdict(self.pooling)
         if isinstance(self.random_state, np.random.Generator | np.random.RandomState):
@@ -523,6 +553,9 @@ def load(path: str | os.PathLike[str]) -> LocalizedDiffusion:
     parameters["graph"] = codec.graph if parameters["graph"] else None
     if isinstance(parameters["pooling"], dict):
         parameters["pooling"] = Pooling(**parameters["pooling"])
+    if parameters["recipe"] is not None:
+        plain = parameters["recipe"]
+        parameters["recipe"] = Recipe(**plain | {"levels": NoiseLevels(**plain["levels"])})
     model = LocalizedDiffusion(**parameters)
     model.codec_, model.graph_ = codec, codec.graph
     model.marginal_ = Marginal.from_state(*part("marginal"))
@@ -534,10 +567,7 @@ def load(path: str | os.PathLike[str]) -> LocalizedDiffusion:
     if fitted["feature_names_in"]:
         model.feature_names_in_ = np.array(fitted["feature_names_in"], dtype=object)
     model.largest_eigenvalue_, model.training_digest_ = fitted["largest_eigenvalue"], fitted["training_digest"]
-    report = dict(fitted["fit_report"])
-    if report["selection"] is not None:
-        report["selection"] = SelectionReport.from_plain(report["selection"])
-    model.fit_report_ = FitReport(**report | {"warnings": tuple(report["warnings"])})
+    model.fit_report_ = FitReport.from_plain(fitted["fit_report"])
     model.digest_ = _digest(metadata, arrays)
     return model
 

@@ -100,7 +100,7 @@ def run(out: Path, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
         f"observations, and close to Gaussian.\n  Learning from {len(train)} years (historical, A1B); {len(test)} "
         "years (E1) are kept for the test."
     )
-    model = LocalizedDiffusion(random_state=seed, verbose=not quiet and sys.stderr.isatty())
+    model = LocalizedDiffusion(method="gaussian", random_state=seed, verbose=not quiet and sys.stderr.isatty())
     model.fit(train, sample_dim="year")
     selection = model.fit_report_.selection
     assert selection is not None

@@ -1,8 +1,10 @@
-"""From a method's name to a fitted score: what is left open is chosen first, then the closed form is fitted."""
+"""From a method's name to a fitted score: what is left open is chosen first, then fitted, in closed form or trained."""
 
 from __future__ import annotations
 
+import os
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,16 +13,23 @@ import numpy as np
 
 from nearfield.fitting.closed_form import fit_field, fit_masked, fit_windowed
 from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.neural import FEWEST, LevelChoice, choose_levels, default_recipe, fit_network
 from nearfield.fitting.radius import select_masked_radius, select_radius_by_time
 from nearfield.fitting.selection import SelectionReport, select_field
+from nearfield.fitting.training import Recipe, TrainingReport
 from nearfield.graph import DependencyGraph
+from nearfield.process import time_of
 from nearfield.score.base import Score
+from nearfield.score.field import GaussianField
+from nearfield.score.switch import SwitchedScore
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-Method = Literal["auto", "gaussian", "windowed", "masked"]
+Method = Literal["auto", "gaussian", "windowed", "masked", "neural", "hybrid"]
 Radius = int | tuple[tuple[float, int], ...]
+LARGEST_AUTO = 20_000
+"""Vertices of the largest graphs on which "auto" tries a network."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,11 @@ class Fitted:
     reason : str
         The choice in a sentence.
     seconds : dict of str to float
-        Wall time of choosing and fitting.
+        Wall time of choosing, fitting and training.
+    training : TrainingReport or None
+        Of the network, if one was trained.
+    levels : tuple of LevelChoice or None
+        Network against Gaussian, where the method is to choose.
     """
 
     center: Float[np.ndarray, "vertex channel"]
@@ -51,6 +64,30 @@ class Fitted:
     selection: SelectionReport | None
     reason: str
     seconds: dict[str, float]
+    training: TrainingReport | None = None
+    levels: tuple[LevelChoice, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a network is trained, and whom it tells.
+
+    Parameters
+    ----------
+    recipe : Recipe, optional
+        By default what `default_recipe` says.
+    validation_fraction : float
+        Share of the samples held out, where no recipe is given.
+    checkpoint : path, optional
+        File the training is kept in, and gone on from if it is there.
+    progress : callable, optional
+        Called after each step with the steps taken, their number and the last held-out loss.
+    """
+
+    recipe: Recipe | None = None
+    validation_fraction: float = 0.15
+    checkpoint: str | os.PathLike[str] | None = None
+    progress: Callable[[int, int, float], object] | None = None
 
 
 def fit_score(
@@ -65,6 +102,7 @@ def fit_score(
     seed: int = 0,
     n_jobs: int | None = None,
     progress: Callable[[], object] | None = None,
+    plan: Plan | None = None,
 ) -> Fitted:
     """Choose radius and pooling where they are None, and fit.
 
@@ -72,43 +110,171 @@ def fit_score(
     ----------
     x, graph, radius, pooling, contiguous, standardize, seed, n_jobs, progress
         As in `select_field`.
-    method : {"auto", "gaussian", "windowed", "masked"}
-        ``"auto"`` is the Gaussian field. The masked score does not pool.
+    method : {"auto", "gaussian", "windowed", "masked", "neural", "hybrid"}
+        ``"auto"`` is the Gaussian field, with the hybrid at noise levels where that is better on held-out samples. The
+        masked score does not pool.
+    plan : Plan, optional
+        For the networks.
 
     Returns
     -------
     Fitted
+
+    Raises
+    ------
+    ValueError
+        If samples are too few for the choice or the training.
+
+    Warns
+    -----
+    UserWarning
+        When "auto" stays with the Gaussian field because samples are too few, and as `fit_field` does.
     """
-    start = time.perf_counter()
     options: dict[str, Any] = {"contiguous": contiguous, "standardize": standardize, "seed": seed}
-    selection: SelectionReport | None = None
-    used: Radius | None = radius
+    search = {"n_jobs": n_jobs, "progress": progress}
     if method == "masked":
-        pooling = Pooling(0.0)
-        used = select_masked_radius(x, graph, **options) if radius is None else radius
-    elif pooling is None or (radius is None and method != "windowed"):
-        hops = None if method == "windowed" else radius  # the field's, which the windows' radius is not
-        selection = select_field(x, graph, radius=hops, pooling=pooling, n_jobs=n_jobs, progress=progress, **options)
-        pooling = selection.choice.pooling
-        used = radius if method == "windowed" else selection.choice.radius
-    if method == "windowed" and used is None:
-        used = select_radius_by_time(x, graph, pooling, **options)
-        selection = None if selection is None else replace(selection, radius_by_time=used)
-    assert used is not None
-    selected = time.perf_counter()
-    score: Score
+        return _masked(x, graph, radius, options)
     if method == "windowed":
-        table = ((1.0, used),) if isinstance(used, int) else used
-        center, scale, score = fit_windowed(x, graph, table, pooling, standardize)
-    elif method == "masked":
-        assert isinstance(used, int)
-        center, scale, score = fit_masked(x, graph, used, standardize)
-    else:
-        assert isinstance(used, int)
-        center, scale, score = fit_field(x, graph, used, pooling, standardize)
-    reason = selection.reason if selection is not None and method != "windowed" else _given(used, pooling)
+        return _windowed(x, graph, radius, pooling, options, search)
+    field = _field(x, graph, radius, pooling, options, search)
+    if method == "gaussian" or (method == "auto" and (why := _too_much(x)) is not None):
+        return field if method == "gaussian" else replace(field, reason=f"{field.reason} {why}")
+    return _network(x, field, graph, method, radius, plan or Plan(), contiguous, seed)
+
+
+def _field(
+    x: np.ndarray,
+    graph: DependencyGraph,
+    radius: int | None,
+    pooling: Pooling | None,
+    options: dict[str, Any],
+    search: dict[str, Any],
+) -> Fitted:
+    start = time.perf_counter()
+    selection = None
+    if radius is None or pooling is None:
+        selection = select_field(x, graph, radius=radius, pooling=pooling, **search, **options)
+        radius, pooling = selection.choice.radius, selection.choice.pooling
+    selected = time.perf_counter()
+    center, scale, score = fit_field(x, graph, radius, pooling, options["standardize"])
     seconds = {"select": selected - start, "fit": time.perf_counter() - selected}
-    return Fitted(center, scale, score, used, pooling, selection, reason, seconds)
+    reason = _given(radius, pooling) if selection is None else selection.reason
+    return Fitted(center, scale, score, radius, pooling, selection, reason, seconds)
+
+
+def _windowed(
+    x: np.ndarray,
+    graph: DependencyGraph,
+    radius: int | None,
+    pooling: Pooling | None,
+    options: dict[str, Any],
+    search: dict[str, Any],
+) -> Fitted:
+    start = time.perf_counter()
+    selection = None
+    if pooling is None:
+        selection = select_field(x, graph, **search, **options)  # its radius is the field's, not that of the windows
+        pooling = selection.choice.pooling
+    used: Radius = select_radius_by_time(x, graph, pooling, **options) if radius is None else radius
+    if selection is not None and not isinstance(used, int):
+        selection = replace(selection, radius_by_time=used)
+    selected = time.perf_counter()
+    table = ((1.0, used),) if isinstance(used, int) else used
+    center, scale, score = fit_windowed(x, graph, table, pooling, options["standardize"])
+    seconds = {"select": selected - start, "fit": time.perf_counter() - selected}
+    return Fitted(center, scale, score, used, pooling, selection, _given(used, pooling), seconds)
+
+
+def _masked(x: np.ndarray, graph: DependencyGraph, radius: int | None, options: dict[str, Any]) -> Fitted:
+    start = time.perf_counter()
+    used = select_masked_radius(x, graph, **options) if radius is None else radius
+    selected = time.perf_counter()
+    center, scale, score = fit_masked(x, graph, used, options["standardize"])
+    seconds = {"select": selected - start, "fit": time.perf_counter() - selected}
+    pooling = Pooling(0.0)
+    return Fitted(center, scale, score, used, pooling, None, _given(used, pooling), seconds)
+
+
+def _too_much(x: np.ndarray) -> str | None:
+    """Why "auto" does not try a network, if so."""
+    if len(x) < FEWEST:
+        warnings.warn(
+            f"{len(x)} samples are too few to hold some out and compare a network with the Gaussian field: the model "
+            f"is Gaussian. From {FEWEST} samples on the comparison is made; method='hybrid' trains one regardless.",
+            stacklevel=2,
+        )
+        return f"No network was tried: {len(x)} samples are fewer than {FEWEST}."
+    if x.shape[1] > LARGEST_AUTO:
+        return f"No network was tried on more than {LARGEST_AUTO} vertices; method='hybrid' trains one regardless."
+    return None
+
+
+def _network(
+    x: np.ndarray,
+    field: Fitted,
+    graph: DependencyGraph,
+    method: Method,
+    radius: int | None,
+    plan: Plan,
+    contiguous: bool,
+    seed: int,
+) -> Fitted:
+    start = time.perf_counter()
+    z = (x - field.center) / field.scale
+    recipe = plan.recipe or default_recipe(graph, len(x), plan.validation_fraction, seed)
+    tell = plan.progress
+    fit = fit_network(
+        z,
+        graph,
+        "neural" if method == "neural" else "hybrid",
+        pooling=field.pooling,
+        recipe=recipe,
+        radius=radius,
+        contiguous=contiguous,
+        checkpoint=plan.checkpoint,
+        progress=None if tell is None else lambda step, loss: tell(step, recipe.steps, loss),
+    )
+    score: Score = fit.score
+    assert fit.score.radius is not None
+    used: Radius = fit.score.radius
+    levels = None
+    reason = f"{_described(fit.score.network.radius, fit.score.radius)} {_trained(fit.training)}"
+    if method == "auto":
+        assert isinstance(field.score, GaussianField)
+        assert isinstance(field.radius, int)
+        chosen: dict[str, Any] = {"radius": field.radius, "pooling": field.pooling, "contiguous": contiguous}
+        levels = choose_levels(fit, z, graph, seed=seed, **chosen)
+        reason = f"{field.reason} {reason} {_compared(levels)}"
+        if any(level.switched for level in levels):
+            choice = tuple((time_of(level.sigma), level.switched) for level in levels)
+            score = SwitchedScore(field.score, fit.score, choice)  # type: ignore[arg-type]
+        else:
+            score, used = field.score, field.radius
+    seconds = field.seconds | {"train": time.perf_counter() - start}
+    return replace(
+        field, score=score, radius=used, reason=reason, seconds=seconds, training=fit.training, levels=levels
+    )
+
+
+def _described(network: int, whole: int) -> str:
+    shown = f", shown a Gaussian's that reads {whole}" if whole > network else ""
+    return f"Network reading {network} hops{shown}:"
+
+
+def _trained(training: TrainingReport) -> str:
+    why = {"budget": "", "patience": ", then no better", "diverged": ", then diverging"}[training.reason]
+    return f"held-out loss {training.best.loss:.4f} after {training.best.step} of {len(training.losses)} steps{why}."
+
+
+def _compared(levels: tuple[LevelChoice, ...]) -> str:
+    used = [level.sigma for level in levels if level.switched]
+    if not used:
+        return "Nowhere clearly better than the Gaussian field, which serves at every noise level."
+    gain = sum(level.gaussian - level.hybrid for level in levels if level.switched)
+    return (
+        f"Serves at {len(used)} of {len(levels)} noise levels, between {used[0]:.2g} and {used[-1]:.2g} times the "
+        f"signal, where its held-out denoising error is lower by {gain:.3g} in all; the Gaussian field at the others."
+    )
 
 
 def _given(radius: Radius, pooling: Pooling) -> str:
