@@ -47,7 +47,7 @@ def windowed(c: np.ndarray, graph: DependencyGraph, radii, channels: int = 1) ->
         here = np.repeat(table.present, channels, axis=1)
         block = np.stack([c[np.ix_(v, v)] for v in variable])
         block = np.where(here[:, :, None] & here[:, None, :], block, np.eye(variable.shape[1]))
-        spectra[r] = WindowSpectrum(table.index, *np.linalg.eigh(block))
+        spectra[r] = WindowSpectrum(table.index, *np.linalg.eigh(block), np.arange(len(block)))
     return WindowedGaussianScore(spectra, radii, channels)
 
 

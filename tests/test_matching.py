@@ -42,7 +42,9 @@ def exact(c: np.ndarray) -> WindowedGaussianScore:
     table = CHAIN.neighborhood(D - 1)
     here = table.present[:, :, None] & table.present[:, None, :]
     block = np.where(here, c[table.index[:, :, None], table.index[:, None, :]], np.eye(table.index.shape[1]))
-    return WindowedGaussianScore({D - 1: WindowSpectrum(table.index, *np.linalg.eigh(block))}, ((1.0, D - 1),))
+    return WindowedGaussianScore(
+        {D - 1: WindowSpectrum(table.index, *np.linalg.eigh(block), np.arange(len(block)))}, ((1.0, D - 1),)
+    )
 
 
 def cubature(c: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

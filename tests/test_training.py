@@ -50,7 +50,9 @@ def exact(radius: int = D - 1) -> WindowedGaussianScore:
     c = 0.7 ** np.abs(np.subtract.outer(np.arange(D), np.arange(D)))
     here = table.present[:, :, None] & table.present[:, None, :]
     block = np.where(here, c[table.index[:, :, None], table.index[:, None, :]], np.eye(table.index.shape[1]))
-    return WindowedGaussianScore({radius: WindowSpectrum(table.index, *np.linalg.eigh(block))}, ((1.0, radius),))
+    return WindowedGaussianScore(
+        {radius: WindowSpectrum(table.index, *np.linalg.eigh(block), np.arange(len(block)))}, ((1.0, radius),)
+    )
 
 
 def stencil(width: int = 8, radius: int = 2, seed: int = 0) -> NetworkScore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import os
@@ -26,6 +27,7 @@ from nearfield.data.codec import Codec
 from nearfield.data.marginal import Marginal
 from nearfield.evaluation.report import write_report
 from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.extension import extend
 from nearfield.fitting.fit_report import FitReport
 from nearfield.fitting.matching import NoiseLevels
 from nearfield.fitting.method import Method, Plan, fit_score
@@ -305,6 +307,61 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
                 progress=lambda step, _: bar.update(step - bar.n),
             )
         return drawn.cpu().numpy()
+
+    def extend(self, shape: Sequence[int]) -> LocalizedDiffusion:
+        """Return the same law on a larger lattice: fields larger than any that was fitted.
+
+        What is local does not depend on the size of the domain (Remark 2.2 of arXiv 2505.04417). A vertex of the larger
+        lattice has the score of a fitted vertex as far from the borders.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            Length of each graph dimension, at least that of the training data.
+
+        Returns
+        -------
+        LocalizedDiffusion
+            A fitted model of its own; it can do what this one can.
+
+        Raises
+        ------
+        ValueError
+            If the law differs from place to place (``pooling_`` is not 1 over all vertices, or means or scales vary),
+            the graph is no whole lattice, or the shape is smaller.
+
+        Examples
+        --------
+        >>> x = np.random.default_rng(0).normal(size=(50, 12))
+        >>> model = LocalizedDiffusion(method="gaussian", radius=1, pooling=1.0).fit(x)
+        >>> model.extend((100,)).sample(3).shape
+        (3, 100)
+        """
+        check_is_fitted(self)
+        lengths = tuple(int(length) for length in shape)
+        smaller = len(lengths) != len(self.codec_.layout.shape) or any(
+            new < old for new, old in zip(lengths, self.codec_.layout.shape, strict=False)
+        )
+        if smaller:
+            raise ValueError(f"shape must be at least {self.codec_.layout.shape} in each dimension, got {lengths}")
+        center, scale = self.marginal_.center, self.marginal_.scale
+        spread = max(float(np.ptp(part / scale.mean(axis=0), axis=0).max()) for part in (center, scale))
+        if self.pooling_ != Pooling(1.0) or spread > 1e-9:  # beyond rounding
+            raise ValueError(
+                f"only one law for all vertices can be extended, got {self.pooling_}, means and scales that differ by "
+                f"{spread:.2g} deviations; fit with pooling=1, after taking out means that differ"
+            )
+        larger = copy.copy(self)
+        larger.codec_ = self.codec_.extended(lengths)
+        larger.graph_ = larger.codec_.graph
+        larger.score_ = extend(self.score_, self.graph_, larger.graph_)
+        n = larger.graph_.n_vertices
+        larger.marginal_ = Marginal(np.repeat(center[:1], n, axis=0), np.repeat(scale[:1], n, axis=0))
+        larger.n_features_in_ = n * self.codec_.n_channels
+        if hasattr(larger, "feature_names_in_"):
+            del larger.feature_names_in_
+        larger.digest_ = _digest(*larger._content())
+        return larger
 
     def score_samples(self, X: Data) -> Float[np.ndarray, " sample"]:
         """Log-density of each sample as given: transform included, vertices with data only.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -308,6 +308,32 @@ class Codec:
                 self._field(cells, channel, sizes) if template is None else self._like(cells, template, sizes)
             )
         return self._contain(fields, like, attrs or {})
+
+    def extended(self, shape: tuple[int, ...]) -> Codec:
+        """Return the conversions for fields of the same kind on a larger lattice.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Length of each graph dimension.
+
+        Raises
+        ------
+        ValueError
+            If the graph is no whole lattice of the data's own shape, or coordinates cannot go on; see
+            `Layout.extended`.
+        """
+        lattice = self.graph.lattice
+        whole = lattice is not None and self.present.all() and lattice.shape == self.layout.shape
+        if lattice is None or not whole or self.graph.coordinates is not None:
+            raise ValueError(
+                f"only whole flat lattices go on, got {self.graph!r} for data of shape {self.layout.shape}; "
+                "on other graphs a vertex has no law to take over"
+            )
+        graph = DependencyGraph.grid(shape, periodic=lattice.periodic, diagonal=lattice.diagonal)
+        return replace(
+            self, layout=self.layout.extended(shape), graph=graph, present=np.ones(graph.n_vertices, dtype=bool)
+        )
 
     def state(self) -> tuple[dict[str, Any], dict[str, ndarray]]:
         """Return a JSON-able configuration and the arrays, graph included, for `from_state`.

@@ -149,6 +149,30 @@ class Layout:
             return DependencyGraph.chain(sizes[dims[0]])
         return DependencyGraph.grid(tuple(sizes[dim] for dim in dims), periodic=tuple(periodic))
 
+    def extended(self, shape: tuple[int, ...]) -> Layout:
+        """Lay out a larger domain; coordinates go on beyond their ends as they began.
+
+        Raises
+        ------
+        ValueError
+            If the lengths are not as many as the dimensions, or a coordinate along one is not evenly spaced numbers.
+        """
+        if len(shape) != len(self.dims):
+            raise ValueError(f"shape must have {len(self.dims)} lengths, for {list(self.dims)}, got {shape}")
+        coords = {name: variable for name, variable in self.coords.items() if not variable.dims}
+        for name, variable in self.coords.items():
+            if variable.dims:
+                numbers = variable.values if variable.ndim == 1 and variable.dtype.kind in "iuf" else np.zeros(0)
+                gaps = np.diff(numbers.astype(np.float64))
+                if not len(gaps) or not np.allclose(gaps, gaps[0], rtol=1e-3, atol=0):
+                    raise ValueError(
+                        f"coordinate {name!r} must be evenly spaced numbers to go on over a larger domain; drop it "
+                        f"from the training data, e.g. data.drop_vars({name!r})"
+                    )
+                length = shape[self.dims.index(str(variable.dims[0]))]
+                coords[name] = xr.Variable(variable.dims, numbers[0] + gaps[0] * np.arange(length), variable.attrs)
+        return Layout(self.dims, tuple(shape), coords)
+
     def require_same(self, variable: xr.DataArray) -> None:
         """Refuse data whose vertices are not these.
 

@@ -7,6 +7,7 @@ neighbours. In a perfect elimination ordering of a chordal graph this is the max
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -226,12 +227,16 @@ def fit_windowed(
 def window_spectrum(
     y: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph, radius: int, pooling: Pooling
 ) -> WindowSpectrum:
-    """Eigendecompositions of the pooled covariance of every window of one radius."""
+    """Eigendecompositions of the pooled covariance of the windows of one radius; shared where all have one law."""
     table = graph.neighborhood(radius)
     blocks = pooled_blocks(local_blocks(y, table.index), table, graph, pooling)
+    law = np.arange(len(blocks))
+    if pooling.strength == 1.0 and math.isinf(pooling.bandwidth):  # blocks are equal where the same members are there
+        _, first, law = np.unique(table.present, axis=0, return_index=True, return_inverse=True)
+        blocks, law = blocks[first], law.reshape(-1)
     values, vectors = torch.linalg.eigh(torch.from_numpy(blocks))
     # contiguous, so that a saved and loaded score sums in the same order
-    return WindowSpectrum(table.index, values.clamp_min(0.0).numpy(), vectors.contiguous().numpy())
+    return WindowSpectrum(table.index, values.clamp_min(0.0).numpy(), vectors.contiguous().numpy(), law)
 
 
 def fit_masked(

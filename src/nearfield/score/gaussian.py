@@ -92,21 +92,24 @@ class MaskedGaussianScore(Score):
 
 @dataclass(frozen=True)
 class WindowSpectrum:
-    """Eigendecomposition of the covariance of every window of one radius.
+    """Eigendecomposition of the covariance of every window of one radius; vertices may share one.
 
     Parameters
     ----------
     index : ndarray of int, shape (vertex, width)
         Members of the window, the vertex itself first; absent ones point at it.
-    values : ndarray, shape (vertex, member)
+    values : ndarray, shape (law, member)
         Eigenvalues; members run over (width, channel), channel fastest.
-    vectors : ndarray, shape (vertex, member, member)
+    vectors : ndarray, shape (law, member, member)
         Eigenvectors in columns.
+    law : ndarray of int, shape (vertex,)
+        The decomposition that is a vertex's.
     """
 
     index: Int[np.ndarray, "vertex width"]
-    values: Float[np.ndarray, "vertex member"]
-    vectors: Float[np.ndarray, "vertex member member"]
+    values: Float[np.ndarray, "law member"]
+    vectors: Float[np.ndarray, "law member member"]
+    law: Int[np.ndarray, " vertex"]
 
 
 def radii_in_use(radius_by_time: tuple[tuple[float, int], ...]) -> set[int]:
@@ -179,9 +182,10 @@ class WindowedGaussianScore(Score):
         step = max(1, LARGEST_BATCH // (member * max(member, len(x))))
         parts = []
         for start in range(0, self.n_vertices, step):
+            law = window.law[start : start + step]
             index, values, vectors = (
-                torch.from_numpy(array[start : start + step]).to(x.device)
-                for array in (np.array(window.index), window.values, window.vectors)
+                torch.from_numpy(array).to(x.device)
+                for array in (window.index[start : start + step].copy(), window.values[law], window.vectors[law])
             )
             gain = (a * values[:, None] / (a**2 * values[:, None] + s**2)).to(x)  # (vertex, sample, member)
             vectors = vectors.to(x)
@@ -195,7 +199,8 @@ class WindowedGaussianScore(Score):
         a, s = signal(t), noise(t)
         gain = a * window.values / (a**2 * window.values + s**2)
         own = window.vectors[:, : self.n_channels] * gain[:, None]
-        return (own @ window.vectors.transpose(0, 2, 1)).reshape(self.n_vertices, self.n_channels, -1, self.n_channels)
+        rows = (own @ window.vectors.transpose(0, 2, 1))[window.law]
+        return rows.reshape(self.n_vertices, self.n_channels, -1, self.n_channels)
 
     def _denoise_at(self, x: Tensor, t: float) -> Tensor:
         index = torch.as_tensor(np.array(self.windows[self.radius_at(t)].index), device=x.device)
@@ -215,7 +220,7 @@ class WindowedGaussianScore(Score):
         arrays = {
             f"{name}.{r}": getattr(window, name)
             for r, window in self.windows.items()
-            for name in ("index", "values", "vectors")
+            for name in ("index", "values", "vectors", "law")
         }
         return config, arrays
 
@@ -223,7 +228,7 @@ class WindowedGaussianScore(Score):
     def from_state(cls, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> WindowedGaussianScore:
         """Rebuild from `state`."""
         windows = {
-            r: WindowSpectrum(arrays[f"index.{r}"], arrays[f"values.{r}"], arrays[f"vectors.{r}"])
+            r: WindowSpectrum(*(arrays[f"{name}.{r}"] for name in ("index", "values", "vectors", "law")))
             for r in config["radii"]
         }
         return cls(windows, tuple((t, r) for t, r in config["radius_by_time"]), config["n_channels"])

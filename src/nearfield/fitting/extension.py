@@ -1,0 +1,128 @@
+"""One law on a larger lattice: every new vertex takes the score of a fitted vertex whose window is cut off as its own.
+
+A stationary law is fitted on whatever domain the samples cover; by locality its scores hold on any larger one (the
+extended-domain models of Remark 2.2 of arXiv 2505.04417).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+
+from nearfield.graph import DependencyGraph
+from nearfield.score.base import Score
+from nearfield.score.field import GaussianField
+from nearfield.score.gaussian import WindowedGaussianScore, WindowSpectrum
+from nearfield.score.hybrid import HybridScore, NetworkScore
+from nearfield.score.network import Network
+from nearfield.score.stencil import StencilNetwork
+from nearfield.score.switch import SwitchedScore
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
+
+__all__ = ["extend"]
+
+
+def extend(score: Score, graph: DependencyGraph, onto: DependencyGraph) -> Score:
+    """Carry a score over to another lattice of the same kind.
+
+    Parameters
+    ----------
+    score : GaussianField, WindowedGaussianScore, NetworkScore, HybridScore or SwitchedScore
+        Of one law: fitted with complete pooling, without site embeddings.
+    graph : DependencyGraph
+        The whole lattice it was fitted on.
+    onto : DependencyGraph
+        A whole lattice with as many axes, as periodic and as diagonal.
+
+    Returns
+    -------
+    Score
+
+    Raises
+    ------
+    ValueError
+        If the lattices are not of one kind, the new one has windows cut off in ways the old one has not, or a network
+        has site embeddings.
+    TypeError
+        If scores of this class are not local.
+    """
+    if isinstance(score, SwitchedScore):
+        field, hybrid = extend(score.field, graph, onto), extend(score.hybrid, graph, onto)
+        assert isinstance(field, GaussianField)
+        assert isinstance(hybrid, HybridScore)
+        return SwitchedScore(field, hybrid, score.choice)
+    if isinstance(score, HybridScore):
+        gaussian = extend(score.gaussian, graph, onto)
+        assert isinstance(gaussian, WindowedGaussianScore)
+        return HybridScore(_network(score.network, onto), gaussian)
+    if isinstance(score, NetworkScore):
+        return NetworkScore(_network(score.network, onto))
+    if isinstance(score, WindowedGaussianScore):
+        windows = {}
+        for radius, window in score.windows.items():
+            like = _alike(graph, onto, radius)
+            index = onto.neighborhood(radius).index
+            windows[radius] = WindowSpectrum(index, window.values, window.vectors, window.law[like])
+        return WindowedGaussianScore(windows, score.radius_by_time, score.n_channels)
+    if isinstance(score, GaussianField):
+        return _field(score, graph, onto)
+    raise TypeError(
+        f"score must be local to be extended, got {type(score).__name__}; fit method='hybrid' or 'gaussian'"
+    )
+
+
+def _alike(graph: DependencyGraph, onto: DependencyGraph, radius: int) -> Int[np.ndarray, " vertex"]:
+    """For each vertex of the new lattice one of the old whose window has the same members."""
+    old, new = (lattice.neighborhood(radius) for lattice in (graph, onto))
+    if old.offsets is None or new.offsets is None or not np.array_equal(old.offsets, new.offsets):
+        raise ValueError(
+            f"onto must be a lattice like {graph!r}, wider than its windows of radius {radius}, got {onto!r}"
+        )
+    known = {row.tobytes(): vertex for vertex, row in reversed(list(enumerate(np.packbits(old.present, axis=1))))}
+    rows, where = np.unique(np.packbits(new.present, axis=1), axis=0, return_inverse=True)
+    missing = [row for row in rows if row.tobytes() not in known]
+    if missing:
+        raise ValueError(
+            f"onto must cut windows of radius {radius} off only as {graph!r} does, got {onto!r}; make it larger"
+        )
+    return np.array([known[row.tobytes()] for row in rows])[where.reshape(-1)]
+
+
+def _network(network: Network, onto: DependencyGraph) -> Network:
+    if not isinstance(network, StencilNetwork) or network.site.size:
+        raise ValueError(
+            "a network must be one law on a lattice to be extended, got one with numbers of each vertex; give pooling=1"
+        )
+    larger = StencilNetwork(onto, **network.settings())
+    weights = {name: value for name, value in network.state_dict().items() if not name.startswith("site.")}
+    larger.load_state_dict(weights, strict=False)
+    return larger.requires_grad_(False)
+
+
+def _field(field: GaussianField, graph: DependencyGraph, onto: DependencyGraph) -> GaussianField:
+    """Repeat the rows of the whitening factor: on lattices the order is lexicographic, a row a set of offsets."""
+    assert graph.lattice is not None
+    assert onto.lattice is not None
+    channels = field.n_channels
+    like = _alike(graph, onto, field.hops)
+    steps = np.array([int(np.prod(onto.lattice.shape[k + 1 :])) for k in range(len(onto.lattice.shape))])
+    factor = sp.coo_array(field.factor)
+    (at, own), (to, other) = (divmod(np.asarray(index, dtype=np.int64), channels) for index in factor.coords)
+    place = np.stack(np.unravel_index(np.arange(graph.n_vertices), graph.lattice.shape), axis=1)
+    ahead = (place[to] - place[at]) @ steps
+    rows, columns, values = [], [], []
+    for representative in np.unique(like):
+        entries, vertices = at == representative, np.flatnonzero(like == representative)[:, None]
+        rows.append((vertices * channels + own[entries]).ravel())
+        columns.append(((vertices + ahead[entries]) * channels + other[entries]).ravel())
+        values.append(np.broadcast_to(factor.data[entries], (len(vertices), int(entries.sum()))).ravel())
+    size = onto.n_vertices * channels
+    joined = (np.concatenate(part) for part in (values, rows, columns))
+    data, row, column = joined
+    larger = sp.csr_array((data, (row, column)), shape=(size, size))
+    larger.sort_indices()
+    return GaussianField(larger, np.arange(onto.n_vertices), channels, field.hops)

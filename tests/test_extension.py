@@ -1,0 +1,138 @@
+"""A law on a larger lattice: exact laws, two paths that must agree, and what has no larger lattice."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import nearfield as nf
+from nearfield.data.target import AutoregressiveChain, GaussianMarkovField
+from nearfield.fitting.closed_form import build_field, fit_windowed
+from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.extension import extend
+from nearfield.fitting.training import Recipe
+from nearfield.graph import DependencyGraph
+from nearfield.score.gaussian import MaskedGaussianScore
+from nearfield.score.hybrid import HybridScore, NetworkScore
+from nearfield.score.stencil import StencilNetwork
+
+ONE = Pooling(1.0)
+SMALL, LARGE = DependencyGraph.grid((9, 8)), DependencyGraph.grid((11, 14))
+
+
+def crop(values, top, left):
+    return values.reshape(-1, 11, 14)[:, top : top + 9, left : left + 8].reshape(-1, 72, 1)
+
+
+def data(channels=1):
+    return np.random.default_rng(0).normal(size=(30, 72, channels)).cumsum(axis=1)
+
+
+def randomized(network):
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight += 0.2 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
+    return network.requires_grad_(False)
+
+
+def test_the_field_of_a_longer_chain_is_the_field_fitted_there():
+    """The sparse Cholesky field of AR(1) at its own order: C_ij = alpha^|i-j| on any length."""
+    law, longer = AutoregressiveChain(0.7, 12), AutoregressiveChain(0.7, 40)
+    z = law.sample(4000, random_state=0)
+    field = build_field(z, law.graph, 1, ONE, standardize=False).field
+    covariance = extend(field, law.graph, longer.graph).covariance()
+    alpha = float(field.covariance()[5, 6])
+    steps = np.abs(np.subtract.outer(np.arange(40), np.arange(40)))
+    np.testing.assert_allclose(covariance / covariance[20, 20], alpha**steps / 1.0, atol=0.02)
+    np.testing.assert_allclose(covariance[:12, :12], field.covariance(), atol=1e-12)  # conditioned on earlier ones only
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("kind", ["field", "windowed", "network", "hybrid"])
+def test_vertices_in_the_same_corner_have_the_same_score(kind, channels):
+    """What a vertex reads decides: cropped to a corner, the larger field is scored as the small one is there."""
+    x = data(channels)
+    windowed = fit_windowed(x, SMALL, ((0.1, 1), (0.5, 2)), ONE)[2]
+    network = randomized(StencilNetwork(SMALL, 2, n_channels=channels, n_shown=channels * (kind == "hybrid"), width=4))
+    score = {
+        "field": lambda: build_field(x, SMALL, 2, ONE).field,
+        "windowed": lambda: windowed,
+        "network": lambda: NetworkScore(network),
+        "hybrid": lambda: HybridScore(network, windowed),
+    }[kind]()
+    large = extend(score, SMALL, LARGE)
+    state = torch.from_numpy(np.random.default_rng(1).normal(size=(2, 11, 14, channels)))
+    for row, column in ((0, 0), (0, 6), (2, 0), (2, 6)):
+        part = state[:, row : row + 9, column : column + 8].reshape(2, 72, channels)
+        if kind == "field":  # its conditional laws are local, its score is not: compare rows of the factor
+            near = np.zeros((11, 14), dtype=bool)
+            near[row : row + 9, column : column + 8] = True
+            ends = [np.flatnonzero(near.ravel()), np.arange(72)]
+            blocks = []
+            for field, index in zip((large, score), ends, strict=True):
+                where = (index[:, None] * channels + np.arange(channels)).ravel()
+                blocks.append(field.factor[where].toarray()[:, where].reshape(9, 8, channels, -1))
+            touched = slice(0 if row == 0 else 2, None), slice(0 if column == 0 else 2, None if column == 6 else -2)
+            np.testing.assert_array_equal(blocks[0][touched], blocks[1][touched])
+            continue
+        whole = large.denoise(state.reshape(2, 154, channels), 0.3).reshape(2, 11, 14, channels)
+        here = score.denoise(part, 0.3).reshape(2, 9, 8, channels)
+        there = whole[:, row : row + 9, column : column + 8]
+        rows = slice(0 if row == 0 else 2, -2 if row == 0 else None)
+        columns = slice(0 if column == 0 else 2, -2 if column == 0 else None)
+        torch.testing.assert_close(there[:, rows, columns], here[:, rows, columns], rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_draws_larger_fields_of_the_same_law(tmp_path):
+    """Exact draws on 24 x 24 of a model fitted on 10 x 10 have its covariances; 200 000 pairs, 5 standard errors."""
+    law = GaussianMarkovField.stationary((10, 10), periodic=False)
+    x = xr.DataArray(
+        law.sample(300, random_state=0).reshape(300, 10, 10),
+        dims=("sample", "y", "x"),
+        coords={"y": 2.0 * np.arange(10), "x": np.arange(10), "height": 2.0},
+    )
+    model = nf.LocalizedDiffusion(method="gaussian", radius=2, pooling=1.0).fit(x)
+    large = model.extend((24, 24))
+    drawn = large.sample(2000, random_state=0)
+    assert drawn.dims == ("member", "y", "x")
+    np.testing.assert_array_equal(drawn["y"], 2.0 * np.arange(24))
+    assert float(drawn["height"]) == 2.0
+    small, scale = model.score_.covariance(), float(model.marginal_.scale[0, 0])
+    middle = (drawn.values[:, 10:14, 10:14] - float(model.marginal_.center[0, 0])) / scale
+    for step, lag in (((0, 1), 1), ((1, 0), 10), ((1, 1), 11)):
+        product = middle[:, : 4 - step[0], : 4 - step[1]] * middle[:, step[0] :, step[1] :]
+        each = product.mean(axis=(1, 2))
+        assert abs(each.mean() - small[44, 44 + lag]) < 5 * each.std() / np.sqrt(2000) + 0.02
+    large.save(tmp_path / "m")
+    np.testing.assert_array_equal(nf.load(tmp_path / "m").sample(1, random_state=3), large.sample(1, random_state=3))
+
+
+def test_a_trained_model_extends():
+    x = np.random.default_rng(0).normal(size=(30, 6, 6))
+    model = nf.LocalizedDiffusion(method="hybrid", radius=1, pooling=1.0, recipe=Recipe(steps=2), random_state=0).fit(x)
+    assert model.extend((9, 6)).sample(2, random_state=0).shape == (2, 9, 6)
+
+
+def test_what_has_no_larger_lattice_is_refused():
+    x = np.random.default_rng(0).normal(size=(30, 8, 8))
+    apart = nf.LocalizedDiffusion(method="gaussian", radius=1, pooling=0.5).fit(x)
+    with pytest.raises(ValueError, match="one law for all vertices"):
+        apart.extend((9, 9))
+    alike = nf.LocalizedDiffusion(method="gaussian", radius=1, pooling=1.0).fit(x)
+    with pytest.raises(ValueError, match="at least"):
+        alike.extend((9, 7))
+    labelled = xr.DataArray(x, dims=("sample", "y", "x"), coords={"x": [0, 1, 2, 3, 5, 8, 13, 21]})
+    uneven = nf.LocalizedDiffusion(method="gaussian", radius=1, pooling=1.0).fit(labelled)
+    with pytest.raises(ValueError, match="'x' must be evenly spaced"):
+        uneven.extend((9, 9))
+    network = StencilNetwork(DependencyGraph.chain(5), 1, embedding=2)
+    with pytest.raises(ValueError, match="numbers of each vertex"):
+        extend(NetworkScore(network), DependencyGraph.chain(5), DependencyGraph.chain(9))
+    with pytest.raises(TypeError, match="MaskedGaussianScore"):
+        extend(MaskedGaussianScore(np.eye(5), np.zeros((5, 5)), 1), DependencyGraph.chain(5), DependencyGraph.chain(9))
+    with pytest.raises(ValueError, match=r"wider than its windows|cut windows"):
+        extend(
+            build_field(data()[:, :3], DependencyGraph.chain(3), 2, ONE).field,
+            DependencyGraph.chain(3),
+            DependencyGraph.chain(30),
+        )
