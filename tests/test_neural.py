@@ -60,6 +60,8 @@ def test_a_better_score_takes_over_where_it_is_better():
     field = build_field(z[fit.used], Signs.graph, 1, Pooling(1.0), standardize=False).field
     expected = held_out(field, torch.from_numpy(z[fit.unseen]), [time_of(s) for s in LEVELS], seed=0)[4].mean()
     assert everywhere[4].gaussian == pytest.approx(expected / (1 + LEVELS[4] ** 2), rel=1e-12)
+    assert [level.switched for level in everywhere] == [e.gaussian - e.hybrid > e.error for e in everywhere]
+    assert any(abs(level.gaussian - level.hybrid) < level.error for level in everywhere)
     spoilt, *_ = levels(Exact(lambda sigma: 0.3 if sigma > 1.2 else 0.0), Signs())
     assert [level.switched for level in spoilt if level.sigma > 1.2] == [False] * 6
     assert [level.switched for level in spoilt if level.sigma < 1.2] == [True] * 7
