@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -142,3 +143,18 @@ def test_many_times_in_the_eigenbasis_are_one_at_a_time(graph, channels, monkeyp
     torch.testing.assert_close(
         score.denoise(x.repeat(3, 1, 1), times.repeat(3) * 0 + 0.3)[:10], score.denoise(x, 0.3), rtol=1e-12, atol=0
     )
+
+
+def test_what_is_kept_for_the_next_batch_is_of_its_own_kind():
+    """Denoising of a batch with many times keeps the windows: by precision, radius and piece; pickles go without."""
+    score = windowed(covariance(6), GRAPHS["chain"], ((0.1, 1), (1.0, 2)))
+    x = torch.randn(3, 6, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    late, early = (torch.tensor(times, dtype=torch.float64) for times in ([1.0, 2.0, 3.0], [0.01, 0.02, 0.03]))
+    first = score.denoise(x, late)
+    assert score._kept is not None
+    torch.testing.assert_close(score.denoise(x.float(), late).double(), first, rtol=1e-5, atol=1e-5)
+    other = score.denoise(x, early)
+    torch.testing.assert_close(other, torch.cat([score.denoise(x[i : i + 1], early[i]) for i in range(3)]))
+    assert torch.equal(score.denoise(x, late), first)
+    assert torch.equal(pickle.loads(pickle.dumps(score)).denoise(x, late), first)
+    assert len(pickle.dumps(score)) == len(pickle.dumps(windowed(covariance(6), GRAPHS["chain"], score.radius_by_time)))

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from nearfield.fitting import matching
 from nearfield.fitting.closed_form import fit_windowed
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.matching import (
+    HeldOut,
     NoiseLevels,
+    Problem,
     complete_windows,
     errors,
     held_out,
@@ -185,6 +188,46 @@ def test_held_out_loss_is_that_of_the_exact_denoiser():
     for t, each in zip(times, loss, strict=True):
         truth = np.diag(c @ np.linalg.inv(signal(t) ** 2 * c + noise(t) ** 2 * np.eye(D))).mean()
         assert abs(each.mean() - truth) < 5.2 * each.std() / np.sqrt(len(each))
+
+
+def hybrid(gaussian: WindowedGaussianScore) -> HybridScore:
+    network = StencilNetwork(CHAIN, 1, n_shown=1, width=4).double().requires_grad_(False)
+    for weight in network.parameters():
+        weight += 0.2 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return HybridScore(network, gaussian)
+
+
+def test_errors_of_a_network_are_those_of_its_score():
+    clean, xi = cubature(covariance())
+    t = torch.linspace(0.01, 3, len(clean), dtype=torch.float64)
+    for score in (hybrid(exact(covariance())), NetworkScore(StencilNetwork(CHAIN, 1).double())):
+        squared = Problem.pose(score, clean, t, xi).errors(score.network)
+        torch.testing.assert_close(squared, errors(score, clean, t, xi), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_held_out_loss_is_the_same_kept_or_not_and_whatever_the_weights(monkeypatch, masked):
+    """What is kept is what the network does not change: asked for once, or at every call where it is too large."""
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randn(9, D, 1, generator=generator, dtype=torch.float64)
+    counted = torch.rand(9, D, generator=generator) < 0.7 if masked else None
+    score, times = hybrid(exact(covariance())), NoiseLevels().grid(4)
+    asked = []
+    shown = HybridScore.shown
+    monkeypatch.setattr(HybridScore, "shown", lambda *a: asked.append(1) or shown(*a))
+    for largest, calls in ((matching.LARGEST_STORE, 8), (4 * 9 * D * 3 - 1, 16), (4 * 9 * D * 3, 8)):
+        monkeypatch.setattr(matching, "LARGEST_STORE", largest)
+        asked.clear()
+        kept = HeldOut(score, clean, times, seed=4, counted=counted, batch_size=5)
+        losses = []
+        for _ in range(2):
+            losses.append(kept.loss(score.network))
+            score.network.leave.bias += 0.1
+        assert len(asked) == calls
+        score.network.leave.bias -= 0.2
+        again = held_out(score, clean, times, seed=4, counted=counted).mean(axis=0)
+        np.testing.assert_allclose(losses[0], again, rtol=1e-10)
+        assert (abs(losses[1] - again) > 1e-4).all()
 
 
 def trained(network: VertexNetworks, clean: torch.Tensor, independent: bool) -> VertexNetworks:

@@ -13,9 +13,9 @@ vertices, so that the minimiser at each is still (3.11), and the loss is a sum o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from nearfield.noise import Stream, normals
 from nearfield.process import noise as noise_scale
 from nearfield.process import per_sample, signal, time_of
 from nearfield.score.base import Score
+from nearfield.score.hybrid import HybridScore, NetworkScore, levels
+from nearfield.score.network import Network
 from nearfield.score.window import WindowedNetwork
 
 if TYPE_CHECKING:
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "HeldOut",
     "NoiseLevels",
+    "Problem",
     "complete_windows",
     "errors",
     "held_out",
@@ -42,6 +46,9 @@ __all__ = [
     "window_draws",
     "window_errors",
 ]
+
+LARGEST_STORE = 2**26
+"""Numbers of held-out problems that are kept from check to check (256 MB in single precision)."""
 
 
 @final
@@ -160,6 +167,46 @@ def errors(
     return ((score.denoise(noised, t) - clean) / s) ** 2
 
 
+@final
+class Problem(NamedTuple):
+    r"""What a network is given, and the F that it should answer with: all of a batch that no weight changes.
+
+    Attributes
+    ----------
+    x : Tensor, shape (sample, vertex, channel)
+        Noised state.
+    shown : Tensor or None
+        As in `Network.forward`.
+    level : Tensor, shape (sample,)
+        Log of the noise-to-signal ratio.
+    target : Tensor, shape (sample, vertex, channel)
+        :math:`s x_0 - a \xi`.
+    """
+
+    x: Tensor
+    shown: Tensor | None
+    level: Tensor
+    target: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def pose(
+        cls,
+        score: NetworkScore | HybridScore,
+        clean: Float[Tensor, "sample vertex channel"],
+        t: Float[Tensor, " sample"],
+        noise: Float[Tensor, "sample vertex channel"],
+    ) -> Problem:
+        """Noise a batch; arguments as in `errors`, all of the precision of the network."""
+        a, s, level = levels(clean, t)
+        x = a * clean + s * noise
+        return cls(x, score.shown(x, t), level.to(x), s * clean - a * noise)
+
+    def errors(self, network: Network) -> Float[Tensor, "sample vertex channel"]:
+        """Squared errors of a network; those of `errors` for the score that is made of it."""
+        return (network(self.x, self.shown, self.level) - self.target) ** 2
+
+
 def window_errors(
     network: WindowedNetwork,
     clean: Float[Tensor, "sample vertex channel"],
@@ -274,15 +321,69 @@ def held_out(
     ndarray of float64, shape (level, sample)
         Mean over the vertices that count, and channels; nan where none counts.
     """
+    loss = np.empty((len(times), len(clean)))
+    for level, part, t, noise in fixed_draws(clean, times, seed, batch_size):
+        each = errors(score, clean[part], t, noise).double().mean(dim=2)
+        loss[level, part] = sample_loss(each, None if counted is None else counted[part]).cpu().numpy()
+    return loss
+
+
+@final
+class HeldOut:
+    """The same loss for a network whose weights change: what `held_out` computes anew at every call is kept.
+
+    Parameters
+    ----------
+    score : NetworkScore or HybridScore
+        What the network is shown.
+    clean, times, seed, counted, batch_size
+        As in `held_out`. Above `LARGEST_STORE` numbers nothing is kept.
+    """
+
+    def __init__(
+        self,
+        score: NetworkScore | HybridScore,
+        clean: Float[Tensor, "sample vertex channel"],
+        times: Sequence[float],
+        *,
+        seed: int,
+        counted: Bool[Tensor, "sample vertex"] | None = None,
+        batch_size: int = 256,
+    ) -> None:
+        self._score, self._clean, self._counted = score, clean, counted
+        self._times, self._seed, self._batch_size = tuple(times), seed, batch_size
+        numbers = len(self._times) * clean.numel() * (2 if isinstance(score, NetworkScore) else 3)
+        self._kept = list(self._problems()) if numbers <= LARGEST_STORE else None
+
+    @torch.no_grad()
+    def loss(self, network: Network) -> Float[np.ndarray, " sample"]:
+        """Return the mean of `held_out` over the times, for the score made of this network."""
+        total = torch.zeros(self._clean.shape[:2], dtype=torch.float64, device=self._clean.device)
+        for part, problem in self._problems() if self._kept is None else self._kept:
+            total[part] += problem.errors(network).double().mean(dim=2)
+        return sample_loss(total / len(self._times), self._counted).cpu().numpy()
+
+    def _problems(self) -> Iterator[tuple[slice, Problem]]:
+        for _, part, t, noise in fixed_draws(self._clean, self._times, self._seed, self._batch_size):
+            yield part, Problem.pose(self._score, self._clean[part], t, noise)
+
+
+def fixed_draws(
+    clean: Float[Tensor, "sample vertex channel"], times: Sequence[float], seed: int, batch_size: int
+) -> Iterator[tuple[int, slice, Float[Tensor, " some"], Float[Tensor, "some vertex channel"]]]:
+    """Level, samples, times and noise of each batch of the held-out loss; a function of seed, sample and level."""
     n, vertices, channels = clean.shape
-    loss = np.empty((len(times), n))
     for level, time in enumerate(times):
         for start in range(0, n, batch_size):
             members = range(start, min(start + batch_size, n))
-            part = slice(start, members.stop)
-            draws = torch.from_numpy(normals(seed, Stream.TRAINING, members, level, vertices, channels)).to(clean)
+            noise = torch.from_numpy(normals(seed, Stream.TRAINING, members, level, vertices, channels)).to(clean)
             t = torch.full((len(members),), time, dtype=torch.float64, device=clean.device)
-            each = errors(score, clean[part], t, draws).double().mean(dim=2)
-            weight = torch.ones_like(each) if counted is None else counted[part].to(each)
-            loss[level, part] = ((weight * each).sum(dim=1) / weight.sum(dim=1)).cpu().numpy()
-    return loss
+            yield level, slice(start, members.stop), t, noise
+
+
+def sample_loss(
+    each: Float[Tensor, "sample vertex"], counted: Bool[Tensor, "sample vertex"] | None
+) -> Float[Tensor, " sample"]:
+    """Mean over the vertices that count, nan where none does."""
+    weight = torch.ones_like(each) if counted is None else counted.to(each)
+    return (weight * each).sum(dim=1) / weight.sum(dim=1)

@@ -69,7 +69,10 @@ class Run:
     def __init__(self, network: Network, *, learning_rate: float, weight_decay: float, ema: float, seed: int) -> None:
         self.network = network
         self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema)).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
+        # Fused: a network has some twenty small tensors, which take longer to find than to change.
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
+        )
         # Not the seed itself: the network's first weights may have been drawn from the same number.
         words = np.random.SeedSequence([seed, Stream.TRAINING]).generate_state(1, np.uint64)
         self.generator = torch.Generator(next(network.parameters()).device).manual_seed(int(words[0]))

@@ -8,7 +8,6 @@ same bits as one that was not, given the same number of threads.
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import time
@@ -21,7 +20,7 @@ import torch
 
 from nearfield.data import store
 from nearfield.fitting.held_out import split, standard_error
-from nearfield.fitting.matching import NoiseLevels, errors, held_out, mean_loss, training_draws, vertex_loss
+from nearfield.fitting.matching import HeldOut, NoiseLevels, Problem, mean_loss, training_draws, vertex_loss
 from nearfield.fitting.run import Check, Run
 from nearfield.lattice import whole_number
 from nearfield.noise import seed_of
@@ -237,12 +236,11 @@ def train(
     if checkpoint is not None and resume and os.path.exists(checkpoint):
         run.load(checkpoint, identity)
     prune_at = recipe.steps // 2 if isinstance(network, VertexNetworks) and network.sparsity is not None else 0
-    averaged = copy.copy(score)
-    averaged.network = run.averaged
     times = recipe.levels.grid(recipe.held_out_levels)
+    held_out = HeldOut(score, unseen, times, seed=recipe.seed, counted=unseen_mask)
 
     def check() -> None:
-        loss = held_out(averaged, unseen, times, seed=recipe.seed, counted=unseen_mask).mean(axis=0)
+        loss = held_out.loss(run.averaged)
         with np.errstate(invalid="ignore", over="ignore"):  # a network that diverges has no finite loss
             run.record(Check(run.step, float(loss.mean()), standard_error(loss, contiguous)), prune_at)
 
@@ -283,7 +281,7 @@ def step(
     batch = run.next_batch(len(clean), min(recipe.batch_size, len(clean)))
     mask = None if counted is None else counted[batch]
     t, noise = training_draws(recipe.levels, clean[batch], run.generator)
-    squared = errors(score, clean[batch], t, noise)
+    squared = Problem.pose(score, clean[batch], t, noise).errors(run.network)
     apart = isinstance(run.network, VertexNetworks) and not run.network.shared
     loss = vertex_loss(squared, mask).sum() if apart else mean_loss(squared, mask)
     for group in run.optimizer.param_groups:

@@ -151,13 +151,16 @@ class WindowedGaussianScore(Score):
         self.radius = max(r for _, r in self.radius_by_time)
         self.n_vertices, self.n_channels = len(windows[self.radius].index), n_channels
         self._levels = [math.log(noise_to_signal(t)) for t, _ in self.radius_by_time]
+        self._kept: tuple[tuple[object, ...], tuple[Tensor, Tensor, Tensor]] | None = None
 
     def radius_at(self, t: float) -> int:
         """Radius in hops that is used at OU time t."""
-        if t <= self.radius_by_time[0][0]:
-            return self.radius_by_time[0][1]
-        level = np.interp(math.log(noise_to_signal(t)), self._levels, [r for _, r in self.radius_by_time])
-        return math.ceil(level - 1e-6)
+        return int(self._radii_at(np.array(t))) if t > 0 else self.radius_by_time[0][1]
+
+    def _radii_at(self, times: Float[np.ndarray, "*time"]) -> Int[np.ndarray, "*time"]:
+        level = np.log(-np.expm1(-2 * times)) / 2 + times
+        radius = np.interp(level, self._levels, [r for _, r in self.radius_by_time])
+        return np.ceil(radius - 1e-6).astype(np.int64)
 
     def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Return E[x_0j | x_t on the window of j] under the window's Gaussian; shapes as in `Score.denoise`.
@@ -166,32 +169,48 @@ class WindowedGaussianScore(Score):
         samples to the eigenbases of the windows; where times are many, as in training, the latter is done.
         """
         times = torch.as_tensor(t, dtype=torch.float64, device=x.device).reshape(-1)
-        if len(times) == 1 or len(times.unique()) * self.n_channels < len(x):
+        at = times.cpu().numpy()
+        if len(at) == 1 or len(np.unique(at)) * self.n_channels < len(x):
             return per_time(self._denoise_at, x, t)
+        radii = np.where(at > 0, self._radii_at(np.maximum(at, np.finfo(float).tiny)), -1)
+        if (radii == self.radius).all():
+            return self._denoise_each(x, times, self.radius)
         out = x.clone()
-        radii = [self.radius_at(time) if time > 0 else -1 for time in times.tolist()]
-        for radius in sorted({r for r in radii if r >= 0}):
-            part = torch.tensor([i for i, r in enumerate(radii) if r == radius], device=x.device)
-            out = out.index_copy(0, part, self._denoise_each(x[part], times[part], self.windows[radius]))
+        for radius in (int(r) for r in np.unique(radii) if r >= 0):
+            part = torch.from_numpy(np.flatnonzero(radii == radius)).to(x.device)
+            out = out.index_copy(0, part, self._denoise_each(x[part], times[part], radius))
         return out
 
-    def _denoise_each(self, x: Tensor, times: Float[Tensor, " sample"], window: WindowSpectrum) -> Tensor:
+    def _denoise_each(self, x: Tensor, times: Float[Tensor, " sample"], radius: int) -> Tensor:
         """Each sample at a time of its own, above 0: in the eigenbasis of a window the denoiser is a gain."""
-        a, s = (scale(times)[:, None] for scale in (signal, noise))
-        member = window.values.shape[1]
+        a, s = (scale(times).to(x.dtype) for scale in (signal, noise))
+        variables = x.permute(1, 2, 0).reshape(self.n_vertices * self.n_channels, len(x))
+        member = self.windows[radius].values.shape[1]
         step = max(1, LARGEST_BATCH // (member * max(member, len(x))))
         parts = []
         for start in range(0, self.n_vertices, step):
-            law = window.law[start : start + step]
-            index, values, vectors = (
-                torch.from_numpy(array).to(x.device)
-                for array in (window.index[start : start + step].copy(), window.values[law], window.vectors[law])
-            )
-            gain = (a * values[:, None] / (a**2 * values[:, None] + s**2)).to(x)  # (vertex, sample, member)
-            vectors = vectors.to(x)
-            coordinates = x[:, index].flatten(2).transpose(0, 1) @ vectors
-            parts.append((gain * coordinates) @ vectors[:, : self.n_channels].mT)
-        return torch.cat(parts).transpose(0, 1)
+            window, values, vectors = self._tensors(radius, slice(start, start + step), x)
+            gain = a * values[..., None] / (a**2 * values[..., None] + s**2)  # (vertex, member, sample)
+            coordinates = vectors.mT @ variables[window]
+            parts.append(vectors[:, : self.n_channels] @ (gain * coordinates))
+        return torch.cat(parts).permute(2, 0, 1)
+
+    def _tensors(self, radius: int, part: slice, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Variables, eigenvalues and eigenvectors of some windows; those last asked for are kept.
+
+        Training asks for the same ones at every step, and converting them costs more than using them.
+        """
+        key = (radius, part.start, part.stop, like.dtype, like.device)
+        kept = self._kept
+        if kept is not None and kept[0] == key:
+            return kept[1]
+        window = self.windows[radius]
+        variables = window.index[part, :, None] * self.n_channels + np.arange(self.n_channels)
+        law = window.law[part]
+        values, vectors = (torch.from_numpy(array[law]).to(like) for array in (window.values, window.vectors))
+        tensors = torch.from_numpy(variables.reshape(len(values), -1)).to(like.device), values, vectors
+        self._kept = (key, tensors)
+        return tensors
 
     def coefficients(self, t: float) -> Float[np.ndarray, "vertex channel width channel"]:
         """Row of each vertex's denoiser: a e_j' C_NN (a^2 C_NN + s^2 I)^{-1}."""
@@ -209,6 +228,9 @@ class WindowedGaussianScore(Score):
         for k in range(index.shape[1]):
             out = out + torch.einsum("vcd,svd->svc", rows[:, :, k], x[:, index[:, k]])
         return out
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": None}
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return configuration and arrays from which `from_state` makes an equal score."""

@@ -62,9 +62,10 @@ class NetworkScore(Score):
 
     def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Return a x + s F; shapes and times as in `Score.denoise`."""
-        a, s, level = levels(x, t)
-        kind = next(self.network.parameters()).dtype
-        return a * x + s * self.network(x.to(kind), None, level.to(kind)).to(x)
+        return denoised(self.network, x, None, t)
+
+    def shown(self, x: Tensor, t: float | Tensor) -> None:
+        """Return None: the network is shown nothing."""
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return configuration and arrays from which `from_state` makes an equal score."""
@@ -115,10 +116,12 @@ class HybridScore(Score):
 
     def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Return a x + s F(x, q); shapes and times as in `Score.denoise`."""
-        a, s, level = levels(x, t)
-        q = torch.where(s > 0, (self.gaussian.denoise(x, t) - a * x) / torch.where(s > 0, s, 1.0), 0.0)
-        kind = next(self.network.parameters()).dtype
-        return a * x + s * self.network(x.to(kind), q.to(kind), level.to(kind)).to(x)
+        return denoised(self.network, x, self.shown(x, t), t)
+
+    def shown(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Return q, which does not depend on the network; shapes and times as in `Score.denoise`."""
+        a, s, _ = levels(x, t)
+        return torch.where(s > 0, (self.gaussian.denoise(x, t) - a * x) / torch.where(s > 0, s, 1.0), 0.0)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return configuration and arrays from which `from_state` makes an equal score."""
@@ -143,6 +146,14 @@ def levels(x: Float[Tensor, "sample ..."], t: float | Tensor) -> tuple[Tensor, T
     a, s = (per_sample(scale(times)).to(x.dtype) for scale in (signal, noise))
     level = torch.log(noise(times)) + times
     return a, s, level.expand(len(x)) if times.numel() == 1 else level
+
+
+def denoised(network: Network, x: Tensor, shown: Tensor | None, t: float | Tensor) -> Tensor:
+    """Return a x + s F, F computed in the precision of the weights."""
+    a, s, level = levels(x, t)
+    kind = next(network.parameters()).dtype
+    f = network(x.to(kind), None if shown is None else shown.to(kind), level.to(kind))
+    return a * x + s * f.to(x)
 
 
 def whole(network: Network) -> Network:
