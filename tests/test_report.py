@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from nearfield.evaluation.report import write_report
+from nearfield.fitting.neural import LevelChoice
 from nearfield.fitting.selection import Candidate, SelectionReport
+from nearfield.fitting.training import Check, TrainingReport
 from nearfield.graph import DependencyGraph
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -73,6 +75,11 @@ def everything(rng, shape=(8, 9)):
         "units": ["K"],
         "dims": ("y, km", "x, km"),
         "fitted_on": True,
+        "levels": [LevelChoice(0.1, 2.0, 1.5, 0.1, True), LevelChoice(1.0, 0.4, 0.41, 0.02, False)],
+        "training": TrainingReport(
+            (1.0, 0.9), (Check(0, 1.1, 0.1), Check(2, 0.8, 0.1)), Check(2, 0.8, 0.1), 3.0, "budget"
+        ),
+        "reason": "the network earned a level",
         "ordered": True,
         "selection": selection(),
         "log_density": {"held out": rng.normal(-100, 6, size=50), "generated": rng.normal(-100, 6, size=60)},
@@ -125,11 +132,26 @@ def test_numbers_of_the_page_are_those_of_the_json(full):
         assert {f"checks/{k}/{end}" for end in ("value", "low", "high") if check[end] is not None} <= places
 
 
+def test_the_network_is_shown_with_what_it_was_compared_with(full):
+    summary, path = full
+    assert summary["network"]["levels"][0] == {
+        "sigma": 0.1,
+        "gaussian": 2.0,
+        "hybrid": 1.5,
+        "error": 0.1,
+        "switched": True,
+    }
+    assert summary["network"]["training"]["best"] == {"step": 2, "loss": 0.8, "error": 0.1}
+    assert summary["choice"]["reason"] == "the network earned a level"
+    shown = {place: value for place, value, _ in Page(path.read_text()).numbers}
+    assert json.loads(shown["network/levels/1/hybrid"]) == 0.41
+
+
 def test_page_needs_nothing_else(full):
     _, path = full
     text = path.read_text()
     page = Page(text)
-    assert len(page.images) == 6
+    assert len(page.images) == 8
     assert all(image["alt"] for image in page.images)
     assert all(reference.startswith("data:image/png;base64,iVBOR") for reference in page.references)
     assert "http" not in text

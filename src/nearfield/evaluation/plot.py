@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from nearfield.evaluation.curve import Curve
+    from nearfield.fitting.neural import LevelChoice
     from nearfield.fitting.selection import Candidate, SelectionReport
+    from nearfield.fitting.training import TrainingReport
     from nearfield.graph import DependencyGraph
 
 DATA, GENERATED, ACCENT = "#444444", "#0072B2", "#D55E00"
@@ -251,6 +253,45 @@ def selection(report: SelectionReport, ax: Axes | None = None) -> Axes:
     )
     # Below the axes: a curve with a minimum leaves no corner free for certain.
     ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    return ax
+
+
+def training(report: TrainingReport, ax: Axes | None = None) -> Axes:
+    """Held-out loss of the averaged weights against the steps taken, with the weights that were kept.
+
+    Parameters
+    ----------
+    report
+        From `fitting.training`.
+    """
+    ax = _single(ax, 6.0, 3.6)
+    step, loss, error = np.array(report.checks).T
+    ax.fill_between(step, loss - error, loss + error, color=DATA, alpha=0.15, lw=0, label="± standard error")
+    ax.plot(step, loss, color=DATA, marker="o", ms=3, lw=1.2)
+    ax.plot(report.best.step, report.best.loss, "D", ms=6, color=ACCENT, label=f"kept: {report.best.loss:.4f}")
+    ax.set(xlabel="steps", ylabel="held-out denoising loss")
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def levels(choice: Sequence[LevelChoice], ax: Axes | None = None) -> Axes:
+    """Gain of the network over the Gaussian field at each noise level, and where it serves.
+
+    Parameters
+    ----------
+    choice
+        From `fitting.neural`; the gain is in percent of the Gaussian field's loss, held out.
+    """
+    ax = _single(ax, 6.0, 3.6)
+    for switched, color, label in ((True, GENERATED, "network serves"), (False, DATA, "Gaussian field serves")):
+        part = [level for level in choice if level.switched is switched]
+        if part:
+            sigma, gaussian, hybrid, error = np.array([level[:4] for level in part]).T
+            gain = 100 * (gaussian - hybrid) / gaussian
+            ax.errorbar(sigma, gain, 100 * error / gaussian, ls="", marker="o", capsize=3, color=color, label=label)
+    ax.axhline(0, color="0.6", lw=0.8)
+    ax.set(xscale="log", xlabel="noise over signal", ylabel="less held-out loss with\nthe network, percent")
+    ax.legend(frameon=False, fontsize="small")
     return ax
 
 

@@ -27,7 +27,9 @@ from nearfield.evaluation.comparison import MOST_CHANNELS, Comparison, png
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from nearfield.fitting.neural import LevelChoice
     from nearfield.fitting.selection import SelectionReport
+    from nearfield.fitting.training import TrainingReport
     from nearfield.graph import DependencyGraph
 
 SCHEMA = 1
@@ -49,6 +51,9 @@ def write_report(
     radius: int | None = None,
     conditioning_size: int | None = None,
     log_density: Mapping[str, Float[np.ndarray, " sample"]] | None = None,
+    reason: str | None = None,
+    levels: Sequence[LevelChoice] | None = None,
+    training: TrainingReport | None = None,
     seconds: Mapping[str, float] | None = None,
     warnings: Sequence[str] = (),
     provenance: Mapping[str, Any] | None = None,
@@ -83,6 +88,12 @@ def write_report(
     log_density
         By name, log-densities in nats under the model, one per sample. `"held out"` beside `"generated"` is also a
         check.
+    reason
+        What was chosen and why; by default that of `selection`.
+    levels
+        Network against Gaussian field at each noise level, where the method was to choose.
+    training
+        Of the network, where there is one.
     seconds
         Duration of each stage.
     warnings
@@ -136,8 +147,14 @@ def write_report(
         checks += found
         pictures |= {f"channels/{channel}/{name}": image for name, image in drawn.items()}
     choice = _choice(selection, radius)
+    if reason is not None:
+        choice["reason"] = reason
     if selection is not None and selection.curve:
         pictures["choice"] = png(plot.selection(selection))
+    if training is not None:
+        pictures["training"] = png(plot.training(training))
+    if levels is not None:
+        pictures["levels"] = png(plot.levels(levels))
     if conditioning_size is None and choice["radius"] is not None:
         conditioning_size = graph.effective_dimension(choice["radius"], real.shape[2])
     checks += _checks_of_fit(comparison, fitted_on, conditioning_size, choice["pooling"], log_density or {})
@@ -149,6 +166,10 @@ def write_report(
             "checks": [asdict(c) for c in checks],
             "data": comparison.describe() | {"fitted_on": fitted_on, "ordered": ordered},
             "choice": choice,
+            "network": {
+                "levels": [level._asdict() for level in levels or ()],
+                "training": None if training is None else _training(training),
+            },
             "channels": sections,
             "log_density": _log_density(log_density or {}, real[0].size),
             "seconds": dict(seconds or {}),
@@ -227,6 +248,16 @@ def _choice(selection: SelectionReport | None, radius: int | None) -> dict[str, 
         "reason": selection.reason,
         "curve": [asdict(c) for c in selection.curve],
         "radius_by_time": selection.radius_by_time,
+    }
+
+
+def _training(training: TrainingReport) -> dict[str, Any]:
+    """Return how the network was trained, as plain numbers."""
+    return {
+        "steps": len(training.losses),
+        "stopped_by": training.reason,
+        "best": training.best._asdict(),
+        "checks": [check._asdict() for check in training.checks],
     }
 
 
