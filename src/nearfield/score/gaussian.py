@@ -151,7 +151,7 @@ class WindowedGaussianScore(Score):
         self.radius = max(r for _, r in self.radius_by_time)
         self.n_vertices, self.n_channels = len(windows[self.radius].index), n_channels
         self._levels = [math.log(noise_to_signal(t)) for t, _ in self.radius_by_time]
-        self._kept: tuple[tuple[object, ...], tuple[Tensor, Tensor, Tensor]] | None = None
+        self._kept: tuple[tuple[object, ...], tuple[np.ndarray, ...]] | None = None
 
     def radius_at(self, t: float) -> int:
         """Radius in hops that is used at OU time t."""
@@ -169,7 +169,7 @@ class WindowedGaussianScore(Score):
         samples to the eigenbases of the windows; where times are many, as in training, the latter is done.
         """
         times = torch.as_tensor(t, dtype=torch.float64, device=x.device).reshape(-1)
-        at = times.cpu().numpy()
+        at = np.array(times.tolist())
         if len(at) == 1 or len(np.unique(at)) * self.n_channels < len(x):
             return per_time(self._denoise_at, x, t)
         radii = np.where(at > 0, self._radii_at(np.maximum(at, np.finfo(float).tiny)), -1)
@@ -196,21 +196,20 @@ class WindowedGaussianScore(Score):
         return torch.cat(parts).permute(2, 0, 1)
 
     def _tensors(self, radius: int, part: slice, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Variables, eigenvalues and eigenvectors of some windows; those last asked for are kept.
+        """Variables, eigenvalues and eigenvectors of some windows; those last asked for are kept, as arrays.
 
         Training asks for the same ones at every step, and converting them costs more than using them.
         """
-        key = (radius, part.start, part.stop, like.dtype, like.device)
-        kept = self._kept
-        if kept is not None and kept[0] == key:
-            return kept[1]
-        window = self.windows[radius]
-        variables = window.index[part, :, None] * self.n_channels + np.arange(self.n_channels)
-        law = window.law[part]
-        values, vectors = (torch.from_numpy(array[law]).to(like) for array in (window.values, window.vectors))
-        tensors = torch.from_numpy(variables.reshape(len(values), -1)).to(like.device), values, vectors
-        self._kept = (key, tensors)
-        return tensors
+        kind = np.float64 if like.dtype == torch.float64 else np.float32
+        key, kept = (radius, part.start, part.stop, kind), self._kept
+        if kept is None or kept[0] != key:
+            window = self.windows[radius]
+            variables = window.index[part, :, None] * self.n_channels + np.arange(self.n_channels)
+            law = window.law[part]
+            values, vectors = (array[law].astype(kind) for array in (window.values, window.vectors))
+            self._kept = kept = key, (variables.reshape(len(values), -1), values, vectors)
+        index, *spectrum = (torch.from_numpy(array).to(like.device) for array in kept[1])
+        return index, spectrum[0].to(like), spectrum[1].to(like)
 
     def coefficients(self, t: float) -> Float[np.ndarray, "vertex channel width channel"]:
         """Row of each vertex's denoiser: a e_j' C_NN (a^2 C_NN + s^2 I)^{-1}."""
