@@ -189,7 +189,7 @@ BAD = {
     "pooling above 1": ({"pooling": 1.5}, chain(), ValueError, r"pooling must be in \[0, 1\]"),
     "pooling a word": ({"pooling": "all"}, chain(), TypeError, "pooling must be"),
     "pooling the paper's score": ({"method": "masked", "pooling": 0.5}, chain(), ValueError, "does not pool"),
-    "marginal unknown": ({"marginal": "log"}, chain(), ValueError, "marginal must be one of"),
+    "marginal unknown": ({"marginal": "boxcox"}, chain(), ValueError, "marginal must be one of"),
     "graph of another size": ({"graph": nf.DependencyGraph.chain(7)}, chain(), ValueError, "graph"),
     "graph of another kind": ({"graph": [(0, 1)]}, chain(), TypeError, "graph must be a DependencyGraph"),
     "too few to choose": ({}, chain(n_samples=3), ValueError, "at least 4 samples"),

@@ -10,7 +10,6 @@ import pytest
 import safetensors.numpy
 
 from nearfield.data import store
-from nearfield.data.marginal import Marginal
 
 METADATA = {"radius": 2, "none": None, "nested": {"list": [1, 2.5, "Zürich"], "yes": True}, "inf": float("inf")}
 ARRAYS = {
@@ -265,59 +264,6 @@ def test_relative_path_and_permissions(tmp_path, monkeypatch):
     store.write("m", {}, {})
     (tmp_path / "other").touch()
     assert os.stat("m").st_mode == os.stat("other").st_mode
-
-
-# the affine transform, whose state a model file holds
-
-
-@pytest.fixture
-def marginal():
-    rng = np.random.default_rng(0)
-    return Marginal(rng.normal(size=(4, 2)), rng.uniform(0.1, 3, size=(4, 2)))
-
-
-def test_marginal_log_det_is_that_of_its_jacobian(marginal):
-    """The transform is affine, so its Jacobian is the images of a basis less that of the origin."""
-    zero = np.zeros((1, 4, 2))
-    basis = np.eye(8).reshape(8, 4, 2)
-    jacobian = (marginal.transform(basis) - marginal.transform(zero)).reshape(8, 8)
-    np.testing.assert_allclose(marginal.log_det(), np.linalg.slogdet(jacobian)[1], rtol=1e-13)
-
-
-def test_marginal_standardises_and_returns(marginal):
-    x = np.random.default_rng(1).normal(size=(5, 4, 2))
-    np.testing.assert_allclose(marginal.inverse(marginal.transform(x)), x, rtol=1e-13)
-    assert np.array_equal(marginal.transform(marginal.center[None]), np.zeros((1, 4, 2)))
-    np.testing.assert_allclose(marginal.inverse(np.ones((1, 4, 2)))[0] - marginal.center, marginal.scale, rtol=1e-13)
-    x[0, 0, 0] = np.nan
-    assert np.isnan(marginal.transform(x)).sum() == 1
-    assert marginal.transform(x.astype(np.float32)).dtype == marginal.inverse(x.astype(np.float32)).dtype == np.float32
-
-
-def test_marginal_state_and_identity(marginal):
-    again = Marginal.from_state(*marginal.state())
-    assert np.array_equal(again.center, marginal.center)
-    assert np.array_equal(again.scale, marginal.scale)
-    x = np.random.default_rng(1).normal(size=(5, 4, 2))
-    assert np.array_equal(Marginal.identity(4, 2).transform(x), x)
-    assert Marginal.identity(4, 2).log_det() == 0
-
-
-@pytest.mark.parametrize(
-    ("center", "scale", "message"),
-    [
-        (np.zeros(3), np.ones(3), "one shape"),
-        (np.zeros((3, 1)), np.ones((3, 2)), "one shape"),
-        (np.zeros((2, 1)), np.array([[1.0], [0.0]]), "scale must be positive and finite, got 0.0 at vertex 1"),
-        (np.zeros((2, 1)), np.array([[-1.0], [1.0]]), "scale must be positive and finite, got -1.0 at vertex 0"),
-        (np.zeros((2, 1)), np.array([[1.0], [np.inf]]), "scale must be positive and finite, got inf"),
-        (np.zeros((2, 1)), np.array([[1.0], [np.nan]]), "scale must be positive and finite, got nan"),
-        (np.array([[np.nan], [0.0]]), np.ones((2, 1)), "center must be finite, got nan at vertex 0"),
-    ],
-)
-def test_bad_marginals_are_refused(center, scale, message):
-    with pytest.raises(ValueError, match=message):
-        Marginal(center, scale)
 
 
 def test_devices_are_not_replaced(tmp_path):

@@ -57,6 +57,16 @@ def _field_file(path: Path) -> Path:
     return path
 
 
+def _marginal(given: list[str]) -> Any:
+    """Read one name for all variables, or ``VARIABLE=NAME`` each time; anything else is wrong usage."""
+    parts = [part.rpartition("=") for part in given]
+    known = ("standardize", "none", "log", "sqrt", "quantile")
+    if any(name not in known for _, _, name in parts) or (len(parts) > 1 and not all(sign for _, sign, _ in parts)):
+        rule = f"must be one of {', '.join(known)}, or VARIABLE= and one of these each time, got {' '.join(given)!r}"
+        raise typer.BadParameter(rule, param_hint="--marginal")
+    return {variable: name for variable, _, name in parts} if parts[0][1] else parts[0][2]
+
+
 Model = Annotated[
     Path, typer.Argument(help="Model file, written by nearfield fit.", metavar="MODEL", show_default=False)
 ]
@@ -96,6 +106,14 @@ def fit(
         Any,
         typer.Option(help="0: every vertex alone; 1: one law for all; or auto.", parser=_auto_or(float), metavar="P"),
     ] = "auto",
+    marginal: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="standardize, none, log, sqrt or quantile; or VARIABLE=NAME, repeated.",
+            metavar="NAME",
+            show_default="standardize",
+        ),
+    ] = None,
     seed: Seed = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -112,6 +130,7 @@ def fit(
             radius=radius,
             method=method,
             pooling=pooling,
+            marginal=_marginal(marginal or ["standardize"]),
             random_state=seed_of(seed),
             verbose=_progress(quiet or as_json),
         )
@@ -246,6 +265,7 @@ def _summary(model: LocalizedDiffusion) -> dict[str, Any]:
         "score": type(model.score_).__name__,
         "radius": model.radius_,
         "pooling": model.pooling_.strength,
+        "marginal": model.marginal_.describe(),
         "bandwidth": model.pooling_.bandwidth if math.isfinite(model.pooling_.bandwidth) else "all vertices",
         "reason": report.reason,
         "seed": report.seed,

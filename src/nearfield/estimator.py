@@ -8,7 +8,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from numbers import Integral, Real
@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from nearfield.data import store
 from nearfield.data.codec import Codec
-from nearfield.data.marginal import Marginal
+from nearfield.data.marginal import Marginal, MarginalChoice, check_choice
 from nearfield.evaluation.report import write_report
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.extension import extend
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
     from nearfield.data.admission import Data
 
-MarginalName = Literal["standardize", "none"]
 _KINDS = (GaussianField, WindowedGaussianScore, MaskedGaussianScore, NetworkScore, HybridScore, SwitchedScore)
 _SCORES: dict[str, type[Score]] = {kind.__name__: kind for kind in _KINDS}
 
@@ -74,8 +73,13 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
     pooling : float in [0, 1], Pooling, or "auto"
         0 fits every vertex alone, 1 one law for all, between shrinks; a `Pooling` also names the bandwidth. ``"auto"``
         chooses both by cross-validation. Location and scale of the vertices are pooled alike.
-    marginal : {"standardize", "none"}
-        Whether location and scale are fitted, or the data already have mean 0 and unit scale.
+    marginal : {"standardize", "none", "log", "sqrt", "quantile"}, or mapping
+        ``"standardize"`` fits location and scale; ``"none"`` does not, the data have mean 0 and unit scale already. The
+        others bend the values first: ``"log"`` of positive data, ``"sqrt"`` of data that may be zero, ``"quantile"`` to
+        normal ones whatever the law. What is generated then stays positive (for ``"quantile"``, if the data are never
+        negative). A mapping from variables (channel numbers, for arrays) to names chooses for each; those left out
+        are standardised. See `nearfield.data.warp`. Held-out losses of the locality are of bent values: compare
+        localities by them, and marginals by `score` of other data.
     validation_fraction : float in (0, 1)
         Held out to stop the training and to choose by, at least five samples; closed forms cross-validate instead.
     random_state : int, Generator or None
@@ -100,7 +104,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
     score_ : Score
         The fitted score, of standardised values.
     marginal_ : Marginal
-        Location and scale of the data.
+        From the data to standardised values, and back.
     codec_ : Codec
         Layout of the data.
     fit_report_ : FitReport
@@ -123,7 +127,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         radius: int | Literal["auto"] = "auto",
         method: Method = "auto",
         pooling: float | Pooling | Literal["auto"] = "auto",
-        marginal: MarginalName = "standardize",
+        marginal: MarginalChoice = "standardize",
         validation_fraction: float = 0.15,
         random_state: int | np.random.Generator | None = None,
         n_jobs: int | None = None,
@@ -179,8 +183,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         TypeError
             If X or a parameter is of a kind that cannot be used.
         ValueError
-            If X has missing or infinite values, constant vertices, too few samples or an unclear layout, or a parameter
-            is out of range.
+            If X has missing or infinite values, values that the marginal does not take, constant vertices, too few
+            samples or an unclear layout, or a parameter is out of range.
         """
         self._check_parameters()
         seed = seed_of(self.random_state)
@@ -190,13 +194,14 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         encoded = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught, self._bars() as (candidates, steps):
             warnings.simplefilter("always")
+            marginal = Marginal.fit(x, self.marginal, [channel.name for channel in codec.channels])
             fitted = fit_score(
-                x,
+                marginal.warp(x),
                 codec.graph,
                 self.method,
                 radius=None if self.radius == "auto" else int(self.radius),
                 pooling=self._pooling(),
-                standardize=self.marginal == "standardize",
+                standardize=marginal.standardized,
                 contiguous=codec.has_time_axis,
                 seed=seed % 2**32,
                 n_jobs=self.n_jobs,
@@ -208,7 +213,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         # From here on nothing fails: a fit that was refused leaves an earlier one whole.
         self.codec_, self.graph_ = codec, codec.graph
         self._count_features(X, reset=True)
-        self.marginal_ = Marginal(fitted.center, fitted.scale)
+        self.marginal_ = marginal.rescaled(fitted.center, fitted.scale)
         self.score_, self.radius_, self.pooling_ = fitted.score, fitted.radius, fitted.pooling
         self.largest_eigenvalue_ = _largest_eigenvalue(self.marginal_.transform(x))
         self.fit_report_ = FitReport(
@@ -351,12 +356,17 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
                 f"only one law for all vertices can be extended, got {self.pooling_}, means and scales that differ by "
                 f"{spread:.2g} deviations; fit with pooling=1, after taking out means that differ"
             )
+        if not self.marginal_.uniform:
+            raise ValueError(
+                "only one law for all vertices can be extended, got marginal='quantile' of vertices whose means or "
+                "scales differ; take these out before the fit"
+            )
         larger = copy.copy(self)
         larger.codec_ = self.codec_.extended(lengths)
         larger.graph_ = larger.codec_.graph
         larger.score_ = extend(self.score_, self.graph_, larger.graph_)
         n = larger.graph_.n_vertices
-        larger.marginal_ = Marginal(np.repeat(center[:1], n, axis=0), np.repeat(scale[:1], n, axis=0))
+        larger.marginal_ = self.marginal_.rescaled(np.repeat(center[:1], n, axis=0), np.repeat(scale[:1], n, axis=0))
         larger.n_features_in_ = n * self.codec_.n_channels
         if hasattr(larger, "feature_names_in_"):
             del larger.feature_names_in_
@@ -385,7 +395,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         self._count_features(X, reset=False)
         field = self._field("score_samples")
         x = self.codec_.encode(X).astype(np.float64)
-        return field.log_prob(self.marginal_.transform(x)) + self.marginal_.log_det()
+        return field.log_prob(self.marginal_.transform(x)) + self.marginal_.log_det(x)
 
     def score(self, X: Data, y: object = None) -> float:  # noqa: ARG002
         """Mean log-density of the samples, in nats; see `score_samples`."""
@@ -453,12 +463,13 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         x = self.codec_.encode(X).astype(np.float64)
         seen = _fingerprint(x) == self.training_digest_
         z = self._draw(min(max(len(x), 200), 1000), self.fit_report_.seed, stream=Stream.REPORT)
+        generated = self.marginal_.inverse(z)
         densities: dict[str, np.ndarray] = {}
         conditioning = None
         if isinstance(self.score_, GaussianField):
-            z_real = self.marginal_.transform(x)
-            pairs = {"data it was fitted to" if seen else "held out": z_real, "generated": z}
-            densities = {k: self.score_.log_prob(v) + self.marginal_.log_det() for k, v in pairs.items()}
+            given = "data it was fitted to" if seen else "held out"
+            pairs = {given: (self.marginal_.transform(x), x), "generated": (z, generated)}
+            densities = {k: self.score_.log_prob(v) + self.marginal_.log_det(w) for k, (v, w) in pairs.items()}
             conditioning = int(np.diff(self.score_.factor.indptr).max()) - 1
         channels, layout = self.codec_.channels, self.codec_.layout
         lattice = self.graph_.lattice
@@ -466,7 +477,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             path,
             title=str(channels[0].attrs.get("long_name", channels[0].name or "nearfield model")),
             real=x,
-            generated=self.marginal_.inverse(z),
+            generated=generated,
             graph=self.graph_,
             channels=[str(c.attrs.get("long_name", c.name or "value")) for c in channels],
             units=[str(c.attrs.get("units", "")) for c in channels],
@@ -493,9 +504,9 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
     def _check_parameters(self) -> None:
         if self.graph is not None and not isinstance(self.graph, DependencyGraph):
             raise TypeError(f"graph must be a DependencyGraph or None, got {type(self.graph).__name__}")
-        for name, allowed in (("method", get_args(Method)), ("marginal", get_args(MarginalName))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}; choose one")
+        if self.method not in get_args(Method):
+            raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {self.method!r}; choose one")
+        check_choice(self.marginal)
         if self.radius != "auto" and (
             not isinstance(self.radius, Integral) or isinstance(self.radius, bool) or self.radius < 0
         ):
@@ -551,6 +562,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             "nearfield_version": __version__,
             "nearfield_seed": str(seed),
             "nearfield_radius": radius,
+            "nearfield_marginal": self.marginal_.describe(),
             "nearfield_model": self.digest_,
         }
 
@@ -562,6 +574,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             parameters["recipe"] = asdict(self.recipe)
         if isinstance(self.pooling, Pooling):
             parameters["pooling"] = asdict(self.pooling)
+        if isinstance(self.marginal, Mapping):  # pairs, since JSON would make words of channel numbers
+            parameters["marginal"] = [[k if isinstance(k, str) else int(k), v] for k, v in self.marginal.items()]
         if isinstance(self.random_state, np.random.Generator | np.random.RandomState):
             parameters["random_state"] = self.fit_report_.seed
         metadata = {
@@ -616,6 +630,8 @@ def load(path: str | os.PathLike[str]) -> LocalizedDiffusion:
     if parameters["recipe"] is not None:
         plain = parameters["recipe"]
         parameters["recipe"] = Recipe(**plain | {"levels": NoiseLevels(**plain["levels"])})
+    if isinstance(parameters["marginal"], list):
+        parameters["marginal"] = dict(parameters["marginal"])
     model = LocalizedDiffusion(**parameters)
     model.codec_, model.graph_ = codec, codec.graph
     model.marginal_ = Marginal.from_state(*part("marginal"))

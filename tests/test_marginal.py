@@ -1,0 +1,387 @@
+"""Marginal transforms: increasing, invertible, with the right Jacobian, and onto what the data may be."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy.special import ndtr
+from scipy.stats import norm
+from sklearn.preprocessing import QuantileTransformer
+
+from nearfield.data import marginal as marginal_module
+from nearfield.data import quantile as quantile_module
+from nearfield.data.marginal import Marginal, check_choice
+from nearfield.data.quantile import Quantile
+from nearfield.data.warp import Identity, Logarithm, SquareRoot
+
+VERTICES = 5
+LEVELS = np.linspace(0.2, 4, VERTICES)
+
+
+def draws(law="lognormal", n_samples=400, seed=0):
+    rng = np.random.default_rng(seed)
+    normal = rng.normal(size=(n_samples, VERTICES))
+    return {
+        "lognormal": np.exp(normal),
+        "gamma": rng.gamma(0.7, size=normal.shape),
+        "levels": np.exp(0.5 * normal) * LEVELS,
+        "signed": normal**3,
+        "signed levels": 5 * LEVELS + LEVELS * rng.gumbel(size=normal.shape),
+    }[law]
+
+
+WARPS = {
+    "identity": (lambda: Identity(), "signed"),
+    "log": (lambda: Logarithm(), "lognormal"),
+    "sqrt": (lambda: SquareRoot.fit(draws("gamma")), "gamma"),
+    "quantile": (lambda: Quantile.fit(draws("signed")), "signed"),
+    "quantile, levels": (lambda: Quantile.fit(draws("signed levels")), "signed levels"),
+    "quantile, positive": (lambda: Quantile.fit(draws("gamma")), "gamma"),
+    "quantile, positive, levels": (lambda: Quantile.fit(draws("levels")), "levels"),
+}
+
+
+@pytest.fixture(params=WARPS)
+def warp(request):
+    return WARPS[request.param][0]()
+
+
+@pytest.fixture
+def x(request, warp):
+    """Fresh data of the kind the warp was fitted to."""
+    return draws(WARPS[request.node.callspec.params["warp"]][1], seed=1)
+
+
+def single(warp, center=0.3, scale=1.7):
+    """The warp at its first vertex, with a location and scale."""
+    if isinstance(warp, Quantile):
+        warp = dataclasses.replace(warp, center=warp.center[:1], scale=warp.scale[:1])
+    return Marginal(np.full((1, 1), center), np.full((1, 1), scale), (warp,))
+
+
+# every warp
+
+
+def test_data_come_back(warp, x):
+    np.testing.assert_allclose(warp.inverse(warp.transform(x)), x, rtol=1e-10, atol=1e-12)
+
+
+def test_what_a_model_may_generate_is_the_image_of_its_inverse(warp):
+    u = np.linspace(-12, 12, 481)[:, None] + np.zeros(VERTICES)
+    np.testing.assert_allclose(warp.transform(warp.inverse(u)), u, rtol=1e-9, atol=1e-9)
+
+
+def test_maps_are_strictly_increasing(warp):
+    u = np.linspace(-12, 12, 20_001)[:, None] + np.zeros(VERTICES)
+    data = warp.inverse(u)
+    assert (np.diff(data, axis=0) > 0).all()
+    assert (np.diff(warp.transform(data), axis=0) > 0).all()
+
+
+def test_slopes_are_the_derivative(warp, x):
+    step = 1e-6 * np.maximum(np.abs(x), 1e-3)
+    low, high = x - step, x + step
+    numeric = (warp.transform(high) - warp.transform(low)) / (high - low)
+    smooth = warp.log_slope(low) - warp.log_slope(high)  # a jump is a knot, which has two derivatives
+    same = np.abs(smooth) < 1e-4
+    assert same.mean() > 0.99
+    np.testing.assert_allclose(np.log(numeric)[same], warp.log_slope(x)[same], atol=1e-5)
+
+
+def test_missing_values_stay_missing(warp, x):
+    x[3, 2] = np.nan
+    warp.check(x)
+    assert np.argwhere(np.isnan(warp.transform(x))).tolist() == [[3, 2]]
+
+
+def test_densities_integrate_to_one(warp):
+    """Of z normal: the sum of p(x) dx over cells from the far left to the far right, by their midpoints."""
+    marginal = single(warp)
+    edges = marginal.inverse(np.linspace(-8, 8, 40_001).reshape(-1, 1, 1))[:, 0, 0]
+    middle = (0.5 * (edges[1:] + edges[:-1])).reshape(-1, 1, 1)
+    density = norm.pdf(marginal.transform(middle))[:, 0, 0] * np.exp(marginal.log_det(middle))
+    assert (density * np.diff(edges)).sum() == pytest.approx(1, abs=2e-3)  # the bent root is steep at its left end
+
+
+def test_positive_data_are_generated_positive_and_signed_ones_are_not(warp, x):
+    generated = warp.inverse(np.full((1, VERTICES), -12.0))
+    assert (generated > 0).all() == (x > 0).all()
+
+
+def test_float32_stays_float32(warp, x):
+    marginal = Marginal(np.zeros((VERTICES, 1)), np.ones((VERTICES, 1)), (warp,))
+    single_precision = x[..., None].astype(np.float32)
+    z = marginal.transform(single_precision)
+    assert z.dtype == marginal.inverse(z).dtype == np.float32
+    np.testing.assert_allclose(z[..., 0], warp.transform(x), rtol=1e-3, atol=1e-4)
+
+
+# the square root
+
+
+def test_the_root_is_the_root_away_from_zero():
+    warp = SquareRoot("", bend=0.1, zero=1.0)
+    x = np.array([[0.5], [4.0], [1e6]])
+    np.testing.assert_allclose(warp.transform(x), np.sqrt(x), atol=1e-3 * 0.1)
+    assert warp.inverse(np.array([[-1.0]])).item() == pytest.approx((0.1 * np.exp(-10)) ** 2, rel=1e-4)
+
+
+def test_zeros_are_half_the_smallest_value():
+    x = draws("gamma")
+    x[2, 3] = 0.0
+    smallest = x[x > 0].min()
+    for warp in (SquareRoot.fit(x), Quantile.fit(x)):
+        half = np.full((1, VERTICES), smallest / 2)
+        assert warp.inverse(warp.transform(np.zeros((1, VERTICES)))) == pytest.approx(half, rel=1e-12)
+        assert np.array_equal(warp.log_slope(np.zeros((1, VERTICES))), warp.log_slope(half))
+
+
+def test_many_zeros_are_warned_of():
+    x = draws("gamma")
+    x[:, 3] = 0.0
+    with pytest.warns(UserWarning, match=r"20% of the values of variable 'rain' are zero: .* half the smallest"):
+        SquareRoot.fit(x, "rain")
+
+
+# quantiles
+
+
+@pytest.mark.parametrize("law", ["signed", "gamma"])
+def test_knots_are_scikit_learns(law):
+    x = draws(law)
+    warp = Quantile.fit(x)
+    y = (np.log(x) if law == "gamma" else x).ravel()
+    theirs = QuantileTransformer(n_quantiles=y.size, subsample=None, output_distribution="normal").fit(y[:, None])
+    knots = warp.values * warp.scale + warp.center
+    np.testing.assert_allclose(theirs.transform(knots[:, None])[:, 0], warp.normals, atol=1e-9)
+    beyond = knots[[0, -1]] + np.array([-1e-9, 1e-9])
+    assert np.count_nonzero(y < beyond[0]) == np.count_nonzero(y > beyond[1]) == 10
+
+
+@pytest.mark.parametrize("law", ["signed", "gamma"])
+def test_tails_are_straight_and_go_on_from_the_knots(law):
+    warp = Quantile.fit(draws(law))
+    for inward, first in ((1, 0), (-1, -1)):
+        end = warp.normals[first]
+        tail = warp.inverse((end - inward * np.array([0, 0.5, 1, 20.0]))[:, None])[:, 0]
+        tail = np.log(tail) if law == "gamma" else tail
+        inside = int(np.argmin(np.abs(warp.normals - (end + inward))))  # the chord is one standard deviation long
+        chord = (warp.values[inside] - warp.values[first]) / (warp.normals[inside] - end) * warp.scale[0]
+        assert tail[0] == pytest.approx(warp.values[first] * warp.scale[0] + warp.center[0], rel=1e-12)
+        np.testing.assert_allclose((tail[1:] - tail[0]) / [0.5, 1, 20], -inward * chord, rtol=0.15)
+        np.testing.assert_allclose(np.diff(tail) / [0.5, 0.5, 19], (tail[-1] - tail[0]) / 20, rtol=1e-9)
+
+
+def test_the_map_is_the_law_s_within_its_sampling_error():
+    """Dvoretzky, Kiefer and Wolfowitz bound the distribution function's error; false alarm 1e-6."""
+    x = np.random.default_rng(0).exponential(size=(4000, VERTICES))
+    warp = Quantile.fit(x)
+    at = np.linspace(0.02, 6, 500)
+    found = ndtr(warp.transform(at[:, None]))[:, 0]
+    bound = np.sqrt(np.log(2 / 1e-6) / (2 * x.size))
+    assert np.abs(found + np.expm1(-at)).max() < bound
+
+
+def test_vertices_that_differ_are_standardised_each_and_others_are_not():
+    assert len(Quantile.fit(draws("lognormal")).center) == 1
+    warp = Quantile.fit(draws("levels", n_samples=4000))
+    np.testing.assert_allclose(warp.center, np.log(LEVELS), atol=0.05)
+    np.testing.assert_allclose(warp.scale, 0.5, atol=0.03)
+    fresh = warp.transform(draws("levels", n_samples=4000, seed=1))
+    assert np.abs(fresh.mean(axis=0)).max() < 5.5 * np.sqrt(2 / 4000)  # false alarm 1e-6 for all: errors of both draws
+    np.testing.assert_allclose(fresh.std(axis=0), 1, atol=5.5 / np.sqrt(4000))
+    spreads = np.random.default_rng(0).normal(size=(400, VERTICES)) * LEVELS
+    np.testing.assert_allclose(Quantile.fit(spreads).scale, LEVELS, rtol=0.2)
+
+
+def test_equal_values_keep_the_map_increasing():
+    counts = np.random.default_rng(0).poisson(4, size=(400, VERTICES)).astype(float)
+    with pytest.warns(UserWarning, match=r"20% of the values of the data are 3: .* maps equal values to one"):
+        warp = Quantile.fit(counts)
+    assert (np.diff(warp.values) > 0).all()
+    assert (np.diff(warp.normals) > 0).all()
+    np.testing.assert_allclose(
+        warp.inverse(warp.transform(counts[counts.min(axis=1) > 0])), counts[counts.min(axis=1) > 0]
+    )
+    # what is generated rounds to each count as often as it was seen
+    generated = np.rint(warp.inverse(np.random.default_rng(1).normal(size=(20_000, 1))))
+    for count in (2, 4, 6):
+        assert (generated == count).mean() == pytest.approx((counts == count).mean(), abs=0.05)
+
+
+def test_a_value_that_is_most_of_the_data_is_refused():
+    rng = np.random.default_rng(0)
+    dry = np.where(rng.random((400, VERTICES)) < 0.6, 0.0, rng.exponential(size=(400, VERTICES)))
+    with pytest.raises(
+        ValueError, match=r"variable 'rain' must not be equal in more than 25% .* got 0 in 60%: .* take"
+    ):
+        Quantile.fit(dry, "rain")
+    with pytest.raises(ValueError, match="at least 20 values for marginal='quantile', got 15"):
+        Quantile.fit(draws()[:3])
+
+
+def test_quantiles_are_of_a_bounded_number_of_values(monkeypatch):
+    x = draws("signed", n_samples=4000)
+    whole = Quantile.fit(x)
+    seen = []
+    monkeypatch.setattr(quantile_module, "_MOST", 2000)
+    monkeypatch.setattr(quantile_module, "_knots", lambda y, knots=quantile_module._knots: seen.append(y) or knots(y))
+    part, again = Quantile.fit(x), Quantile.fit(x)
+    assert [len(np.unique(y)) for y in seen] == [2000, 2000]
+    assert np.array_equal(part.values, again.values)
+    at = whole.inverse(np.linspace(-2, 2, 50)[:, None])
+    bound = 2 * np.sqrt(np.log(2 / 1e-6) / (2 * 2000))  # as above, for both
+    assert np.abs(ndtr(part.transform(at)) - ndtr(whole.transform(at))).max() < bound
+
+
+# all channels, with location and scale
+
+
+@pytest.fixture
+def marginal():
+    """Two affine channels."""
+    rng = np.random.default_rng(0)
+    return Marginal(rng.normal(size=(4, 2)), rng.uniform(0.1, 3, size=(4, 2)))
+
+
+@pytest.fixture
+def mixed():
+    """Four channels, one of each."""
+    data = np.stack([draws(law) for law in ("signed", "lognormal", "gamma", "levels")], axis=-1)
+    choice = {"b": "log", 2: "sqrt", "d": "quantile"}
+    rng = np.random.default_rng(0)
+    fitted = Marginal.fit(data, choice, ["a", "b", None, "d"])
+    return fitted.rescaled(rng.normal(size=(VERTICES, 4)), rng.uniform(0.1, 3, size=(VERTICES, 4))), data
+
+
+def test_affine_log_det_is_that_of_the_jacobian(marginal):
+    """The transform is affine, so its Jacobian is the images of a basis less that of the origin."""
+    zero = np.zeros((1, 4, 2))
+    basis = np.eye(8).reshape(8, 4, 2)
+    jacobian = (marginal.transform(basis) - marginal.transform(zero)).reshape(8, 8)
+    np.testing.assert_allclose(marginal.log_det(basis), np.linalg.slogdet(jacobian)[1], rtol=1e-13)
+
+
+def test_affine_marginal_standardises_and_returns(marginal):
+    x = np.random.default_rng(1).normal(size=(5, 4, 2))
+    np.testing.assert_allclose(marginal.inverse(marginal.transform(x)), x, rtol=1e-13)
+    assert np.array_equal(marginal.transform(marginal.center[None]), np.zeros((1, 4, 2)))
+    np.testing.assert_allclose(marginal.inverse(np.ones((1, 4, 2)))[0] - marginal.center, marginal.scale, rtol=1e-13)
+
+
+def test_identity():
+    x = np.random.default_rng(1).normal(size=(5, 4, 2))
+    assert np.array_equal(Marginal.identity(4, 2).transform(x), x)
+    assert np.array_equal(Marginal.identity(4, 2).log_det(x), np.zeros(5))
+
+
+def test_each_channel_has_its_own_warp(mixed):
+    marginal, x = mixed
+    assert [type(warp) for warp in marginal.warps] == [Identity, Logarithm, SquareRoot, Quantile]
+    z = marginal.transform(x) * marginal.scale + marginal.center
+    np.testing.assert_allclose(z[..., 0], x[..., 0], rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(z[..., 1], np.log(x[..., 1]), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(z[..., 2], SquareRoot.fit(x[..., 2]).transform(x[..., 2]), atol=1e-12)
+    np.testing.assert_allclose(z[..., 3], Quantile.fit(x[..., 3]).transform(x[..., 3]), atol=1e-12)
+    np.testing.assert_allclose(marginal.inverse(marginal.transform(x)), x, rtol=1e-9, atol=1e-12)
+
+
+def test_log_det_is_that_of_the_numerical_jacobian(mixed):
+    marginal, x = mixed
+    for row in x[:3]:
+        step = 1e-6 * np.abs(row).ravel()
+        moved = row + np.concatenate([np.diag(step), -np.diag(step)]).reshape(-1, *row.shape)
+        forward, backward = np.split(marginal.transform(moved).reshape(2 * row.size, -1), 2)
+        jacobian = (forward - backward) / (2 * step[:, None])
+        assert np.count_nonzero(jacobian) == row.size  # pointwise
+        assert marginal.log_det(row) == pytest.approx(np.linalg.slogdet(jacobian)[1], abs=1e-4)
+
+
+def test_samples_are_mapped_alike_in_blocks(mixed, monkeypatch):
+    marginal, x = mixed
+    whole = marginal.transform(x), marginal.inverse(x), marginal.log_det(x)
+    monkeypatch.setattr(marginal_module, "_BLOCK", 7 * VERTICES)
+    for one, other in zip(whole, (marginal.transform(x), marginal.inverse(x), marginal.log_det(x)), strict=True):
+        assert np.array_equal(one, other)
+    leading = x[:12].reshape(3, 4, VERTICES, 4)
+    assert np.array_equal(marginal.transform(leading).reshape(12, VERTICES, 4), whole[0][:12])
+
+
+def test_a_marginal_is_rebuilt_from_its_state(mixed):
+    marginal, x = mixed
+    again = Marginal.from_state(*marginal.state())
+    assert again.describe() == marginal.describe() == "a: standardize, b: log, channel 2: sqrt, d: quantile"
+    for name in ("transform", "inverse", "log_det"):
+        assert np.array_equal(getattr(again, name)(x), getattr(marginal, name)(x))
+
+
+BAD = {
+    "log of zero": (
+        "log",
+        [[0.0, 1]],
+        r"variable 'rain' must be > 0 for marginal='log', got 0 \(1 of 40 .* take 'sqrt'",
+    ),
+    "log of negative": ("log", [[-2.0, -3]], r"must be > 0 .* got -3 \(2 of 40"),
+    "sqrt of negative": (
+        "sqrt",
+        [[-2.0, 1]],
+        r"variable 'rain' must be >= 0 for marginal='sqrt', got -2 .* 'quantile'",
+    ),
+    "unknown variable": ({"snow": "log"}, [[1.0, 1]], r"variables of the data, \['rain'\], got 'snow'"),
+    "number of a named one": ({0: "log"}, [[1.0, 1]], r"variables of the data, \['rain'\], got 0"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_data_outside_the_domain_and_unknown_variables_are_refused(name):
+    choice, row, message = BAD[name]
+    x = np.concatenate([row, draws()[:19, :2]])[..., None]
+    with pytest.raises(ValueError, match=message):
+        Marginal.fit(x, choice, ["rain"]).warp(x)
+
+
+def test_new_data_outside_the_domain_are_refused():
+    x = draws()[..., None]
+    for choice, rule in (("log", "> 0"), ("sqrt", ">= 0"), ("quantile", ">= 0, as all training data were,")):
+        with pytest.raises(ValueError, match=f"the data must be {rule} for marginal='{choice}', got -1"):
+            Marginal.fit(x, choice, [None]).transform(x - 1 - x.min())
+    Marginal.fit(x - 1, "quantile", [None]).transform(x - 9)
+
+
+@pytest.mark.parametrize(
+    ("choice", "error", "message"),
+    [
+        ("cubic", ValueError, "marginal must be one of standardize, none, log, sqrt, quantile, got 'cubic'"),
+        ({"a": "log", "b": "cubic"}, ValueError, "got 'cubic' for 'b'"),
+        ({"a": ["log"]}, ValueError, r"got \['log'\] for 'a'"),
+        (["log"], TypeError, r"or a mapping from variables to these, got \['log'\]"),
+        (None, TypeError, "got None"),
+    ],
+)
+def test_unknown_names_are_refused(choice, error, message):
+    with pytest.raises(error, match=message):
+        check_choice(choice)
+
+
+@pytest.mark.parametrize(
+    ("center", "scale", "message"),
+    [
+        (np.zeros(3), np.ones(3), "one shape"),
+        (np.zeros((3, 1)), np.ones((3, 2)), "one shape"),
+        (np.zeros((2, 1)), np.array([[1.0], [0.0]]), "scale must be positive and finite, got 0.0 at vertex 1"),
+        (np.zeros((2, 1)), np.array([[-1.0], [1.0]]), "scale must be positive and finite, got -1.0 at vertex 0"),
+        (np.zeros((2, 1)), np.array([[1.0], [np.inf]]), "scale must be positive and finite, got inf"),
+        (np.zeros((2, 1)), np.array([[1.0], [np.nan]]), "scale must be positive and finite, got nan"),
+        (np.array([[np.nan], [0.0]]), np.ones((2, 1)), "center must be finite, got nan at vertex 0"),
+    ],
+)
+def test_bad_marginals_are_refused(center, scale, message):
+    with pytest.raises(ValueError, match=message):
+        Marginal(center, scale)
+
+
+def test_warps_are_one_for_each_channel():
+    with pytest.raises(ValueError, match="one for each of 1 channels, got 2"):
+        Marginal(np.zeros((2, 1)), np.ones((2, 1)), (Identity(), Identity()))
