@@ -113,6 +113,31 @@ def test_variables_have_their_own_marginal(mixed):
     assert left_out.marginal_.describe() == "rain: log, t2m: standardize"
 
 
+@pytest.mark.parametrize("pooling", [0.0, 0.5])
+@pytest.mark.parametrize("method", ["gaussian", "windowed", "masked"])
+def test_location_and_scale_are_fitted_to_the_variables_that_ask_for_it(method, pooling):
+    data = dataset().fillna(280.0).isel(lat=[0, 2])
+    given = {"method": method, "radius": 1, "pooling": 0.0 if method == "masked" else pooling}
+    both = nf.LocalizedDiffusion(marginal={"rain": "log"}, **given).fit(data).marginal_
+    one = nf.LocalizedDiffusion(marginal={"rain": "log", "t2m": "none"}, **given).fit(data).marginal_
+    assert one.describe() == "rain: log, t2m: none"
+    np.testing.assert_allclose(one.center[:, 0], both.center[:, 0], rtol=1e-12)
+    np.testing.assert_allclose(one.scale[:, 0], both.scale[:, 0], rtol=1e-12)
+    assert np.array_equal((one.center[:, 1], one.scale[:, 1]), (np.zeros(12), np.ones(12)))
+    assert both.center[:, 1].min() > 250
+
+
+@pytest.mark.parametrize("method", ["gaussian", "windowed", "masked"])
+def test_a_vertex_that_varies_once_needs_no_scale_where_none_is_fitted(method):
+    x = np.random.default_rng(0).normal(size=(40, 4, 2))
+    x[1:, 2, 1] = 0.0
+    given = {"graph": nf.DependencyGraph.chain(4), "method": method, "pooling": 0.0, "random_state": 0}
+    nf.LocalizedDiffusion(marginal={1: "none"}, **given).fit(x)
+    for refused in ("standardize", {0: "none"}):
+        with pytest.raises(ValueError, match="varies in few samples only"):
+            nf.LocalizedDiffusion(marginal=refused, **given).fit(x)
+
+
 def test_arrays_name_channels_by_number(tmp_path):
     x = np.exp(np.random.default_rng(0).normal(size=(60, 6, 2)))
     model = nf.LocalizedDiffusion(graph=nf.DependencyGraph.chain(6), marginal={np.int64(1): "log"}, **GIVEN).fit(x)

@@ -194,15 +194,15 @@ class Marginal:
         return (slopes - np.log(self.scale)).sum(axis=(-2, -1))
 
     @property
-    def standardized(self) -> bool:
-        """Whether location and scale are to be fitted to warped data.
+    def standardized(self) -> tuple[bool, ...]:
+        """Whether location and scale are to be fitted to warped data, for each channel.
 
         Examples
         --------
-        >>> Marginal.identity(3, 1).standardized
-        True
+        >>> Marginal.identity(3, 2).standardized
+        (True, True)
         """
-        return self.warps[0].name != "none"
+        return tuple(warp.name != "none" for warp in self.warps)
 
     @property
     def uniform(self) -> bool:
@@ -310,10 +310,4 @@ def _names(choice: MarginalChoice, variables: Sequence[str | None]) -> list[Marg
         raise ValueError(
             f"marginal must be for variables of the data, {keys}, got {unknown[0]!r}; give it for one of these"
         )
-    names = [choice.get(key, "standardize") for key in keys]
-    if "none" in names and len(set(names)) > 1:
-        raise ValueError(
-            f"marginal must be 'none' for all variables or for no one, got {dict(zip(keys, names, strict=True))}; take "
-            "'standardize' in its place"
-        )
-    return names
+    return [choice.get(key, "standardize") for key in keys]

@@ -17,6 +17,7 @@ import torch
 
 from nearfield.fitting.covariance import (
     Pooling,
+    Standardize,
     elimination_order,
     local_blocks,
     location_and_scale,
@@ -117,7 +118,7 @@ def fit_field(
     graph: DependencyGraph,
     radius: int,
     pooling: Pooling,
-    standardize: bool = True,
+    standardize: Standardize = True,
 ) -> tuple[np.ndarray, np.ndarray, GaussianField]:
     """Fit the sparse Cholesky field.
 
@@ -128,8 +129,8 @@ def fit_field(
     radius : int
         Hops of the conditioning sets (earlier neighbours in `elimination_order`).
     pooling : Pooling
-    standardize : bool
-        Whether location and scale are fitted; if not they are 0 and 1.
+    standardize : bool or tuple of bool
+        Whether location and scale are fitted, of all channels or of each; if not they are 0 and 1.
 
     Returns
     -------
@@ -193,7 +194,7 @@ def build_field(
     graph: DependencyGraph,
     radius: int,
     pooling: Pooling,
-    standardize: bool = True,
+    standardize: Standardize = True,
 ) -> FieldFit:
     """Fit as `fit_field` does and return what it warns of."""
     channels = x.shape[2]
@@ -215,7 +216,7 @@ def fit_windowed(
     graph: DependencyGraph,
     radius_by_time: tuple[tuple[float, int], ...],
     pooling: Pooling,
-    standardize: bool = True,
+    standardize: Standardize = True,
 ) -> tuple[np.ndarray, np.ndarray, WindowedGaussianScore]:
     """Fit the minimiser of (3.8); ``radius_by_time`` as in `WindowedGaussianScore`, the rest as in `fit_field`."""
     center, scale = location_and_scale(x, graph, pooling, standardize)
@@ -240,7 +241,7 @@ def window_spectrum(
 
 
 def fit_masked(
-    x: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph, radius: int, standardize: bool = True
+    x: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph, radius: int, standardize: Standardize = True
 ) -> tuple[np.ndarray, np.ndarray, MaskedGaussianScore]:
     """Fit the paper's (4.5) to data standardised per vertex; arguments as in `fit_field`."""
     center, scale = location_and_scale(x, graph, Pooling(0.0), standardize)

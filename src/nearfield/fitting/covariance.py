@@ -35,6 +35,10 @@ _CHUNK = 1 << 25
 """Floating-point numbers gathered at once while blocks are formed (256 MiB)."""
 
 
+Standardize: TypeAlias = bool | tuple[bool, ...]
+"""Whether location and scale are fitted: of all channels, or of each."""
+
+
 @dataclass(frozen=True)
 class Pooling:
     """How far a vertex borrows from its surroundings.
@@ -200,7 +204,7 @@ def location_and_scale(
     x: Float[np.ndarray, "sample vertex channel"],
     graph: DependencyGraph,
     pooling: Pooling,
-    standardize: bool = True,
+    standardize: Standardize = True,
     smooth: Smoother | None = None,
 ) -> tuple[Float[np.ndarray, "vertex channel"], Float[np.ndarray, "vertex channel"]]:
     """Mean and standard deviation (1/N) of each vertex and channel, pooled.
@@ -209,15 +213,16 @@ def location_and_scale(
     is about the pooled mean, so that location and scale are together the maximum likelihood fit of a stationary law.
     Where pooling would move the means of a channel by more than their sampling error explains (``LOCATION_LIMIT``), as
     it would for absolute temperatures from pole to equator, they stay the vertex's own. Without ``standardize`` the
-    data are taken as they are: location 0, scale 1. ``smooth`` is the `smoother` of graph and bandwidth, where it is
-    known already.
+    data, or the channels it is False for, are taken as they are: location 0, scale 1. ``smooth`` is the `smoother` of
+    graph and bandwidth, where it is known already.
     """
-    if not standardize:
+    fitted = np.broadcast_to(standardize, x.shape[1:])
+    if not fitted.any():
         return np.zeros(x.shape[1:]), np.ones(x.shape[1:])
     own = x.mean(axis=0)
     spread = x.var(axis=0)
     if pooling.strength == 0.0:
-        return own, np.sqrt(spread)
+        return np.where(fitted, own, 0.0), np.where(fitted, np.sqrt(spread), 1.0)
     smooth = smooth or smoother(graph, pooling.bandwidth)
     shift = pooling.strength * (smooth(own) - own)
     sampling = np.maximum(spread, 1e-12 * spread.mean(axis=0)) / len(x)
@@ -225,7 +230,7 @@ def location_and_scale(
     center = own + np.where(alike, shift, 0.0)
     spread = spread + (own - center) ** 2
     spread = (1 - pooling.strength) * spread + pooling.strength * smooth(spread)
-    return center, np.sqrt(spread)
+    return np.where(fitted, center, 0.0), np.where(fitted, np.sqrt(spread), 1.0)
 
 
 def local_blocks(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nearfield.fitting.closed_form import fit_field, fit_masked, fit_windowed
-from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.covariance import Pooling, Standardize
 from nearfield.fitting.neural import FEWEST, LevelChoice, choose_levels, default_recipe, fit_network
 from nearfield.fitting.radius import select_masked_radius, select_radius_by_time
 from nearfield.fitting.selection import SelectionReport, select_field
@@ -97,7 +97,7 @@ def fit_score(
     *,
     radius: int | None = None,
     pooling: Pooling | None = None,
-    standardize: bool = True,
+    standardize: Standardize = True,
     contiguous: bool = False,
     seed: int = 0,
     n_jobs: int | None = None,

@@ -14,7 +14,7 @@ import numpy as np
 
 from nearfield import process
 from nearfield.fitting.closed_form import fit_masked, window_spectrum
-from nearfield.fitting.covariance import Pooling, location_and_scale
+from nearfield.fitting.covariance import Pooling, Standardize, location_and_scale
 from nearfield.fitting.held_out import candidate_radii, patches, split, standard_error
 from nearfield.graph import DependencyGraph
 from nearfield.process import time_of
@@ -36,7 +36,7 @@ def select_radius_by_time(
     *,
     folds: int = 5,
     contiguous: bool = False,
-    standardize: bool = True,
+    standardize: Standardize = True,
     seed: int = 0,
 ) -> tuple[tuple[float, int], ...]:
     """Radius of the windowed score at each of about 13 noise levels, by its held-out denoising loss.
@@ -77,10 +77,10 @@ def select_radius_by_time(
     return tuple(chosen)
 
 
-def refuse_unscaled(train: np.ndarray, pooling: Pooling, standardize: bool) -> None:
+def refuse_unscaled(train: np.ndarray, pooling: Pooling, standardize: Standardize) -> None:
     """Refuse samples without scale: a vertex that varies in the held-out ones alone."""
-    still = (np.ptp(train, axis=0) == 0).any(axis=1)
-    if standardize and pooling.strength == 0 and still.any():
+    still = np.logical_and(np.ptp(train, axis=0) == 0, standardize).any(axis=1)
+    if pooling.strength == 0 and still.any():
         raise ValueError(
             f"data must vary in every fold, vertex {int(still.argmax())} varies in few samples only; give pooling "
             "above 0, a radius, or leave such vertices out"
@@ -103,7 +103,7 @@ def select_masked_radius(
     *,
     folds: int = 5,
     contiguous: bool = False,
-    standardize: bool = True,
+    standardize: Standardize = True,
     seed: int = 0,
 ) -> int:
     """One radius for the paper's masked score (4.5), by its held-out denoising loss summed over the noise levels.

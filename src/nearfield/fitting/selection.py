@@ -22,6 +22,7 @@ from nearfield.fitting.closed_form import Regression, build_field, cap_members, 
 from nearfield.fitting.covariance import (
     Pooling,
     Smoother,
+    Standardize,
     elimination_order,
     kernel,
     local_blocks,
@@ -142,7 +143,7 @@ class _Trials:
         graph: DependencyGraph,
         parts: list[np.ndarray],
         contiguous: bool,
-        standardize: bool,
+        standardize: Standardize,
         n_jobs: int | None,
     ) -> None:
         self.x, self.graph, self.parts, self.contiguous = x, graph, parts, contiguous
@@ -174,7 +175,7 @@ class _Trials:
     def _fold(self, held_out: np.ndarray, radius: int, pooling: Pooling) -> Float[np.ndarray, " sample"]:
         channels, h = self.x.shape[2], pooling.bandwidth
         train = np.delete(self.x, held_out, axis=0)
-        if self.standardize and pooling.strength == 0 and (np.ptp(train, axis=0) == 0).any():
+        if pooling.strength == 0 and np.logical_and(np.ptp(train, axis=0) == 0, self.standardize).any():
             return np.full(len(held_out), math.inf)  # a vertex that varies in the held-out samples alone has no scale
         vertices, windows = (
             (None, None) if pooling.strength == 0 else (self.smoother(h, None), self.smoother(h, radius))
@@ -256,7 +257,7 @@ def select_field(
     pooling: Pooling | None = None,
     folds: int = 5,
     contiguous: bool = False,
-    standardize: bool = True,
+    standardize: Standardize = True,
     seed: int = 0,
     n_jobs: int | None = None,
     progress: Callable[[], object] | None = None,
@@ -278,8 +279,8 @@ def select_field(
         At least 2; reduced to the number of samples if there are fewer.
     contiguous : bool
         Hold out contiguous blocks, for samples along a time axis.
-    standardize : bool
-        Whether location and scale are fitted.
+    standardize : bool or tuple of bool
+        Whether location and scale are fitted, of all channels or of each.
     seed : int
         Of the shuffle when folds are not contiguous.
     n_jobs : int, optional
