@@ -9,9 +9,10 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # One thread in each test process: the processes are the parallelism.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS)
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 BENCHMARKS := gaussian_chain gaussian_grid temperature scale
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format docs bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +20,7 @@ help:
 	@echo "make test    the fast test suite"
 	@echo "make check   all that CI runs: format, lint, layers, types, demo, every test"
 	@echo "make format  rewrite the code as check wants it"
+	@echo "make docs    the pages of docs/, into site/"
 	@echo "make bench   the benchmarks, one table each"
 	@echo "make clean   remove the environment, caches and the demo's output"
 
@@ -38,6 +40,7 @@ check: $(VENV)/dev.stamp
 	time $(BIN)/ruff check src tests benchmarks
 	time $(BIN)/lint-imports
 	time $(BIN)/mypy
+	time $(MKDOCS)
 	time $(BIN)/nearfield demo --out $(DEMO)
 	$(PYTEST) -m "slow or not slow" --doctest-modules --durations 10 src tests
 
@@ -45,11 +48,14 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format src tests benchmarks
 	$(BIN)/ruff check --fix src tests benchmarks
 
+docs: $(VENV)/dev.stamp
+	$(MKDOCS)
+
 bench: $(VENV)/run.stamp
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 
 clean:
-	rm -rf $(VENV) $(DEMO) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf $(VENV) $(DEMO) site .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 
 # Debian ships venv without ensurepip, and the half-made environment that follows says little about why.
 $(BIN)/pip:
@@ -66,5 +72,5 @@ $(VENV)/run.stamp: pyproject.toml constraints.txt | $(BIN)/pip
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp
 	@echo "Installing the developers' tools into $(VENV), once."
-	@$(PIP_INSTALL) --editable '.[dev]'
+	@$(PIP_INSTALL) --editable '.[dev,docs]'
 	@touch $@
