@@ -122,8 +122,8 @@ def test_steps_are_those_of_adamw_by_hand():
     """Moments, bias correction, decay of the weights, clipping and the cosine, on a network of its own arithmetic."""
     recipe = replace(SHORT, steps=7, clip=0.01, ema=0.0, weight_decay=0.1)
     score, reference = stencil(4, 1), stencil(4, 1)
-    run = Run(score.network, learning_rate=1.0, weight_decay=recipe.weight_decay, ema=recipe.ema, seed=5)
-    draws = Run(reference.network, learning_rate=1.0, weight_decay=0.0, ema=0.0, seed=5)
+    run = Run(score.network, weight_decay=recipe.weight_decay, ema=recipe.ema, seed=5)
+    draws = Run(reference.network, weight_decay=0.0, ema=0.0, seed=5)
     clean = data(24)
     parameters = [value for value in reference.network.parameters() if value.numel()]
     first = [torch.zeros_like(value) for value in parameters]
@@ -188,7 +188,7 @@ def test_the_seed_decides_all():
 def test_each_pass_takes_each_sample_once_in_an_order_of_its_own():
     passes = []
     for _ in range(2):
-        run = Run(stencil().network, learning_rate=1.0, weight_decay=0.0, ema=0.0, seed=3)
+        run = Run(stencil().network, weight_decay=0.0, ema=0.0, seed=3)
         passes.append([torch.cat([run.next_batch(20, 5) for _ in range(4)]).tolist() for _ in range(2)])
     assert passes[0] == passes[1]
     assert all(sorted(one) == list(range(20)) for one in passes[0])
@@ -228,7 +228,7 @@ def test_networks_of_vertices_are_trained_as_each_would_be_alone():
     results = []
     for each in (x, larger):
         score = NetworkScore(VertexNetworks(CHAIN, 1, widths=(8,)).double())
-        run = Run(score.network, learning_rate=1.0, weight_decay=0.01, ema=0.9, seed=0)
+        run = Run(score.network, weight_decay=0.01, ema=0.9, seed=0)
         for _ in range(10):
             training.step(run, score, each, None, replace(SHORT, clip=0.1))
         results.append(score.network.weights.detach().clone())
@@ -240,7 +240,7 @@ def test_networks_of_vertices_follow_the_gradient_of_their_own_loss():
     """By central differences of (3.6) at one vertex, along the gradient of its network."""
     score, clean = NetworkScore(VertexNetworks(CHAIN, 1, widths=(8,)).double()), data(24)
     start = score.network.weights.detach().clone()
-    run, draws = (Run(score.network, learning_rate=1.0, weight_decay=0.0, ema=0.0, seed=4) for _ in range(2))
+    run, draws = (Run(score.network, weight_decay=0.0, ema=0.0, seed=4) for _ in range(2))
     training.step(run, score, clean, None, replace(SHORT, clip=1e9))
     gradient = score.network.weights.grad.clone()
     batch = clean[draws.next_batch(24, 8)]
@@ -384,7 +384,7 @@ def test_data_that_cannot_be_trained_on_are_refused():
 
 
 def test_the_first_of_equal_checks_is_the_best_and_none_before_pruning():
-    run = Run(stencil().network, learning_rate=1.0, weight_decay=0.0, ema=0.0, seed=0)
+    run = Run(stencil().network, weight_decay=0.0, ema=0.0, seed=0)
     for step, loss in ((0, 0.1), (10, 0.5), (20, 0.4), (30, 0.4), (40, math.nan)):
         run.record(Check(step, loss, 0.0), since=5)
     assert run.best_check(5) == Check(20, 0.4, 0.0)

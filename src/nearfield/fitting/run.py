@@ -11,6 +11,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nearfield.data import store
+from nearfield.fitting.adamw import AdamW
 from nearfield.noise import Stream
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ class Run:
     ----------
     network : Network
         Trained in place.
-    learning_rate, weight_decay : float
-        Of AdamW (Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019).
+    weight_decay : float
+        Of AdamW.
     ema : float
         Decay of the moving average of the weights for each step.
     seed : int
@@ -66,13 +67,10 @@ class Run:
         Spent so far.
     """
 
-    def __init__(self, network: Network, *, learning_rate: float, weight_decay: float, ema: float, seed: int) -> None:
+    def __init__(self, network: Network, *, weight_decay: float, ema: float, seed: int) -> None:
         self.network = network
         self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema)).requires_grad_(False)
-        # Fused: a network has some twenty small tensors, which take longer to find than to change.
-        self.optimizer = torch.optim.AdamW(
-            network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
-        )
+        self.optimizer = AdamW(network.parameters(), weight_decay)
         # Not the seed itself: the network's first weights may have been drawn from the same number.
         words = np.random.SeedSequence([seed, Stream.TRAINING]).generate_state(1, np.uint64)
         self.generator = torch.Generator(next(network.parameters()).device).manual_seed(int(words[0]))
@@ -118,8 +116,6 @@ class Run:
         tensors = {"generator": self.generator.get_state(), "order": self._order}
         for prefix, state in self._states().items():
             tensors |= {f"{prefix}{name}": value for name, value in state.items()}
-        for number, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"moment.{number}.{name}": value for name, value in moments.items()}
         arrays = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
         arrays |= {
             "position": np.array(self._position),
@@ -149,11 +145,6 @@ class Run:
         for prefix, state in self._states().items():
             for name, value in state.items():
                 value.copy_(tensors[f"{prefix}{name}"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key in (key for key in tensors if key.startswith("moment.")):
-            _, number, name = key.split(".")
-            moments.setdefault(int(number), {})[name] = tensors[key]
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
         self.generator.set_state(tensors["generator"])
         self._order, self._position = tensors["order"].to(self._order.device), int(arrays["position"])
         self.losses = arrays["losses"].tolist()
@@ -162,7 +153,12 @@ class Run:
 
     def _states(self) -> dict[str, dict[str, Tensor]]:
         """Tensors that are stored and loaded by name; those of modules share their memory."""
-        return {"network.": self.network.state_dict(), "average.": self.average.state_dict(), "best.": self.best}
+        return {
+            "network.": self.network.state_dict(),
+            "average.": self.average.state_dict(),
+            "best.": self.best,
+            "moment.": self.optimizer.state(),
+        }
 
 
 def copied(network: torch.nn.Module) -> dict[str, Tensor]:

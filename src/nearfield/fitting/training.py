@@ -227,7 +227,6 @@ def train(
 
     run = Run(
         network.requires_grad_(True),
-        learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         ema=recipe.ema,
         seed=recipe.seed,
@@ -284,12 +283,10 @@ def step(
     squared = Problem.pose(score, clean[batch], t, noise).errors(run.network)
     apart = isinstance(run.network, VertexNetworks) and not run.network.shared
     loss = vertex_loss(squared, mask).sum() if apart else mean_loss(squared, mask)
-    for group in run.optimizer.param_groups:
-        group["lr"] = recipe.rate(run.step)
     run.optimizer.zero_grad()
     loss.backward()
     clip(run.network, recipe.clip)
-    run.optimizer.step()
+    run.optimizer.step(recipe.rate(run.step))
     run.losses.append(float(loss.detach()) / (squared.shape[1] if apart else 1))
 
 
