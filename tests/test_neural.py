@@ -12,6 +12,7 @@ from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.matching import held_out
 from nearfield.fitting.neural import choose_levels, default_recipe, fit_network, make_network, shown_radius
+from nearfield.fitting.paper import PaperRecipe, fit_paper
 from nearfield.fitting.radius import LEVELS
 from nearfield.fitting.training import Recipe
 from nearfield.graph import DependencyGraph
@@ -185,3 +186,20 @@ def test_auto_is_never_worse_than_the_gaussian(law, seed):
         losses.append(held_out(model.score_, z, [time_of(s) for s in LEVELS], seed=9))
     gap = (losses[0] - losses[1]).sum(axis=0)
     assert gap.mean() <= gap.std(ddof=1) / np.sqrt(len(gap))
+
+
+def test_the_papers_recipe_is_a_method(tmp_path):
+    x = LAW.sample(30, random_state=0)[..., 0]
+    recipe = PaperRecipe(steps=20, batch_size=256, widths=(8, 8, 8))
+    model = nf.LocalizedDiffusion(method="paper", radius=3, recipe=recipe, random_state=0).fit(x)
+    z = torch.from_numpy(model.marginal_.transform(model.codec_.encode(x)))
+    again = fit_paper(z.numpy(), LAW.graph, 3, recipe)  # the seed is that of the recipe
+    torch.testing.assert_close(model.score_.denoise(z, 0.3), again.denoise(z, 0.3), rtol=0, atol=0)
+    model.save(tmp_path / "m")
+    loaded = nf.load(tmp_path / "m")
+    assert loaded.recipe == recipe
+    np.testing.assert_array_equal(loaded.sample(2, random_state=1), model.sample(2, random_state=1))
+    with pytest.raises(TypeError, match="must be a PaperRecipe"):
+        nf.LocalizedDiffusion(method="paper", recipe=Recipe(steps=2)).fit(x)
+    with pytest.raises(ValueError, match="checkpoint must be None"):
+        model.fit(x, checkpoint=tmp_path / "c")

@@ -100,7 +100,8 @@ def fit(
     ] = None,
     radius: Annotated[Any, typer.Option(help="Hops, or auto.", parser=_auto_or(int), metavar="HOPS")] = "auto",
     method: Annotated[
-        Literal["auto", "gaussian", "windowed", "masked", "neural", "hybrid"], typer.Option(help="Which score.")
+        Literal["auto", "gaussian", "windowed", "masked", "neural", "hybrid", "paper"],
+        typer.Option(help="Which score."),
     ] = "auto",
     pooling: Annotated[
         Any,

@@ -31,15 +31,18 @@ from nearfield.fitting.extension import extend
 from nearfield.fitting.fit_report import FitReport
 from nearfield.fitting.matching import NoiseLevels
 from nearfield.fitting.method import Method, Plan, fit_score
+from nearfield.fitting.paper import PaperRecipe
 from nearfield.fitting.selection import SelectionReport, select_field
 from nearfield.fitting.training import Recipe
 from nearfield.graph import DependencyGraph
 from nearfield.noise import Stream, seed_of
+from nearfield.process import Schedule
 from nearfield.sampling.sampler import Sampler, default_sampler
 from nearfield.score.base import Score
 from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore
 from nearfield.score.hybrid import HybridScore, NetworkScore
+from nearfield.score.paper import PaperScore
 from nearfield.score.switch import SwitchedScore
 
 if TYPE_CHECKING:
@@ -47,7 +50,15 @@ if TYPE_CHECKING:
 
     from nearfield.data.admission import Data
 
-_KINDS = (GaussianField, WindowedGaussianScore, MaskedGaussianScore, NetworkScore, HybridScore, SwitchedScore)
+_KINDS = (
+    GaussianField,
+    WindowedGaussianScore,
+    MaskedGaussianScore,
+    NetworkScore,
+    HybridScore,
+    SwitchedScore,
+    PaperScore,
+)
 _SCORES: dict[str, type[Score]] = {kind.__name__: kind for kind in _KINDS}
 
 
@@ -65,11 +76,12 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
     radius : int or "auto"
         Locality in hops; for the Gaussian field, the hops within which a vertex is conditioned on earlier ones.
         ``"auto"`` chooses it by cross-validation.
-    method : {"auto", "gaussian", "windowed", "masked", "neural", "hybrid"}
+    method : {"auto", "gaussian", "windowed", "masked", "neural", "hybrid", "paper"}
         ``"gaussian"``: sparse Cholesky field, exact in everything; ``"windowed"``: minimiser of the local loss (3.8);
         ``"masked"``: the paper's (4.5); ``"neural"``: a network trained by that loss; ``"hybrid"``: a network that is
-        also shown the windowed Gaussian's denoiser. ``"auto"``: the Gaussian field, and the hybrid at the noise levels
-        where its held-out loss is lower beyond noise; with fewer than 20 samples the field alone.
+        also shown the windowed Gaussian's denoiser; ``"paper"``: a network as the paper trains it. ``"auto"``: the
+        Gaussian field, and the hybrid at the noise levels where its held-out loss is lower beyond noise; with fewer
+        than 20 samples the field alone.
     pooling : float in [0, 1], Pooling, or "auto"
         0 fits every vertex alone, 1 one law for all, between shrinks; a `Pooling` also names the bandwidth. ``"auto"``
         chooses both by cross-validation. Location and scale of the vertices are pooled alike.
@@ -90,8 +102,9 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         Torch device on which the windowed and masked scores are sampled; ``"auto"`` is the processor.
     verbose : bool
         Show progress on stderr.
-    recipe : Recipe, optional
+    recipe : Recipe or PaperRecipe, optional
         How networks are trained: steps, rates and the like; by default about half a minute's training.
+        ``"paper"`` takes a PaperRecipe.
 
     Attributes
     ----------
@@ -133,7 +146,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         n_jobs: int | None = None,
         device: str = "auto",
         verbose: bool = False,
-        recipe: Recipe | None = None,
+        recipe: Recipe | PaperRecipe | None = None,
     ) -> None:
         self.graph = graph
         self.radius = radius
@@ -187,6 +200,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             samples or an unclear layout, or a parameter is out of range.
         """
         self._check_parameters()
+        if checkpoint is not None and self.method not in ("auto", "neural", "hybrid"):
+            raise ValueError(f"checkpoint must be None with method={self.method!r}, which keeps none; leave it out")
         seed = seed_of(self.random_state)
         start = time.perf_counter()
         codec = Codec.fit(X, sample_dim=sample_dim, graph=self.graph)
@@ -518,8 +533,11 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
                 raise ValueError(f"pooling must be in [0, 1], got {self.pooling!r}; 0 fits every vertex alone")
         if self.method == "masked" and self._pooling() not in (None, Pooling(0.0)):
             raise ValueError("pooling must be 0 or 'auto' with method='masked': the paper's score (4.5) does not pool")
-        if self.recipe is not None and not isinstance(self.recipe, Recipe):
-            raise TypeError(f"recipe must be a Recipe or None, got {type(self.recipe).__name__}")
+        kind = PaperRecipe if self.method == "paper" else Recipe
+        if self.recipe is not None and not isinstance(self.recipe, kind):
+            raise TypeError(
+                f"recipe must be a {kind.__name__} with method={self.method!r}, got {type(self.recipe).__name__}"
+            )
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must be in (0, 1), got {self.validation_fraction!r}; .15 is usual")
 
@@ -629,7 +647,11 @@ def load(path: str | os.PathLike[str]) -> LocalizedDiffusion:
         parameters["pooling"] = Pooling(**parameters["pooling"])
     if parameters["recipe"] is not None:
         plain = parameters["recipe"]
-        parameters["recipe"] = Recipe(**plain | {"levels": NoiseLevels(**plain["levels"])})
+        if parameters["method"] == "paper":
+            schedule = Schedule(tuple(plain["schedule"]["times"]))
+            parameters["recipe"] = PaperRecipe(**plain | {"widths": tuple(plain["widths"]), "schedule": schedule})
+        else:
+            parameters["recipe"] = Recipe(**plain | {"levels": NoiseLevels(**plain["levels"])})
     if isinstance(parameters["marginal"], list):
         parameters["marginal"] = dict(parameters["marginal"])
     model = LocalizedDiffusion(**parameters)

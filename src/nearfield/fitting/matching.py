@@ -45,6 +45,7 @@ __all__ = [
     "vertex_loss",
     "window_draws",
     "window_errors",
+    "window_noise",
 ]
 
 LARGEST_STORE = 2**26
@@ -129,13 +130,22 @@ def window_draws(
     Entries of a window that mirror the same vertex have the same noise. Arguments and results as in `training_draws`,
     for `window_errors`.
     """
-    samples, (rows, width) = len(clean), network.index.shape
-    shape = (samples, rows, width, clean.shape[2])
+    samples, rows = len(clean), len(network.index)
+    noise = window_noise(clean, network, generator)
+    return _times(levels, samples * rows, generator).reshape(samples, rows), noise
+
+
+def window_noise(
+    clean: Float[Tensor, "sample vertex channel"], network: WindowedNetwork, generator: torch.Generator
+) -> Float[Tensor, "sample row width channel"]:
+    """Draw the noise of `window_draws` alone."""
+    rows, width = network.index.shape
+    shape = (len(clean), rows, width, clean.shape[2])
     noise = torch.randn(shape, generator=generator, dtype=clean.dtype, device=clean.device)
     if network.padding == "reflect":
         same = network.index[:, :, None] == network.index[:, None, :]
         noise = noise[:, torch.arange(rows)[:, None], same.to(torch.uint8).argmax(dim=2)]
-    return _times(levels, samples * rows, generator).reshape(samples, rows), noise
+    return noise
 
 
 def _times(levels: NoiseLevels, n: int, generator: torch.Generator) -> Float[Tensor, " n"]:

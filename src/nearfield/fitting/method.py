@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nearfield.fitting.closed_form import fit_field, fit_masked, fit_windowed
-from nearfield.fitting.covariance import Pooling, Standardize
+from nearfield.fitting.covariance import Pooling, Standardize, location_and_scale
 from nearfield.fitting.neural import FEWEST, LevelChoice, choose_levels, default_recipe, fit_network
+from nearfield.fitting.paper import PaperRecipe, fit_paper
 from nearfield.fitting.radius import select_masked_radius, select_radius_by_time
 from nearfield.fitting.selection import SelectionReport, select_field
 from nearfield.fitting.training import Recipe, TrainingReport
@@ -26,7 +27,7 @@ from nearfield.score.switch import SwitchedScore
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-Method = Literal["auto", "gaussian", "windowed", "masked", "neural", "hybrid"]
+Method = Literal["auto", "gaussian", "windowed", "masked", "neural", "hybrid", "paper"]
 Radius = int | tuple[tuple[float, int], ...]
 LARGEST_AUTO = 20_000
 """Vertices of the largest graphs on which "auto" tries a network."""
@@ -74,8 +75,8 @@ class Plan:
 
     Parameters
     ----------
-    recipe : Recipe, optional
-        By default what `default_recipe` says.
+    recipe : Recipe or PaperRecipe, optional
+        By default what `default_recipe` says; a PaperRecipe for "paper".
     validation_fraction : float
         Share of the samples held out, where no recipe is given.
     checkpoint : path, optional
@@ -84,7 +85,7 @@ class Plan:
         Called after each step with the steps taken, their number and the last held-out loss.
     """
 
-    recipe: Recipe | None = None
+    recipe: Recipe | PaperRecipe | None = None
     validation_fraction: float = 0.15
     checkpoint: str | os.PathLike[str] | None = None
     progress: Callable[[int, int, float], object] | None = None
@@ -110,9 +111,10 @@ def fit_score(
     ----------
     x, graph, radius, pooling, contiguous, standardize, seed, n_jobs, progress
         As in `select_field`.
-    method : {"auto", "gaussian", "windowed", "masked", "neural", "hybrid"}
+    method : {"auto", "gaussian", "windowed", "masked", "neural", "hybrid", "paper"}
         ``"auto"`` is the Gaussian field, with the hybrid at noise levels where that is better on held-out samples. The
-        masked score does not pool.
+        masked score does not pool; the paper's network is one law, with the largest radius of the windowed score's
+        table where none is given.
     plan : Plan, optional
         For the networks.
 
@@ -136,6 +138,8 @@ def fit_score(
         return _masked(x, graph, radius, options)
     if method == "windowed":
         return _windowed(x, graph, radius, pooling, options, search)
+    if method == "paper":
+        return _paper(x, graph, radius, pooling or Pooling(1.0), options, plan or Plan())
     field = _field(x, graph, radius, pooling, options, search)
     if method == "gaussian" or (method == "auto" and (why := _too_much(x)) is not None):
         return field if method == "gaussian" else replace(field, reason=f"{field.reason} {why}")
@@ -195,6 +199,27 @@ def _masked(x: np.ndarray, graph: DependencyGraph, radius: int | None, options: 
     return Fitted(center, scale, score, used, pooling, None, _given(used, pooling), seconds)
 
 
+def _paper(
+    x: np.ndarray, graph: DependencyGraph, radius: int | None, pooling: Pooling, options: dict[str, Any], plan: Plan
+) -> Fitted:
+    start = time.perf_counter()
+    if radius is None:
+        radius = max(r for _, r in select_radius_by_time(x, graph, pooling, **options))
+    selected = time.perf_counter()
+    center, scale = location_and_scale(x, graph, pooling, options["standardize"])
+    assert not isinstance(plan.recipe, Recipe)
+    recipe, tell = plan.recipe or PaperRecipe(seed=options["seed"]), plan.progress
+    score = fit_paper(
+        (x - center) / scale,
+        graph,
+        radius,
+        recipe,
+        progress=None if tell is None else lambda step, loss: tell(step, recipe.steps, loss),
+    )
+    seconds = {"select": selected - start, "train": time.perf_counter() - selected}
+    return Fitted(center, scale, score, radius, pooling, None, _given(radius, pooling), seconds)
+
+
 def _too_much(x: np.ndarray) -> str | None:
     """Why "auto" does not try a network, if so."""
     if len(x) < FEWEST:
@@ -221,6 +246,7 @@ def _network(
 ) -> Fitted:
     start = time.perf_counter()
     z = (x - field.center) / field.scale
+    assert not isinstance(plan.recipe, PaperRecipe)
     recipe = plan.recipe or default_recipe(graph, len(x), plan.validation_fraction, seed)
     tell = plan.progress
     fit = fit_network(

@@ -1,0 +1,172 @@
+r"""The paper's recipe for a neural local score, as one object: section 4.2 of arXiv 2505.04417.
+
+One network for all vertices is fitted to the noise :math:`\xi` at the centre of windows, by least squares: the loss
+(3.5)-(3.7) times :math:`s^2`. Each window has its own noise and time, drawn uniformly from the linear-beta grid.
+Windows that reach over a border see the field mirrored there, which biases the score near it; no samples are held out,
+weights are not averaged, and training ends when its steps are over. nearfield's own recipe is
+:mod:`nearfield.fitting.training`; this one is for comparison with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+import torch
+
+from nearfield.fitting.adamw import AdamW
+from nearfield.fitting.matching import window_noise
+from nearfield.graph import DependencyGraph
+from nearfield.lattice import whole_number
+from nearfield.noise import Stream, seed_of
+from nearfield.process import Schedule, signal
+from nearfield.process import noise as noise_scale
+from nearfield.score.paper import PaperScore, Predicted
+from nearfield.score.vertex import VertexNetworks
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+__all__ = ["PaperRecipe", "fit_paper", "window_answers"]
+
+
+@final
+@dataclass(frozen=True)
+class PaperRecipe:
+    """How the paper's network is trained, with what the paper leaves open marked as our choice.
+
+    Parameters
+    ----------
+    widths : tuple of int
+        Three hidden layers: the paper. Of 64: our choice.
+    schedule : Schedule
+        Grid of the times, drawn uniformly from those above 0: the paper, linear beta from 1e-4 to .02 in 1000 steps.
+    predicts : {"noise", "score"}
+        The noise: our choice between two ways of writing the paper's loss, which weight times differently.
+    learning_rate : float
+        Of Adam, constant: the paper. Of 1e-3: our choice.
+    steps : int
+        Our choice.
+    batch_size : int
+        Windows in a step, made up of whole fields, of one at least: our choice.
+    seed : int
+        Of the first weights, the order of samples, times and noise; in [0, 2**64).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number is not whole or out of range.
+
+    Examples
+    --------
+    >>> PaperRecipe().fields_in_a_step(128, 200), PaperRecipe().fields_in_a_step(10_000, 200)
+    (32, 1)
+    """
+
+    widths: tuple[int, ...] = (64, 64, 64)
+    schedule: Schedule = field(default_factory=Schedule.ddpm)
+    predicts: Predicted = "noise"
+    learning_rate: float = 1e-3
+    steps: int = 2000
+    batch_size: int = 4096
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            whole_number(name, getattr(self, name), 1, "give a number of at least 1")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be above 0 and finite, got {self.learning_rate!r}; 1e-3 is usual")
+        seed_of(self.seed)
+
+    def fields_in_a_step(self, n_vertices: int, n_samples: int) -> int:
+        """Return how many whole fields give `batch_size` windows, about."""
+        return min(max(self.batch_size // n_vertices, 1), n_samples)
+
+
+def fit_paper(
+    z: Float[np.ndarray, "sample vertex channel"],
+    graph: DependencyGraph,
+    radius: int,
+    recipe: PaperRecipe | None = None,
+    *,
+    progress: Callable[[int, float], object] | None = None,
+) -> PaperScore:
+    """Train the paper's network on all samples.
+
+    Parameters
+    ----------
+    z : ndarray, shape (sample, vertex, channel)
+        Standardised data, complete.
+    graph : DependencyGraph
+        On whole lattices windows are mirrored at borders. On other graphs, of which the paper says nothing, absent
+        entries of a window are zero, which the network cannot tell from a value of zero.
+    radius : int
+        In hops.
+    recipe : PaperRecipe, optional
+    progress : callable, optional
+        Called after each step with the steps taken and the step's loss: the mean squared error of the noise, or of the
+        score.
+
+    Returns
+    -------
+    PaperScore
+        Its weights, in single precision, ask for no gradients.
+
+    Examples
+    --------
+    >>> z = np.ones((20, 8, 1))
+    >>> losses = []
+    >>> recipe = PaperRecipe(steps=150, batch_size=64)
+    >>> score = fit_paper(z, DependencyGraph.chain(8), 1, recipe, progress=lambda _, loss: losses.append(loss))
+    >>> sum(losses[-10:]) < sum(losses[:10]) / 2
+    True
+    """
+    recipe = recipe or PaperRecipe()
+    network = VertexNetworks(
+        graph,
+        radius,
+        z.shape[2],
+        widths=recipe.widths,
+        shared=True,
+        padding="absent" if graph.lattice is None or graph.keep is not None else "reflect",
+        seed=recipe.seed,
+    )
+    clean = torch.from_numpy(np.asarray(z, dtype=np.float32))
+    optimizer = AdamW(network.parameters())
+    # Not the seed itself: the network's first weights have been drawn from the same number.
+    words = np.random.SeedSequence([recipe.seed, Stream.TRAINING]).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(words[0]))
+    times = torch.tensor([t for t in recipe.schedule.times if t > 0], dtype=torch.float64)
+    fields = recipe.fields_in_a_step(len(graph), len(clean))
+    order = torch.zeros(0, dtype=torch.int64)
+    for step in range(1, recipe.steps + 1):
+        if len(order) < fields:
+            order = torch.randperm(len(clean), generator=generator)
+        batch, order = clean[order[:fields]], order[fields:]
+        t = times[torch.randint(len(times), batch.shape[:2], generator=generator)]
+        xi = window_noise(batch, network, generator)
+        answers, s = window_answers(network, batch, t, xi)
+        target = xi[:, :, 0] if recipe.predicts == "noise" else -xi[:, :, 0] / s
+        loss = ((answers - target) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step(recipe.learning_rate)
+        if progress is not None:
+            progress(step, float(loss.detach()))
+    return PaperScore(network.requires_grad_(False), recipe.predicts)
+
+
+def window_answers(
+    network: VertexNetworks,
+    clean: Float[Tensor, "sample vertex channel"],
+    t: Float[Tensor, "sample row"],
+    noise: Float[Tensor, "sample row width channel"],
+) -> tuple[Float[Tensor, "sample row channel"], Float[Tensor, "sample row 1"]]:
+    """Return what the network answers at the centres of windows with noise and times of their own, and s."""
+    a, s = (scale(t).to(clean.dtype)[..., None] for scale in (signal, noise_scale))
+    noised = a[..., None] * network.windows(clean) + s[..., None] * noise
+    return network.on_windows(noised, None, t.to(clean.dtype)), s
