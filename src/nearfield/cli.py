@@ -1,4 +1,4 @@
-"""The command line: ``nearfield fit | sample | impute | report | info | demo``.
+"""The command line: ``nearfield fit | sample | impute | report | info | demo | reproduce``.
 
 Thin: it reads files, calls the library, writes files. Exit codes are 0 (done), 1 (the data or the run failed; one line
 on stderr says why) and 2 (wrong usage). With ``--json`` a command prints one JSON object on stdout and nothing else.
@@ -217,6 +217,31 @@ def demo(
         result = run(out, seed=seed, quiet=quiet or as_json)
         if as_json:
             _tell(result, as_json=True, quiet=quiet)
+
+
+@app.command()
+def reproduce(
+    which: Annotated[Literal["fig1", "fig2", "scaling", "all"], typer.Argument(help="Which figure.", metavar="WHICH")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("reproduction"),
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller run, under a minute each.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Redo the paper's figures, and what goes past them.
+
+    WHICH is fig1, fig2, scaling or all. Each writes a picture and its numbers and checks what is claimed of them.
+    """
+    with _plain_failure(quiet=quiet or as_json):
+        from nearfield.experiments import figure1, figure2, scaling
+        from nearfield.experiments.reproduction import require, run
+
+        experiments = {"fig1": figure1.EXPERIMENT, "fig2": figure2.EXPERIMENT, "scaling": scaling.EXPERIMENT}
+        chosen = list(experiments.values()) if which == "all" else [experiments[which]]
+        found = {e.name: run(e, out, quick=quick, quiet=quiet or as_json) for e in chosen}
+        if as_json:
+            claims = {name: [{"claim": c.sentence, "holds": c.holds} for c in claims] for name, claims in found.items()}
+            _tell({"out": str(out), "claims": claims}, as_json=True, quiet=quiet)
+        require(claim for claims in found.values() for claim in claims)
 
 
 def main() -> None:
