@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -81,9 +82,10 @@ class StencilNetwork(Network):
         generator = torch.Generator().manual_seed(seed)
         lattice = graph.lattice
         # One axis is computed as two: on processors the two-dimensional convolution is the faster one.
-        self._shape = lattice.shape if len(lattice.shape) > 1 else (1, *lattice.shape)
-        periodic = lattice.periodic if len(lattice.shape) > 1 else (False, *lattice.periodic)
-        reach = tuple(1 if axis >= len(self._shape) - len(lattice.shape) else 0 for axis in range(len(self._shape)))
+        missing = max(0, 2 - len(lattice.shape))
+        self._shape = (1,) * missing + lattice.shape
+        periodic = (False,) * missing + lattice.periodic
+        reach = (0,) * missing + (1,) * len(lattice.shape)
         self.enter = Affine(n_channels, width, generator)
         self.site = Site(len(graph), embedding, width, generator)
         self.convolutions = nn.ModuleList(
@@ -93,7 +95,7 @@ class StencilNetwork(Network):
         self.show = uniform((width, n_shown), n_shown, generator)
         self.mix = Affine(width, width, generator)
         self.leave = Affine(width, n_channels, generator, zero=True)
-        mask = None if graph.keep is None else torch.tensor(graph.keep).reshape(1, 1, *self._shape).float()
+        mask = None if graph.keep is None else torch.tensor(graph.keep).reshape(1, *self._shape, 1).float()
         cells = None if graph.keep is None else torch.from_numpy(np.flatnonzero(graph.keep))
         self.register_buffer("_mask", mask, persistent=False)
         self.register_buffer("_cells", cells, persistent=False)
@@ -115,13 +117,20 @@ class StencilNetwork(Network):
         level: Float[Tensor, " sample"],
     ) -> Float[Tensor, "sample vertex channel"]:
         """Return F; arguments as in `Network.forward`."""
-        film = self.modulation(level)
-        h = self.enter(x) + self.site() if self.site.size else self.enter(x)
+        h = functional.linear(x, self.enter.weight)
+        if self.site.size:
+            h = h + self.site()
         h = self._on_lattice(h)
-        ahead = (..., *(None,) * len(self._shape))
+        mask = None if self._mask is None else self._mask.to(h.dtype)
+        # What biases have added to h goes into the shift: there it costs no pass over the field, nor does its gradient.
+        bias = torch.stack([each.get_parameter("bias") for each in (self.enter, *self.convolutions)]).cumsum(dim=0)
+        film = [
+            (scale, shift + scale * b.to(scale)) for (scale, shift), b in zip(self.modulation(level), bias, strict=True)
+        ]
+        ahead = (slice(None), *(None,) * len(self._shape))
         for convolution, (scale, shift) in zip(self.convolutions, film, strict=False):
             active = functional.silu(torch.addcmul(shift[ahead], scale[ahead], h))
-            h = h + convolution(active if self._mask is None else self._mask * active)
+            h = convolution(active if mask is None else mask * active, h)
         h = self._on_vertices(h)
         if shown is not None:
             h = h + functional.linear(shown, self.show)
@@ -129,15 +138,14 @@ class StencilNetwork(Network):
         h = functional.silu(torch.addcmul(shift[:, None], scale[:, None], h))
         return self.leave(functional.silu(self.mix(h)))
 
-    def _on_lattice(self, h: Float[Tensor, "sample vertex width"]) -> Tensor:
-        """Features as (sample, width, *axes), in memory still with the features of a cell side by side."""
+    def _on_lattice(self, h: Float[Tensor, "sample vertex width"]) -> Float[Tensor, "sample *axes width"]:
         if self._cells is not None:
-            everywhere = h.new_zeros(len(h), int(np.prod(self._shape)), self.width)
+            everywhere = h.new_zeros(len(h), math.prod(self._shape), self.width)
             h = everywhere.index_copy(1, self._cells, h)
-        return h.reshape(len(h), *self._shape, self.width).movedim(-1, 1)
+        return h.reshape(len(h), *self._shape, self.width)
 
-    def _on_vertices(self, h: Tensor) -> Float[Tensor, "sample vertex width"]:
-        h = h.movedim(1, -1).reshape(len(h), -1, self.width)
+    def _on_vertices(self, h: Float[Tensor, "sample *axes width"]) -> Float[Tensor, "sample vertex width"]:
+        h = h.reshape(len(h), -1, self.width)
         return h if self._cells is None else h[:, self._cells]
 
 
@@ -145,8 +153,7 @@ class StencilNetwork(Network):
 class Convolution(nn.Module):
     """Convolution of a cell and the cells it touches; zero beyond a border, around the ends of periodic axes.
 
-    On lattices without diagonals the corners of the kernel are held at zero: on processors one full convolution is
-    faster than one along each axis.
+    On lattices without diagonals it is a sum of one along each axis, and the corners of the weight are not used.
     """
 
     def __init__(
@@ -158,25 +165,44 @@ class Convolution(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.touches: Tensor
-        self.reach, self.periodic = reach, periodic
-        steps = np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij")
-        touches = torch.from_numpy(np.sum(np.abs(steps), axis=0) <= (len(reach) if diagonal else 1))
-        fan_in = width * int(touches.sum())
-        self.weight = uniform((width, width, *touches.shape), fan_in, generator)
-        self.bias = uniform((width,), fan_in, generator)
-        self.register_buffer("touches", touches.float(), persistent=False)
+        self.periodic = periodic
+        self.axes = [axis for axis, r in enumerate(reach) if r]
+        self.whole = diagonal and len(self.axes) > 1
+        taps = 3 ** len(self.axes) if self.whole else 1 + 2 * len(self.axes)
+        self.weight = uniform((width, width, *(2 * r + 1 for r in reach)), width * taps, generator)
+        self.bias = uniform((width,), width * taps, generator)
 
-    def forward(self, h: Float[Tensor, "sample width *axes"]) -> Float[Tensor, "sample width *axes"]:
-        """Return the convolution of `h`, of its shape."""
-        flat = len(self.reach) == 2
-        kernel = (self.weight * self.touches).contiguous(
-            memory_format=torch.channels_last if flat else torch.channels_last_3d
-        )
-        beyond = []
-        for axis, (reach, periodic) in enumerate(zip(self.reach, self.periodic, strict=True)):
-            beyond.append(0 if periodic else reach)
-            if periodic:
-                size = h.shape[axis + 2]
-                h = torch.cat([h.narrow(axis + 2, size - 1, 1), h, h.narrow(axis + 2, 0, 1)], dim=axis + 2)
-        return (functional.conv2d if flat else functional.conv3d)(h, kernel, self.bias, padding=tuple(beyond))
+    def forward(
+        self, active: Float[Tensor, "sample *axes width"], h: Float[Tensor, "sample *axes width"]
+    ) -> Float[Tensor, "sample *axes width"]:
+        """Return `h` plus the convolution of `active`, without the bias."""
+        if self.whole:
+            return convolved(active, self.weight, self.periodic, h)
+        shape, middle = h.shape, [size // 2 for size in self.weight.shape[2:]]
+        for axis in self.axes:
+            # As an image of two axes. The line of the last axis has the cell itself, the others the two beside it.
+            last, around = axis == self.axes[-1], self.periodic[axis]
+            line = [*middle[:axis], slice(None) if last else slice(0, 3, 2), *middle[axis + 1 :]]
+            kernel = self.weight[:, :, *line].unsqueeze(2 if last else 3)
+            sizes = (len(h), -1, shape[-2]) if last else (-1, shape[axis + 1], math.prod(shape[axis + 2 : -1]))
+            image, sum_so_far = active.reshape(*sizes, shape[-1]), h.reshape(*sizes, shape[-1])
+            h = convolved(image, kernel, (around and not last, around and last), sum_so_far).reshape(shape)
+        return h
+
+
+def convolved(
+    active: Float[Tensor, "sample *axes width"],
+    kernel: Float[Tensor, "width width *taps"],
+    periodic: tuple[bool, ...],
+    h: Float[Tensor, "sample *axes width"],
+) -> Float[Tensor, "sample *axes width"]:
+    """Return `h` plus a convolution; two taps along an axis are the cells beside, three these and the cell itself."""
+    image, beyond = active.movedim(-1, 1), []
+    for axis, (taps, around) in enumerate(zip(kernel.shape[2:], periodic, strict=True), 2):
+        beyond.append(int(taps > 1 and not around))
+        if taps > 1 and around:
+            last, first = image.narrow(axis, image.shape[axis] - 1, 1), image.narrow(axis, 0, 1)
+            image = torch.cat([last, image, first], dim=axis)
+    apart = tuple(2 if taps == 2 else 1 for taps in kernel.shape[2:])
+    convolve = functional.conv2d if len(beyond) == 2 else functional.conv3d
+    return convolve(image, kernel, padding=tuple(beyond), dilation=apart).add_(h.movedim(-1, 1)).movedim(1, -1)
