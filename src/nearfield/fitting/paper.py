@@ -1,10 +1,10 @@
 r"""The paper's recipe for a neural local score, as one object: section 4.2 of arXiv 2505.04417.
 
-One network for all vertices is fitted to the noise :math:`\xi` at the centre of windows, by least squares: the loss
-(3.5)-(3.7) times :math:`s^2`. Each window has its own noise and time, drawn uniformly from the linear-beta grid.
-Windows that reach over a border see the field mirrored there, which biases the score near it; no samples are held out,
-weights are not averaged, and training ends when its steps are over. nearfield's own recipe is
-:mod:`nearfield.fitting.training`; this one is for comparison with it.
+One network for all vertices is fitted by least squares to the noise :math:`\xi` at the centre of windows: the loss
+(3.5)-(3.7) times :math:`s^2`. Each window has noise and a time of its own, the time drawn uniformly from the
+linear-beta grid. Windows that reach over a border see the field mirrored there, which biases the score near it. No
+samples are held out, gradients are not clipped, weights are not averaged, and training ends when its steps are over.
+nearfield's own recipe is :mod:`nearfield.fitting.training`; this one is here to be compared with.
 """
 
 from __future__ import annotations
@@ -24,20 +24,19 @@ from nearfield.lattice import whole_number
 from nearfield.noise import Stream, seed_of
 from nearfield.process import Schedule, signal
 from nearfield.process import noise as noise_scale
-from nearfield.score.paper import PaperScore, Predicted
-from nearfield.score.vertex import VertexNetworks
+from nearfield.score.paper import PaperNetwork, PaperScore, Predicted
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-__all__ = ["PaperRecipe", "fit_paper", "window_answers"]
+__all__ = ["PaperRecipe", "fit_paper", "paper_errors"]
 
 
 @final
 @dataclass(frozen=True)
 class PaperRecipe:
-    """How the paper's network is trained, with what the paper leaves open marked as our choice.
+    """How the paper's network is trained; what the paper leaves open is marked as our choice.
 
     Parameters
     ----------
@@ -48,11 +47,11 @@ class PaperRecipe:
     predicts : {"noise", "score"}
         The noise: our choice between two ways of writing the paper's loss, which weight times differently.
     learning_rate : float
-        Of Adam, constant: the paper. Of 1e-3: our choice.
+        Of Adam: the paper. Constant, of 1e-3: our choice.
     steps : int
         Our choice.
     batch_size : int
-        Windows in a step, made up of whole fields, of one at least: our choice.
+        Windows in a step, made up of whole fields, at least one: our choice.
     seed : int
         Of the first weights, the order of samples, times and noise; in [0, 2**64).
 
@@ -64,15 +63,15 @@ class PaperRecipe:
     Examples
     --------
     >>> PaperRecipe().fields_in_a_step(128, 200), PaperRecipe().fields_in_a_step(10_000, 200)
-    (32, 1)
+    (8, 1)
     """
 
     widths: tuple[int, ...] = (64, 64, 64)
     schedule: Schedule = field(default_factory=Schedule.ddpm)
     predicts: Predicted = "noise"
     learning_rate: float = 1e-3
-    steps: int = 2000
-    batch_size: int = 4096
+    steps: int = 6000
+    batch_size: int = 1024
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -92,24 +91,22 @@ def fit_paper(
     graph: DependencyGraph,
     radius: int,
     recipe: PaperRecipe | None = None,
-    *,
     progress: Callable[[int, float], object] | None = None,
 ) -> PaperScore:
-    """Train the paper's network on all samples.
+    """Train the paper's network, on all samples.
 
     Parameters
     ----------
     z : ndarray, shape (sample, vertex, channel)
         Standardised data, complete.
     graph : DependencyGraph
-        On whole lattices windows are mirrored at borders. On other graphs, of which the paper says nothing, absent
-        entries of a window are zero, which the network cannot tell from a value of zero.
+        Windows are mirrored at the borders of a whole lattice. On others, of which the paper says nothing, absent
+        entries of a window are zero.
     radius : int
         In hops.
     recipe : PaperRecipe, optional
     progress : callable, optional
-        Called after each step with the steps taken and the step's loss: the mean squared error of the noise, or of the
-        score.
+        Called after each step with the steps taken and the step's loss, the mean of `paper_errors`.
 
     Returns
     -------
@@ -118,23 +115,18 @@ def fit_paper(
 
     Examples
     --------
-    >>> z = np.ones((20, 8, 1))
     >>> losses = []
     >>> recipe = PaperRecipe(steps=150, batch_size=64)
-    >>> score = fit_paper(z, DependencyGraph.chain(8), 1, recipe, progress=lambda _, loss: losses.append(loss))
+    >>> score = fit_paper(np.ones((20, 8, 1)), DependencyGraph.chain(8), 1, recipe, lambda _, loss: losses.append(loss))
     >>> sum(losses[-10:]) < sum(losses[:10]) / 2
     True
     """
     recipe = recipe or PaperRecipe()
-    network = VertexNetworks(
-        graph,
-        radius,
-        z.shape[2],
-        widths=recipe.widths,
-        shared=True,
-        padding="absent" if graph.lattice is None or graph.keep is not None else "reflect",
-        seed=recipe.seed,
+    mirrors = graph.lattice is not None and graph.keep is None
+    network = PaperNetwork(
+        graph, radius, z.shape[2], recipe.widths, padding="reflect" if mirrors else "absent", seed=recipe.seed
     )
+    score = PaperScore(network, recipe.predicts)
     clean = torch.from_numpy(np.asarray(z, dtype=np.float32))
     optimizer = AdamW(network.parameters())
     # Not the seed itself: the network's first weights have been drawn from the same number.
@@ -148,25 +140,40 @@ def fit_paper(
             order = torch.randperm(len(clean), generator=generator)
         batch, order = clean[order[:fields]], order[fields:]
         t = times[torch.randint(len(times), batch.shape[:2], generator=generator)]
-        xi = window_noise(batch, network, generator)
-        answers, s = window_answers(network, batch, t, xi)
-        target = xi[:, :, 0] if recipe.predicts == "noise" else -xi[:, :, 0] / s
-        loss = ((answers - target) ** 2).mean()
+        loss = paper_errors(score, batch, t, window_noise(batch, network, generator)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step(recipe.learning_rate)
         if progress is not None:
             progress(step, float(loss.detach()))
-    return PaperScore(network.requires_grad_(False), recipe.predicts)
+    network.requires_grad_(False)
+    return score
 
 
-def window_answers(
-    network: VertexNetworks,
+def paper_errors(
+    score: PaperScore,
     clean: Float[Tensor, "sample vertex channel"],
     t: Float[Tensor, "sample row"],
     noise: Float[Tensor, "sample row width channel"],
-) -> tuple[Float[Tensor, "sample row channel"], Float[Tensor, "sample row 1"]]:
-    """Return what the network answers at the centres of windows with noise and times of their own, and s."""
+) -> Float[Tensor, "sample row channel"]:
+    r"""Squared errors of the network's answers at the centres of windows with noise and times of their own.
+
+    Parameters
+    ----------
+    score : PaperScore
+    clean
+        Data, without missing values.
+    t
+        OU times, above 0.
+    noise
+        Standard normal numbers, as from `window_noise`.
+
+    Returns
+    -------
+    Tensor
+        :math:`|\hat\xi - \xi|^2` or :math:`|\hat{\mathrm{score}} + \xi/s|^2`, whichever the network predicts.
+    """
     a, s = (scale(t).to(clean.dtype)[..., None] for scale in (signal, noise_scale))
-    noised = a[..., None] * network.windows(clean) + s[..., None] * noise
-    return network.on_windows(noised, None, t.to(clean.dtype)), s
+    noised = a[..., None] * score.network.windows(clean) + s[..., None] * noise
+    target = noise[:, :, 0] if score.predicts == "noise" else -noise[:, :, 0] / s
+    return (score.network.on_windows(noised, None, t.to(clean.dtype)) - target) ** 2
