@@ -16,7 +16,7 @@ BENCHMARKS := gaussian_chain gaussian_grid temperature scale
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo    learn temperature maps, draw new ones, complete one, write $(DEMO)/"
+	@echo "make demo    learn temperature maps and gravel, draw new ones, complete a map, write $(DEMO)/"
 	@echo "make test    the fast test suite"
 	@echo "make check   all that CI runs: format, lint, layers, types, demo, every test"
 	@echo "make format  rewrite the code as check wants it"

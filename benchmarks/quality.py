@@ -160,17 +160,8 @@ class Judge:
 
     def auc(self, one: Samples, other: Samples, rng: np.random.Generator) -> float:
         """Area under the curve of the classifier of two disjoint sides of as many series; .5 is chance."""
-        each = self.windows // len(one)
-        features = np.concatenate([window_features(x.reshape(-1, *self.law.shape), each, rng) for x in (one, other)])
-        label = np.repeat([0, 1], len(one) * each)
-        fold = np.tile(np.repeat(np.arange(len(one)) % SPLITS, each), 2)
-        areas = []
-        with threadpool_limits(1):  # its threads wait on one another where cores are shared
-            for k in range(SPLITS):
-                model = HistGradientBoostingClassifier(max_iter=ROUNDS, early_stopping=False, random_state=0)
-                model.fit(features[fold != k], label[fold != k])
-                areas.append(roc_auc_score(label[fold == k], model.predict_proba(features[fold == k])[:, 1]))
-        return float(np.mean(areas))
+        shape = self.law.shape
+        return classifier_area(one.reshape(-1, *shape), other.reshape(-1, *shape), self.windows // len(one), rng)
 
     @cached_property
     def _truth(self) -> Samples:
@@ -225,6 +216,29 @@ class Judge:
         if exact is None:
             raise ValueError(f"the exact denoiser of {self.law.name} is not known, so there is no excess")
         return ExcessReference.prepare(exact, self.law.draw(self.fresh, self.seed + 1), seed=self.seed)
+
+
+def classifier_area(
+    one: Float[np.ndarray, "sample ..."], other: Float[np.ndarray, "sample ..."], each: int, rng: np.random.Generator
+) -> float:
+    """Area under the curve of the classifier of two sides of as many fields, `each` windows from every field.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> classifier_area(rng.normal(size=(20, 40)), rng.normal(size=(20, 40)) + 9, 5, rng)
+    1.0
+    """
+    features = np.concatenate([window_features(x, each, rng) for x in (one, other)])
+    label = np.repeat([0, 1], len(one) * each)
+    fold = np.tile(np.repeat(np.arange(len(one)) % SPLITS, each), 2)
+    areas = []
+    with threadpool_limits(1):  # its threads wait on one another where cores are shared
+        for k in range(SPLITS):
+            model = HistGradientBoostingClassifier(max_iter=ROUNDS, early_stopping=False, random_state=0)
+            model.fit(features[fold != k], label[fold != k])
+            areas.append(roc_auc_score(label[fold == k], model.predict_proba(features[fold == k])[:, 1]))
+    return float(np.mean(areas))
 
 
 def correlation(x: Samples, shape: tuple[int, ...]) -> Float[np.ndarray, " point"]:

@@ -76,6 +76,8 @@ def test_the_demo_keeps_its_word(tmp_path):
     with xr.open_dataarray(out / "samples.nc", engine="h5netcdf") as new:
         assert new.sizes == {"member": 500, "lat": 37, "lon": 49}
         assert "not observations" in new.attrs["comment"]
-    pictures = {"demo.png", "maps.png", "locality.png", "completion.png"}
+    assert told["gravel"]["standard_errors"] > 5
+    assert told["gravel"]["seconds_fit"] < told["gravel"]["seconds"] < told["seconds"] < 300
+    pictures = {"demo.png", "gravel.png", "maps.png", "locality.png", "completion.png"}
     files = pictures | {"demo.json", "report.html", "report.json", "samples.nc", "temperature.nearfield"}
     assert {Path(path).name for path in out.iterdir()} == files

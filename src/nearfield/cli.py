@@ -207,9 +207,9 @@ def demo(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn embedded temperature maps and draw new ones.
+    """Learn embedded temperature maps and gravel, and draw new ones.
 
-    One is completed from 30 stations; pictures and a report are written.
+    A map is completed from 30 stations, gravel takes a network; pictures and a report are written.
     """
     with _plain_failure(quiet=quiet or as_json):
         from nearfield.experiments.demo import run

@@ -1,7 +1,8 @@
-"""The demo: temperature maps of a climate model, learnt from 240 years, with new years drawn and one completed.
+"""The demo: years of a climate model, learnt, drawn anew and completed; then gravel, which takes a network.
 
 Fits on the historical and A1B years, draws 500 new years, completes a year of the E1 scenario from 30 stations, scores
 all 100 years of E1, and writes figures, a report and the new years as netCDF.
+The second part is `nearfield.experiments.gravel`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from nearfield.data.sample import north_america_temperature
 from nearfield.estimator import LocalizedDiffusion
 from nearfield.evaluation import plot
 from nearfield.evaluation.metric import roughness
+from nearfield.experiments import gravel
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -89,6 +91,7 @@ def run(out: Path, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
     """
     out.mkdir(parents=True, exist_ok=True)
     say: Callable[[str], None] = (lambda _: None) if quiet else (lambda text: print(text, flush=True))
+    verbose = not quiet and sys.stderr.isatty()
     start = time.perf_counter()
 
     temperature = north_america_temperature()
@@ -100,7 +103,7 @@ def run(out: Path, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
         f"observations, and close to Gaussian.\n  Learning from {len(train)} years (historical, A1B); {len(test)} "
         "years (E1) are kept for the test."
     )
-    model = LocalizedDiffusion(method="gaussian", random_state=seed, verbose=not quiet and sys.stderr.isatty())
+    model = LocalizedDiffusion(method="gaussian", random_state=seed, verbose=verbose)
     model.fit(train, sample_dim="year")
     selection = model.fit_report_.selection
     assert selection is not None
@@ -125,12 +128,13 @@ def run(out: Path, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
     result["verdict"] = summary["verdict"]["status"]
     say(_verdict_in_words(summary))
     model.save(out / "temperature.nearfield")
+    result["gravel"] = gravel.run(out, seed=seed, say=say, verbose=verbose)
     result |= {"seed": seed, "seconds_fit": fitted - start, "seconds": time.perf_counter() - start, "out": str(out)}
     (out / "demo.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     say(
-        f"\nDone in {result['seconds']:.0f} s. Look at {out / 'demo.png'} and {out / 'report.html'}; the new years "
-        f"are in {out / 'samples.nc'},\nthe model in {out / 'temperature.nearfield'}, these numbers in "
-        f"{out / 'demo.json'}."
+        f"\nDone in {result['seconds']:.0f} s. Look at {out / 'demo.png'}, {out / 'gravel.png'} and "
+        f"{out / 'report.html'}; the new years are in {out / 'samples.nc'},\n"
+        f"their model in {out / 'temperature.nearfield'}, these numbers in {out / 'demo.json'}."
     )
     return result
 

@@ -2,11 +2,46 @@
 
 from __future__ import annotations
 
+import io
 from importlib import resources
 
+import numpy as np
 import xarray as xr
+from matplotlib.image import imread
 
-__all__ = ["north_america_temperature"]
+__all__ = ["gravel", "north_america_temperature"]
+
+
+def gravel() -> xr.DataArray:
+    """Load a photograph of gravel from above: a field that is the same everywhere, and far from Gaussian.
+
+    Stones of some 15 to 40 pixels, of nearly one grey inside, with sharp edges and black gaps between them.
+
+    Returns
+    -------
+    DataArray of float64, (row, column)
+        512 x 512 grey levels, whole numbers from 0 (black) to 255 (white), rows from the top; licence and source are
+        among its attributes (CC0 1.0).
+
+    Examples
+    --------
+    >>> picture = gravel()
+    >>> dict(picture.sizes), float(picture.min()), float(picture.max())
+    ({'row': 512, 'column': 512}, 0.0, 237.0)
+    """
+    file = io.BytesIO((resources.files(__package__) / "gravel.png").read_bytes())
+    shares = imread(file, format="png")  # of white, in single precision
+    return xr.DataArray(
+        np.rint(255.0 * shares.astype(np.float64)),
+        dims=("row", "column"),
+        name="gravel",
+        attrs={
+            "long_name": "gravel",
+            "units": "grey level",
+            "source": "Gravel04 of CC0Textures (now ambientCG), cropped and made grey by scikit-image",
+            "licence": "CC0 1.0 Universal",
+        },
+    )
 
 
 def north_america_temperature() -> xr.DataArray:
