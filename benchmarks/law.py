@@ -71,6 +71,15 @@ class Law:
             return None
         return lambda x, t: signs * target.denoise(signs * x, t)
 
+    @property
+    def log_prob(self) -> Callable[[Float[ndarray, "sample vertex channel"]], Float[ndarray, " sample"]] | None:
+        """The exact log-density of standardised states; None where it is not known."""
+        target, signs = self.target, self.signs[:, None]
+        if not isinstance(target, SolvedTarget):
+            return None
+        shift = target.n_vertices * np.log(self.deviation)
+        return lambda z: target.log_prob(self.mean + self.deviation * signs * z) + shift
+
 
 def cir(length: int = LENGTH) -> Law:
     """Cox-Ingersoll-Ross: skewed and bounded below."""

@@ -23,7 +23,7 @@ the generated series make; the floor is the same number for fresh true sets of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -106,7 +106,7 @@ class Judge:
     repeats : int
         Values of truth against truth.
     fresh : int
-        Series of the excess.
+        Series of the excess and of held-out losses.
     seed : int
         Of all draws; data sets for training take other seeds, below 1000.
 
@@ -138,11 +138,23 @@ class Judge:
             return cls(law, pool=2_000, windows=2_000, repeats=6, fresh=200) if quick else cls(law)
         fields = 32**2 / law.graph.n_vertices
         pool, size, side = (max(2, round(n * fields)) for n in ((300, 50, 60) if quick else (1_200, 100, 250)))
-        return cls(law, pool, size, side, windows=1_000, repeats=4) if quick else cls(law, pool, size, side)
+        fresh = max(2, round((40 if quick else 400) * fields))
+        if quick:
+            return cls(law, pool, size, side, windows=1_000, repeats=4, fresh=fresh)
+        return cls(law, pool, size, side, fresh=fresh)
 
     def excess(self, denoise: Denoiser) -> Excess:
         """Excess risk of a denoiser of standardised states; only where the exact one is known."""
         return self._excess_reference.excess(denoise)
+
+    def loss(self, denoise: Denoiser) -> Excess:
+        """Return the same sum with clean states in place of the exact denoiser: the excess and a constant."""
+        return self._loss_reference.excess(denoise)
+
+    def surprise(self, log_prob: Callable[[Samples], Float[np.ndarray, " sample"]]) -> tuple[float, float]:
+        """Minus the log-density of the fresh true series, nats per dimension, and its standard error."""
+        each = -log_prob(self._fresh) / self.law.graph.n_vertices
+        return float(each.mean()), float(each.std(ddof=1) / np.sqrt(len(each)))
 
     def quality(self, generated: Samples) -> Quality:
         """Measure generated series, at least `side` and preferably many times `size`; more series, less noise."""
@@ -215,7 +227,15 @@ class Judge:
         exact = self.law.denoise
         if exact is None:
             raise ValueError(f"the exact denoiser of {self.law.name} is not known, so there is no excess")
-        return ExcessReference.prepare(exact, self.law.draw(self.fresh, self.seed + 1), seed=self.seed)
+        return ExcessReference.prepare(exact, self._fresh, seed=self.seed)
+
+    @cached_property
+    def _loss_reference(self) -> ExcessReference:
+        return ExcessReference.prepare(lambda *_: self._fresh, self._fresh, seed=self.seed)
+
+    @cached_property
+    def _fresh(self) -> Samples:
+        return self.law.draw(self.fresh, self.seed + 1)
 
 
 def classifier_area(

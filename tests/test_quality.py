@@ -35,13 +35,14 @@ def test_draws_are_standardised_and_have_the_covariance(law):
     assert np.all(np.abs(products.mean(axis=0) - law.covariance) < 6.5 * error)  # 1600 entries: 1.3e-7 together
 
 
-def test_signs_are_carried_through_the_exact_denoiser():
+def test_signs_are_carried_through_the_exact_denoiser_and_density():
     law = signed(length=40)
     x = LAW.draw(5, 2)
     assert -1 in law.signs
     assert 1 in law.signs
     np.testing.assert_allclose(law.draw(5, 2), x * law.signs[:, None])
     np.testing.assert_allclose(law.denoise(x * law.signs[:, None], 0.3), LAW.denoise(x, 0.3) * law.signs[:, None])
+    np.testing.assert_allclose(law.log_prob(x * law.signs[:, None]), LAW.log_prob(x))
 
 
 def test_the_lattice_has_the_deviation_it_is_divided_by():
@@ -106,6 +107,11 @@ def test_truth_passes_and_a_gaussian_of_its_covariance_does_not(judge):
 
 def test_the_marginal_distance_of_a_shift_is_the_shift(judge):
     assert judge.quality(LAW.draw(1_000, 7) + 2.0).marginal.value == pytest.approx(2.0, abs=0.05)
+
+
+def test_series_that_fill_no_set_do_not_count(judge):
+    x = LAW.draw(1_050, 7)
+    assert judge.quality(x).correlation == judge.quality(np.concatenate([x[:1_000], 9 * x[1_000:]])).correlation
 
 
 def test_a_wrong_variance_is_an_error_of_correlation(judge):

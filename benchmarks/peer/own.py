@@ -1,0 +1,185 @@
+"""nearfield among the contestants: as its estimator is used, trained for as many steps as the seconds allow."""
+
+from __future__ import annotations
+
+import abc
+import time
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from benchmarks.peer.contest import HELD_OUT, LEVELS, Contestant, Fitted, Split
+from nearfield import LocalizedDiffusion, select_radius
+from nearfield.fitting.paper import PaperRecipe
+from nearfield.fitting.training import Recipe
+
+if TYPE_CHECKING:
+    from benchmarks.law import Law
+
+    Samples = np.ndarray
+
+CHECKS = 10
+"""Held-out checks of a training, at most: fewer where they would take more than `CHECKING` of its steps' time."""
+CHECKING = 0.15
+FIRST = 20
+"""Steps of the first training, which tells how long a step takes."""
+
+
+def fields(x: Samples, law: Law) -> np.ndarray:
+    """Lay data out as the estimator takes them."""
+    return x.reshape(len(x), *law.shape)
+
+
+def fitted(model: LocalizedDiffusion, split: Split, loss: float) -> Fitted:
+    """Wrap a model; methods without a density have none."""
+
+    def log_prob(x: Samples) -> np.ndarray:
+        return model.score_samples(fields(x, split.law))
+
+    def sample(n: int, seed: int) -> Samples:
+        parts = [
+            model.sample(min(250, n - k), random_state=seed + k).reshape(-1, split.law.graph.n_vertices, 1)
+            for k in range(0, n, 250)
+        ]
+        return np.concatenate(parts)
+
+    return Fitted(loss, model.score_.denoise, log_prob if model.method == "gaussian" else None, sample)
+
+
+def alike(setting: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what settings share whose steps take equally long."""
+    return tuple(value for name, value in setting.items() if name != "learning_rate")
+
+
+class Trained(Contestant):
+    """A network of nearfield's: the first steps, which tell how many more fit, are part of the budget."""
+
+    kind = "denoiser"
+    own = True
+
+    def begin(self, split: Split) -> None:  # noqa: ARG002
+        """Forget what steps cost before."""
+        self._costs: dict[tuple[Any, ...], tuple[float, float]] = {}
+
+    def fit(self, setting: dict[str, Any], split: Split, seconds: float, *, final: bool) -> Fitted:
+        """Fit a fresh model."""
+        start = time.process_time()
+        if alike(setting) not in self._costs:
+            self._timed(setting, split, FIRST, final)
+        fixed, each = self._costs[alike(setting)]
+        steps = int((seconds - (time.process_time() - start) - fixed) / each)
+        return self.judged(self._timed(setting, split, max(steps, FIRST), final), split, final)
+
+    @abc.abstractmethod
+    def train(self, setting: dict[str, Any], split: Split, steps: int, final: bool) -> LocalizedDiffusion:
+        """Fit with so many steps."""
+
+    @abc.abstractmethod
+    def judged(self, model: LocalizedDiffusion, split: Split, final: bool) -> Fitted:
+        """Wrap a model with its held-out loss."""
+
+    def _timed(self, setting: dict[str, Any], split: Split, steps: int, final: bool) -> LocalizedDiffusion:
+        """Fit, and note the CPU seconds of all but the training, and of each step with its share of the checks."""
+        start, wall = time.process_time(), time.perf_counter()
+        model = self.train(setting, split, steps, final)
+        spent, wall = time.process_time() - start, time.perf_counter() - wall
+        training = spent * min(model.fit_report_.seconds["train"] / wall, 1.0)
+        self._costs[alike(setting)] = spent - training, training / steps
+        return model
+
+
+@final
+class Hybrid(Trained):
+    """The network that is shown the windowed Gaussian; its pooling is selected once, by cross-validation."""
+
+    name = "nearfield, hybrid"
+
+    def grid(self, law: Law) -> list[dict[str, Any]]:
+        """Return learning rates and batches."""
+        batch = min(32, max(4, 4096 // law.graph.n_vertices))
+        return [{"learning_rate": r, "batch_size": b} for b in (batch // 2, batch) for r in (5e-3, 1e-2)]
+
+    def begin(self, split: Split) -> None:
+        """Select the pooling."""
+        super().begin(split)
+        report = select_radius(fields(split.x, split.law), graph=split.law.graph, random_state=split.seed)
+        self._pooling = report.choice.pooling
+
+    def train(self, setting: dict[str, Any], split: Split, steps: int, final: bool) -> LocalizedDiffusion:  # noqa: ARG002
+        """Fit to all the data, of which the recipe holds out the same part as everybody."""
+        cost = len(split.unseen) * LEVELS / (3 * setting["batch_size"])  # of a check, in steps: they go back as well
+        checks = min(max(int(CHECKING * steps / cost), 1), CHECKS)
+        recipe = Recipe(
+            steps=steps,
+            ema=1 - 5 / steps,  # .995 at the default 1000 steps
+            check_every=-(-steps // checks),
+            patience=steps,
+            held_out=HELD_OUT,
+            held_out_levels=LEVELS,
+            seed=split.seed,
+            **setting,
+        )
+        model = LocalizedDiffusion(
+            split.law.graph,
+            method="hybrid",
+            pooling=self._pooling,
+            marginal="none",
+            random_state=split.seed,
+            recipe=recipe,
+        )
+        return model.fit(fields(split.x, split.law))
+
+    def judged(self, model: LocalizedDiffusion, split: Split, final: bool) -> Fitted:  # noqa: ARG002
+        """Measure the held-out loss."""
+        return fitted(model, split, split.loss(model.score_.denoise))
+
+
+@final
+class Paper(Trained):
+    """The paper's recipe, which holds nothing out: tried on the training part, fitted for good to all the data."""
+
+    name = "nearfield, the paper's recipe"
+
+    def grid(self, law: Law) -> list[dict[str, Any]]:
+        """Return radii and learning rates."""
+        radii = (4, 8) if len(law.shape) == 1 else (1, 2)
+        return [{"radius": radius, "learning_rate": rate} for radius in radii for rate in (1e-3, 4e-3)]
+
+    def train(self, setting: dict[str, Any], split: Split, steps: int, final: bool) -> LocalizedDiffusion:
+        """Fit."""
+        recipe = PaperRecipe(steps=steps, learning_rate=setting["learning_rate"], seed=split.seed)
+        model = LocalizedDiffusion(
+            split.law.graph,
+            radius=setting["radius"],
+            method="paper",
+            marginal="none",
+            random_state=split.seed,
+            recipe=recipe,
+        )
+        return model.fit(fields(split.x if final else split.used, split.law))
+
+    def judged(self, model: LocalizedDiffusion, split: Split, final: bool) -> Fitted:
+        """Measure the held-out loss, while there is one."""
+        return fitted(model, split, float("nan") if final else split.loss(model.score_.denoise))
+
+
+@final
+class NearfieldGaussian(Contestant):
+    """nearfield's Gaussian field, of closed form."""
+
+    name = "nearfield, Gaussian field"
+    kind = "density"
+    own = True
+    trained = False
+
+    def grid(self, law: Law) -> list[dict[str, Any]]:  # noqa: ARG002
+        """Nothing to choose: the locality is cross-validated."""
+        return [{}]
+
+    def fit(self, setting: dict[str, Any], split: Split, seconds: float, *, final: bool) -> Fitted:  # noqa: ARG002
+        """Fit to all the data."""
+        model = LocalizedDiffusion(split.law.graph, method="gaussian", marginal="none", random_state=split.seed)
+        return fitted(model.fit(fields(split.x, split.law)), split, float("nan"))
+
+
+OWN: tuple[Contestant, ...] = (Hybrid(), Paper(), NearfieldGaussian())
