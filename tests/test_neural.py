@@ -11,9 +11,11 @@ from nearfield.data.target import AutoregressiveChain, CoxIngersollRoss, Gaussia
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.matching import held_out
+from nearfield.fitting.method import _shared_law
 from nearfield.fitting.neural import choose_levels, default_recipe, fit_network, make_network, shown_radius
 from nearfield.fitting.paper import PaperRecipe, fit_paper
 from nearfield.fitting.radius import LEVELS
+from nearfield.fitting.selection import Candidate
 from nearfield.fitting.training import Recipe
 from nearfield.graph import DependencyGraph
 from nearfield.process import noise, noise_to_signal, signal, time_of
@@ -203,3 +205,26 @@ def test_the_papers_recipe_is_a_method(tmp_path):
         nf.LocalizedDiffusion(method="paper", recipe=Recipe(steps=2)).fit(x)
     with pytest.raises(ValueError, match="checkpoint must be None"):
         model.fit(x, checkpoint=tmp_path / "c")
+
+
+def test_a_network_is_one_law_unless_vertices_differ_clearly():
+    """On series of one law the field's pooling follows chance; the network's must not. Signed vertices do differ."""
+    law, recipe = CoxIngersollRoss(a=0.25, b=1.0, sigma=0.6, step=1.0, length=24), Recipe(steps=1)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], 24)
+    for seed in range(3):
+        z = law.standardize(law.sample(120, random_state=seed))[..., 0]
+        for x, embedding in ((z, 0), (signs * z, 8)):
+            model = nf.LocalizedDiffusion(method="neural", recipe=recipe, marginal="none", random_state=seed).fit(x)
+            assert model.score_.network.site.size == embedding
+            assert (model.pooling_ == Pooling(1.0)) == (embedding == 0)
+
+
+def test_pooling_just_short_of_one_law_is_one_law_for_a_network():
+    def selection(gap):
+        losses = ((1.0, gap), (0.5, 0.0))
+        table = tuple(Candidate(1, s, np.inf, 1.0 + g, 0.1, g, 0.001, 2.0) for s, g in losses)
+        return SimpleNamespace(selection=SimpleNamespace(table=table), pooling=Pooling(0.5))
+
+    assert _shared_law(selection(0.0029)) == Pooling(1.0)
+    assert _shared_law(selection(0.0031)) == Pooling(0.5)
+    assert _shared_law(SimpleNamespace(selection=None, pooling=Pooling(0.5))) == Pooling(0.5)
