@@ -116,7 +116,7 @@ def random_precision(case: Case, rng: np.random.Generator) -> Float[np.ndarray, 
     Examples
     --------
     >>> precision = random_precision(Case(30, 2, 10.0), np.random.default_rng(0))
-    >>> round(np.linalg.cond(precision), 6), np.count_nonzero(precision[0])
+    >>> round(float(np.linalg.cond(precision)), 6), int(np.count_nonzero(precision[0]))
     (10.0, 3)
     """
     d, bandwidth, condition = case
