@@ -24,6 +24,7 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 from threadpoolctl import threadpool_limits
 
 from benchmarks.law import LAWS
@@ -192,7 +193,7 @@ def cell(rows: list[Row], key: str, digits: int) -> str:
 def draw(report: Row, path: Path) -> None:
     """Draw risk and log-density against the CPU seconds spent."""
     matplotlib.use("Agg")
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(11, 5.5), layout="constrained")
     risk = "excess" if any("excess" in row for row in report["rows"]) else "loss"
     for axis, key in zip(axes, (risk, "surprise"), strict=True):
         for contestant in CONTESTANTS:
@@ -220,7 +221,12 @@ def draw(report: Row, path: Path) -> None:
         axes[1].axhline(report["entropy"], color="black", linewidth=1, label="the truth")
     for axis in axes:
         if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize="small")
+            axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+        low, high = axis.get_xlim()
+        axis.set_xlim(low / 1.5, 1.5 * high)  # a single budget would make a scale without ticks
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
     figure.suptitle(f"{report['law']}: lower is better")
     figure.savefig(path, dpi=150)
     plt.close(figure)
