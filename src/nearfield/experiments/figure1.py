@@ -17,8 +17,12 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from nearfield.evaluation.bound import score_decay_bound
+from nearfield.evaluation.concavity import concavity
+from nearfield.evaluation.gaussian import diffused_precision
+from nearfield.evaluation.locality import effective_radius, mean_by_distance
 from nearfield.experiments.reproduction import Claim, Experiment, Ours, Result, Workers, main
-from nearfield.process import Schedule, noise, signal
+from nearfield.process import Schedule
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -127,46 +131,20 @@ def random_precision(case: Case, rng: np.random.Generator) -> Float[np.ndarray, 
     return precision * np.trace(np.linalg.inv(precision)) / d
 
 
-def off_diagonal_means(matrix: Float[np.ndarray, "d d"]) -> Float[np.ndarray, " gap"]:
-    """Return the mean magnitude of the entries of each upper diagonal."""
-    return np.array([np.abs(np.diagonal(matrix, k)).mean() for k in range(len(matrix))])
-
-
-def _effective_radius(precision: Float[np.ndarray, "d d"], eps: float) -> int:
-    """Return the largest r whose off-diagonal is on average above eps of the diagonal, (4.1)."""
-    means = off_diagonal_means(precision)
-    return int(np.flatnonzero(means > eps * means[0]).max())
-
-
-def _score_decay_bound(
-    m: float, M: float, t: float, distance: Float[np.ndarray, " pair"]
-) -> Float[np.ndarray, " pair"]:
-    """Bound (2.15) on the entries of P_t, Theorem 2.1."""
-    a2, s2 = signal(t) ** 2, noise(t) ** 2
-    return a2 / (s2 * (m * s2 + a2)) * ((M - m) * s2 / (M * s2 + a2)) ** distance
-
-
 def examine(settings: Settings, case: Case, number: int) -> Decay:
     """Follow one random precision through time."""
     rng = np.random.default_rng([settings.seed, case.size, case.bandwidth, int(case.condition), number])
-    values, vectors = np.linalg.eigh(random_precision(case, rng))
-    above = np.triu_indices(case.size, 1)
-    distance = -(-(above[1] - above[0]) // case.bandwidth)
-
-    def diffused(t: float) -> Float[np.ndarray, "d d"]:
-        return np.abs((vectors / (signal(t) ** 2 / values + noise(t) ** 2)) @ vectors.T)
-
-    radius, ratio = [], []
-    for t in settings.times():
-        entries = diffused(t)
-        radius.append(_effective_radius(entries, settings.eps))
-        off = entries[above]
-        bound = _score_decay_bound(values[0], values[-1], t, distance)
-        told = off > ROUNDING * entries.max()
-        ratio.append((off[told] / bound[told]).max(initial=0.0))
-    widest = np.flatnonzero(np.array(radius) == max(radius))
+    precision, times = random_precision(case, rng), settings.times()
+    entries = np.abs(diffused_precision(precision, times))
+    radius = effective_radius(entries, settings.eps)
+    rows, columns = np.triu_indices(case.size, 1)
+    off = entries[:, rows, columns]
+    bound = score_decay_bound(*concavity(precision), times[:, None], -(-(columns - rows) // case.bandwidth))
+    told = off > ROUNDING * entries.max(axis=(1, 2))[:, None]
+    ratio = np.divide(off, bound, out=np.zeros_like(off), where=told).max(axis=1)
+    widest = np.flatnonzero(radius == radius.max())
     at = int(widest[len(widest) // 2])
-    return Decay(np.array(radius), np.array(ratio), at, diffused(settings.times()[at]))
+    return Decay(radius, ratio, at, entries[at].copy())  # not a view, which would keep all times
 
 
 def straightness(x: Int[np.ndarray, " point"], y: Float[np.ndarray, " point"]) -> float:
@@ -182,7 +160,7 @@ def straightness(x: Int[np.ndarray, " point"], y: Float[np.ndarray, " point"]) -
 
 def decay_line(decay: Decay) -> tuple[Int[np.ndarray, " gap"], Float[np.ndarray, " gap"]]:
     """Return the gaps at which the mean entry of the snapshot is more than rounding, and its logarithm to base 10."""
-    means = off_diagonal_means(decay.snapshot)
+    means = mean_by_distance(decay.snapshot)
     gaps = np.flatnonzero(means > ROUNDING * means[0])[1:]
     return gaps, np.log10(means[gaps])
 
