@@ -1,0 +1,287 @@
+"""What a fit has learned, apart from the estimator that was asked for it: it is kept in files, drawn from, extended."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import svds
+
+from nearfield.data import store
+from nearfield.data.codec import Codec
+from nearfield.data.marginal import Marginal
+from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.extension import extend
+from nearfield.fitting.fit_report import FitReport
+from nearfield.sampling.sampler import Sampler
+from nearfield.score.base import Score
+from nearfield.score.field import GaussianField
+from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore
+from nearfield.score.hybrid import HybridScore, NetworkScore
+from nearfield.score.paper import PaperScore
+from nearfield.score.switch import SwitchedScore
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+__all__ = ["Model", "content_digest", "fingerprint", "largest_eigenvalue"]
+
+_KINDS = (
+    GaussianField,
+    WindowedGaussianScore,
+    MaskedGaussianScore,
+    NetworkScore,
+    HybridScore,
+    SwitchedScore,
+    PaperScore,
+)
+_SCORES: dict[str, type[Score]] = {kind.__name__: kind for kind in _KINDS}
+
+
+@final
+@dataclass(frozen=True)
+class Model:
+    """Everything that a fit has learned.
+
+    Parameters
+    ----------
+    codec : Codec
+        Layout of the data, with the graph.
+    marginal : Marginal
+        From the data to standardised values, and back.
+    score : Score
+        Of standardised values.
+    radius : int or tuple of (float, int)
+        The radius in use, or the table of OU times and radii.
+    pooling : Pooling
+        Strength and bandwidth in use.
+    n_features_in : int
+        Numbers in a sample, as scikit-learn counts them.
+    feature_names_in : tuple of str
+        Columns of a data frame; empty where there are none.
+    largest_eigenvalue : float
+        Of the covariance of the standardised data.
+    training_digest : str
+        `fingerprint` of the data.
+    fit_report : FitReport
+        What was chosen and why, times and warnings.
+    """
+
+    codec: Codec
+    marginal: Marginal
+    score: Score
+    radius: int | tuple[tuple[float, int], ...]
+    pooling: Pooling
+    n_features_in: int
+    feature_names_in: tuple[str, ...]
+    largest_eigenvalue: float
+    training_digest: str
+    fit_report: FitReport
+
+    def content(self, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return what a model file holds; `parameters` are those of the estimator, plain."""
+        states = {"codec": self.codec.state(), "marginal": self.marginal.state(), "score": self.score.state()}
+        metadata = {
+            "parameters": dict(parameters),
+            "fitted": {
+                "radius": self.radius,
+                "pooling": asdict(self.pooling),
+                "n_features_in": self.n_features_in,
+                "feature_names_in": list(self.feature_names_in),
+                "largest_eigenvalue": self.largest_eigenvalue,
+                "training_digest": self.training_digest,
+                "fit_report": asdict(self.fit_report),
+            },
+            "score_class": type(self.score).__name__,
+            **{name: config for name, (config, _) in states.items()},
+        }
+        arrays = {f"{name}.{key}": array for name, (_, named) in states.items() for key, array in named.items()}
+        return metadata, arrays
+
+    @classmethod
+    def from_content(cls, metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Model:
+        """Rebuild from `content`, as `nearfield.data.store.read` returns it."""
+
+        def part(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+            prefix = f"{name}."
+            return metadata[name], {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+        fitted = dict(metadata["fitted"])
+        radius = fitted["radius"]
+        return cls(
+            Codec.from_state(*part("codec")),
+            Marginal.from_state(*part("marginal")),
+            _SCORES[metadata["score_class"]].from_state(*part("score")),
+            radius if isinstance(radius, int) else tuple((t, r) for t, r in radius),
+            Pooling(**fitted["pooling"]),
+            fitted["n_features_in"],
+            tuple(fitted["feature_names_in"]),
+            fitted["largest_eigenvalue"],
+            fitted["training_digest"],
+            FitReport.from_plain(fitted["fit_report"]),
+        )
+
+    def draw(
+        self,
+        n_samples: int,
+        seed: int,
+        sampler: Sampler,
+        *,
+        device: str = "auto",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Float[np.ndarray, "member vertex channel"]:
+        """Draw standardised members with a sampler; arguments as in `Sampler.sample`, ``"auto"`` is the processor."""
+        drawn = sampler.sample(
+            self.score,
+            n_samples,
+            seed=seed,
+            dtype=torch.float64,
+            device="cpu" if device == "auto" else device,
+            progress=progress,
+        )
+        return drawn.cpu().numpy()
+
+    def complete(
+        self, field: GaussianField, x: Float[np.ndarray, "sample vertex channel"], n_samples: int, seed: int
+    ) -> Float[np.ndarray, "member sample vertex channel"]:
+        """Draw what is NaN in data given what is not, in the units of the data, by the conditional laws of a field."""
+        observed = ~np.isnan(x)
+        z = np.where(observed, self.marginal.transform(x), 0.0)
+        filled = np.empty((n_samples, *x.shape))
+        patterns, group = np.unique(observed, axis=0, return_inverse=True)
+        for k, pattern in enumerate(patterns):
+            law = field.conditional(pattern)
+            for i in np.flatnonzero(group.reshape(-1) == k):
+                drawn = self.marginal.inverse(law.sample(z[i], n_samples, seed=seed, step=int(i)))
+                filled[:, i] = np.where(pattern, x[i], drawn)
+        return filled
+
+    def comparison(
+        self,
+        x: Float[np.ndarray, "sample vertex channel"],
+        z: Float[np.ndarray, "member vertex channel"],
+        *,
+        seen: bool,
+        provenance: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Return what `nearfield.evaluation.report.write_report` is to be given to compare data with draws.
+
+        Parameters
+        ----------
+        x : ndarray
+            Data, in their units.
+        z : ndarray
+            Draws, standardised.
+        seen : bool
+            Whether these data were fitted.
+        provenance : mapping
+            Of the draws.
+        """
+        generated = self.marginal.inverse(z)
+        densities: dict[str, np.ndarray] = {}
+        conditioning = None
+        if isinstance(self.score, GaussianField):
+            given = "data it was fitted to" if seen else "held out"
+            pairs = {given: (self.marginal.transform(x), x), "generated": (z, generated)}
+            densities = {k: self.score.log_prob(v) + self.marginal.log_det(w) for k, (v, w) in pairs.items()}
+            conditioning = int(np.diff(self.score.factor.indptr).max()) - 1
+        channels, layout, graph = self.codec.channels, self.codec.layout, self.codec.graph
+        flat = graph.lattice is None or len(graph.lattice.shape) != len(layout.dims)
+        return {
+            "title": str(channels[0].attrs.get("long_name", channels[0].name or "nearfield model")),
+            "real": x,
+            "generated": generated,
+            "graph": graph,
+            "channels": [str(c.attrs.get("long_name", c.name or "value")) for c in channels],
+            "units": [str(c.attrs.get("units", "")) for c in channels],
+            "dims": None if flat else layout.dims,
+            "fitted_on": seen,
+            "ordered": self.codec.has_time_axis,
+            "selection": self.fit_report.selection,
+            "radius": self.radius if isinstance(self.radius, int) else self.score.radius,
+            "conditioning_size": conditioning,
+            "log_density": densities,
+            "reason": self.fit_report.reason,
+            "levels": self.fit_report.levels,
+            "training": self.fit_report.training,
+            "seconds": self.fit_report.seconds,
+            "warnings": self.fit_report.warnings,
+            "provenance": {**self.codec.attrs, **channels[0].attrs, **provenance},
+        }
+
+    def provenance(self, seed: int) -> dict[str, Any]:
+        """Return attributes for what is drawn from a seed."""
+        radius = self.radius if isinstance(self.radius, int) else ", ".join(f"{r} at t={t:.3g}" for t, r in self.radius)
+        return {
+            "nearfield_seed": str(seed),
+            "nearfield_radius": radius,
+            "nearfield_marginal": self.marginal.describe(),
+        }
+
+    def extended(self, shape: Sequence[int]) -> Model:
+        """Return the same law on a larger lattice.
+
+        Raises
+        ------
+        ValueError
+            If the law differs from place to place, the graph is no whole lattice, or the shape is smaller.
+        """
+        lengths = tuple(int(length) for length in shape)
+        smaller = len(lengths) != len(self.codec.layout.shape) or any(
+            new < old for new, old in zip(lengths, self.codec.layout.shape, strict=False)
+        )
+        if smaller:
+            raise ValueError(f"shape must be at least {self.codec.layout.shape} in each dimension, got {lengths}")
+        center, scale = self.marginal.center, self.marginal.scale
+        spread = max(float(np.ptp(part / scale.mean(axis=0), axis=0).max()) for part in (center, scale))
+        if self.pooling != Pooling(1.0) or spread > 1e-9:  # beyond rounding
+            raise ValueError(
+                f"only one law for all vertices can be extended, got {self.pooling}, means and scales that differ by "
+                f"{spread:.2g} deviations; fit with pooling=1, after taking out means that differ"
+            )
+        if not self.marginal.uniform:
+            raise ValueError(
+                "only one law for all vertices can be extended, got marginal='quantile' of vertices whose means or "
+                "scales differ; take these out before the fit"
+            )
+        codec = self.codec.extended(lengths)
+        n = codec.n_vertices
+        return replace(
+            self,
+            codec=codec,
+            score=extend(self.score, self.codec.graph, codec.graph),
+            marginal=self.marginal.rescaled(np.repeat(center[:1], n, axis=0), np.repeat(scale[:1], n, axis=0)),
+            n_features_in=n * codec.n_channels,
+            feature_names_in=(),
+        )
+
+
+def content_digest(metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    """Fingerprint of the content of a model, the time it took left out."""
+    fitted = metadata["fitted"]
+    report = {k: v for k, v in fitted["fit_report"].items() if k != "seconds"}
+    return store.digest({**metadata, "fitted": fitted | {"fit_report": report}}, arrays)
+
+
+def fingerprint(x: np.ndarray) -> str:
+    """Tell data apart: the hash of their bytes."""
+    return hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()
+
+
+def largest_eigenvalue(z: Float[np.ndarray, "sample vertex channel"]) -> float:
+    """Largest eigenvalue of the empirical covariance, from the singular values of the data.
+
+    Examples
+    --------
+    >>> round(largest_eigenvalue(np.ones((4, 5, 1))), 12)
+    5.0
+    """
+    flat = z.reshape(len(z), -1) / math.sqrt(len(z))
+    if min(flat.shape) < 3:
+        return float(np.linalg.norm(flat, 2) ** 2)
+    return float(svds(flat, k=1, v0=np.ones(min(flat.shape)), return_singular_vectors=False)[0] ** 2)

@@ -1,0 +1,142 @@
+"""Parameters of `LocalizedDiffusion`: what they may be, and how they stand in a model file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from numbers import Integral, Real
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from nearfield.data.marginal import check_choice
+from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.matching import NoiseLevels
+from nearfield.fitting.method import Method
+from nearfield.fitting.paper import PaperRecipe
+from nearfield.fitting.training import Recipe
+from nearfield.graph import DependencyGraph
+from nearfield.process import Schedule
+
+__all__ = ["asked_pooling", "at_least_one", "check_parameters", "parameters_from_plain", "plain_parameters"]
+
+
+def check_parameters(parameters: Mapping[str, Any]) -> None:
+    """Refuse parameters that cannot be used.
+
+    Parameters
+    ----------
+    parameters : mapping
+        All that the constructor takes, by name.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is of the wrong kind, out of range, or at odds with the method.
+
+    Examples
+    --------
+    >>> from nearfield.estimator import LocalizedDiffusion
+    >>> check_parameters(LocalizedDiffusion(radius=-1).get_params(deep=False))
+    Traceback (most recent call last):
+    ...
+    ValueError: radius must be a number of hops, 0 or more, or 'auto', got -1
+    """
+    graph, method, radius = (parameters[name] for name in ("graph", "method", "radius"))
+    if graph is not None and not isinstance(graph, DependencyGraph):
+        raise TypeError(f"graph must be a DependencyGraph or None, got {type(graph).__name__}")
+    if method not in get_args(Method):
+        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}; choose one")
+    check_choice(parameters["marginal"])
+    if radius != "auto" and (not isinstance(radius, Integral) or isinstance(radius, bool) or radius < 0):
+        raise ValueError(f"radius must be a number of hops, 0 or more, or 'auto', got {radius!r}")
+    _check_pooling(parameters["pooling"], method)
+    recipe, kind = parameters["recipe"], PaperRecipe if method == "paper" else Recipe
+    if recipe is not None and not isinstance(recipe, kind):
+        raise TypeError(f"recipe must be a {kind.__name__} with method={method!r}, got {type(recipe).__name__}")
+    fraction = parameters["validation_fraction"]
+    if not 0 < fraction < 1:
+        raise ValueError(f"validation_fraction must be in (0, 1), got {fraction!r}; .15 is usual")
+
+
+def _check_pooling(pooling: Any, method: Method) -> None:
+    if not isinstance(pooling, Pooling) and pooling != "auto":
+        if not isinstance(pooling, Real) or isinstance(pooling, bool):
+            raise TypeError(f"pooling must be a number in [0, 1], a Pooling or 'auto', got {pooling!r}")
+        if not 0 <= float(pooling) <= 1:
+            raise ValueError(f"pooling must be in [0, 1], got {pooling!r}; 0 fits every vertex alone")
+    if method == "masked" and asked_pooling(pooling) not in (None, Pooling(0.0)):
+        raise ValueError("pooling must be 0 or 'auto' with method='masked': the paper's score (4.5) does not pool")
+
+
+def asked_pooling(pooling: float | Pooling | Literal["auto"]) -> Pooling | None:
+    """Return the pooling asked for; None to choose it.
+
+    Examples
+    --------
+    >>> asked_pooling(1) == Pooling(1.0), asked_pooling("auto")
+    (True, None)
+    """
+    if isinstance(pooling, Pooling):
+        return pooling
+    return None if pooling == "auto" else Pooling(float(pooling))
+
+
+def at_least_one(name: str, value: int) -> None:
+    """Refuse what is no count.
+
+    Raises
+    ------
+    ValueError
+        If `value` is no whole number, or below 1.
+
+    Examples
+    --------
+    >>> at_least_one("n_samples", 0)
+    Traceback (most recent call last):
+    ...
+    ValueError: n_samples must be a whole number, at least 1, got 0
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
+
+
+def plain_parameters(parameters: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return parameters as JSON can say them.
+
+    Parameters
+    ----------
+    parameters : mapping
+        All that the constructor takes. Of the graph only whether there is one is kept: it stands with the layout of the
+        data. ``verbose`` is kept as False.
+    seed : int
+        Kept in place of a generator.
+    """
+    plain = dict(parameters) | {"graph": parameters["graph"] is not None, "verbose": False}
+    for name in ("recipe", "pooling"):
+        if isinstance(plain[name], Recipe | PaperRecipe | Pooling):
+            plain[name] = asdict(plain[name])
+    if isinstance(plain["marginal"], Mapping):  # pairs, since JSON would make words of channel numbers
+        plain["marginal"] = [[k if isinstance(k, str) else int(k), v] for k, v in plain["marginal"].items()]
+    if isinstance(plain["random_state"], np.random.Generator | np.random.RandomState):
+        plain["random_state"] = seed
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in plain.items()}
+
+
+def parameters_from_plain(plain: Mapping[str, Any], graph: DependencyGraph) -> dict[str, Any]:
+    """Rebuild the parameters from `plain_parameters` and the graph in use."""
+    parameters = dict(plain) | {"graph": graph if plain["graph"] else None}
+    if isinstance(plain["pooling"], dict):
+        parameters["pooling"] = Pooling(**plain["pooling"])
+    if plain["recipe"] is not None:
+        parameters["recipe"] = _recipe(plain["recipe"], plain["method"])
+    if isinstance(plain["marginal"], list):
+        parameters["marginal"] = dict(plain["marginal"])
+    return parameters
+
+
+def _recipe(plain: dict[str, Any], method: Method) -> Recipe | PaperRecipe:
+    if method == "paper":
+        schedule = Schedule(tuple(plain["schedule"]["times"]))
+        return PaperRecipe(**plain | {"widths": tuple(plain["widths"]), "schedule": schedule})
+    return Recipe(**plain | {"levels": NoiseLevels(**plain["levels"])})
