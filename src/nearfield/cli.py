@@ -360,9 +360,11 @@ def _check_writable(path: Path, *inputs: Path) -> None:
 
 
 def _write(path: Path, field: xr.DataArray | xr.Dataset | np.ndarray) -> None:
-    """Write fields through a temporary file in the same folder: the file is there whole, or not at all."""
+    """Write fields; the file is there whole, or as it was."""
     import numpy as np
     import xarray as xr
+
+    from nearfield.data.replacement import replace_file
 
     # Made in memory, since HDF5 reports a full disk in several ways and in many lines.
     content: bytes | memoryview
@@ -376,11 +378,4 @@ def _write(path: Path, field: xr.DataArray | xr.Dataset | np.ndarray) -> None:
         buffer = io.BytesIO()
         np.save(buffer, np.asarray(field))
         content = buffer.getbuffer()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise OSError(f"could not write {path}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, content)

@@ -20,6 +20,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from nearfield.data.replacement import replace_file
 from nearfield.data.sample import north_america_temperature
 from nearfield.estimator import LocalizedDiffusion
 from nearfield.evaluation import plot
@@ -122,7 +123,7 @@ def run(out: Path, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
     result |= {"completion_error": completion.error, "completion_spread": completion.spread}
     say(_in_words(result))
 
-    _save_netcdf(new, out / "samples.nc")
+    replace_file(out / "samples.nc", new.to_netcdf(engine="h5netcdf"))
     _figures(out, model.graph_, selection, train, new, completion, seed)
     summary = model.report(out / "report.html", test)
     result["verdict"] = summary["verdict"]["status"]
@@ -225,16 +226,6 @@ def _verdict_in_words(summary: dict[str, Any]) -> str:
                     "neighbours has none of that."
                 )
     return "\n".join(lines)
-
-
-def _save_netcdf(field: xr.DataArray, path: Path) -> None:
-    """Write through a temporary file, so that a stopped demo leaves no half of one."""
-    temporary = path.with_name(f".{path.name}")
-    try:
-        field.to_netcdf(temporary, engine="h5netcdf")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _figures(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +23,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import nearfield
+from nearfield.data.replacement import replace_file
 
 Value = TypeVar("Value")
 Paper: TypeAlias = Annotated[Value, "paper"]
@@ -174,12 +174,12 @@ def run(experiment: Experiment, out: Path, *, quick: bool = False, quiet: bool =
         "numbers": result.numbers,
     }
     text = json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
-    _replace(out / f"{experiment.name}.json", text.encode())
+    replace_file(out / f"{experiment.name}.json", text.encode())
     for suffix in ("png", "pdf"):
         buffer = io.BytesIO()
         # Without the date the file is a function of the numbers.
         result.figure.savefig(buffer, format=suffix, metadata={"CreationDate": None} if suffix == "pdf" else None)
-        _replace(out / f"{experiment.name}.{suffix}", buffer.getvalue())
+        replace_file(out / f"{experiment.name}.{suffix}", buffer.getvalue())
     if not quiet:
         for claim in result.claims:
             print(f"{'holds' if claim.holds else 'FAILS'}  ({claim.source}) {claim.sentence}")
@@ -243,18 +243,6 @@ def described(settings: Any) -> dict[str, dict[str, Any]]:
         field.name: {"value": getattr(settings, field.name), "source": hints[field.name].__metadata__[0]}
         for field in fields(settings)
     }
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write through a temporary file in the same folder: the file is there whole, or as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise OSError(f"could not write {path}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:
