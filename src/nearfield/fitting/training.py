@@ -21,6 +21,7 @@ import torch
 from nearfield.data import store
 from nearfield.fitting.held_out import split, standard_error
 from nearfield.fitting.matching import HeldOut, NoiseLevels, Problem, mean_loss, training_draws, vertex_loss
+from nearfield.fitting.processor import keep_memory
 from nearfield.fitting.run import Check, Run
 from nearfield.lattice import whole_number
 from nearfield.noise import seed_of
@@ -218,6 +219,7 @@ def train(
     """
     network = score.network
     checked(score, x, counted)
+    keep_memory()
     data = x.detach().to(next(network.parameters()))
     parts = recipe.divide(len(data), contiguous)
     clean, unseen = (data[part] for part in parts)
