@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.table import show, verdict
 from nearfield import DependencyGraph
-from nearfield.fitting.processor import keep_memory
+from nearfield.fitting.processor import keep_memory, multiplies_bfloat16
 from nearfield.score.stencil import StencilNetwork
 
 SAMPLES, WIDTH = 64, 32
@@ -79,7 +79,7 @@ def main() -> None:
     keep_memory()
     matrix = torch.randn(ORDER, ORDER, generator=torch.Generator().manual_seed(0))
     product = torch.empty_like(matrix)
-    native = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    native = multiplies_bfloat16()
     rows = []
     for threads in THREADS:
         torch.set_num_threads(threads)

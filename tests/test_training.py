@@ -15,7 +15,8 @@ import torch
 
 from nearfield.data.target import AutoregressiveChain
 from nearfield.fitting import training
-from nearfield.fitting.matching import NoiseLevels, errors, held_out, training_draws
+from nearfield.fitting.matching import HeldOut, NoiseLevels, Problem, errors, held_out, training_draws
+from nearfield.fitting.processor import begins_in_bfloat16
 from nearfield.fitting.run import Check, Run
 from nearfield.fitting.training import Recipe, train
 from nearfield.graph import DependencyGraph
@@ -352,6 +353,122 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         long_run(tmp_path / "run", True, steps=6)
 
 
+def single(recipe=SHORT, **options):
+    """A run in single precision, computed in bfloat16."""
+    score = NetworkScore(StencilNetwork(CHAIN, 2, width=8))
+    return score, train(score, data(40).float(), replace(recipe, bfloat16=True), contiguous=False, **options)
+
+
+def disagree(monkeypatch, after: int = 1):
+    """Make bfloat16 worse by 2 standard errors from one of the comparisons on."""
+    original, seen = HeldOut.loss, []
+
+    def loss(self, network, bfloat16=False):
+        each = original(self, network, bfloat16)
+        seen.append(bfloat16)
+        return each + 2 * each.std(ddof=1) / math.sqrt(len(each)) * (bfloat16 and sum(seen) >= after)
+
+    monkeypatch.setattr(HeldOut, "loss", loss)
+    return seen
+
+
+def test_bfloat16_is_for_the_network_alone():
+    """Gradients have errors of eight bits, and the weights the precision they had."""
+    score = NetworkScore(stirred_stencil())
+    clean, gradients = data(32).float(), []
+    t, xi = training_draws(SHORT.levels, clean, torch.Generator().manual_seed(0))
+    problem = Problem.pose(score, clean, t, xi)
+    for bfloat16 in (False, True):
+        score.network.zero_grad()
+        problem.errors(score.network, bfloat16).mean().backward()
+        gradients.append(torch.cat([w.grad.flatten() for w in score.network.parameters() if w.numel()]))
+    exact, rounded = gradients
+    assert 2**-12 < (rounded - exact).norm() / exact.norm() < 2**-5
+    assert rounded.dtype == torch.float32
+    score, report = single()
+    assert report.bfloat16_steps == 60
+    assert {w.dtype for w in score.network.parameters()} == {torch.float32}
+    single_loss = held_out(score, data(40)[SHORT.divide(40, False)[1]].float(), SHORT.levels.grid(4), seed=0).mean()
+    np.testing.assert_allclose(report.best.loss, single_loss, rtol=1e-6)
+
+
+def stirred_stencil():
+    network = StencilNetwork(CHAIN, 2, width=8)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight += 0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    return network
+
+
+def test_bfloat16_is_given_up_where_the_held_out_loss_differs(monkeypatch):
+    """From the first comparison on, after 10 steps: the rest of the run is that of single precision."""
+    assert not same(weights(single(replace(SHORT, steps=10))[0]), weights(plain(10)))
+    disagree(monkeypatch)
+    score, report = single()
+    assert report.bfloat16_steps == 10
+    switched = []
+    original = training.step
+
+    def step(run, *rest):
+        run.bfloat16 = run.step < 10
+        switched.append(run.bfloat16)
+        original(run, *rest)
+
+    monkeypatch.undo()
+    monkeypatch.setattr(training, "step", step)
+    monkeypatch.setattr(training, "compared", lambda checks: False)
+    by_hand, _ = single()
+    assert sum(switched) == 10
+    assert same(weights(score), weights(by_hand))
+
+
+def plain(steps):
+    score = NetworkScore(StencilNetwork(CHAIN, 2, width=8))
+    train(score, data(40).float(), replace(SHORT, steps=steps, bfloat16=False), contiguous=False)
+    return score
+
+
+def test_bfloat16_is_compared_as_checks_double(monkeypatch):
+    """After 10, 20 and 40 of 60 steps; a difference within the error is let pass."""
+    seen = disagree(monkeypatch, after=3)
+    assert single()[1].bfloat16_steps == 40
+    assert seen == [False, False, True, False, True, False, False, True, False, False]
+
+
+@pytest.mark.parametrize("last", [3, 10, 15, 37])
+@pytest.mark.parametrize("planted", [False, True])
+def test_a_run_in_bfloat16_is_resumed_with_the_same_bits(tmp_path, monkeypatch, last, planted):
+    """Where the losses differed before the interruption, what is resumed does not return to bfloat16."""
+    if planted:
+        disagree(monkeypatch)
+    score, report = single()
+
+    def interrupt(step, _):
+        if step == last:
+            raise InterruptedRunError
+
+    options = {"checkpoint": tmp_path / "part", "interval": 0}
+    with pytest.raises(InterruptedRunError):
+        single(progress=interrupt, **options)
+    again, resumed = single(resume=True, **options)
+    assert resumed.losses == report.losses
+    assert resumed.checks == report.checks
+    assert resumed.bfloat16_steps == report.bfloat16_steps == (10 if planted else 60)
+    assert same(weights(again), weights(score))
+
+
+def test_bfloat16_is_used_where_it_is_faster(monkeypatch):
+    network, other = StencilNetwork(CHAIN, 1), VertexNetworks(CHAIN, 1)
+    for native in (True, False):
+        monkeypatch.setattr("nearfield.fitting.processor.multiplies_bfloat16", lambda native=native: native)
+        assert begins_in_bfloat16(network, "auto", 8192) is native
+        assert not begins_in_bfloat16(network, "auto", 8191)
+        assert begins_in_bfloat16(network, True, 1)
+        assert not begins_in_bfloat16(network, False, 10**6)
+        assert not begins_in_bfloat16(other, True, 10**6)
+    assert not begins_in_bfloat16(network.double(), True, 10**6)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -362,6 +479,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         ({"ema": 1.0}, r"ema must be in \[0, 1\)"),
         ({"held_out": 1.0}, "held_out must be a share"),
         ({"seed": -1}, "random_state must be in"),
+        ({"bfloat16": "yes"}, "bfloat16 must be True, False or 'auto'"),
     ],
 )
 def test_recipe_refuses_what_is_out_of_range(change, message):

@@ -212,9 +212,11 @@ class Problem(NamedTuple):
         x = a * clean + s * noise
         return cls(x, score.shown(x, t), level.to(x), s * clean - a * noise)
 
-    def errors(self, network: Network) -> Float[Tensor, "sample vertex channel"]:
-        """Squared errors of a network; those of `errors` for the score that is made of it."""
-        return (network(self.x, self.shown, self.level) - self.target) ** 2
+    def errors(self, network: Network, bfloat16: bool = False) -> Float[Tensor, "sample vertex channel"]:
+        """Squared errors of a network, computed in bfloat16 or not; those of `errors` for the score made of it."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            f = network(self.x, self.shown, self.level)
+        return (f.to(self.target) - self.target) ** 2
 
 
 def window_errors(
@@ -292,10 +294,9 @@ def mean_loss(
     squared: Float[Tensor, "sample vertex channel"], counted: Bool[Tensor, "sample vertex"] | None = None
 ) -> Float[Tensor, ""]:
     """Mean over all that counts, vertices and samples alike: the loss of a network that vertices share."""
-    each = squared.mean(dim=2)
     if counted is None:
-        return each.mean()
-    return torch.where(counted, each, 0.0).sum() / counted.sum().clamp_min(1)
+        return squared.mean()
+    return torch.where(counted, squared.mean(dim=2), 0.0).sum() / counted.sum().clamp_min(1)
 
 
 @torch.no_grad()
@@ -366,11 +367,11 @@ class HeldOut:
         self._kept = list(self._problems()) if numbers <= LARGEST_STORE else None
 
     @torch.no_grad()
-    def loss(self, network: Network) -> Float[np.ndarray, " sample"]:
+    def loss(self, network: Network, bfloat16: bool = False) -> Float[np.ndarray, " sample"]:
         """Return the mean of `held_out` over the times, for the score made of this network."""
         total = torch.zeros(self._clean.shape[:2], dtype=torch.float64, device=self._clean.device)
         for part, problem in self._problems() if self._kept is None else self._kept:
-            total[part] += problem.errors(network).double().mean(dim=2)
+            total[part] += problem.errors(network, bfloat16).double().mean(dim=2)
         return sample_loss(total / len(self._times), self._counted).cpu().numpy()
 
     def _problems(self) -> Iterator[tuple[slice, Problem]]:

@@ -55,6 +55,8 @@ class Run:
         Decay of the moving average of the weights for each step.
     seed : int
         Of the order of the data, the noise levels and the noise.
+    bfloat16 : bool
+        Whether the first step is computed in bfloat16. Weights, average and moments never are.
 
     Attributes
     ----------
@@ -65,9 +67,13 @@ class Run:
         State of the network with the best average so far; as at the start until there is one.
     seconds : float
         Spent so far.
+    bfloat16 : bool
+        Whether the next step is computed in bfloat16.
+    bfloat16_steps : int
+        Steps taken that did.
     """
 
-    def __init__(self, network: Network, *, weight_decay: float, ema: float, seed: int) -> None:
+    def __init__(self, network: Network, *, weight_decay: float, ema: float, seed: int, bfloat16: bool = False) -> None:
         self.network = network
         self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema)).requires_grad_(False)
         self.optimizer = AdamW(network.parameters(), weight_decay)
@@ -78,6 +84,7 @@ class Run:
         self.losses: list[float] = []
         self.checks: list[Check] = []
         self.seconds = 0.0
+        self.bfloat16, self.bfloat16_steps = bfloat16, 0
         self._order = torch.zeros(0, dtype=torch.int64, device=self.generator.device)
         self._position = 0
 
@@ -122,6 +129,7 @@ class Run:
             "losses": np.array(self.losses),
             "checks": np.array(self.checks, dtype=np.float64).reshape(-1, 3),
             "seconds": np.array(self.seconds),
+            "bfloat16": np.array([int(self.bfloat16), self.bfloat16_steps]),
         }
         store.write(path, {"kind": "training", "identity": identity}, arrays)
 
@@ -150,6 +158,7 @@ class Run:
         self.losses = arrays["losses"].tolist()
         self.checks = [Check(int(step), loss, error) for step, loss, error in arrays["checks"].tolist()]
         self.seconds = float(arrays["seconds"])
+        self.bfloat16, self.bfloat16_steps = bool(arrays["bfloat16"][0]), int(arrays["bfloat16"][1])
 
     def _states(self) -> dict[str, dict[str, Tensor]]:
         """Tensors that are stored and loaded by name; those of modules share their memory."""
