@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.table import show, verdict
 from nearfield import DependencyGraph
-from nearfield.fitting.processor import keep_memory, multiplies_bfloat16
+from nearfield.fitting.processor import kept_memory, multiplies_bfloat16
 from nearfield.score.stencil import StencilNetwork
 
 SAMPLES, WIDTH = 64, 32
@@ -74,9 +74,9 @@ def seconds(clock: Callable[[], float], work: Callable[[], object]) -> float:
     return clock() - start
 
 
+@kept_memory()
 def main() -> None:
     """Measure every lattice, radius and number of threads, and print the table."""
-    keep_memory()
     matrix = torch.randn(ORDER, ORDER, generator=torch.Generator().manual_seed(0))
     product = torch.empty_like(matrix)
     native = multiplies_bfloat16()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -9,24 +13,39 @@ import torch
 from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
 
-__all__ = ["begins_in_bfloat16", "keep_memory", "multiplies_bfloat16"]
+__all__ = ["begins_in_bfloat16", "kept_memory", "multiplies_bfloat16"]
 
 BFLOAT16_VERTICES = 8192
 """Vertices in a batch from which on bfloat16 is worth it. Gain in time of a step of a hybrid, radius 4, on a processor
-with AMX: 1.1 at 4096 vertices, 1.25 at 8192, 1.35 at 16384, 1.75 at 65536."""
+with AMX: 1.1 at 4096 vertices, 1.2 at 8192, 1.4 at 16384, 1.7 at 65536."""
 
-LARGEST_BLOCK = 31 * 2**20
-"""Bytes; the GNU allocator takes no notice of blocks above 32 MB."""
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+"""Names of the GNU allocator's parameters, from its header malloc.h."""
+LARGEST_MAPPED = 32 * 2**20
+"""Bytes; larger blocks are always given back."""
+KEPT = 2**30
+"""Bytes that are kept free for the next step, at most."""
 
 
-def keep_memory() -> None:
-    """Have the process keep what a step frees, some 60 MB, for the next step.
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Have the process keep what a step frees for the next step, with the GNU allocator; give it back at the end.
 
-    The GNU allocator gives freed memory back to the system, unless a block as large as this one has been freed before.
-    The system then hands out each page anew, which takes up to a third of the time of a step on some ten thousand
-    vertices.
+    Otherwise that allocator returns freed memory to the system, which hands out each page anew at the next step: up to
+    a third of the time of a step on some ten thousand vertices. Its parameters cannot be read, so what is left behind
+    is what it sets itself to, at the latest, when large blocks come and go.
     """
-    torch.empty(LARGEST_BLOCK, dtype=torch.uint8)
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    library = ctypes.CDLL(None)
+    library.mallopt(MMAP_THRESHOLD, LARGEST_MAPPED)
+    library.mallopt(TRIM_THRESHOLD, KEPT)
+    try:
+        yield
+    finally:
+        library.mallopt(TRIM_THRESHOLD, 2 * LARGEST_MAPPED)
+        library.malloc_trim(0)
 
 
 def multiplies_bfloat16() -> bool:

@@ -22,7 +22,7 @@ import torch
 from nearfield.data import store
 from nearfield.fitting.held_out import split, standard_error
 from nearfield.fitting.matching import HeldOut, NoiseLevels, Problem, mean_loss, training_draws, vertex_loss
-from nearfield.fitting.processor import begins_in_bfloat16, keep_memory
+from nearfield.fitting.processor import begins_in_bfloat16, kept_memory
 from nearfield.fitting.run import Check, Run
 from nearfield.lattice import whole_number
 from nearfield.noise import seed_of
@@ -167,6 +167,7 @@ class TrainingReport:
     bfloat16_steps: int = 0
 
 
+@kept_memory()
 def train(
     score: NetworkScore | HybridScore,
     x: Float[Tensor, "sample vertex channel"],
@@ -233,7 +234,6 @@ def train(
     """
     network = score.network
     checked(score, x, counted)
-    keep_memory()
     data = x.detach().to(next(network.parameters()))
     parts = recipe.divide(len(data), contiguous)
     clean, unseen = (data[part] for part in parts)
