@@ -78,8 +78,9 @@ def test_vertices_in_the_same_corner_have_the_same_score(kind, channels):
         whole = large.denoise(state.reshape(2, 154, channels), 0.3).reshape(2, 11, 14, channels)
         here = score.denoise(part, 0.3).reshape(2, 9, 8, channels)
         there = whole[:, row : row + 9, column : column + 8]
-        rows = slice(0 if row == 0 else 2, -2 if row == 0 else None)
-        columns = slice(0 if column == 0 else 2, -2 if column == 0 else None)
+        r = score.radius
+        rows = slice(0 if row == 0 else r, -r if row == 0 else None)
+        columns = slice(0 if column == 0 else r, -r if column == 0 else None)
         torch.testing.assert_close(there[:, rows, columns], here[:, rows, columns], rtol=1e-5, atol=1e-6)
 
 
@@ -107,6 +108,30 @@ def test_a_model_draws_larger_fields_of_the_same_law(tmp_path):
     np.testing.assert_array_equal(nf.load(tmp_path / "m").sample(1, random_state=3), large.sample(1, random_state=3))
 
 
+@pytest.mark.parametrize("graph", [DependencyGraph.ring(12), DependencyGraph.torus((9, 8))], ids=["ring", "torus"])
+def test_a_field_that_closes_on_itself_extends(graph):
+    """Onto itself it is itself; the larger one has the old rows in the middle and at the last vertex, by the seam."""
+    x = np.random.default_rng(0).normal(size=(40, len(graph), 2)).cumsum(axis=1)
+    field = build_field(x, graph, 2, ONE).field
+    assert (extend(field, graph, graph).factor != field.factor).nnz == 0
+    larger = DependencyGraph.torus(tuple(n + 3 for n in graph.lattice.shape))
+    wide = extend(field, graph, larger)
+
+    def row(field, graph, place):
+        """Entries of a vertex's second channel by how far along each axis, the short way around, they read."""
+        shape = np.array(graph.lattice.shape)
+        here = np.array([place(n) for n in shape])
+        entries = field.factor[[2 * int(np.ravel_multi_index(tuple(here), tuple(shape))) + 1]].tocoo()
+        vertex, channel = divmod(entries.coords[1], 2)
+        there = np.stack(np.unravel_index(vertex, tuple(shape)), axis=1)
+        steps = (there - here + shape // 2) % shape - shape // 2
+        keys = ((*step, c) for step, c in zip(steps.tolist(), channel.tolist(), strict=True))
+        return dict(zip(keys, entries.data, strict=True))
+
+    for place in (lambda n: n // 2, lambda n: n - 1):
+        assert row(wide, larger, place) == row(field, graph, place)
+
+
 def test_a_trained_model_extends():
     x = np.random.default_rng(0).normal(size=(30, 6, 6))
     model = nf.LocalizedDiffusion(method="hybrid", radius=1, pooling=1.0, recipe=Recipe(steps=2), random_state=0).fit(x)
@@ -132,7 +157,7 @@ def test_what_has_no_larger_lattice_is_refused():
         extend(MaskedGaussianScore(np.eye(5), np.zeros((5, 5)), 1), DependencyGraph.chain(5), DependencyGraph.chain(9))
     with pytest.raises(ValueError, match=r"wider than its windows|cut windows"):
         extend(
-            build_field(data()[:, :3], DependencyGraph.chain(3), 2, ONE).field,
+            fit_windowed(data()[:, :3], DependencyGraph.chain(3), ((1.0, 2),), ONE)[2],
             DependencyGraph.chain(3),
             DependencyGraph.chain(30),
         )

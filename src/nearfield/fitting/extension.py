@@ -75,15 +75,21 @@ def extend(score: Score, graph: DependencyGraph, onto: DependencyGraph) -> Score
     )
 
 
-def _alike(graph: DependencyGraph, onto: DependencyGraph, radius: int) -> Int[np.ndarray, " vertex"]:
-    """For each vertex of the new lattice one of the old whose window has the same members."""
+def _alike(
+    graph: DependencyGraph, onto: DependencyGraph, radius: int, *, earlier: bool = False
+) -> Int[np.ndarray, " vertex"]:
+    """For each vertex of the new lattice one of the old whose window, or its earlier part, has the same members."""
     old, new = (lattice.neighborhood(radius) for lattice in (graph, onto))
     if old.offsets is None or new.offsets is None or not np.array_equal(old.offsets, new.offsets):
         raise ValueError(
             f"onto must be a lattice like {graph!r}, wider than its windows of radius {radius}, got {onto!r}"
         )
-    known = {row.tobytes(): vertex for vertex, row in reversed(list(enumerate(np.packbits(old.present, axis=1))))}
-    rows, where = np.unique(np.packbits(new.present, axis=1), axis=0, return_inverse=True)
+    there = [
+        table.present & (table.index < np.arange(len(table.index))[:, None]) if earlier else table.present
+        for table in (old, new)
+    ]
+    known = {row.tobytes(): vertex for vertex, row in reversed(list(enumerate(np.packbits(there[0], axis=1))))}
+    rows, where = np.unique(np.packbits(there[1], axis=1), axis=0, return_inverse=True)
     missing = [row for row in rows if row.tobytes() not in known]
     if missing:
         raise ValueError(
@@ -108,21 +114,26 @@ def _field(field: GaussianField, graph: DependencyGraph, onto: DependencyGraph) 
     assert graph.lattice is not None
     assert onto.lattice is not None
     channels = field.n_channels
-    like = _alike(graph, onto, field.hops)
-    steps = np.array([int(np.prod(onto.lattice.shape[k + 1 :])) for k in range(len(onto.lattice.shape))])
+    like = _alike(graph, onto, field.hops, earlier=True)
     factor = sp.coo_array(field.factor)
     (at, own), (to, other) = (divmod(np.asarray(index, dtype=np.int64), channels) for index in factor.coords)
-    place = np.stack(np.unravel_index(np.arange(graph.n_vertices), graph.lattice.shape), axis=1)
-    ahead = (place[to] - place[at]) @ steps
+    place, target = (
+        np.stack(np.unravel_index(np.arange(lattice.n_cells), lattice.shape), axis=1)
+        for lattice in (graph.lattice, onto.lattice)
+    )
+    ahead = place[to] - place[at]
+    shape, around = np.array(graph.lattice.shape), np.array(graph.lattice.periodic)
+    ahead = np.where(around, (ahead + shape // 2) % shape - shape // 2, ahead)  # the short way around
     rows, columns, values = [], [], []
     for representative in np.unique(like):
-        entries, vertices = at == representative, np.flatnonzero(like == representative)[:, None]
-        rows.append((vertices * channels + own[entries]).ravel())
-        columns.append(((vertices + ahead[entries]) * channels + other[entries]).ravel())
+        entries, vertices = at == representative, np.flatnonzero(like == representative)
+        reached = (target[vertices][:, None] + ahead[entries]) % onto.lattice.shape
+        column = np.ravel_multi_index(tuple(np.moveaxis(reached, -1, 0)), onto.lattice.shape)
+        rows.append((vertices[:, None] * channels + own[entries]).ravel())
+        columns.append((column * channels + other[entries]).ravel())
         values.append(np.broadcast_to(factor.data[entries], (len(vertices), int(entries.sum()))).ravel())
     size = onto.n_vertices * channels
-    joined = (np.concatenate(part) for part in (values, rows, columns))
-    data, row, column = joined
+    data, row, column = (np.concatenate(part) for part in (values, rows, columns))
     larger = sp.csr_array((data, (row, column)), shape=(size, size))
     larger.sort_indices()
     return GaussianField(larger, np.arange(onto.n_vertices), channels, field.hops)
