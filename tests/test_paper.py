@@ -149,12 +149,13 @@ def test_the_seed_decides_all():
     assert not any(weight.requires_grad for weight in scores[0][0].network.parameters())
 
 
-def test_steps_are_those_of_adam_with_a_constant_rate():
+def test_steps_are_those_of_adam_along_half_a_cosine():
     """torch's class, fed with the same draws."""
     recipe = PaperRecipe(steps=6, batch_size=20 * D, widths=(8,), learning_rate=0.01)
     score = fit_paper(data(20), RING, 1, recipe)
     reference = PaperScore(PaperNetwork(RING, 1, widths=(8,)))
     optimizer = torch.optim.Adam(reference.network.parameters(), lr=0.01)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 6)
     words = np.random.SeedSequence([0, 3]).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(words[0]))
     times = torch.tensor(recipe.schedule.times[:-1], dtype=torch.float64)
@@ -165,6 +166,7 @@ def test_steps_are_those_of_adam_with_a_constant_rate():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        decay.step()
     for one, same in zip(weights(score), weights(reference), strict=True):
         torch.testing.assert_close(one, same, rtol=1e-4, atol=1e-6)
 
