@@ -1,5 +1,6 @@
 """Networks fitted to data: what is compared, when they take over, and that they never make it worse."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.matching import held_out
 from nearfield.fitting.method import _shared_law
-from nearfield.fitting.neural import choose_levels, default_recipe, fit_network, make_network, shown_radius
+from nearfield.fitting.neural import choose_levels, default_recipe, fit_network, make_network, shown_gaussian
 from nearfield.fitting.paper import PaperRecipe, fit_paper
 from nearfield.fitting.radius import LEVELS
 from nearfield.fitting.selection import Candidate
@@ -107,14 +108,35 @@ def test_networks_suit_their_graph():
 
 def test_a_radius_that_is_given_bounds_what_is_read():
     z = LAW.standardize(LAW.sample(30, random_state=0))
-    options = {"pooling": Pooling(1.0), "recipe": Recipe(steps=2, seed=3)}
-    assert fit_network(z, LAW.graph, "hybrid", radius=2, **options).score.radius == 2
-    assert fit_network(z, LAW.graph, "hybrid", **options).score.radius == 16
+    options = {"hops": 2, "pooling": Pooling(1.0), "recipe": Recipe(steps=2, seed=3)}
+    for radius in (0, 1, 2, 5):
+        for kind in ("hybrid", "neural"):
+            assert fit_network(z, LAW.graph, kind, radius=radius, **options).score.radius == radius
+    widest = min(32, len(LAW.graph) - 1)
+    assert fit_network(z, LAW.graph, "hybrid", **options).score.radius == 4 + widest
     assert fit_network(z, LAW.graph, "neural", **options).score.radius == 4
-    apart = fit_network(z, LAW.graph, "hybrid", pooling=Pooling(0.5), recipe=Recipe(steps=2, seed=3)).score
+    apart = fit_network(z, LAW.graph, "hybrid", hops=2, pooling=Pooling(0.5), recipe=Recipe(steps=2, seed=3)).score
     assert apart.network.site.size == 8
-    chosen = shown_radius(z, LAW.graph, Pooling(0.5), radius=None, contiguous=False, seed=3)
-    assert len(chosen) == len(LEVELS)
+    assert len(shown_gaussian(z, LAW.graph, 2, Pooling(0.5), seed=3).radius_by_time) == len(LEVELS)
+
+
+def test_on_a_chain_of_one_law_a_network_is_shown_the_marginals_of_the_field():
+    """Window by window the field's exact denoiser of the window alone; on a long chain too, computed on a short one."""
+    x = AutoregressiveChain(0.8, 200).sample(50, random_state=0)
+    for n in (20, 200):
+        z, graph = x[:, :n], DependencyGraph.chain(n)
+        covariance = build_field(z, graph, 2, Pooling(1.0), standardize=False).field.covariance()
+        shown = shown_gaussian(z, graph, 2, Pooling(1.0))
+        assert shown.radius == min(32, n - 1)
+        t, state = 0.4, torch.from_numpy(np.random.default_rng(1).normal(size=(3, n, 1)))
+        a, s = math.exp(-t), math.sqrt(-math.expm1(-2 * t))
+        found = shown.denoise(state, t)[..., 0].numpy()
+        for vertex in (0, 5, n // 2, n - 1):
+            near = np.arange(max(0, vertex - shown.radius), min(n, vertex + shown.radius + 1))
+            c = covariance[np.ix_(near, near)]
+            row = a * np.linalg.solve(a**2 * c + s**2 * np.eye(len(near)), covariance[near, vertex])
+            # the field is stationary but for its first vertices, on data that are stationary
+            np.testing.assert_allclose(found[:, vertex], state.numpy()[:, near, 0] @ row, atol=2e-3)
 
 
 def test_at_least_five_samples_are_held_out():

@@ -22,6 +22,7 @@ from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.paper import PaperNetwork, PaperScore
+from nearfield.score.stencil import StencilNetwork
 from nearfield.score.switch import SwitchedScore
 from nearfield.score.vertex import VertexNetworks
 from nearfield.score.window import WindowNetwork
@@ -55,8 +56,10 @@ def stirred(network):
 
 
 def hybrid(x, graph, network_radius, gaussian_radius) -> HybridScore:
+    """On lattices the network reads at its neighbours, too, what the Gaussian makes of the state."""
     gaussian = fit_windowed(x, graph, ((0.1, gaussian_radius),), Pooling(0.3, 1.0))[2]
-    return HybridScore(stirred(WindowNetwork(graph, network_radius, 2, n_shown=2, width=16)), gaussian)
+    kind = WindowNetwork if graph.lattice is None else StencilNetwork
+    return HybridScore(stirred(kind(graph, network_radius, 2, n_shown=2, width=16)), gaussian)
 
 
 def paper(graph, predicts) -> PaperScore:

@@ -29,7 +29,7 @@ from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore, WindowSpectrum, radii_in_use
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
 
 VARIANCE_RANGE = (0.5, 2.0)
 """Draws whose variance is outside these multiples of the fitted one are warned of, and passed over by the choice."""
@@ -235,6 +235,29 @@ def window_spectrum(
     if pooling.strength == 1.0 and math.isinf(pooling.bandwidth):  # blocks are equal where the same members are there
         _, first, law = np.unique(table.present, axis=0, return_index=True, return_inverse=True)
         blocks, law = blocks[first], law.reshape(-1)
+    return _spectrum(table, blocks, law)
+
+
+def field_spectrum(field: GaussianField, graph: DependencyGraph, radius: int) -> WindowSpectrum:
+    """Eigendecompositions of the covariance that a field of one law has on the windows of one radius.
+
+    Vertices whose windows are cut off alike share that of the middle one of them. The covariance is computed whole, so
+    the field should have a few thousand variables at most.
+    """
+    table = graph.neighborhood(radius)
+    _, law = np.unique(table.present, axis=0, return_inverse=True)
+    law = law.reshape(-1)
+    middle = np.array([members[len(members) // 2] for members in map(np.flatnonzero, law == np.unique(law)[:, None])])
+    variables = table.index[middle, :, None] * field.n_channels + np.arange(field.n_channels)
+    variables = variables.reshape(len(middle), -1)
+    present = np.repeat(table.present[middle], field.n_channels, axis=1)
+    blocks = field.covariance()[variables[:, :, None], variables[:, None, :]]
+    return _spectrum(table, np.where(present[:, :, None] & present[:, None, :], blocks, 0.0), law)
+
+
+def _spectrum(
+    table: Neighborhood, blocks: Float[np.ndarray, "law member member"], law: Int[np.ndarray, " vertex"]
+) -> WindowSpectrum:
     values, vectors = torch.linalg.eigh(torch.from_numpy(blocks))
     # contiguous, so that a saved and loaded score sums in the same order
     return WindowSpectrum(table.index, values.clamp_min(0.0).numpy(), vectors.contiguous().numpy(), law)

@@ -248,6 +248,7 @@ def _network(
     start = time.perf_counter()
     contiguous, seed = options["contiguous"], options["seed"]
     pooling = _shared_law(field)
+    assert isinstance(field.radius, int)
     center, scale = field.center, field.scale
     if method != "auto" and pooling != field.pooling:
         center, scale = location_and_scale(x, graph, pooling, options["standardize"])
@@ -259,6 +260,7 @@ def _network(
         z,
         graph,
         "neural" if method == "neural" else "hybrid",
+        hops=field.radius,
         pooling=pooling,
         recipe=recipe,
         radius=radius,
@@ -273,7 +275,6 @@ def _network(
     reason = f"{_described(fit.score.network.radius, fit.score.radius)} {_trained(fit.training)}"
     if method == "auto":
         assert isinstance(field.score, GaussianField)
-        assert isinstance(field.radius, int)
         chosen: dict[str, Any] = {"radius": field.radius, "pooling": field.pooling, "contiguous": contiguous}
         levels = choose_levels(fit, z, graph, seed=seed, **chosen)
         reason = f"{field.reason} {reason} {_compared(levels)}"

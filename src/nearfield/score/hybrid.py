@@ -80,7 +80,7 @@ class NetworkScore(Score):
 
 @final
 class HybridScore(Score):
-    """Score of a network that reads the state and, at its own vertex, what the windowed Gaussian makes of it.
+    """Score of a network that reads the state and what the windowed Gaussian makes of it.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class HybridScore(Score):
     Attributes
     ----------
     radius : int
-        The larger of the two radii.
+        What it reads in all: the network's radius, or the Gaussian's and the hops within which the network reads that.
 
     Raises
     ------
@@ -112,7 +112,7 @@ class HybridScore(Score):
             )
         self.network, self.gaussian = whole(network), gaussian
         self.n_vertices, self.n_channels = gaussian.n_vertices, gaussian.n_channels
-        self.radius = max(gaussian.radius, network.radius)
+        self.radius = max(network.radius, network.radius_shown + gaussian.radius)
 
     def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Return a x + s F(x, q); shapes and times as in `Score.denoise`."""

@@ -8,8 +8,9 @@ in which input and target have unit scale at every noise level when the data hav
 denoises perfectly is :math:`(x_0 - a x)/s = s\,x_0 - a\,\xi`. :mod:`nearfield.score.hybrid` makes scores of networks.
 
 F at a vertex reads ``x`` within `radius` hops, *of the graph that is left where cells were removed*, and what it is
-shown (q) at the vertex itself only. Vertices that are absent, beyond a border or on land, contribute exactly zero at
-every layer: a network near a border is the network of a truncated window, never of made-up data.
+shown (q) within `radius_shown`: at the vertex itself only, or as far as the state. Vertices that are absent, beyond a
+border or on land, contribute exactly zero at every layer: a network near a border is the network of a truncated window,
+never of made-up data.
 """
 
 from __future__ import annotations
@@ -63,6 +64,11 @@ class Network(nn.Module, abc.ABC):
         self.radius = whole_number("radius", radius, 0, "give a number of hops; 0 is the vertex alone")
         self.n_channels = whole_number("n_channels", n_channels, 1, "give the number of values at a vertex")
         self.n_shown = whole_number("n_shown", n_shown, 0, "give the number of values shown, 0 for none")
+
+    @property
+    def radius_shown(self) -> int:
+        """Hops within which a vertex reads what it is shown: 0, the vertex itself, unless a class says more."""
+        return 0
 
     @abc.abstractmethod
     def forward(

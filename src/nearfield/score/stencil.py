@@ -31,9 +31,13 @@ class StencilNetwork(Network):
     and behind a wall only what a path around it reaches. In a layer, h is the state of a cell, m one or zero as the
     cell is there or not::
 
-        h = W x + E + b                               E the cell's embedding; m b is the mask channel
-        h = h + conv(m silu(scale h + shift))         radius times; scale and shift by the noise level (FiLM)
-        F = V silu(U silu(scale (h + Q q) + shift))   V zero at first
+        h = W x + Q q + E + b                          E the cell's embedding; m b is the mask channel
+        h = h + conv(m silu(scale h + shift))          radius times; scale and shift by the noise level (FiLM)
+        F = V silu(U silu(scale (h + Q' q) + shift))   V zero at first
+
+    What is shown, q, is read as far as the state is: a Gaussian that has seen more than the stack can tell it more at
+    the neighbours than at the cell alone. (Double-well chains, radius 4: excess risk .0069 with q at the end alone,
+    .0063 at the beginning alone, .0055 at both.)
 
     Parameters
     ----------
@@ -92,13 +96,18 @@ class StencilNetwork(Network):
             Convolution(width, reach, periodic, lattice.diagonal, generator) for _ in range(self.radius)
         )
         self.modulation = Modulation(width, self.radius + 1, generator)
-        self.show = uniform((width, n_shown), n_shown, generator)
+        self.show_first, self.show_last = (uniform((width, n_shown), n_shown, generator) for _ in range(2))
         self.mix = Affine(width, width, generator)
         self.leave = Affine(width, n_channels, generator, zero=True)
         mask = None if graph.keep is None else torch.tensor(graph.keep).reshape(1, *self._shape, 1).float()
         cells = None if graph.keep is None else torch.from_numpy(np.flatnonzero(graph.keep))
         self.register_buffer("_mask", mask, persistent=False)
         self.register_buffer("_cells", cells, persistent=False)
+
+    @property
+    def radius_shown(self) -> int:
+        """Hops within which it reads what it is shown: as far as the state."""
+        return self.radius
 
     def settings(self) -> dict[str, Any]:
         """Arguments of the constructor besides graph and seed."""
@@ -117,7 +126,11 @@ class StencilNetwork(Network):
         level: Float[Tensor, " sample"],
     ) -> Float[Tensor, "sample vertex channel"]:
         """Return F; arguments as in `Network.forward`."""
+        if len(x) == 0:  # convolutions take no empty batch
+            return torch.zeros_like(x)
         h = functional.linear(x, self.enter.weight)
+        if shown is not None:
+            h = h + functional.linear(shown, self.show_first)
         if self.site.size:
             h = h + self.site()
         h = self._on_lattice(h)
@@ -133,7 +146,7 @@ class StencilNetwork(Network):
             h = convolution(active if mask is None else mask * active, h)
         h = self._on_vertices(h)
         if shown is not None:
-            h = h + functional.linear(shown, self.show)
+            h = h + functional.linear(shown, self.show_last)
         scale, shift = film[-1]
         h = functional.silu(torch.addcmul(shift[:, None], scale[:, None], h))
         return self.leave(functional.silu(self.mix(h)))
