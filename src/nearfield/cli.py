@@ -221,7 +221,9 @@ def demo(
 
 @app.command()
 def reproduce(
-    which: Annotated[Literal["fig1", "fig2", "scaling", "all"], typer.Argument(help="Which figure.", metavar="WHICH")],
+    which: Annotated[
+        Literal["fig1", "fig2", "fig3", "scaling", "all"], typer.Argument(help="Which figure.", metavar="WHICH")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("reproduction"),
     quick: Annotated[bool, typer.Option("--quick", help="A smaller run, under a minute each.")] = False,
     as_json: AsJson = False,
@@ -229,13 +231,14 @@ def reproduce(
 ) -> None:
     """Redo the paper's figures, and what goes past them.
 
-    WHICH is fig1, fig2, scaling or all. Each writes a picture and its numbers and checks what is claimed of them.
+    WHICH is fig1, fig2, fig3, scaling or all. Each writes a picture and its numbers and checks what is claimed of them.
     """
     with _plain_failure(quiet=quiet or as_json):
-        from nearfield.experiments import figure1, figure2, scaling
+        from nearfield.experiments import figure1, figure2, figure3, scaling
         from nearfield.experiments.reproduction import require, run
 
-        experiments = {"fig1": figure1.EXPERIMENT, "fig2": figure2.EXPERIMENT, "scaling": scaling.EXPERIMENT}
+        modules = {"fig1": figure1, "fig2": figure2, "fig3": figure3, "scaling": scaling}
+        experiments = {name: module.EXPERIMENT for name, module in modules.items()}
         chosen = list(experiments.values()) if which == "all" else [experiments[which]]
         found = {e.name: run(e, out, quick=quick, quiet=quiet or as_json) for e in chosen}
         if as_json:
