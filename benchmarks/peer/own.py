@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.peer.contest import HELD_OUT, LEVELS, Contestant, Fitted, Split
 from nearfield import LocalizedDiffusion, select_radius
+from nearfield.fitting.neural import default_recipe
 from nearfield.fitting.paper import PaperRecipe
 from nearfield.fitting.training import Recipe
 
@@ -116,6 +117,7 @@ class Hybrid(Trained):
             patience=steps,
             held_out=HELD_OUT,
             held_out_levels=LEVELS,
+            levels=default_recipe(split.law.graph, len(split.x)).levels,
             seed=split.seed,
             **setting,
         )

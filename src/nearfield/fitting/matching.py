@@ -190,7 +190,7 @@ class Problem(NamedTuple):
     level : Tensor, shape (sample,)
         Log of the noise-to-signal ratio.
     target : Tensor, shape (sample, vertex, channel)
-        :math:`s x_0 - a \xi`.
+        :math:`s x_0 - a \xi`, less :math:`s^2 q` where q is shown.
     """
 
     x: Tensor
@@ -209,8 +209,9 @@ class Problem(NamedTuple):
     ) -> Problem:
         """Noise a batch; arguments as in `errors`, all of the precision of the network."""
         a, s, level = levels(clean, t)
-        x = a * clean + s * noise
-        return cls(x, score.shown(x, t), level.to(x), s * clean - a * noise)
+        x, target = a * clean + s * noise, s * clean - a * noise
+        shown = score.shown(x, t)
+        return cls(x, shown, level.to(x), target if shown is None else target - s**2 * shown)
 
     def errors(self, network: Network, bfloat16: bool = False) -> Float[Tensor, "sample vertex channel"]:
         """Squared errors of a network, computed in bfloat16 or not; those of `errors` for the score made of it."""
