@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
-import scipy.stats
 from matplotlib.figure import Figure
 
 from nearfield.data.target import AutoregressiveChain, CoxIngersollRoss
@@ -21,6 +20,7 @@ from nearfield.estimator import LocalizedDiffusion
 from nearfield.evaluation.metric import autocorrelation
 from nearfield.evaluation.plot import ACCENT, DATA, GENERATED
 from nearfield.experiments import edge
+from nearfield.experiments.ensemble import Ensemble, stationary
 from nearfield.experiments.reproduction import Claim, Experiment, Ours, Paper, Result, Workers, main
 from nearfield.fitting.paper import PaperRecipe
 from nearfield.process import Schedule
@@ -30,11 +30,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
 
-    from nearfield.evaluation.curve import Curve
-
 RIGHT = 0.1
 """What is called right: a histogram within .1 standard deviations of the law (a Gaussian of the same mean and variance
-is .2 away), correlations within .1."""
+is .2 away), correlations within .1; beside two standard deviations of the same measure of as many true paths."""
 GREEN = "#009E73"
 
 
@@ -61,6 +59,8 @@ class Settings:
         The autocorrelation is looked at up to this lag.
     few, repeats : int
         Samples in a small data set, and small data sets.
+    few_training, few_batch : int
+        Steps of the paper's recipe on each, and windows in a step.
     few_draws : int
         Fields generated from each, by the default sampler.
     alpha, edge_size : float, int
@@ -84,14 +84,16 @@ class Settings:
     step: Ours[float] = 1.0
     size: Ours[int] = 50
     samples: Ours[int] = 1000
-    radii: Ours[tuple[int, int, int]] = (0, 5, 12)
+    radii: Ours[tuple[int, int, int]] = (0, 5, 20)
     training: Ours[int] = PaperRecipe.steps
     batch: Ours[int] = PaperRecipe.batch_size
     draws: Ours[int] = 1000
     lags: Ours[int] = 20
-    few: Ours[int] = 50
-    repeats: Ours[int] = 16
-    few_draws: Ours[int] = 400
+    few: Ours[int] = 20
+    repeats: Ours[int] = 24
+    few_training: Ours[int] = 800
+    few_batch: Ours[int] = 512
+    few_draws: Ours[int] = 200
     alpha: Ours[float] = 0.7
     edge_size: Ours[int] = 40
     edge_length: Ours[int] = 24
@@ -115,53 +117,6 @@ class Settings:
     def data(self, n_samples: int, number: int = 0) -> Float[np.ndarray, "sample vertex channel"]:
         """Draw independent paths; another number, or another count, gives others."""
         return self.law().sample(n_samples, random_state=np.random.default_rng([self.seed, n_samples, number]))
-
-
-class Ensemble(NamedTuple):
-    """What fields show: all values, the `histogram_distance` of them, and the autocorrelation by lag with its error."""
-
-    values: Float[np.ndarray, " value"]
-    distance: float
-    correlation: Curve
-    correlation_error: float
-
-    @classmethod
-    def of(cls, x: Float[np.ndarray, "sample vertex channel"], law: CoxIngersollRoss, lags: int) -> Ensemble:
-        """Measure fields; the error is the largest over the lags from 1 on."""
-        curve = autocorrelation(x, lags)
-        error = np.abs(curve.value[:, 0] - law.autocorrelation(curve.axis))[1:].max()
-        return cls(np.ravel(x), histogram_distance(x, law), curve, float(error))
-
-    def summary(self) -> dict[str, Any]:
-        """Return the numbers to be kept."""
-        return {
-            "histogram_distance": self.distance,
-            "correlation_error": self.correlation_error,
-            "correlation": self.correlation.value[:, 0],
-            "correlation_standard_error": self.correlation.error[:, 0],
-            "mean": self.values.mean(),
-            "deviation": self.values.std(),
-            "share_below_0": (self.values < 0).mean(),
-        }
-
-
-def stationary(law: CoxIngersollRoss) -> Any:
-    """Return the Gamma law of one value."""
-    return scipy.stats.gamma(2 * law.a * law.b / law.sigma**2, scale=law.sigma**2 / (2 * law.a))
-
-
-def histogram_distance(x: Float[np.ndarray, "sample vertex channel"], law: CoxIngersollRoss) -> float:
-    """Wasserstein-1 distance of all values to the stationary law, in standard deviations of the law.
-
-    Examples
-    --------
-    >>> law = CoxIngersollRoss(0.2, 1.0, 0.4, 1.0, 5)
-    >>> round(histogram_distance(law.sample(2000, random_state=0) + law.deviation, law), 1)
-    1.0
-    """
-    values = np.sort(x, axis=None)
-    quantiles = stationary(law).ppf((np.arange(len(values)) + 0.5) / len(values))
-    return float(np.abs(values - quantiles).mean() / law.deviation)
 
 
 def departures(curves: Float[np.ndarray, "set law lag"]) -> Float[np.ndarray, "set law"]:
@@ -193,7 +148,7 @@ def examine_few(settings: Settings, number: int) -> Float[np.ndarray, "law lag"]
     x = settings.data(settings.few, number)[..., 0]
     ensembles = []
     for radius in settings.radii[1:]:
-        recipe = settings.recipe(number)
+        recipe = replace(settings.recipe(number), steps=settings.few_training, batch_size=settings.few_batch)
         model = LocalizedDiffusion(method="paper", radius=radius, recipe=recipe, random_state=0).fit(x)
         ensembles.append(model.sample(settings.few_draws, random_state=number)[..., None])
     ensembles.append(settings.data(settings.few_draws, number))
@@ -231,8 +186,16 @@ class Found(NamedTuple):
 
     def floor(self) -> tuple[float, float]:
         """Mean distance and mean correlation error of the true paths."""
-        means = np.mean([(e.distance, e.correlation_error) for e in self.truth], axis=0)
-        return float(means[0]), float(means[1])
+        distance, error = self._of_truth().mean(axis=0).tolist()
+        return distance, error
+
+    def luck(self) -> tuple[float, float]:
+        """Twice the standard deviation of each of the two: what the draws alone may add to it."""
+        distance, error = (2 * self._of_truth().std(axis=0, ddof=1)).tolist()
+        return distance, error
+
+    def _of_truth(self) -> Float[np.ndarray, "set measure"]:
+        return np.array([(e.distance, e.correlation_error) for e in self.truth])
 
 
 def measure(settings: Settings, workers: Workers) -> Found:
@@ -275,6 +238,7 @@ def paper_claims(settings: Settings, found: Found) -> list[Claim]:
     none, both = found.ensembles[radius], found.ensembles[good]
     flat = float(np.abs(none.correlation.value[1:, 0]).max())
     distance, error = found.floor()
+    luck = found.luck()
     squares = departures(found.curves)
     variance, more = squares.mean(axis=0), np.log(squares[:, 1] / squares[:, 0])  # of heavy tails: logarithms
     certainty = more.mean() / (more.std(ddof=1) / np.sqrt(len(more)))
@@ -282,14 +246,15 @@ def paper_claims(settings: Settings, found: Found) -> list[Claim]:
         Claim(
             f"At r = {radius} the histogram is right and there is no correlation: {none.distance:.3f} standard "
             f"deviations from the law (as many true paths: {distance:.3f}), correlations up to {flat:.3f} (at most "
-            f"{RIGHT} asked of both; the true one at lag 1 is {settings.law().autocorrelation(1):.3f}).",
-            none.distance <= RIGHT and flat <= RIGHT,
+            f"{RIGHT} asked of both, and the luck of the draws, {luck[0]:.3f} and {luck[1]:.3f}; the true one at lag 1 "
+            f"is {settings.law().autocorrelation(1):.3f}).",
+            none.distance <= RIGHT + luck[0] and flat <= RIGHT + luck[1],
         ),
         Claim(
             f"At r = {good} both are right: the histogram within {both.distance:.3f} standard deviations, the "
             f"autocorrelation within {both.correlation_error:.3f} (as many true paths: {distance:.3f} and {error:.3f}; "
-            f"at most {RIGHT} asked of both).",
-            both.distance <= RIGHT and both.correlation_error <= RIGHT,
+            f"at most {RIGHT} asked of both, and the luck of the draws, {luck[0]:.3f} and {luck[1]:.3f}).",
+            both.distance <= RIGHT + luck[0] and both.correlation_error <= RIGHT + luck[1],
         ),
         Claim(
             f"At r = {large} the autocorrelation varies more than at r = {good}: over {len(squares)} data sets of "
@@ -305,12 +270,13 @@ def default_claim(settings: Settings, found: Found) -> Claim:
     """State that the default, told nothing, does no worse than the paper's recipe at the good radius."""
     own, paper = found.ensembles[None], found.ensembles[settings.radii[1]]
     distance, error = found.floor()
+    luck = np.sqrt(2) * np.array(found.luck())  # both have it
     return Claim(
         f"nearfield's default is no worse than the paper's recipe at r = {settings.radii[1]}: its histogram is within "
         f"{own.distance:.3f} standard deviations against {paper.distance:.3f}, its autocorrelation within "
         f"{own.correlation_error:.3f} against {paper.correlation_error:.3f} (as many true paths: {distance:.3f} and "
-        f"{error:.3f}).",
-        own.distance <= paper.distance and own.correlation_error <= paper.correlation_error,
+        f"{error:.3f}), which the luck of the draws may change by {luck[0]:.3f} and {luck[1]:.3f}.",
+        bool(own.distance <= paper.distance + luck[0] and own.correlation_error <= paper.correlation_error + luck[1]),
         "ours",
     )
 
@@ -397,11 +363,12 @@ def _draw_errors(ax: Axes, settings: Settings, found: Found) -> None:
 
 QUICK = replace(
     Settings(),
-    samples=500,
-    training=3000,
+    samples=300,
+    training=2000,
     batch=256,
     draws=100,
-    repeats=5,
+    repeats=6,
+    few_draws=100,
     edge_samples=4000,
     edge_training=1000,
     edge_draws=1500,
