@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from benchmarks.peer.contest import HELD_OUT, LEVELS, Contestant, Fitted, Split
-from nearfield import LocalizedDiffusion, select_radius
+from nearfield import LocalizedDiffusion
 from nearfield.fitting.neural import default_recipe
 from nearfield.fitting.paper import PaperRecipe
 from nearfield.fitting.training import Recipe
@@ -91,7 +91,7 @@ class Trained(Contestant):
 
 @final
 class Hybrid(Trained):
-    """The network that is shown the windowed Gaussian; its pooling is selected once, by cross-validation."""
+    """The network that is shown the windowed Gaussian; whether vertices share one law it finds out in every fit."""
 
     name = "nearfield, hybrid"
 
@@ -99,12 +99,6 @@ class Hybrid(Trained):
         """Return learning rates and batches."""
         batch = min(32, max(4, 4096 // law.graph.n_vertices))
         return [{"learning_rate": r, "batch_size": b} for b in (batch // 2, batch) for r in (5e-3, 1e-2)]
-
-    def begin(self, split: Split) -> None:
-        """Select the pooling."""
-        super().begin(split)
-        report = select_radius(fields(split.x, split.law), graph=split.law.graph, random_state=split.seed)
-        self._pooling = report.choice.pooling
 
     def train(self, setting: dict[str, Any], split: Split, steps: int, final: bool) -> LocalizedDiffusion:  # noqa: ARG002
         """Fit to all the data, of which the recipe holds out the same part as everybody."""
@@ -124,7 +118,6 @@ class Hybrid(Trained):
         model = LocalizedDiffusion(
             split.law.graph,
             method="hybrid",
-            pooling=self._pooling,
             marginal="none",
             random_state=split.seed,
             recipe=recipe,
