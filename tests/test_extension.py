@@ -138,6 +138,15 @@ def test_a_trained_model_extends():
     assert model.extend((9, 6)).sample(2, random_state=0).shape == (2, 9, 6)
 
 
+@pytest.mark.parametrize("graph", [DependencyGraph.chain(40), DependencyGraph.ring(40)], ids=["chain", "ring"])
+def test_what_a_short_chain_is_shown_extends(graph):
+    """A window fits into the chain, so that a longer one has no others."""
+    x = np.random.default_rng(0).normal(size=(30, 40)).cumsum(axis=1)
+    recipe = Recipe(steps=2)
+    model = nf.LocalizedDiffusion(graph, method="hybrid", pooling=1.0, recipe=recipe, random_state=0).fit(x)
+    assert model.extend((100,)).sample(2, random_state=0).shape == (2, 100)
+
+
 def test_what_has_no_larger_lattice_is_refused():
     x = np.random.default_rng(0).normal(size=(30, 8, 8))
     apart = nf.LocalizedDiffusion(method="gaussian", radius=1, pooling=0.5).fit(x)

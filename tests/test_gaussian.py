@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from nearfield.fitting.closed_form import fit_windowed
+from nearfield.fitting.covariance import Pooling
 from nearfield.graph import DependencyGraph
 from nearfield.process import noise, noise_to_signal, signal, time_of
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore, WindowSpectrum, radii_in_use
@@ -143,6 +145,23 @@ def test_many_times_in_the_eigenbasis_are_one_at_a_time(graph, channels, monkeyp
     torch.testing.assert_close(
         score.denoise(x.repeat(3, 1, 1), times.repeat(3) * 0 + 0.3)[:10], score.denoise(x, 0.3), rtol=1e-12, atol=0
     )
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("radius", [1, 4])
+def test_vertices_of_one_law_are_denoised_together_as_alone(radius, channels, monkeypatch):
+    """Of a pooled chain the middle shares a law, the ends have their own; of the wide windows only three are whole."""
+    graph = DependencyGraph.chain(11)
+    y = np.random.default_rng(0).normal(size=(30, 11, channels)).cumsum(axis=1)
+    score = fit_windowed(y, graph, ((1.0, radius),), Pooling(1.0))[2]
+    assert len(np.unique(score.windows[radius].law)) == 2 * radius + 1
+    times = torch.tensor(TIMES, dtype=torch.float64)
+    x = torch.from_numpy(np.random.default_rng(1).normal(size=(len(times), 11, channels)))
+    one_by_one = torch.cat([score.denoise(x[i : i + 1], times[i]) for i in range(len(times))])
+    for largest in (2**24, 1):
+        monkeypatch.setattr("nearfield.score.gaussian.LARGEST_BATCH", largest)
+        for _ in range(2):  # the second time from what was kept
+            torch.testing.assert_close(score.denoise(x, times), one_by_one, rtol=1e-10, atol=1e-12)
 
 
 def test_what_is_kept_for_the_next_batch_is_of_its_own_kind():

@@ -112,7 +112,7 @@ def test_a_radius_that_is_given_bounds_what_is_read():
     for radius in (0, 1, 2, 5):
         for kind in ("hybrid", "neural"):
             assert fit_network(z, LAW.graph, kind, radius=radius, **options).score.radius == radius
-    widest = min(32, len(LAW.graph) - 1)
+    widest = (len(LAW.graph) - 1) // 2
     assert fit_network(z, LAW.graph, "hybrid", **options).score.radius == 4 + widest
     assert fit_network(z, LAW.graph, "neural", **options).score.radius == 4
     apart = fit_network(z, LAW.graph, "hybrid", hops=2, pooling=Pooling(0.5), recipe=Recipe(steps=2, seed=3)).score
@@ -127,7 +127,7 @@ def test_on_a_chain_of_one_law_a_network_is_shown_the_marginals_of_the_field():
         z, graph = x[:, :n], DependencyGraph.chain(n)
         covariance = build_field(z, graph, 2, Pooling(1.0), standardize=False).field.covariance()
         shown = shown_gaussian(z, graph, 2, Pooling(1.0))
-        assert shown.radius == min(32, n - 1)
+        assert shown.radius == min(32, (n - 1) // 2)
         t, state = 0.4, torch.from_numpy(np.random.default_rng(1).normal(size=(3, n, 1)))
         a, s = math.exp(-t), math.sqrt(-math.expm1(-2 * t))
         found = shown.denoise(state, t)[..., 0].numpy()

@@ -60,8 +60,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         latitude-longitude.
     radius : int or "auto"
         Locality in hops; for the Gaussian field, the hops within which a vertex is conditioned on earlier ones; for the
-        hybrid all that it reads, half by the network and half by the Gaussian it is shown. ``"auto"`` chooses it by
-        cross-validation; networks then read 4 hops, and what they are shown may reach further.
+        hybrid all that it reads, on lattices half by the network and half by the Gaussian it is shown. ``"auto"``
+        chooses it by cross-validation; networks then read 4 hops at most, and what they are shown may reach further.
     method : {"auto", "gaussian", "windowed", "masked", "neural", "hybrid", "paper"}
         ``"gaussian"``: sparse Cholesky field, exact in everything; ``"windowed"``: minimiser of the local loss (3.8);
         ``"masked"``: the paper's (4.5); ``"neural"``: a network trained by that loss; ``"hybrid"``: a network that is

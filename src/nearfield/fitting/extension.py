@@ -93,7 +93,8 @@ def _alike(
     missing = [row for row in rows if row.tobytes() not in known]
     if missing:
         raise ValueError(
-            f"onto must cut windows of radius {radius} off only as {graph!r} does, got {onto!r}; make it larger"
+            f"onto must cut windows of radius {radius} off only as {graph!r} does, got {onto!r}; make it "
+            "larger, or fit larger samples or a smaller radius"
         )
     return np.array([known[row.tobytes()] for row in rows])[where.reshape(-1)]
 

@@ -7,13 +7,13 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from nearfield.fitting.closed_form import fit_field, fit_masked, fit_windowed
 from nearfield.fitting.covariance import Pooling, Standardize, location_and_scale
-from nearfield.fitting.neural import FEWEST, LevelChoice, choose_levels, default_recipe, fit_network
+from nearfield.fitting.neural import FEWEST, LevelChoice, NetworkFit, choose_levels, default_recipe, fit_network
 from nearfield.fitting.paper import PaperRecipe, fit_paper
 from nearfield.fitting.radius import select_masked_radius, select_radius_by_time
 from nearfield.fitting.selection import SelectionReport, select_field
@@ -22,6 +22,7 @@ from nearfield.graph import DependencyGraph
 from nearfield.process import time_of
 from nearfield.score.base import Score
 from nearfield.score.field import GaussianField
+from nearfield.score.hybrid import HybridScore
 from nearfield.score.switch import SwitchedScore
 
 if TYPE_CHECKING:
@@ -142,29 +143,49 @@ def fit_score(
         return _windowed(x, graph, radius, pooling, options, search)
     if method == "paper":
         return _paper(x, graph, radius, pooling or Pooling(1.0), options, plan or Plan())
-    field = _field(x, graph, radius, pooling, options, search)
-    if method == "gaussian" or (method == "auto" and (why := _too_much(x)) is not None):
+    if method in ("neural", "hybrid"):
+        # A radius is the network's; where pooling is given as well, nothing of the field is needed.
+        hops = 0 if pooling is not None and radius is not None else None
+        chosen = _choose(x, graph, hops, pooling, options, search)
+        return _network(x, chosen, None, graph, method, radius, plan or Plan(), options)
+    chosen = _choose(x, graph, radius, pooling, options, search)
+    field = _field(x, graph, chosen, options)
+    if method == "gaussian" or (why := _too_much(x)) is not None:
         return field if method == "gaussian" else replace(field, reason=f"{field.reason} {why}")
-    return _network(x, field, graph, method, radius, plan or Plan(), options)
+    return _network(x, chosen, field, graph, method, radius, plan or Plan(), options)
 
 
-def _field(
+class Chosen(NamedTuple):
+    """Hops and pooling of the Gaussian field, how they were chosen and the seconds that took."""
+
+    radius: int
+    pooling: Pooling
+    selection: SelectionReport | None
+    reason: str
+    seconds: float
+
+
+def _choose(
     x: np.ndarray,
     graph: DependencyGraph,
     radius: int | None,
     pooling: Pooling | None,
     options: dict[str, Any],
     search: dict[str, Any],
-) -> Fitted:
+) -> Chosen:
     start = time.perf_counter()
-    selection = None
-    if radius is None or pooling is None:
-        selection = select_field(x, graph, radius=radius, pooling=pooling, **search, **options)
-        radius, pooling = selection.choice.radius, selection.choice.pooling
-    selected = time.perf_counter()
+    if radius is not None and pooling is not None:
+        return Chosen(radius, pooling, None, _given(radius, pooling), 0.0)
+    selection = select_field(x, graph, radius=radius, pooling=pooling, **search, **options)
+    choice = selection.choice
+    return Chosen(choice.radius, choice.pooling, selection, selection.reason, time.perf_counter() - start)
+
+
+def _field(x: np.ndarray, graph: DependencyGraph, chosen: Chosen, options: dict[str, Any]) -> Fitted:
+    start = time.perf_counter()
+    radius, pooling, selection, reason, selected = chosen
     center, scale, score = fit_field(x, graph, radius, pooling, options["standardize"])
-    seconds = {"select": selected - start, "fit": time.perf_counter() - selected}
-    reason = _given(radius, pooling) if selection is None else selection.reason
+    seconds = {"select": selected, "fit": time.perf_counter() - start}
     return Fitted(center, scale, score, radius, pooling, selection, reason, seconds)
 
 
@@ -238,20 +259,22 @@ def _too_much(x: np.ndarray) -> str | None:
 
 def _network(
     x: np.ndarray,
-    field: Fitted,
+    chosen: Chosen,
+    field: Fitted | None,
     graph: DependencyGraph,
     method: Method,
     radius: int | None,
     plan: Plan,
     options: dict[str, Any],
 ) -> Fitted:
+    """Train a network; where there is a field, let the network serve only where it is better."""
     start = time.perf_counter()
     contiguous, seed = options["contiguous"], options["seed"]
-    pooling = _shared_law(field)
-    assert isinstance(field.radius, int)
-    center, scale = field.center, field.scale
-    if method != "auto" and pooling != field.pooling:
+    pooling = _shared_law(chosen)
+    if field is None:
         center, scale = location_and_scale(x, graph, pooling, options["standardize"])
+    else:
+        center, scale = field.center, field.scale
     z = (x - center) / scale
     assert not isinstance(plan.recipe, PaperRecipe)
     recipe = plan.recipe or default_recipe(graph, len(x), plan.validation_fraction, seed)
@@ -260,7 +283,7 @@ def _network(
         z,
         graph,
         "neural" if method == "neural" else "hybrid",
-        hops=field.radius,
+        hops=chosen.radius,
         pooling=pooling,
         recipe=recipe,
         radius=radius,
@@ -268,45 +291,61 @@ def _network(
         checkpoint=plan.checkpoint,
         progress=None if tell is None else lambda step, loss: tell(step, recipe.steps, loss),
     )
-    score: Score = fit.score
     assert fit.score.radius is not None
-    used: Radius = fit.score.radius
-    levels = None
-    reason = f"{_described(fit.score.network.radius, fit.score.radius)} {_trained(fit.training)}"
-    if method == "auto":
-        assert isinstance(field.score, GaussianField)
-        chosen: dict[str, Any] = {"radius": field.radius, "pooling": field.pooling, "contiguous": contiguous}
-        levels = choose_levels(fit, z, graph, seed=seed, **chosen)
-        reason = f"{field.reason} {reason} {_compared(levels)}"
-        if any(level.switched for level in levels):
-            choice = tuple((time_of(level.sigma), level.switched) for level in levels)
-            score = SwitchedScore(field.score, fit.score, choice)  # type: ignore[arg-type]
-        else:
-            score, used = field.score, field.radius
-    seconds = field.seconds | {"train": time.perf_counter() - start}
-    found = replace(field, score=score, radius=used, reason=reason, seconds=seconds)
+    found = Fitted(center, scale, fit.score, fit.score.radius, pooling, chosen.selection, _described(fit), {})
+    found = replace(found, seconds={"select": chosen.seconds}, training=fit.training)
+    if field is not None:
+        found = _switched(fit, z, graph, chosen, field, found, contiguous=contiguous, seed=seed)
+    return replace(found, seconds=found.seconds | {"train": time.perf_counter() - start})
+
+
+def _switched(
+    fit: NetworkFit,
+    z: np.ndarray,
+    graph: DependencyGraph,
+    chosen: Chosen,
+    field: Fitted,
+    network: Fitted,
+    *,
+    contiguous: bool,
+    seed: int,
+) -> Fitted:
+    """Compare a hybrid with the field and put each where it serves."""
+    assert isinstance(field.score, GaussianField)
+    assert isinstance(fit.score, HybridScore)
+    levels = choose_levels(
+        fit, z, graph, radius=chosen.radius, pooling=chosen.pooling, contiguous=contiguous, seed=seed
+    )
+    found = replace(field, reason=f"{field.reason} {network.reason} {_compared(levels)}")
     found = replace(found, training=fit.training, levels=levels)
-    return found if method == "auto" else replace(found, center=center, scale=scale, pooling=pooling)
+    if not any(level.switched for level in levels):
+        return found
+    choice = tuple((time_of(level.sigma), level.switched) for level in levels)
+    return replace(found, score=SwitchedScore(field.score, fit.score, choice), radius=network.radius)
 
 
-def _shared_law(field: Fitted) -> Pooling:
+def _shared_law(chosen: Chosen) -> Pooling:
     """Pooling for a network: one law, unless held-out loss says clearly that vertices differ.
 
     The field's pooling rests on differences of some 1e-4 nats per dimension. Numbers of each vertex, which a network
     learns where laws differ, cost far more than that: on Cox-Ingersoll-Ross chains four times the excess risk.
     """
-    alike = [c for c in field.selection.table if c.pooling == Pooling(1.0)] if field.selection is not None else []
-    return Pooling(1.0) if any(c.difference <= CLEAR * c.difference_error for c in alike) else field.pooling
+    alike = [c for c in chosen.selection.table if c.pooling == Pooling(1.0)] if chosen.selection is not None else []
+    return Pooling(1.0) if any(c.difference <= CLEAR * c.difference_error for c in alike) else chosen.pooling
 
 
-def _described(network: int, whole: int) -> str:
-    shown = f", shown a Gaussian's that reads {whole}" if whole > network else ""
-    return f"Network reading {network} hops{shown}:"
-
-
-def _trained(training: TrainingReport) -> str:
+def _described(fit: NetworkFit) -> str:
+    score, training = fit.score, fit.training
+    shown = (
+        f", shown a Gaussian that reads {score.gaussian.radius}: {score.radius} in all"
+        if isinstance(score, HybridScore)
+        else ""
+    )
     why = {"budget": "", "patience": ", then no better", "diverged": ", then diverging"}[training.reason]
-    return f"held-out loss {training.best.loss:.4f} after {training.best.step} of {len(training.losses)} steps{why}."
+    return (
+        f"Network reading {score.network.radius} hops{shown}; held-out loss {training.best.loss:.4f} after "
+        f"{training.best.step} of {len(training.losses)} steps{why}."
+    )
 
 
 def _compared(levels: tuple[LevelChoice, ...]) -> str:

@@ -50,7 +50,9 @@ __all__ = [
 SITES = 4096
 """Vertices in a batch of training, about: what small machines do in some hundredths of a second."""
 SHOWN_RADIUS = 32
-"""Hops read by the Gaussian that a network is shown on chains with one law."""
+"""Hops read by the Gaussian that a network is shown on chains with one law, at most."""
+SHOWN_MEMBERS = 130
+"""Numbers in a window of that Gaussian, at most."""
 NETWORK_RADIUS = 4
 """Hops read by a network, where nothing is said; on graphs that are no lattices fewer if windows are crowded."""
 CROWDED = 32
@@ -167,18 +169,19 @@ def shown_gaussian(
 ) -> WindowedGaussianScore:
     """Fit the Gaussian that a network is shown.
 
-    On whole chains of one law it reads windows of 32 hops whose covariance is that of the Gaussian field; the field
-    knows it from neighbours and next neighbours, while that of the data is, far out, mostly the error of few samples.
-    (Double-well chains, 200 samples: the largest error of correlations to lag 30 is .006 to .015 over six data sets,
-    and .011 to .033 for the data's own; to cut the windows off at 16 hops costs .04.) Elsewhere a field repeats the
-    covariances it was fitted to only nearly: the windows are the data's, of the radii chosen for each noise level.
+    On whole chains of one law, where no radius is given, it reads windows of 32 hops (fewer on chains of less than 65
+    vertices or of many channels) whose covariance is that of the Gaussian field; the field knows it from neighbours
+    and next neighbours, while that of the data is, far out, mostly the error of few samples. (Double-well chains, 200
+    samples: the largest error of correlations to lag 30 is .006 to .015 over six data sets, and .011 to .033 for the
+    data's own; to cut the windows off at 16 hops costs .04.) Elsewhere a field repeats the covariances it was fitted
+    to only nearly: the windows are the data's, of the radii chosen for each noise level.
 
     Parameters
     ----------
     z, graph, pooling, radius, contiguous
         As in `fit_network`.
     hops : int
-        Of the field.
+        Of the field, at most 64.
     seed : int
         Of the division of the data.
 
@@ -205,7 +208,8 @@ def shown_gaussian(
 def _chain_windows(field: GaussianField, graph: DependencyGraph) -> WindowedGaussianScore:
     """Windows of a field of one law, computed on a chain that is just long enough to have all kinds of them."""
     assert graph.lattice is not None
-    radius = min(SHOWN_RADIUS, len(graph) - 1)
+    # Not so wide that no window of the chain is whole: a longer chain, onto which it may be extended, has whole ones.
+    radius = min(SHOWN_RADIUS, (len(graph) - 1) // 2, max(1, (SHOWN_MEMBERS // field.n_channels - 1) // 2))
     small = DependencyGraph.grid((min(len(graph), 4 * SHOWN_RADIUS + 1),), periodic=graph.lattice.periodic)
     shorter = extend(field, graph, small)
     assert isinstance(shorter, GaussianField)
@@ -238,14 +242,15 @@ def fit_network(
     kind : {"neural", "hybrid"}
         Shown the state alone, or what the windowed Gaussian, fitted to the same samples, makes of it too.
     hops : int
-        Of the Gaussian field of the same data.
+        Of the Gaussian field of the same data, at most 64; for hybrids on chains.
     pooling : Pooling
         Of that Gaussian. A network is one law for all vertices; unless the pooling is complete it also learns numbers
         of each vertex.
     recipe : Recipe
     radius : int, optional
-        Hops read in all. By default those of the network are 4, those of the Gaussian it is shown what `shown_gaussian`
-        says.
+        Hops read in all: on lattices half by the network and half by the Gaussian it is shown, on other graphs by each.
+        By default the network reads 4, off lattices fewer where windows are crowded; `shown_gaussian` says what the
+        Gaussian does.
     contiguous : bool
         Samples are in order of time.
     checkpoint : path, optional

@@ -114,7 +114,7 @@ class Recipe:
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must be a share in (0, 1), got {self.held_out!r}; .15 is usual")
         seed_of(self.seed)
-        if self.bfloat16 not in ("auto", True, False):
+        if self.bfloat16 != "auto" and not isinstance(self.bfloat16, bool):
             raise ValueError(f"bfloat16 must be True, False or 'auto', got {self.bfloat16!r}; 'auto' is usual")
 
     def rate(self, step: int) -> float:

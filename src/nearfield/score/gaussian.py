@@ -151,7 +151,7 @@ class WindowedGaussianScore(Score):
         self.radius = max(r for _, r in self.radius_by_time)
         self.n_vertices, self.n_channels = len(windows[self.radius].index), n_channels
         self._levels = [math.log(noise_to_signal(t)) for t, _ in self.radius_by_time]
-        self._kept: tuple[tuple[object, ...], tuple[np.ndarray, ...]] | None = None
+        self._kept: dict[tuple[Any, ...], tuple[np.ndarray, ...]] | None = None
 
     def radius_at(self, t: float) -> int:
         """Radius in hops that is used at OU time t."""
@@ -185,31 +185,55 @@ class WindowedGaussianScore(Score):
         """Each sample at a time of its own, above 0: in the eigenbasis of a window the denoiser is a gain."""
         a, s = (scale(times).to(x.dtype) for scale in (signal, noise))
         variables = x.permute(1, 2, 0).reshape(self.n_vertices * self.n_channels, len(x))
+        out = x.new_empty(self.n_vertices, self.n_channels, len(x))
         member = self.windows[radius].values.shape[1]
-        step = max(1, LARGEST_BATCH // (member * max(member, len(x))))
-        parts = []
-        for start in range(0, self.n_vertices, step):
-            window, values, vectors = self._tensors(radius, slice(start, start + step), x)
-            gain = a * values[..., None] / (a**2 * values[..., None] + s**2)  # (vertex, member, sample)
-            coordinates = vectors.mT @ variables[window]
-            parts.append(vectors[:, : self.n_channels] @ (gain * coordinates))
-        return torch.cat(parts).permute(2, 0, 1)
+        for vertices, shared in self._groups(radius):
+            step = max(1, LARGEST_BATCH // (member * (len(x) if shared else max(member, len(x)))))
+            for start in range(0, len(vertices), step):
+                part = vertices[start : start + step]
+                window, values, vectors = self._tensors(radius, part, shared, x)
+                gain = a * values[..., None] / (a**2 * values[..., None] + s**2)  # (vertex or 1, member, sample)
+                if shared:  # one product of matrices for all of them
+                    basis, read = vectors[0], variables[window].transpose(0, 1)
+                    coordinates = (basis.mT @ read.reshape(member, -1)).reshape(read.shape)
+                    own = basis[: self.n_channels] @ (gain.transpose(0, 1) * coordinates).reshape(member, -1)
+                    found = own.reshape(self.n_channels, len(part), len(x)).transpose(0, 1)
+                else:
+                    found = vectors[:, : self.n_channels] @ (gain * (vectors.mT @ variables[window]))
+                out = out.index_copy(0, torch.from_numpy(part).to(x.device), found)
+        return out.permute(2, 0, 1)
 
-    def _tensors(self, radius: int, part: slice, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Variables, eigenvalues and eigenvectors of some windows; those last asked for are kept, as arrays.
+    def _groups(self, radius: int) -> list[tuple[Int[np.ndarray, " vertex"], bool]]:
+        """Vertices of the most frequent law, which they share, and the others."""
+        law = self.windows[radius].law
+        shared = law == np.bincount(law).argmax()
+        if shared.sum() == 1:
+            return [(np.arange(len(law)), False)]
+        return [(np.flatnonzero(which), one) for which, one in ((shared, True), (~shared, False)) if which.any()]
+
+    def _tensors(
+        self, radius: int, part: Int[np.ndarray, " vertex"], shared: bool, like: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Variables, eigenvalues and eigenvectors of some windows; of a radius, they are kept as arrays.
 
         Training asks for the same ones at every step, and converting them costs more than using them.
         """
         kind = np.float64 if like.dtype == torch.float64 else np.float32
-        key, kept = (radius, part.start, part.stop, kind), self._kept
-        if kept is None or kept[0] != key:
+        key, arrays = (radius, int(part[0]), len(part), kind), None
+        if self._kept is not None:
+            arrays = self._kept.get(key)
+        if arrays is None:
             window = self.windows[radius]
             variables = window.index[part, :, None] * self.n_channels + np.arange(self.n_channels)
-            law = window.law[part]
+            law = window.law[part[:1] if shared else part]
             values, vectors = (array[law].astype(kind) for array in (window.values, window.vectors))
-            self._kept = kept = key, (variables.reshape(len(values), -1), values, vectors)
-        index, *spectrum = (torch.from_numpy(array).to(like.device) for array in kept[1])
-        return index, spectrum[0].to(like), spectrum[1].to(like)
+            arrays = variables.reshape(len(part), -1), values, vectors
+            kept = {k: v for k, v in (self._kept or {}).items() if k[0] == radius and k[3] == kind}
+            if sum(array.size for group in (*kept.values(), arrays) for array in group) > LARGEST_BATCH:
+                kept = {}
+            self._kept = kept | {key: arrays}
+        index, values, vectors = (torch.from_numpy(array).to(like.device) for array in arrays)
+        return index, values.to(like), vectors.to(like)
 
     def coefficients(self, t: float) -> Float[np.ndarray, "vertex channel width channel"]:
         """Row of each vertex's denoiser: a e_j' C_NN (a^2 C_NN + s^2 I)^{-1}."""
