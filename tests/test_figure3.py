@@ -25,7 +25,8 @@ from nearfield.score.base import Score
 
 SMALL = replace(
     Settings(), steps=6, size=14, samples=40, radii=(0, 1, 3), training=3, draws=30, lags=5, few=20, repeats=3,
-    few_training=3, few_batch=64, few_draws=15, edge_samples=40, edge_training=3, edge_draws=60,
+    few_training=3, few_batch=64, few_draws=15, edge_radius=1, edge_samples=40,
+    edge_training=3, edge_draws=60,
 )  # fmt: skip
 LAW = SMALL.law()
 
