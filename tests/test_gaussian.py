@@ -170,7 +170,7 @@ def test_what_is_kept_for_the_next_batch_is_of_its_own_kind():
     x = torch.randn(3, 6, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     late, early = (torch.tensor(times, dtype=torch.float64) for times in ([1.0, 2.0, 3.0], [0.01, 0.02, 0.03]))
     first = score.denoise(x, late)
-    assert score._kept is not None
+    assert score._kept
     torch.testing.assert_close(score.denoise(x.float(), late).double(), first, rtol=1e-5, atol=1e-5)
     score.denoise(x.float(), early)
     other = score.denoise(x, early)

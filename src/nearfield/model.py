@@ -111,7 +111,7 @@ class Model:
             prefix = f"{name}."
             return metadata[name], {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
-        fitted = dict(metadata["fitted"])
+        fitted = metadata["fitted"]
         radius = fitted["radius"]
         return cls(
             Codec.from_state(*part("codec")),

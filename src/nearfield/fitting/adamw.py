@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, final
 
@@ -11,7 +12,18 @@ from torch.optim.adamw import adamw
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["AdamW"]
+__all__ = ["AdamW", "half_cosine"]
+
+
+def half_cosine(start: float, step: int, steps: int) -> float:
+    """Learning rate of the step after `step` others: it falls from `start` along half a cosine to zero after `steps`.
+
+    Examples
+    --------
+    >>> [round(half_cosine(0.002, step, 100), 6) for step in (0, 50, 100)]
+    [0.002, 0.001, 0.0]
+    """
+    return 0.5 * start * (1 + math.cos(math.pi * step / steps))
 
 
 @final

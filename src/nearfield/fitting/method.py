@@ -292,8 +292,10 @@ def _network(
         progress=None if tell is None else lambda step, loss: tell(step, recipe.steps, loss),
     )
     assert fit.score.radius is not None
-    found = Fitted(center, scale, fit.score, fit.score.radius, pooling, chosen.selection, _described(fit), {})
-    found = replace(found, seconds={"select": chosen.seconds}, training=fit.training)
+    seconds, used = {"select": chosen.seconds}, fit.score.radius
+    found = Fitted(
+        center, scale, fit.score, used, pooling, chosen.selection, _described(fit), seconds, training=fit.training
+    )
     if field is not None:
         found = _switched(fit, z, graph, chosen, field, found, contiguous=contiguous, seed=seed)
     return replace(found, seconds=found.seconds | {"train": time.perf_counter() - start})
@@ -316,8 +318,8 @@ def _switched(
     levels = choose_levels(
         fit, z, graph, radius=chosen.radius, pooling=chosen.pooling, contiguous=contiguous, seed=seed
     )
-    found = replace(field, reason=f"{field.reason} {network.reason} {_compared(levels)}")
-    found = replace(found, training=fit.training, levels=levels)
+    reason = f"{field.reason} {network.reason} {_compared(levels)}"
+    found = replace(field, reason=reason, training=fit.training, levels=levels)
     if not any(level.switched for level in levels):
         return found
     choice = tuple((time_of(level.sigma), level.switched) for level in levels)

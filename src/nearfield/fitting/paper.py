@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 import torch
 
-from nearfield.fitting.adamw import AdamW
+from nearfield.fitting.adamw import AdamW, half_cosine
 from nearfield.fitting.matching import window_noise
 from nearfield.graph import DependencyGraph
 from nearfield.lattice import whole_number
@@ -83,10 +83,6 @@ class PaperRecipe:
             raise ValueError(f"learning_rate must be above 0 and finite, got {self.learning_rate!r}; 4e-3 is usual")
         seed_of(self.seed)
 
-    def rate(self, step: int) -> float:
-        """Learning rate of the step after `step` others."""
-        return 0.5 * self.learning_rate * (1 + math.cos(math.pi * step / self.steps))
-
     def fields_in_a_step(self, n_vertices: int, n_samples: int) -> int:
         """Return how many whole fields give `batch_size` windows, about."""
         return min(max(self.batch_size // n_vertices, 1), n_samples)
@@ -149,7 +145,7 @@ def fit_paper(
         loss = paper_errors(score, batch, t, window_noise(batch, network, generator)).mean()
         optimizer.zero_grad()
         loss.backward()
-        optimizer.step(recipe.rate(step))
+        optimizer.step(half_cosine(recipe.learning_rate, step, recipe.steps))
         if progress is not None:
             progress(step + 1, float(loss.detach()))
     network.requires_grad_(False)

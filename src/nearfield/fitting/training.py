@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from nearfield.data import store
+from nearfield.fitting.adamw import half_cosine
 from nearfield.fitting.held_out import split, standard_error
 from nearfield.fitting.matching import HeldOut, NoiseLevels, Problem, mean_loss, training_draws, vertex_loss
 from nearfield.fitting.processor import begins_in_bfloat16, kept_memory
@@ -119,7 +120,7 @@ class Recipe:
 
     def rate(self, step: int) -> float:
         """Learning rate of the step after `step` others."""
-        return 0.5 * self.learning_rate * (1 + math.cos(math.pi * step / self.steps))
+        return half_cosine(self.learning_rate, step, self.steps)
 
     def divide(self, n_samples: int, contiguous: bool) -> tuple[np.ndarray, np.ndarray]:
         """Sample numbers for training and held out: the last ones, or drawn where samples come in no order.

@@ -151,7 +151,7 @@ class WindowedGaussianScore(Score):
         self.radius = max(r for _, r in self.radius_by_time)
         self.n_vertices, self.n_channels = len(windows[self.radius].index), n_channels
         self._levels = [math.log(noise_to_signal(t)) for t, _ in self.radius_by_time]
-        self._kept: dict[tuple[Any, ...], tuple[np.ndarray, ...]] | None = None
+        self._kept: dict[tuple[Any, ...], tuple[np.ndarray, ...]] = {}
 
     def radius_at(self, t: float) -> int:
         """Radius in hops that is used at OU time t."""
@@ -219,16 +219,15 @@ class WindowedGaussianScore(Score):
         Training asks for the same ones at every step, and converting them costs more than using them.
         """
         kind = np.float64 if like.dtype == torch.float64 else np.float32
-        key, arrays = (radius, int(part[0]), len(part), kind), None
-        if self._kept is not None:
-            arrays = self._kept.get(key)
+        key = (radius, int(part[0]), len(part), kind)
+        arrays = self._kept.get(key)
         if arrays is None:
             window = self.windows[radius]
             variables = window.index[part, :, None] * self.n_channels + np.arange(self.n_channels)
             law = window.law[part[:1] if shared else part]
             values, vectors = (array[law].astype(kind) for array in (window.values, window.vectors))
             arrays = variables.reshape(len(part), -1), values, vectors
-            kept = {k: v for k, v in (self._kept or {}).items() if k[0] == radius and k[3] == kind}
+            kept = {k: v for k, v in self._kept.items() if k[0] == radius and k[3] == kind}
             if sum(array.size for group in (*kept.values(), arrays) for array in group) > LARGEST_BATCH:
                 kept = {}
             self._kept = kept | {key: arrays}
@@ -253,7 +252,7 @@ class WindowedGaussianScore(Score):
         return out
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_kept": None}
+        return self.__dict__ | {"_kept": {}}
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return configuration and arrays from which `from_state` makes an equal score."""
