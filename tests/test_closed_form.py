@@ -16,6 +16,8 @@ from nearfield.fitting.closed_form import (
     fit_masked,
     fit_windowed,
     regress,
+    torus_spectrum,
+    window_spectrum,
 )
 from nearfield.fitting.covariance import Pooling, predecessors
 from nearfield.graph import DependencyGraph
@@ -293,3 +295,16 @@ def test_copies_among_the_neighbours_do_no_harm():
         field = fit_field(x, DependencyGraph.chain(5), 4, ALONE)[2]
     without = fit_field(x[:, 1:], DependencyGraph.chain(4), 4, ALONE)[2]
     np.testing.assert_allclose(field.factor.diagonal()[2:], without.factor.diagonal()[1:], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "diagonal", "channels", "radius"), [((8, 9), False, 2, 2), ((7, 7), True, 1, 3), ((5, 4, 5), False, 2, 2)]
+)
+def test_one_law_on_a_torus_has_the_same_windows_by_lags_and_one_by_one(shape, diagonal, channels, radius):
+    graph = DependencyGraph.grid(shape, periodic=True, diagonal=diagonal)
+    y = generic(5, len(graph), channels)
+    by_lags, one_by_one = torus_spectrum(y, graph, radius), window_spectrum(y, graph, radius, Pooling(1.0))
+    np.testing.assert_array_equal(by_lags.index, one_by_one.index)
+    np.testing.assert_array_equal(by_lags.law, one_by_one.law)
+    blocks = [(s.vectors * s.values[:, None]) @ s.vectors.swapaxes(1, 2) for s in (by_lags, one_by_one)]
+    np.testing.assert_allclose(*blocks, atol=1e-12 * np.abs(blocks[1]).max())

@@ -139,6 +139,30 @@ def test_on_a_chain_of_one_law_a_network_is_shown_the_marginals_of_the_field():
             np.testing.assert_allclose(found[:, vertex], state.numpy()[:, near, 0] @ row, atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("graph", "n", "radius"),
+    [
+        (DependencyGraph.grid((32, 32), periodic=True), 50, 12),  # 313 members
+        (DependencyGraph.grid((8, 20), periodic=True), 50, 3),  # does not meet itself
+        (DependencyGraph.grid((8, 20), periodic=True), 49, None),
+        (DependencyGraph.grid((8, 20), periodic=(True, False)), 50, None),
+    ],
+)
+def test_on_a_torus_of_one_law_a_network_is_shown_wide_windows(graph, n, radius):
+    z = np.random.default_rng(0).normal(size=(n, len(graph), 1))
+    shown = shown_gaussian(z, graph, 2, Pooling(1.0))
+    if radius is None:
+        assert len(shown.radius_by_time) == len(LEVELS)
+    else:
+        assert shown.radius_by_time == ((1.0, radius),)
+
+
+def test_weights_are_averaged_over_a_twentieth_of_the_steps():
+    for n in (50, 200, 1800):
+        recipe = default_recipe(LAW.graph, n)
+        assert 1 / (1 - recipe.ema) == pytest.approx(recipe.steps / 20)
+
+
 def test_at_least_five_samples_are_held_out():
     for n, held in ((20, 5), (40, 6), (200, 30)):
         assert len(default_recipe(LAW.graph, n).divide(n, False)[1]) == held

@@ -238,6 +238,23 @@ def window_spectrum(
     return _spectrum(table, blocks, law)
 
 
+def torus_spectrum(
+    y: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph, radius: int
+) -> WindowSpectrum:
+    """Return `window_spectrum` of one law on a lattice without ends, where that has one window: fast for wide ones."""
+    assert graph.lattice is not None
+    shape, channels = graph.lattice.shape, y.shape[2]
+    axes = tuple(range(1, len(shape) + 1))
+    waves = np.fft.rfftn(y.reshape(len(y), *shape, channels), axes=axes)
+    power = np.einsum("s...c,s...d->...cd", waves.conj(), waves) / (len(y) * graph.n_vertices)
+    covariance = np.fft.irfftn(power, s=shape, axes=tuple(range(len(shape))))
+    table = graph.neighborhood(radius)
+    cells = np.stack(np.unravel_index(table.index[0], shape))
+    lag = (cells[:, None, :] - cells[:, :, None]) % np.array(shape)[:, None, None]
+    block = covariance[tuple(lag)].swapaxes(1, 2).reshape(1, cells.shape[1] * channels, cells.shape[1] * channels)
+    return _spectrum(table, block, np.zeros(graph.n_vertices, dtype=np.int64))
+
+
 def field_spectrum(field: GaussianField, graph: DependencyGraph, radius: int) -> WindowSpectrum:
     """Eigendecompositions of the covariance that a field of one law has on the windows of one radius.
 

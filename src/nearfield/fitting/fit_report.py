@@ -55,7 +55,8 @@ class FitReport:
         if report["training"] is not None:
             training = report["training"]
             checks = {"checks": tuple(Check(*c) for c in training["checks"]), "best": Check(*training["best"])}
-            report["training"] = TrainingReport(**training | checks | {"losses": tuple(training["losses"])})
+            lists = {name: tuple(training[name]) for name in ("losses", "symmetries") if name in training}
+            report["training"] = TrainingReport(**training | checks | lists)
         if report["levels"] is not None:
             report["levels"] = tuple(LevelChoice(*level) for level in report["levels"])
         return cls(**report)

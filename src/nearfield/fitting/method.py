@@ -344,9 +344,10 @@ def _described(fit: NetworkFit) -> str:
         else ""
     )
     why = {"budget": "", "patience": ", then no better", "diverged": ", then diverging"}[training.reason]
+    images = f" Trained on images under {', '.join(training.symmetries)} as well." if training.symmetries else ""
     return (
         f"Network reading {score.network.radius} hops{shown}; held-out loss {training.best.loss:.4f} after "
-        f"{training.best.step} of {len(training.losses)} steps{why}."
+        f"{training.best.step} of {len(training.losses)} steps{why}.{images}"
     )
 
 

@@ -1,10 +1,10 @@
 r"""Training of networks: localized denoising score matching (3.5)-(3.8) of arXiv 2505.04417, until it stops to pay.
 
 AdamW with cosine decay and clipped gradients; the weights that are kept are an exponential moving average, that with
-the lowest loss on held-out samples. The noise of the held-out samples is fixed, so that losses at two checks differ by
-the network alone. Steps may be computed in bfloat16, as long as the held-out loss cannot tell. Everything random comes
-from the seed of the recipe: a run that was stopped and resumed ends with the same bits as one that was not, given the
-same number of threads.
+the lowest loss on held-out samples. Where the law has symmetries, images of the samples are trained on as well. The
+noise of the held-out samples is fixed, so that losses at two checks differ by the network alone. Steps may be computed
+in bfloat16, as long as the held-out loss cannot tell. Everything random comes from the seed of the recipe: a run that
+was stopped and resumed ends with the same bits as one that was not, given the same number of threads.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from nearfield.fitting.held_out import split, standard_error
 from nearfield.fitting.matching import HeldOut, NoiseLevels, Problem, mean_loss, training_draws, vertex_loss
 from nearfield.fitting.processor import begins_in_bfloat16, kept_memory
 from nearfield.fitting.run import Check, Run
+from nearfield.fitting.symmetry import Symmetry, chosen, drawn
 from nearfield.lattice import whole_number
 from nearfield.noise import seed_of
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.network import Network
+from nearfield.score.stencil import StencilNetwork
 from nearfield.score.vertex import VertexNetworks
 
 if TYPE_CHECKING:
@@ -75,6 +77,10 @@ class Recipe:
         Whether a step computes the network in bfloat16, if it is a stencil network in single precision on a processor;
         weights, averages and held-out losses stay in single precision. ``"auto"``: where that is faster, in batches of
         8192 vertices or more on processors that have the instructions.
+    symmetries : "auto" or tuple of str
+        Symmetries of the lattice under which images of the samples are trained on: of ``"reflect 0"`` (an axis turned
+        around), ``"reflect all"``, ``"exchange 0 1"`` (of equal axes) and ``"negate"``. ``"auto"``: those that the
+        training samples do not contradict, if the network is one law for all vertices; ``()`` none.
 
     Raises
     ------
@@ -101,6 +107,7 @@ class Recipe:
     patience: int = 15
     seed: int = 0
     bfloat16: Literal["auto"] | bool = "auto"
+    symmetries: Literal["auto"] | tuple[str, ...] = "auto"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "held_out_levels", "check_every", "patience"):
@@ -117,6 +124,8 @@ class Recipe:
         seed_of(self.seed)
         if self.bfloat16 != "auto" and not isinstance(self.bfloat16, bool):
             raise ValueError(f"bfloat16 must be True, False or 'auto', got {self.bfloat16!r}; 'auto' is usual")
+        if self.symmetries != "auto" and not isinstance(self.symmetries, tuple):
+            raise ValueError(f"symmetries must be 'auto' or a tuple of names, got {self.symmetries!r}; () uses none")
 
     def rate(self, step: int) -> float:
         """Learning rate of the step after `step` others."""
@@ -158,6 +167,8 @@ class TrainingReport:
         Why training stopped.
     bfloat16_steps : int
         Steps computed in bfloat16; fewer than all where the held-out loss differed.
+    symmetries : tuple of str
+        Names of the symmetries whose images were trained on.
     """
 
     losses: tuple[float, ...]
@@ -166,6 +177,7 @@ class TrainingReport:
     seconds: float
     reason: Reason
     bfloat16_steps: int = 0
+    symmetries: tuple[str, ...] = ()
 
 
 @kept_memory()
@@ -241,6 +253,7 @@ def train(
     mask, unseen_mask = (None if counted is None else counted[part].to(data.device) for part in parts)
     if mask is not None and unseen_mask is not None:
         (clean, mask), (unseen, unseen_mask) = observed(clean, mask), observed(unseen, unseen_mask)
+    symmetries = symmetries_of(network, clean, mask, recipe, contiguous)
 
     run = Run(
         network.requires_grad_(True),
@@ -269,7 +282,7 @@ def train(
     if not run.checks:
         check()
     while (reason := stopped(run, recipe, prune_at)) is None:
-        step(run, score, clean, mask, recipe)
+        step(run, score, clean, mask, recipe, symmetries)
         if run.step == prune_at and isinstance(network, VertexNetworks):
             network.prune()
         admit(run)
@@ -287,7 +300,15 @@ def train(
     network.load_state_dict(run.best)
     network.requires_grad_(False)
     best = run.best_check(prune_at) or run.checks[0]
-    return TrainingReport(tuple(run.losses), tuple(run.checks), best, run.seconds, reason, run.bfloat16_steps)
+    return TrainingReport(
+        tuple(run.losses),
+        tuple(run.checks),
+        best,
+        run.seconds,
+        reason,
+        run.bfloat16_steps,
+        tuple(symmetry.name for symmetry in symmetries),
+    )
 
 
 def step(
@@ -296,12 +317,13 @@ def step(
     clean: Float[Tensor, "sample vertex channel"],
     counted: Bool[Tensor, "sample vertex"] | None,
     recipe: Recipe,
+    symmetries: tuple[Symmetry, ...] = (),
 ) -> None:
     """Change the weights once, by the gradient of one batch."""
     batch = run.next_batch(len(clean), min(recipe.batch_size, len(clean)))
-    mask = None if counted is None else counted[batch]
-    t, noise = training_draws(recipe.levels, clean[batch], run.generator)
-    squared = Problem.pose(score, clean[batch], t, noise).errors(run.network, run.bfloat16)
+    x, mask = drawn(symmetries, clean[batch], None if counted is None else counted[batch], run.generator)
+    t, noise = training_draws(recipe.levels, x, run.generator)
+    squared = Problem.pose(score, x, t, noise).errors(run.network, run.bfloat16)
     apart = isinstance(run.network, VertexNetworks) and not run.network.shared
     loss = vertex_loss(squared, mask).sum() if apart else mean_loss(squared, mask)
     run.optimizer.zero_grad()
@@ -310,6 +332,21 @@ def step(
     run.optimizer.step(recipe.rate(run.step))
     run.losses.append(float(loss.detach()) / (squared.shape[1] if apart else 1))
     run.bfloat16_steps += run.bfloat16
+
+
+def symmetries_of(
+    network: Network,
+    clean: Float[Tensor, "sample vertex channel"],
+    counted: Bool[Tensor, "sample vertex"] | None,
+    recipe: Recipe,
+    contiguous: bool,
+) -> tuple[Symmetry, ...]:
+    """Symmetries that a network is trained with; a law that may differ from vertex to vertex is not asked for any."""
+    one_law = isinstance(network, StencilNetwork) and not network.site.size
+    if recipe.symmetries == "auto" and not one_law:
+        return ()
+    x = (clean if counted is None else clean * counted[:, :, None]).double().cpu().numpy()
+    return chosen(recipe.symmetries, x, network.graph, contiguous=contiguous, seed=recipe.seed)
 
 
 def clip(network: Network, limit: float) -> None:

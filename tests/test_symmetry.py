@@ -1,0 +1,170 @@
+"""Symmetries: the maps against the adjacency, the test against laws whose symmetries are known, images in training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from nearfield.data.target import AutoregressiveChain, CoxIngersollRoss, DoubleWellChain, Lorenz96
+from nearfield.fitting import symmetry, training
+from nearfield.fitting.symmetry import candidates, chosen, drawn, moments, p_value
+from nearfield.fitting.training import Recipe, train
+from nearfield.graph import DependencyGraph
+from nearfield.score.hybrid import NetworkScore
+from nearfield.score.stencil import StencilNetwork
+from nearfield.score.window import WindowNetwork
+
+RNG = np.random.default_rng(0)
+HOLES = np.ones((4, 4), dtype=bool)
+HOLES[0, 1:3] = False  # as it is when the second axis is turned around, but not otherwise
+
+
+def names(which):
+    return [each.name for each in which]
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        DependencyGraph.chain(7),
+        DependencyGraph.grid((5,), periodic=True),
+        DependencyGraph.grid((4, 4), diagonal=True),
+        DependencyGraph.grid((3, 5), periodic=(True, False)),
+        DependencyGraph.grid((3, 4, 3)),
+        DependencyGraph.grid((4, 4)).subgraph(HOLES),
+    ],
+)
+def test_maps_keep_the_edges_and_are_their_own_inverse(graph):
+    edges = graph.adjacency.toarray() > 0
+    x = RNG.normal(size=(2, len(graph), 1))
+    for each in candidates(graph):
+        np.testing.assert_array_equal(edges[np.ix_(each.source, each.source)], edges)
+        np.testing.assert_array_equal(each.of(each.of(x)), x)
+
+
+def test_maps_do_what_they_are_called():
+    x = np.arange(24.0).reshape(1, 2, 3, 4)
+    found = {
+        each.name: each.of(x.reshape(1, 24, 1)).reshape(x.shape)
+        for each in candidates(DependencyGraph.grid(x.shape[1:]))
+    }
+    np.testing.assert_array_equal(found["reflect 1"], x[:, :, ::-1])
+    np.testing.assert_array_equal(found["reflect all"], x[:, ::-1, ::-1, ::-1])
+    np.testing.assert_array_equal(found["negate"], -x)
+    assert not any(name.startswith("exchange") for name in found)
+    square = np.arange(9.0).reshape(1, 3, 3)
+    (exchange,) = chosen(("exchange 0 1",), square, DependencyGraph.grid((3, 3)), contiguous=False, seed=0)
+    np.testing.assert_array_equal(exchange.of(square.reshape(1, 9, 1)).reshape(1, 3, 3), square.transpose(0, 2, 1))
+
+
+def test_missing_cells_allow_only_what_maps_them_onto_themselves():
+    assert names(candidates(DependencyGraph.grid((4, 4)).subgraph(HOLES))) == ["reflect 1", "negate"]
+    assert names(candidates(DependencyGraph.grid((4, 4), periodic=(True, False)))) == [
+        "reflect all", "reflect 0", "reflect 1", "negate",
+    ]  # fmt: skip
+    assert candidates(DependencyGraph.from_edges(3, [(0, 1), (1, 2)])) == ()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("law", "expected"),
+    [
+        (AutoregressiveChain(0.8, 40), ["reflect 0", "negate"]),
+        (CoxIngersollRoss(a=0.25, b=1.0, sigma=0.6, step=1.0, length=40), ["reflect 0"]),  # reversible, skewed
+        (DoubleWellChain(h=2.0, J=3.0, length=40), ["reflect 0", "negate"]),
+        (Lorenz96(40), []),  # waves travel one way
+    ],
+)
+def test_the_symmetries_of_known_laws_are_found(law, expected, seed):
+    """False alarms: 1 in 100 for each of 5 true symmetries, 15 tests, seeds fixed."""
+    x = law.sample(200, random_state=seed)
+    x = (x - x.mean()) / x.std()
+    assert names(chosen("auto", x, law.graph, contiguous=False, seed=seed)) == expected
+
+
+def test_correlations_along_a_diagonal_break_the_reflections_but_not_their_product():
+    """x + its neighbour across one diagonal, Gaussian: unchanged by turning both axes, or by exchanging them."""
+    white = RNG.normal(size=(200, 11, 11))
+    x = (white[:, 1:, 1:] + white[:, :-1, :-1]) / np.sqrt(2)
+    graph = DependencyGraph.grid((10, 10))
+    found = names(chosen("auto", x.reshape(200, 100, 1), graph, contiguous=False, seed=0))
+    assert found == ["reflect all", "exchange 0 1", "negate"]
+
+
+def test_two_channels_one_behind_the_other_are_not_reflected():
+    """Each alone is white, and Gaussian: only the products of the two tell."""
+    white = RNG.normal(size=(200, 31))
+    x = np.stack([white[:, 1:], white[:, :-1]], axis=2)
+    assert names(chosen("auto", x, DependencyGraph.chain(30), contiguous=False, seed=0)) == ["negate"]
+
+
+def test_p_values_are_uniform_where_the_law_is_symmetric():
+    """500 laws of heavy tails, 30 samples: counts below .1 and .5 within four standard deviations (1e-4)."""
+    chain = DependencyGraph.chain(12)
+    (reflection, _) = candidates(chain)
+    found = []
+    for seed in range(500):
+        x = np.random.default_rng(seed).standard_t(3, size=(30, 12, 1))
+        found.append(p_value(moments(x, chain) - moments(reflection.of(x), chain), contiguous=False, seed=seed))
+    for level in (0.1, 0.5):
+        error = np.sqrt(level * (1 - level) / 500)
+        assert abs(np.mean(np.array(found) <= level) - level) < 4 * error
+
+
+def test_samples_in_order_count_by_blocks_and_too_few_say_nothing():
+    """A drift of one sample that lasts 50 looks like 50 of them; in blocks it is as rare as it is."""
+    difference = np.repeat(np.random.default_rng(1).normal(size=(20, 3)), 50, axis=0)
+    assert p_value(difference, contiguous=False, seed=0) == 0.001
+    assert p_value(difference, contiguous=True, seed=0) > 0.05
+    assert p_value(difference[:19], contiguous=False, seed=0) == 0.0
+    assert p_value(np.zeros((30, 2)), contiguous=False, seed=0) == 1.0
+
+
+def test_images_are_drawn_with_even_odds_and_take_what_counts_along():
+    x = torch.arange(4.0)[None, :, None].expand(4000, 4, 1)
+    counted = torch.tensor([True, False, False, False]).expand(4000, 4)
+    images, kept = drawn(candidates(DependencyGraph.chain(4)), x, counted, torch.Generator().manual_seed(0))
+    turned, negated = images[:, 0, 0] != 0, images.sum(dim=(1, 2)) < 0
+    for share in (turned, negated, turned & negated):
+        expected = 0.25 if share is not turned and share is not negated else 0.5
+        assert abs(share.double().mean() - expected) < 4 * np.sqrt(expected * (1 - expected) / 4000)
+    assert torch.equal(kept[:, 3], turned)
+    assert torch.equal(kept[:, 0], ~turned)
+
+
+def test_training_sees_the_images():
+    """Of data that are always 1, a network trained with the change of sign as well does not learn the sign."""
+    chain = DependencyGraph.chain(6)
+    recipe = Recipe(steps=300, ema=0.9, learning_rate=0.02)
+    answers = []
+    for which in ((), ("negate",)):
+        score = NetworkScore(StencilNetwork(chain, radius=1, width=4))
+        report = train(score, torch.ones(30, 6, 1), replace(recipe, symmetries=which), contiguous=False)
+        assert report.symmetries == which
+        answers.append(float(score.denoise(torch.zeros(1, 6, 1), 1.0).mean()))
+    assert answers[0] > 0.8
+    assert abs(answers[1]) < 0.2
+
+
+def test_only_one_law_asks_for_symmetries():
+    x = torch.from_numpy(RNG.normal(size=(40, 6, 1))).float()
+    chain = DependencyGraph.chain(6)
+    one_law, sites, window = StencilNetwork(chain, 1), StencilNetwork(chain, 1, embedding=2), WindowNetwork(chain, 1)
+    found = [training.symmetries_of(each, x, None, Recipe(), False) for each in (one_law, sites, window)]
+    assert [names(each) for each in found] == [["reflect 0", "negate"], [], []]
+    assert names(training.symmetries_of(sites, x, None, Recipe(symmetries=("negate",)), False)) == ["negate"]
+    half = torch.zeros(40, 6, dtype=torch.bool)
+    half[:, :3] = True
+    spoilt = torch.where(half[:, :, None], x, 100.0)
+    assert names(training.symmetries_of(one_law, spoilt, half, Recipe(), False))[-1:] == ["negate"]
+
+
+def test_names_are_checked():
+    with pytest.raises(ValueError, match=r"symmetries must be of \['reflect 0', 'negate'\].*got 'reflect 1'"):
+        chosen(("reflect 1",), RNG.normal(size=(30, 4, 1)), DependencyGraph.chain(4), contiguous=False, seed=0)
+    with pytest.raises(ValueError, match="symmetries must be 'auto' or a tuple of names, got 'reflect 0'"):
+        Recipe(symmetries="reflect 0")
+    assert symmetry.LEVEL == 0.01
