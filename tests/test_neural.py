@@ -1,6 +1,7 @@
 """Networks fitted to data: what is compared, when they take over, and that they never make it worse."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 import nearfield as nf
-from nearfield.data.target import AutoregressiveChain, CoxIngersollRoss, GaussianMarkovField
+from nearfield.data.target import AutoregressiveChain, CoxIngersollRoss, DoubleWellChain, GaussianMarkovField
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.matching import held_out
@@ -21,6 +22,7 @@ from nearfield.fitting.training import Recipe
 from nearfield.graph import DependencyGraph
 from nearfield.process import noise, noise_to_signal, signal, time_of
 from nearfield.score.base import Score
+from nearfield.score.hybrid import HybridScore
 from nearfield.score.switch import SwitchedScore
 
 LAW = CoxIngersollRoss(a=0.25, b=1.0, sigma=0.6, step=1.0, length=32)
@@ -53,7 +55,8 @@ class Exact(Score):
 
 def levels(score, law, n=200, seed=0):
     z = law.standardize(law.sample(n, random_state=seed))
-    fit = SimpleNamespace(score=score, used=np.arange(n // 2), unseen=np.arange(n // 2, n))
+    member = SimpleNamespace(score=score, used=np.arange(n // 2), unseen=np.arange(n // 2, n))
+    fit = SimpleNamespace(members=(member,))
     return choose_levels(fit, z, law.graph, radius=1, pooling=Pooling(1.0), contiguous=False, seed=seed), z, fit
 
 
@@ -61,8 +64,10 @@ def test_a_better_score_takes_over_where_it_is_better():
     everywhere, z, fit = levels(Exact(), Signs())
     assert all(level.switched for level in everywhere if level.sigma < 2)
     # Losses are those of matching, over sigma^2 in place of s^2, of a field that has not seen the samples.
-    field = build_field(z[fit.used], Signs.graph, 1, Pooling(1.0), standardize=False).field
-    expected = held_out(field, torch.from_numpy(z[fit.unseen]), [time_of(s) for s in LEVELS], seed=0)[4].mean()
+    field = build_field(z[fit.members[0].used], Signs.graph, 1, Pooling(1.0), standardize=False).field
+    expected = held_out(field, torch.from_numpy(z[fit.members[0].unseen]), [time_of(s) for s in LEVELS], seed=0)[
+        4
+    ].mean()
     assert everywhere[4].gaussian == pytest.approx(expected / (1 + LEVELS[4] ** 2), rel=1e-12)
     assert [level.switched for level in everywhere] == [e.gaussian - e.hybrid > e.error for e in everywhere]
     assert any(abs(level.gaussian - level.hybrid) < level.error for level in everywhere)
@@ -161,6 +166,73 @@ def test_weights_are_averaged_over_a_twentieth_of_the_steps():
     for n in (50, 200, 1800):
         recipe = default_recipe(LAW.graph, n)
         assert 1 / (1 - recipe.ema) == pytest.approx(recipe.steps / 20)
+
+
+def test_each_member_of_an_ensemble_is_held_out_another_part():
+    """And the first is the network that would be trained alone."""
+    z = LAW.standardize(LAW.sample(30, random_state=0))
+    recipe = Recipe(steps=12, held_out=0.4, check_every=6, ema=0.5)
+    options = {"hops": 2, "pooling": Pooling(1.0), "radius": 2}
+    alone = fit_network(z, LAW.graph, "hybrid", recipe=recipe, **options)
+    steps = []
+    several = fit_network(
+        z, LAW.graph, "hybrid", recipe=replace(recipe, members=3), progress=lambda k, _: steps.append(k), **options
+    )
+    assert steps == list(range(1, 37))
+    assert alone.members[0].training.losses == several.members[0].training.losses
+    assert isinstance(alone.score, HybridScore)
+    held = [set(member.unseen) for member in several.members]
+    assert not held[0] & held[1]
+    assert held[0] | held[1] | held[2] == set(range(30))
+    for member in several.members:
+        assert set(member.used) == set(range(30)) - set(member.unseen)
+    x = torch.from_numpy(z)
+    t = torch.linspace(0.01, 2, 30, dtype=torch.float64)
+    mean = sum(member.score.denoise(x, t) for member in several.members) / 3
+    torch.testing.assert_close(several.score.denoise(x, t), mean)
+    assert len({float(member.score.denoise(x, 0.3).sum()) for member in several.members}) == 3
+
+
+def test_members_are_compared_where_they_were_held_out_and_each_sample_once():
+    """The exact denoiser in the place of a member that has another: its part alone has the lower loss."""
+    law, n = Signs(), 60
+    z = law.sample(n, random_state=0)
+    parts = [np.arange(30), np.arange(20, 60)]  # 20 to 29 in both: the first counts
+    scores = (Exact(), Exact(spoilt=lambda sigma: 0.3))
+    members = tuple(
+        SimpleNamespace(score=score, used=np.setdiff1d(np.arange(n), part), unseen=part)
+        for score, part in zip(scores, parts, strict=True)
+    )
+    found = choose_levels(
+        SimpleNamespace(members=members), z, law.graph, radius=1, pooling=Pooling(1.0), contiguous=False, seed=3
+    )
+    times = [time_of(s) for s in LEVELS]
+    expected = np.concatenate(
+        [
+            held_out(score, torch.from_numpy(z[part]), times, seed=3)
+            for score, part in zip(scores, (np.arange(30), np.arange(30, 60)), strict=True)
+        ],
+        axis=1,
+    ).mean(axis=1) / (1 + np.square(LEVELS))
+    np.testing.assert_allclose([level.hybrid for level in found], expected)
+
+
+def test_an_ensemble_is_stored_extended_and_resumed(tmp_path):
+    x = DoubleWellChain(h=2.0, J=3.0, length=32).sample(80, random_state=0)[..., 0]
+    recipe = Recipe(steps=200, members=2, check_every=50, ema=0.9, learning_rate=1e-2)
+    model = nf.LocalizedDiffusion(method="auto", marginal="none", pooling=1.0, radius=2, recipe=recipe, random_state=0)
+    model.fit(x, checkpoint=tmp_path / "part")
+    assert isinstance(model.score_, SwitchedScore)
+    assert "Mean of 2 networks" in model.fit_report_.reason
+    model.save(tmp_path / "m.nearfield")
+    again = nf.load(tmp_path / "m.nearfield")
+    np.testing.assert_array_equal(again.sample(3, random_state=1), model.sample(3, random_state=1))
+    assert again.extend((64,)).sample(2, random_state=1).shape == (2, 64)
+    assert (tmp_path / "part.1").exists()
+    resumed = nf.LocalizedDiffusion(
+        method="auto", marginal="none", pooling=1.0, radius=2, recipe=recipe, random_state=0
+    ).fit(x, checkpoint=tmp_path / "part")
+    np.testing.assert_array_equal(resumed.sample(3, random_state=1), model.sample(3, random_state=1))
 
 
 def test_at_least_five_samples_are_held_out():

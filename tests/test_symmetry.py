@@ -94,6 +94,14 @@ def test_correlations_along_a_diagonal_break_the_reflections_but_not_their_produ
     assert found == ["reflect all", "exchange 0 1", "negate"]
 
 
+def test_an_arrow_along_the_other_diagonal_breaks_them_all():
+    """Each cell adds its neighbour's square, less its mean: an exchange of the axes turns the arrow around."""
+    white = RNG.normal(size=(200, 11, 11))
+    x = white[:, 1:, :-1] + (white[:, :-1, 1:] ** 2 - 1)
+    graph = DependencyGraph.grid((10, 10))
+    assert chosen("auto", x.reshape(200, 100, 1), graph, contiguous=False, seed=0) == ()
+
+
 def test_two_channels_one_behind_the_other_are_not_reflected():
     """Each alone is white, and Gaussian: only the products of the two tell."""
     white = RNG.normal(size=(200, 31))

@@ -20,6 +20,7 @@ from nearfield.fitting.extension import extend
 from nearfield.fitting.fit_report import FitReport
 from nearfield.sampling.sampler import Sampler
 from nearfield.score.base import Score
+from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore
 from nearfield.score.hybrid import HybridScore, NetworkScore
@@ -37,6 +38,7 @@ _KINDS = (
     MaskedGaussianScore,
     NetworkScore,
     HybridScore,
+    EnsembleScore,
     SwitchedScore,
     PaperScore,
 )

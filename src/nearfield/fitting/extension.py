@@ -13,6 +13,7 @@ import scipy.sparse as sp
 
 from nearfield.graph import DependencyGraph
 from nearfield.score.base import Score
+from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import WindowedGaussianScore, WindowSpectrum
 from nearfield.score.hybrid import HybridScore, NetworkScore
@@ -31,7 +32,7 @@ def extend(score: Score, graph: DependencyGraph, onto: DependencyGraph) -> Score
 
     Parameters
     ----------
-    score : GaussianField, WindowedGaussianScore, NetworkScore, HybridScore or SwitchedScore
+    score : GaussianField, WindowedGaussianScore, NetworkScore, HybridScore, EnsembleScore or SwitchedScore
         Of one law: fitted with complete pooling, without site embeddings.
     graph : DependencyGraph
         The whole lattice it was fitted on.
@@ -53,8 +54,11 @@ def extend(score: Score, graph: DependencyGraph, onto: DependencyGraph) -> Score
     if isinstance(score, SwitchedScore):
         field, hybrid = extend(score.field, graph, onto), extend(score.hybrid, graph, onto)
         assert isinstance(field, GaussianField)
-        assert isinstance(hybrid, HybridScore)
+        assert isinstance(hybrid, HybridScore | EnsembleScore)
         return SwitchedScore(field, hybrid, score.choice)
+    if isinstance(score, EnsembleScore):
+        members = [extend(member, graph, onto) for member in score.members]
+        return EnsembleScore(tuple(member for member in members if isinstance(member, HybridScore | NetworkScore)))
     if isinstance(score, HybridScore):
         gaussian = extend(score.gaussian, graph, onto)
         assert isinstance(gaussian, WindowedGaussianScore)

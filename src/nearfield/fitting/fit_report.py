@@ -32,7 +32,7 @@ class FitReport:
     seed : int
         64-bit seed of the fit.
     training : TrainingReport or None
-        Of the network, if one was trained.
+        Of the network, if one was trained; of the first of several.
     levels : tuple of LevelChoice or None
         Network against Gaussian field at each noise level, with ``method="auto"``.
     """

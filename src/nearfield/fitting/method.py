@@ -21,6 +21,7 @@ from nearfield.fitting.training import Recipe, TrainingReport
 from nearfield.graph import DependencyGraph
 from nearfield.process import time_of
 from nearfield.score.base import Score
+from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import GaussianField
 from nearfield.score.hybrid import HybridScore
 from nearfield.score.switch import SwitchedScore
@@ -55,7 +56,7 @@ class Fitted:
     seconds : dict of str to float
         Wall time of choosing, fitting and training.
     training : TrainingReport or None
-        Of the network, if one was trained.
+        Of the network, if one was trained; of the first of several.
     levels : tuple of LevelChoice or None
         Network against Gaussian, where the method is to choose.
     """
@@ -289,13 +290,12 @@ def _network(
         radius=radius,
         contiguous=contiguous,
         checkpoint=plan.checkpoint,
-        progress=None if tell is None else lambda step, loss: tell(step, recipe.steps, loss),
+        progress=None if tell is None else lambda step, loss: tell(step, recipe.members * recipe.steps, loss),
     )
-    assert fit.score.radius is not None
-    seconds, used = {"select": chosen.seconds}, fit.score.radius
-    found = Fitted(
-        center, scale, fit.score, used, pooling, chosen.selection, _described(fit), seconds, training=fit.training
-    )
+    score, training = fit.score, fit.members[0].training
+    assert score.radius is not None
+    seconds, reason = {"select": chosen.seconds}, _described(fit)
+    found = Fitted(center, scale, score, score.radius, pooling, chosen.selection, reason, seconds, training=training)
     if field is not None:
         found = _switched(fit, z, graph, chosen, field, found, contiguous=contiguous, seed=seed)
     return replace(found, seconds=found.seconds | {"train": time.perf_counter() - start})
@@ -314,16 +314,17 @@ def _switched(
 ) -> Fitted:
     """Compare a hybrid with the field and put each where it serves."""
     assert isinstance(field.score, GaussianField)
-    assert isinstance(fit.score, HybridScore)
+    hybrid = fit.score
+    assert isinstance(hybrid, HybridScore | EnsembleScore)
     levels = choose_levels(
         fit, z, graph, radius=chosen.radius, pooling=chosen.pooling, contiguous=contiguous, seed=seed
     )
     reason = f"{field.reason} {network.reason} {_compared(levels)}"
-    found = replace(field, reason=reason, training=fit.training, levels=levels)
+    found = replace(field, reason=reason, training=network.training, levels=levels)
     if not any(level.switched for level in levels):
         return found
     choice = tuple((time_of(level.sigma), level.switched) for level in levels)
-    return replace(found, score=SwitchedScore(field.score, fit.score, choice), radius=network.radius)
+    return replace(found, score=SwitchedScore(field.score, hybrid, choice), radius=network.radius)
 
 
 def _shared_law(chosen: Chosen) -> Pooling:
@@ -337,7 +338,7 @@ def _shared_law(chosen: Chosen) -> Pooling:
 
 
 def _described(fit: NetworkFit) -> str:
-    score, training = fit.score, fit.training
+    score, training = fit.members[0].score, fit.members[0].training
     shown = (
         f", shown a Gaussian that reads {score.gaussian.radius}: {score.radius} in all"
         if isinstance(score, HybridScore)
@@ -345,9 +346,11 @@ def _described(fit: NetworkFit) -> str:
     )
     why = {"budget": "", "patience": ", then no better", "diverged": ", then diverging"}[training.reason]
     images = f" Trained on images under {', '.join(training.symmetries)} as well." if training.symmetries else ""
+    more = "".join(f", {member.training.best.loss:.4f}" for member in fit.members[1:])
+    others = f" Mean of {len(fit.members)} networks; the losses of the others are {more[2:]}." if more else ""
     return (
         f"Network reading {score.network.radius} hops{shown}; held-out loss {training.best.loss:.4f} after "
-        f"{training.best.step} of {len(training.losses)} steps{why}.{images}"
+        f"{training.best.step} of {len(training.losses)} steps{why}.{images}{others}"
     )
 
 

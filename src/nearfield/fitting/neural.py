@@ -27,6 +27,7 @@ from nearfield.fitting.training import Recipe, TrainingReport, train
 from nearfield.graph import DependencyGraph
 from nearfield.process import time_of
 from nearfield.score.base import Score
+from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import WindowedGaussianScore
 from nearfield.score.hybrid import HybridScore, NetworkScore
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LevelChoice",
+    "Member",
     "NetworkFit",
     "choose_levels",
     "default_recipe",
@@ -67,10 +69,8 @@ FEWEST = 20
 """Samples below which none are held out for a network."""
 
 
-@final
-@dataclass(frozen=True)
-class NetworkFit:
-    """A trained score of a network, and how it was trained.
+class Member(NamedTuple):
+    """A network that was trained, and on what.
 
     Attributes
     ----------
@@ -84,6 +84,25 @@ class NetworkFit:
     training: TrainingReport
     used: np.ndarray
     unseen: np.ndarray
+
+
+@final
+@dataclass(frozen=True)
+class NetworkFit:
+    """What serves as the score, and the members that it is made of.
+
+    Attributes
+    ----------
+    members : tuple of Member
+    """
+
+    members: tuple[Member, ...]
+
+    @property
+    def score(self) -> NetworkScore | HybridScore | EnsembleScore:
+        """The only member's, or the mean of all."""
+        scores = tuple(member.score for member in self.members)
+        return scores[0] if len(scores) == 1 else EnsembleScore(scores)
 
 
 class LevelChoice(NamedTuple):
@@ -248,7 +267,7 @@ def fit_network(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[int, float], object] | None = None,
 ) -> NetworkFit:
-    """Train a network of local scores on most of the samples.
+    """Train networks of local scores, each on most of the samples.
 
     Parameters
     ----------
@@ -270,9 +289,9 @@ def fit_network(
     contiguous : bool
         Samples are in order of time.
     checkpoint : path, optional
-        File the training is kept in, and gone on from if it is there.
+        File the training is kept in, and gone on from if it is there; of further members with their number added.
     progress : callable, optional
-        Called after each step with the steps taken and the last held-out loss.
+        Called after each step with the steps taken, of all members, and the last held-out loss.
 
     Returns
     -------
@@ -285,20 +304,44 @@ def fit_network(
     OSError
         If the checkpoint cannot be read or written.
     """
-    used, unseen = recipe.divide(len(z), contiguous)
-    channels = z.shape[2]
+    members = []
+    for number in range(recipe.members):
+        path = checkpoint if number == 0 or checkpoint is None else f"{os.fspath(checkpoint)}.{number}"
+        members.append(
+            _fit_member(
+                z, graph, kind, hops, pooling, recipe, radius, contiguous=contiguous, checkpoint=path, number=number,
+                progress=_counting(progress, number * recipe.steps),
+            )
+        )  # fmt: skip
+    return NetworkFit(tuple(members))
+
+
+def _fit_member(
+    z: Float[np.ndarray, "sample vertex channel"],
+    graph: DependencyGraph,
+    kind: Literal["neural", "hybrid"],
+    hops: int,
+    pooling: Pooling,
+    recipe: Recipe,
+    radius: int | None,
+    *,
+    contiguous: bool,
+    checkpoint: str | os.PathLike[str] | None,
+    number: int,
+    progress: Callable[[int, float], object] | None,
+) -> Member:
+    used, unseen = recipe.divide(len(z), contiguous, number)
+    channels, seed = z.shape[2], recipe.seed_of_member(number)
     embedding = 0 if pooling.strength == 1.0 and math.isinf(pooling.bandwidth) else EMBEDDING
-    shown = channels if kind == "hybrid" else 0
     ahead, behind = _shares(radius, graph) if kind == "hybrid" else (radius, None)
-    network = make_network(
-        graph, radius=ahead, n_channels=channels, n_shown=shown, embedding=embedding, seed=recipe.seed
-    )
+    shown = channels if kind == "hybrid" else 0
+    network = make_network(graph, radius=ahead, n_channels=channels, n_shown=shown, embedding=embedding, seed=seed)
     score: NetworkScore | HybridScore = (
         NetworkScore(network)
         if kind == "neural"
         else HybridScore(
             network,
-            shown_gaussian(z[used], graph, hops, pooling, radius=behind, contiguous=contiguous, seed=recipe.seed),
+            shown_gaussian(z[used], graph, hops, pooling, radius=behind, contiguous=contiguous, seed=seed),
         )
     )
     training = train(
@@ -309,8 +352,14 @@ def fit_network(
         checkpoint=checkpoint,
         resume=checkpoint is not None,
         progress=progress,
+        member=number,
     )
-    return NetworkFit(score, training, used, unseen)
+    return Member(score, training, used, unseen)
+
+
+def _counting(tell: Callable[[int, float], object] | None, before: int) -> Callable[[int, float], object] | None:
+    """Count the steps of earlier members too."""
+    return None if tell is None else lambda step, loss: tell(before + step, loss)
 
 
 def _shares(radius: int | None, graph: DependencyGraph) -> tuple[int | None, int | None]:
@@ -330,10 +379,10 @@ def choose_levels(
     contiguous: bool,
     seed: int,
 ) -> tuple[LevelChoice, ...]:
-    """Compare a hybrid with the Gaussian field on the samples held out from both, level by level.
+    """Compare a hybrid with the Gaussian field on samples held out from both, level by level.
 
-    The hybrid serves where it is better by more than one standard error, if its advantage summed over all levels is
-    more than two; otherwise nowhere.
+    Of several members each is compared on what was held out from it. The hybrid serves where it is better by more than
+    one standard error, if its advantage summed over all levels is more than two; otherwise nowhere.
 
     Parameters
     ----------
@@ -343,7 +392,7 @@ def choose_levels(
         All samples, standardised.
     graph : DependencyGraph
     radius, pooling
-        Of the field, which is fitted to the samples the hybrid was trained on.
+        Of the field, which is fitted to the samples that a member was trained on.
     contiguous : bool
         Samples are in order of time.
     seed : int
@@ -354,14 +403,20 @@ def choose_levels(
     tuple of LevelChoice
         By increasing noise.
     """
-    field = build_field(z[fit.used], graph, radius, pooling, standardize=False).field
-    clean = torch.from_numpy(z[fit.unseen])
     times = [time_of(sigma) for sigma in LEVELS]
     weight = 1.0 / (1.0 + np.square(LEVELS))[:, None]  # the loss over s^2 becomes that over sigma^2
-    losses: list[np.ndarray] = []
-    scores: tuple[Score, ...] = (field, fit.score)
-    for score in scores:
-        losses.append(weight * held_out(score, clean, times, seed=seed))
+    parts: list[list[np.ndarray]] = []
+    numbers: list[np.ndarray] = []
+    for member in fit.members:
+        numbers.append(
+            member.unseen[~np.isin(member.unseen, np.concatenate([*numbers, []]))]
+        )  # each sample counts once
+        field = build_field(z[member.used], graph, radius, pooling, standardize=False).field
+        scores: tuple[Score, ...] = (field, member.score)
+        clean = torch.from_numpy(z[numbers[-1]])
+        parts.append([weight * held_out(score, clean, times, seed=seed) for score in scores])
+    order = np.argsort(np.concatenate(numbers))
+    losses = [np.concatenate(part, axis=1)[:, order] for part in zip(*parts, strict=True)]
     gain = losses[0] - losses[1]
     worth = gain.sum(axis=0)
     earned = worth.mean() > 2 * standard_error(worth, contiguous)

@@ -11,6 +11,7 @@ import torch
 
 from nearfield.process import noise_to_signal
 from nearfield.score.base import Score
+from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import GaussianField
 from nearfield.score.hybrid import HybridScore
 
@@ -27,7 +28,7 @@ class SwitchedScore(Score):
     Parameters
     ----------
     field : GaussianField
-    hybrid : HybridScore
+    hybrid : HybridScore, or EnsembleScore of them
         Of the same standardised data.
     choice : sequence of (float, bool)
         Increasing OU times, above 0, and whether the hybrid serves there. Other times go with the nearest of these in
@@ -46,7 +47,9 @@ class SwitchedScore(Score):
 
     radius = None
 
-    def __init__(self, field: GaussianField, hybrid: HybridScore, choice: tuple[tuple[float, bool], ...]) -> None:
+    def __init__(
+        self, field: GaussianField, hybrid: HybridScore | EnsembleScore, choice: tuple[tuple[float, bool], ...]
+    ) -> None:
         sizes = [(score.n_vertices, score.n_channels) for score in (field, hybrid)]
         if sizes[0] != sizes[1]:
             raise ValueError(
@@ -93,8 +96,9 @@ class SwitchedScore(Score):
             name: {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
             for name in ("field", "hybrid")
         }
+        kind = EnsembleScore if "members" in config["hybrid"] else HybridScore
         return cls(
             GaussianField.from_state(config["field"], parts["field"]),
-            HybridScore.from_state(config["hybrid"], parts["hybrid"]),
+            kind.from_state(config["hybrid"], parts["hybrid"]),
             tuple((time, used) for time, used in config["choice"]),
         )
