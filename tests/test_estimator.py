@@ -10,7 +10,7 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import nearfield as nf
-from nearfield.fitting.training import Recipe
+from nearfield.fitting.recipe import Recipe
 
 RADIUS_GIVEN = {"method": "gaussian", "radius": 1, "pooling": 0.5, "random_state": 0}
 

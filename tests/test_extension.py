@@ -10,7 +10,7 @@ from nearfield.data.target import AutoregressiveChain, GaussianMarkovField
 from nearfield.fitting.closed_form import build_field, fit_windowed
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.extension import extend
-from nearfield.fitting.training import Recipe
+from nearfield.fitting.recipe import Recipe
 from nearfield.graph import DependencyGraph
 from nearfield.score.gaussian import MaskedGaussianScore
 from nearfield.score.hybrid import HybridScore, NetworkScore

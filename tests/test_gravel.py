@@ -16,7 +16,7 @@ from PIL import Image
 import nearfield as nf
 from nearfield.data import sample
 from nearfield.experiments import gravel
-from nearfield.fitting.training import Recipe
+from nearfield.fitting.recipe import Recipe
 from nearfield.noise import Stream, normals
 
 FILES = resources.files(sample)

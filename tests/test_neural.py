@@ -14,11 +14,12 @@ from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.matching import held_out
 from nearfield.fitting.method import _shared_law
-from nearfield.fitting.neural import choose_levels, default_recipe, fit_network, make_network, shown_gaussian
+from nearfield.fitting.neural import choose_levels, default_recipe, fit_network, make_network
 from nearfield.fitting.paper import PaperRecipe, fit_paper
 from nearfield.fitting.radius import LEVELS
+from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.selection import Candidate
-from nearfield.fitting.training import Recipe
+from nearfield.fitting.shown import shown_gaussian
 from nearfield.graph import DependencyGraph
 from nearfield.process import noise, noise_to_signal, signal, time_of
 from nearfield.score.base import Score

@@ -21,7 +21,7 @@ from benchmarks.peer.training import train
 from benchmarks.quality import Judge
 from sklearn.covariance import LedoitWolf
 
-from nearfield.fitting.training import Recipe
+from nearfield.fitting.recipe import Recipe
 from nearfield.process import signal
 
 LAW = cir(length=16)

@@ -10,8 +10,9 @@ import torch
 
 from nearfield.data.target import AutoregressiveChain, CoxIngersollRoss, DoubleWellChain, Lorenz96
 from nearfield.fitting import symmetry, training
+from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.symmetry import candidates, chosen, drawn, moments, p_value
-from nearfield.fitting.training import Recipe, train
+from nearfield.fitting.training import train
 from nearfield.graph import DependencyGraph
 from nearfield.score.hybrid import NetworkScore
 from nearfield.score.stencil import StencilNetwork

@@ -17,8 +17,9 @@ from nearfield.data.target import AutoregressiveChain
 from nearfield.fitting import training
 from nearfield.fitting.matching import HeldOut, NoiseLevels, Problem, errors, held_out, training_draws
 from nearfield.fitting.processor import begins_in_bfloat16
+from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.run import Check, Run
-from nearfield.fitting.training import Recipe, train
+from nearfield.fitting.training import train
 from nearfield.graph import DependencyGraph
 from nearfield.score.gaussian import WindowedGaussianScore, WindowSpectrum
 from nearfield.score.hybrid import HybridScore, NetworkScore

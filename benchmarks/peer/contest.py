@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from nearfield.fitting.matching import NoiseLevels
-from nearfield.fitting.training import Recipe
+from nearfield.fitting.recipe import Recipe
 from nearfield.process import noise, per_sample, signal
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from benchmarks.peer.contest import HELD_OUT, LEVELS, Contestant, Fitted, Split
 from nearfield import LocalizedDiffusion
 from nearfield.fitting.neural import default_recipe
 from nearfield.fitting.paper import PaperRecipe
-from nearfield.fitting.training import Recipe
+from nearfield.fitting.recipe import Recipe
 from nearfield.score.ensemble import EnsembleScore
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.fit_report import FitReport
 from nearfield.fitting.method import Method, Plan, fit_score
 from nearfield.fitting.paper import PaperRecipe
+from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.selection import SelectionReport, select_field
-from nearfield.fitting.training import Recipe
 from nearfield.graph import DependencyGraph
 from nearfield.model import Model, content_digest, fingerprint, largest_eigenvalue
 from nearfield.noise import Stream, seed_of

@@ -14,7 +14,7 @@ from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.matching import NoiseLevels
 from nearfield.fitting.method import Method
 from nearfield.fitting.paper import PaperRecipe
-from nearfield.fitting.training import Recipe
+from nearfield.fitting.recipe import Recipe
 from nearfield.graph import DependencyGraph
 from nearfield.process import Schedule
 

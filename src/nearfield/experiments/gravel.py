@@ -25,7 +25,7 @@ from nearfield.evaluation import plot
 from nearfield.evaluation.view import ColourScale
 from nearfield.fitting.held_out import standard_error
 from nearfield.fitting.matching import held_out
-from nearfield.fitting.training import Recipe
+from nearfield.fitting.recipe import Recipe
 from nearfield.graph import DependencyGraph
 from nearfield.process import time_of
 

@@ -7,7 +7,6 @@ neighbours. In a perfect elimination ordering of a chordal graph this is the max
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -232,7 +231,7 @@ def window_spectrum(
     table = graph.neighborhood(radius)
     blocks = pooled_blocks(local_blocks(y, table.index), table, graph, pooling)
     law = np.arange(len(blocks))
-    if pooling.strength == 1.0 and math.isinf(pooling.bandwidth):  # blocks are equal where the same members are there
+    if pooling.one_law:  # blocks are equal where the same members are there
         _, first, law = np.unique(table.present, axis=0, return_index=True, return_inverse=True)
         blocks, law = blocks[first], law.reshape(-1)
     return _spectrum(table, blocks, law)

@@ -71,6 +71,11 @@ class Pooling:
         if not self.bandwidth > 0.0:
             raise ValueError(f"bandwidth must be positive, got {self.bandwidth!r}; use math.inf to pool all vertices")
 
+    @property
+    def one_law(self) -> bool:
+        """Whether all vertices are one law."""
+        return self.strength == 1.0 and math.isinf(self.bandwidth)
+
 
 def elimination_order(graph: DependencyGraph) -> Int[np.ndarray, " vertex"]:
     """Order in which vertices are conditioned on the ones before them.

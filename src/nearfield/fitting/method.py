@@ -16,8 +16,9 @@ from nearfield.fitting.covariance import Pooling, Standardize, location_and_scal
 from nearfield.fitting.neural import FEWEST, LevelChoice, NetworkFit, choose_levels, default_recipe, fit_network
 from nearfield.fitting.paper import PaperRecipe, fit_paper
 from nearfield.fitting.radius import select_masked_radius, select_radius_by_time
+from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.selection import SelectionReport, select_field
-from nearfield.fitting.training import Recipe, TrainingReport
+from nearfield.fitting.training import TrainingReport
 from nearfield.graph import DependencyGraph
 from nearfield.process import time_of
 from nearfield.score.base import Score
