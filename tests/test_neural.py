@@ -210,8 +210,8 @@ def test_members_are_compared_where_they_were_held_out_and_each_sample_once():
     times = [time_of(s) for s in LEVELS]
     expected = np.concatenate(
         [
-            held_out(score, torch.from_numpy(z[part]), times, seed=3)
-            for score, part in zip(scores, (np.arange(30), np.arange(30, 60)), strict=True)
+            held_out(score, torch.from_numpy(z[part]), times, seed=seed)
+            for score, part, seed in zip(scores, (np.arange(30), np.arange(30, 60)), (3, 4), strict=True)
         ],
         axis=1,
     ).mean(axis=1) / (1 + np.square(LEVELS))
@@ -220,13 +220,14 @@ def test_members_are_compared_where_they_were_held_out_and_each_sample_once():
 
 def test_an_ensemble_is_stored_extended_and_resumed(tmp_path):
     x = DoubleWellChain(h=2.0, J=3.0, length=32).sample(80, random_state=0)[..., 0]
-    recipe = Recipe(steps=200, members=2, check_every=50, ema=0.9, learning_rate=1e-2)
+    recipe = Recipe(steps=200, members=2, check_every=50, ema=0.9, learning_rate=1e-2, symmetries=("negate",))
     model = nf.LocalizedDiffusion(method="auto", marginal="none", pooling=1.0, radius=2, recipe=recipe, random_state=0)
     model.fit(x, checkpoint=tmp_path / "part")
     assert isinstance(model.score_, SwitchedScore)
     assert "Mean of 2 networks" in model.fit_report_.reason
     model.save(tmp_path / "m.nearfield")
     again = nf.load(tmp_path / "m.nearfield")
+    assert again.recipe == recipe
     np.testing.assert_array_equal(again.sample(3, random_state=1), model.sample(3, random_state=1))
     assert again.extend((64,)).sample(2, random_state=1).shape == (2, 64)
     assert (tmp_path / "part.1").exists()

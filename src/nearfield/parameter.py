@@ -139,4 +139,5 @@ def _recipe(plain: dict[str, Any], method: Method) -> Recipe | PaperRecipe:
     if method == "paper":
         schedule = Schedule(tuple(plain["schedule"]["times"]))
         return PaperRecipe(**plain | {"widths": tuple(plain["widths"]), "schedule": schedule})
-    return Recipe(**plain | {"levels": NoiseLevels(**plain["levels"])})
+    lists = {name: tuple(value) for name, value in plain.items() if isinstance(value, list)}
+    return Recipe(**plain | lists | {"levels": NoiseLevels(**plain["levels"])})

@@ -18,6 +18,7 @@ from nearfield.fitting.paper import PaperRecipe, fit_paper
 from nearfield.fitting.radius import select_masked_radius, select_radius_by_time
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.selection import SelectionReport, select_field
+from nearfield.fitting.symmetry import named
 from nearfield.fitting.training import TrainingReport
 from nearfield.graph import DependencyGraph
 from nearfield.process import time_of
@@ -130,7 +131,7 @@ def fit_score(
     Raises
     ------
     ValueError
-        If samples are too few for the choice or the training.
+        If samples are too few for the choice or the training, or the graph has not the symmetries of the recipe.
 
     Warns
     -----
@@ -139,6 +140,8 @@ def fit_score(
     """
     options: dict[str, Any] = {"contiguous": contiguous, "standardize": standardize, "seed": seed}
     search = {"n_jobs": n_jobs, "progress": progress}
+    if plan is not None and isinstance(plan.recipe, Recipe) and isinstance(plan.recipe.symmetries, tuple):
+        named(plan.recipe.symmetries, graph)  # refused before anything is computed
     if method == "masked":
         return _masked(x, graph, radius, options)
     if method == "windowed":

@@ -103,7 +103,8 @@ class LevelChoice(NamedTuple):
     sigma : float
         Noise-to-signal ratio.
     gaussian, hybrid : float
-        Held-out :math:`|D(x_t, t) - x_0|^2 / \sigma^2`, mean over samples, vertices and channels.
+        Held-out :math:`|D(x_t, t) - x_0|^2 / \sigma^2`, mean over samples, vertices and channels; of several members
+        each one's own, which is more than that of their mean.
     error : float
         Standard error of their paired difference.
     switched : bool
@@ -325,14 +326,15 @@ def choose_levels(
     weight = 1.0 / (1.0 + np.square(LEVELS))[:, None]  # the loss over s^2 becomes that over sigma^2
     parts: list[list[np.ndarray]] = []
     numbers: list[np.ndarray] = []
-    for member in fit.members:
+    for number, member in enumerate(fit.members):
         numbers.append(
             member.unseen[~np.isin(member.unseen, np.concatenate([*numbers, []]))]
         )  # each sample counts once
         field = build_field(z[member.used], graph, radius, pooling, standardize=False).field
         scores: tuple[Score, ...] = (field, member.score)
         clean = torch.from_numpy(z[numbers[-1]])
-        parts.append([weight * held_out(score, clean, times, seed=seed) for score in scores])
+        # Noise goes by the place in the part: other members need other noise, or their losses would be correlated.
+        parts.append([weight * held_out(score, clean, times, seed=(seed + number) % 2**64) for score in scores])
     order = np.argsort(np.concatenate(numbers))
     losses = [np.concatenate(part, axis=1)[:, order] for part in zip(*parts, strict=True)]
     gain = losses[0] - losses[1]

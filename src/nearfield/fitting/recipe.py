@@ -128,7 +128,8 @@ class Recipe:
             )
         order = split(n_samples, 1, True)[0] if contiguous else np.random.default_rng(self.seed).permutation(n_samples)
         order = np.roll(order, member * n_out)
-        return order[:-n_out], order[-n_out:]
+        parts = order[:-n_out], order[-n_out:]
+        return (np.sort(parts[0]), np.sort(parts[1])) if contiguous else parts
 
     def seed_of_member(self, member: int) -> int:
         """Seed of weights and noise: that of the recipe for the first member, another for each."""

@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal, final
 
 import numpy as np
@@ -318,5 +318,10 @@ def identity_of(
     config, arrays = score.state()
     fixed = {name: value for name, value in arrays.items() if not name.startswith("weight.")}
     samples = {"x": x.cpu().numpy()} | ({} if counted is None else {"counted": counted.cpu().numpy()})
-    settings = {"recipe": asdict(recipe), "contiguous": contiguous, "score": config, "member": member}
+    settings = {
+        "recipe": asdict(replace(recipe, members=1)),
+        "contiguous": contiguous,
+        "score": config,
+        "member": member,
+    }
     return store.digest(settings, fixed | samples)
