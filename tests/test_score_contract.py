@@ -18,6 +18,7 @@ from nearfield.fitting.covariance import Pooling
 from nearfield.graph import DependencyGraph
 from nearfield.process import denoised_from_score, score_from_denoised, time_of
 from nearfield.score.base import Score
+from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore
 from nearfield.score.hybrid import HybridScore, NetworkScore
@@ -80,6 +81,7 @@ MAKERS = {
     "paper 2, score": lambda x, graph: paper(graph, "score"),
     "hybrid 0, 2": lambda x, graph: hybrid(x, graph, 0, 2),
     "hybrid 2, 1": lambda x, graph: hybrid(x, graph, 2, 1),
+    "three hybrids": lambda x, graph: EnsembleScore(tuple(hybrid(x, graph, r, 1) for r in (0, 1, 1))),
     "windowed by time": lambda x, graph: fit_windowed(x, graph, ((0.1, 1), (1.0, 2), (3.0, 0)), Pooling(0.0))[2],
 }
 
@@ -116,7 +118,8 @@ def test_every_score_class_is_held_to_the_contract():
         importlib.import_module(module.name)
     ours = {kind for kind in Score.__subclasses__() if kind.__module__.startswith("nearfield.score")}
     ours -= {SwitchedScore}  # at each time one of the others, in tests/test_switch.py
-    assert ours == {GaussianField, MaskedGaussianScore, WindowedGaussianScore, NetworkScore, HybridScore, PaperScore}
+    gaussian = {GaussianField, MaskedGaussianScore, WindowedGaussianScore}
+    assert ours == gaussian | {NetworkScore, HybridScore, EnsembleScore, PaperScore}
 
 
 def test_score_reads_its_neighbourhood_and_nothing_beyond(score, graph):
@@ -135,7 +138,9 @@ def test_denoised_state_tends_to_the_state(score, graph):
     """Linearly in t, networks in its root, and not below rounding: at t = 0 it is the state itself."""
     x = state(graph)
     near, nearer = ((score.denoise(x, t) - x).abs().max() for t in (1e-7, 1e-9))
-    learned = isinstance(score, NetworkScore | HybridScore) or getattr(score, "predicts", "score") == "noise"
+    learned = (
+        isinstance(score, NetworkScore | HybridScore | EnsembleScore) or getattr(score, "predicts", "score") == "noise"
+    )
     assert nearer < (1e-3 if learned else 1e-5)
     rate = torch.tensor(10.0 if learned else 100.0, dtype=torch.float64)
     torch.testing.assert_close(near / nearer, rate, rtol=2e-2 if learned else 1e-3, atol=0)

@@ -58,10 +58,11 @@ class EnsembleScore(Score):
 
     def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Return the mean of the members' denoisers; shapes and times as in `Score.denoise`."""
-        total = self.members[0].denoise(x, t)
+        first = self.members[0].denoise(x, t)
+        mean = first  # of differences from it, so that what all agree on, the state at time 0, stays as it is
         for member in self.members[1:]:
-            total = total + member.denoise(x, t)
-        return total / len(self.members)
+            mean = mean + (member.denoise(x, t) - first) / len(self.members)
+        return mean
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return configuration and arrays from which `from_state` makes an equal score."""
