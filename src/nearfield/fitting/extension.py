@@ -57,8 +57,12 @@ def extend(score: Score, graph: DependencyGraph, onto: DependencyGraph) -> Score
         assert isinstance(hybrid, HybridScore | EnsembleScore)
         return SwitchedScore(field, hybrid, score.choice)
     if isinstance(score, EnsembleScore):
-        members = [extend(member, graph, onto) for member in score.members]
-        return EnsembleScore(tuple(member for member in members if isinstance(member, HybridScore | NetworkScore)))
+        members = []
+        for member in score.members:
+            extended = extend(member, graph, onto)
+            assert isinstance(extended, HybridScore | NetworkScore)
+            members.append(extended)
+        return EnsembleScore(tuple(members))
     if isinstance(score, HybridScore):
         gaussian = extend(score.gaussian, graph, onto)
         assert isinstance(gaussian, WindowedGaussianScore)

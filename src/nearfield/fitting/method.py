@@ -350,8 +350,8 @@ def _described(fit: NetworkFit) -> str:
     )
     why = {"budget": "", "patience": ", then no better", "diverged": ", then diverging"}[training.reason]
     images = f" Trained on images under {', '.join(training.symmetries)} as well." if training.symmetries else ""
-    more = "".join(f", {member.training.best.loss:.4f}" for member in fit.members[1:])
-    others = f" Mean of {len(fit.members)} networks; the losses of the others are {more[2:]}." if more else ""
+    losses = ", ".join(f"{member.training.best.loss:.4f}" for member in fit.members[1:])
+    others = f" Mean of {len(fit.members)} networks; the losses of the others are {losses}." if losses else ""
     return (
         f"Network reading {score.network.radius} hops{shown}; held-out loss {training.best.loss:.4f} after "
         f"{training.best.step} of {len(training.losses)} steps{why}.{images}{others}"
