@@ -90,7 +90,7 @@ def on_lattice(seeds: list[int], *, quick: bool) -> None:
         model, seconds = fitted(x.reshape(100, *small.shape), {"method": "hybrid", "pooling": 1.0}, seed, small)
         for judge, where, scale in zip(judges, found, (1, 4), strict=True):
             wider = model if scale == 1 else model.extend((128, 128))
-            drawn = draws(wider, max(judge.side, 5 * judge.size), seed)
+            drawn = draws(wider, max(3 * judge.side, 5 * judge.size), seed)
             where.append((float("nan"), judge.quality(drawn), seconds))
             print(f"  lattice, side {32 * scale}, seed {seed}: {where[-1][1]}", flush=True)
     rows = [row(f"hybrid, {side} x {side}", 100, None, where) for side, where in zip((32, 128), found, strict=True)]

@@ -105,6 +105,19 @@ def test_truth_passes_and_a_gaussian_of_its_covariance_does_not(judge):
     assert model.marginal.ratio > 3
 
 
+def test_the_area_is_a_mean_over_disjoint_sides_of_all_the_series(judge, monkeypatch):
+    """Every series names itself; the areas are the numbers 1, 2, ..., 10."""
+    sides = []
+    monkeypatch.setattr(Judge, "auc", lambda _, one, other, rng: sides.append((one, other)) or float(len(sides)))
+    floor = judge._auc_floor
+    sides.clear()
+    series = np.arange(1_050.0)[:, None, None] * np.ones((1, 40, 1))
+    assert judge.quality(series).auc == (5.5, *floor)
+    numbers = np.concatenate([one[:, 0, 0] for one, _ in sides])
+    assert len(np.unique(numbers)) == len(numbers) == 1_000
+    assert all(len(one) == len(other) == len(np.unique(other[:, 0, 0])) == 100 for one, other in sides)
+
+
 def test_the_marginal_distance_of_a_shift_is_the_shift(judge):
     assert judge.quality(LAW.draw(1_000, 7) + 2.0).marginal.value == pytest.approx(2.0, abs=0.05)
 
