@@ -488,6 +488,19 @@ def test_recipe_refuses_what_is_out_of_range(change, message):
         Recipe(**change)
 
 
+def test_weights_are_averaged_over_a_twentieth_of_the_steps_unless_a_decay_is_given():
+    assert Recipe(steps=1000).decay == pytest.approx(1 - 1 / 50)
+    assert Recipe(steps=10).decay == 0  # a twentieth of so few is less than one
+    assert Recipe(steps=1000, ema=0.9).decay == 0.9
+    x, states = data(40), []
+    for ema in (None, 1 - 20 / 60, 0.9):
+        score = stencil()
+        train(score, x, replace(SHORT, ema=ema), contiguous=False)
+        states.append(torch.cat([weight.flatten() for weight in score.network.parameters()]))
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
 def test_data_that_cannot_be_trained_on_are_refused():
     score, x = stencil(), data(10)
     with pytest.raises(ValueError, match="more than 2 samples"):

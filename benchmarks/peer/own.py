@@ -112,12 +112,10 @@ class Hybrid(Trained):
         checks = min(max(int(CHECKING * steps / cost), 1), CHECKS)
         recipe = Recipe(
             steps=steps,
-            ema=max(1 - 20 / steps, 0.0),  # as by default
             check_every=-(-steps // checks),
             patience=steps,
             held_out=HELD_OUT,
             held_out_levels=LEVELS,
-            levels=usual.levels,
             members=members,
             seed=split.seed,
             **setting,

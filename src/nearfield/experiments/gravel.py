@@ -24,7 +24,7 @@ from nearfield.estimator import LocalizedDiffusion
 from nearfield.evaluation import plot
 from nearfield.evaluation.view import ColourScale
 from nearfield.fitting.held_out import standard_error
-from nearfield.fitting.matching import held_out
+from nearfield.fitting.matching import NoiseLevels, held_out
 from nearfield.fitting.recipe import Recipe
 from nearfield.graph import DependencyGraph
 from nearfield.process import time_of
@@ -54,9 +54,10 @@ RECIPE = Recipe(
     batch_size=4,
     learning_rate=5e-3,
     ema=0.995,
+    levels=NoiseLevels(),
     held_out=0.1,
     held_out_levels=8,
-    check_every=100,
+    patience=15,
 )
 SHOWN = 6
 GREY = ColourScale(0.0, 255.0, "gray")

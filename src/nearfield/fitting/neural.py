@@ -20,7 +20,7 @@ import torch
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.held_out import standard_error
-from nearfield.fitting.matching import NoiseLevels, held_out
+from nearfield.fitting.matching import held_out
 from nearfield.fitting.radius import LEVELS
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.shown import shown_gaussian
@@ -123,11 +123,7 @@ def default_recipe(graph: DependencyGraph, n_samples: int, validation_fraction: 
 
     A step sees some 4096 vertices, in 4 to 32 samples. Up to 200 samples 1500 steps are enough, fewer where the graph
     is so large that 4 samples have more vertices, down to 1000; more samples repay more steps, as their root up to
-    three times as many. The weights are averaged over about the last twentieth of the steps; three times as long an
-    average lags so far behind that it doubles the excess risk of half as many steps. The noise levels are spread wider
-    than usual: what is learned of the strong ones decides the variance of what is drawn. (Cox-Ingersoll-Ross, 200
-    samples, two data sets: the largest error of correlations .022 and .047 against .045 and .055.) At least five
-    samples are held out, so that a standard error over them means something.
+    three times as many. At least five samples are held out, so that a standard error over them means something.
 
     Examples
     --------
@@ -139,17 +135,7 @@ def default_recipe(graph: DependencyGraph, n_samples: int, validation_fraction: 
     share = min(max(validation_fraction, 5 / n_samples), 0.5)
     least = max(1000, 1500 * min(SITES / (batch * len(graph)), 1.0))
     steps = round(least * min(max(math.sqrt(n_samples / 200), 1), 3))
-    return Recipe(
-        steps=steps,
-        batch_size=batch,
-        learning_rate=1e-2,
-        ema=1 - 20 / steps,
-        levels=NoiseLevels(center=-0.3, spread=1.4),
-        held_out=share,
-        check_every=100,
-        patience=8,
-        seed=seed,
-    )
+    return Recipe(steps=steps, batch_size=batch, held_out=share, seed=seed)
 
 
 def make_network(

@@ -20,7 +20,7 @@ __all__ = ["Recipe"]
 @final
 @dataclass(frozen=True)
 class Recipe:
-    r"""How a network is trained. The defaults are measured, for some hundred samples.
+    r"""How a network is trained. The defaults are measured, for up to 200 samples of some hundred vertices.
 
     Parameters
     ----------
@@ -34,10 +34,14 @@ class Recipe:
         Of AdamW, in units of the learning rate.
     clip : float
         Largest norm of a gradient: of all weights, or of each network where vertices have their own.
-    ema : float
-        Decay for each step of the average of the weights, in [0, 1); .999 averages over about 1000 steps.
+    ema : float, optional
+        Decay for each step of the average of the weights, in [0, 1); .99 averages over about the last 100 steps. By
+        default over a twentieth of `steps`: three times as long an average lags so far behind that it doubles the
+        excess risk of a short training.
     levels : NoiseLevels
-        Law of the noise levels.
+        Law of the noise levels. By default wider than usual: what is learned of the strong ones decides the variance of
+        what is drawn. (Cox-Ingersoll-Ross, 200 samples, two data sets: the largest error of correlations .022 and .047
+        against .045 and .055.)
     held_out : float
         Share of the samples that is held out, in (0, 1); at least two are.
     held_out_levels : int
@@ -70,20 +74,22 @@ class Recipe:
     --------
     >>> recipe = Recipe(steps=100)
     >>> [round(recipe.rate(step), 6) for step in (0, 50, 100)]
-    [0.002, 0.001, 0.0]
+    [0.01, 0.005, 0.0]
+    >>> recipe.decay
+    0.8
     """
 
-    steps: int = 4000
+    steps: int = 1500
     batch_size: int = 32
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-2
     weight_decay: float = 0.01
     clip: float = 5.0
-    ema: float = 0.999
-    levels: NoiseLevels = field(default_factory=NoiseLevels)
+    ema: float | None = None
+    levels: NoiseLevels = field(default_factory=lambda: NoiseLevels(center=-0.3, spread=1.4))
     held_out: float = 0.15
     held_out_levels: int = 16
     check_every: int = 100
-    patience: int = 15
+    patience: int = 8
     seed: int = 0
     bfloat16: Literal["auto"] | bool = "auto"
     symmetries: Literal["auto"] | tuple[str, ...] = "auto"
@@ -97,8 +103,8 @@ class Recipe:
                 raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)!r}; see the defaults")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be at least 0 and finite, got {self.weight_decay!r}; 0 is none")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must be in [0, 1), got {self.ema!r}; 0 keeps the last weights")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be in [0, 1), got {self.ema!r}; None suits the steps, 0 keeps the last weights")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must be a share in (0, 1), got {self.held_out!r}; .15 is usual")
         seed_of(self.seed)
@@ -110,6 +116,11 @@ class Recipe:
     def rate(self, step: int) -> float:
         """Learning rate of the step after `step` others."""
         return half_cosine(self.learning_rate, step, self.steps)
+
+    @property
+    def decay(self) -> float:
+        """Decay of the average of the weights: `ema`, or what suits the steps."""
+        return max(1 - 20 / self.steps, 0.0) if self.ema is None else self.ema
 
     def divide(self, n_samples: int, contiguous: bool, member: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Sample numbers for training and held out: the last ones, or drawn where samples come in no order.

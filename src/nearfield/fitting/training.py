@@ -153,7 +153,7 @@ def train(
     run = Run(
         network.requires_grad_(True),
         weight_decay=recipe.weight_decay,
-        ema=recipe.ema,
+        ema=recipe.decay,
         seed=seed,
         bfloat16=begins_in_bfloat16(network, recipe.bfloat16, min(recipe.batch_size, len(clean)) * clean.shape[1]),
     )
