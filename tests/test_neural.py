@@ -12,7 +12,7 @@ import nearfield as nf
 from nearfield.data.target import AutoregressiveChain, CoxIngersollRoss, DoubleWellChain, GaussianMarkovField
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.covariance import Pooling
-from nearfield.fitting.matching import held_out
+from nearfield.fitting.matching import NoiseLevels, held_out
 from nearfield.fitting.method import _shared_law
 from nearfield.fitting.neural import choose_levels, default_recipe, fit_network, make_network
 from nearfield.fitting.paper import PaperRecipe, fit_paper
@@ -166,7 +166,7 @@ def test_on_a_torus_of_one_law_a_network_is_shown_wide_windows(graph, n, radius)
 def test_weights_are_averaged_over_a_twentieth_of_the_steps():
     for n in (50, 200, 1800):
         recipe = default_recipe(LAW.graph, n)
-        assert 1 / (1 - recipe.ema) == pytest.approx(recipe.steps / 20)
+        assert 1 / (1 - recipe.decay) == pytest.approx(recipe.steps / 20)
 
 
 def test_each_member_of_an_ensemble_is_held_out_another_part():
@@ -244,7 +244,7 @@ def test_at_least_five_samples_are_held_out():
 
 def test_auto_says_what_it_compared_and_a_stored_model_draws_the_same(tmp_path):
     x = LAW.sample(80, random_state=1)[..., 0]
-    recipe = Recipe(steps=60, learning_rate=1e-2, ema=0.9, batch_size=16, held_out=0.2)
+    recipe = Recipe(steps=60, levels=NoiseLevels(), ema=0.9, batch_size=16, held_out=0.2)
     model = nf.LocalizedDiffusion(radius=2, pooling=1.0, recipe=recipe, random_state=0).fit(x)
     assert isinstance(model.score_, SwitchedScore)
     report = model.fit_report_

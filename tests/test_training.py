@@ -30,7 +30,17 @@ D = 12
 CHAIN = DependencyGraph.chain(D)
 LAW = AutoregressiveChain(0.7, D)
 TIMES = NoiseLevels().grid(16)
-SHORT = Recipe(steps=60, batch_size=8, ema=0.9, check_every=10, held_out_levels=4, symmetries=())
+SHORT = Recipe(
+    steps=60,
+    batch_size=8,
+    learning_rate=2e-3,
+    ema=0.9,
+    levels=NoiseLevels(),
+    held_out_levels=4,
+    check_every=10,
+    patience=15,
+    symmetries=(),
+)
 
 
 @pytest.fixture(autouse=True)
