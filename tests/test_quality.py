@@ -107,10 +107,8 @@ def test_truth_passes_and_a_gaussian_of_its_covariance_does_not(judge):
 
 def test_the_area_is_a_mean_over_disjoint_sides_of_all_the_series(judge, monkeypatch):
     """Every series names itself; the areas are the numbers 1, 2, ..., 10."""
-    sides = []
+    floor, sides = judge._auc_floor, []  # the judge is shared and keeps its floor: it is to be the true one
     monkeypatch.setattr(Judge, "auc", lambda _, one, other, rng: sides.append((one, other)) or float(len(sides)))
-    floor = judge._auc_floor
-    sides.clear()
     series = np.arange(1_050.0)[:, None, None] * np.ones((1, 40, 1))
     assert judge.quality(series).auc == (5.5, *floor)
     numbers = np.concatenate([one[:, 0, 0] for one, _ in sides])
