@@ -196,6 +196,27 @@ def test_windowed_score_is_the_score_of_the_window_s_marginal(graph, radius, cha
             np.testing.assert_allclose(found[:, j], expected, rtol=1e-7, atol=1e-9 / noise(t) ** 2)
 
 
+@pytest.mark.parametrize("graph", WINDOWED.values(), ids=WINDOWED)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_explained_variance_is_that_of_the_regression_on_the_noised_window(graph, channels):
+    """Var D_j = c_j' (C + sigma^2 I)^-1 c_j, c_j the window's covariances with j; at several times of two radii."""
+    x = generic(12, len(graph), channels)
+    _, _, score = fit_windowed(x, graph, ((0.1, 1), (1.0, 2)), ALONE)
+    second = moment((x - x.mean(axis=0)) / x.std(axis=0))
+    times = np.array([0.0, 0.1, 1.0, 5.0, 0.1])
+    found = score.explained_variance(times)
+    assert found.shape == (5, len(graph), channels)
+    hops = graph.distance_matrix()
+    for t, each in zip(times, found, strict=True):
+        for j in range(len(graph)):
+            window = np.flatnonzero(hops[j] <= (2 if t > 0.1 else 1))
+            variables = (window[:, None] * channels + np.arange(channels)).reshape(-1)
+            own = second[np.ix_(variables, j * channels + np.arange(channels))]
+            noised = second[np.ix_(variables, variables)] + np.expm1(2 * t) * np.eye(len(variables))
+            np.testing.assert_allclose(each[j], np.diag(own.T @ np.linalg.pinv(noised) @ own), rtol=1e-6)
+    assert (found[3] < 1e-3).all()
+
+
 @pytest.mark.parametrize("t", TIMES)
 def test_windowed_denoiser_minimises_the_local_loss(t):
     """Least squares of x_0j on x_t in the window, the noise's expectation being rows sqrt(N) s e_k with answer 0."""

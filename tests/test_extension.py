@@ -53,7 +53,9 @@ def test_vertices_in_the_same_corner_have_the_same_score(kind, channels):
     """What a vertex reads decides: cropped to a corner, the larger field is scored as the small one is there."""
     x = data(channels)
     windowed = fit_windowed(x, SMALL, ((0.1, 1), (0.5, 2)), ONE)[2]
-    network = randomized(StencilNetwork(SMALL, 2, n_channels=channels, n_shown=channels * (kind == "hybrid"), width=4))
+    network = randomized(
+        StencilNetwork(SMALL, 2, n_channels=channels, n_shown=2 * channels * (kind == "hybrid"), width=4)
+    )
     score = {
         "field": lambda: build_field(x, SMALL, 2, ONE).field,
         "windowed": lambda: windowed,

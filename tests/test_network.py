@@ -418,10 +418,10 @@ def test_what_cannot_be_is_refused(make, message):
 
 
 class Echo(Network):
-    """Return a^2 q, what the Gaussian score has of q in the preconditioned form besides s^2 q."""
+    """Return a^2 q / v, what the Gaussian score has of q in the preconditioned form besides s^2 q; v is given."""
 
     def forward(self, x, shown, level):
-        return shown / (1 + torch.exp(2 * level))[:, None, None]
+        return shown[:, :, 2:] / (1 + torch.exp(2 * level))[:, None, None] / self.v
 
     def settings(self):
         return {}
@@ -431,16 +431,19 @@ def test_a_network_that_makes_up_the_rest_of_what_it_is_shown_is_the_gaussian_sc
     graph = DependencyGraph.chain(6)
     x = np.random.default_rng(0).normal(size=(20, 6, 2)).cumsum(axis=1)
     gaussian = fit_windowed(x, graph, ((0.1, 1), (1.0, 2)), Pooling(0.5))[2]
-    network = Echo(graph, 0, 2, 2)
+    network = Echo(graph, 0, 2, 4)
     network.weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
     t = torch.tensor([0.0, 1e-4, 0.3, 5.0], dtype=torch.float64)
+    network.v = torch.from_numpy(gaussian.explained_variance(t.numpy()))
     y = field(4, graph, 2)
     torch.testing.assert_close(HybridScore(network, gaussian).denoise(y, t), gaussian.denoise(y, t))
+    network.v = network.v[2:3]
+    torch.testing.assert_close(HybridScore(network, gaussian).denoise(y, 0.3), gaussian.denoise(y, 0.3))
 
 
 def test_hybrid_is_refused_what_is_not_of_its_field():
     x = np.random.default_rng(0).normal(size=(20, 6, 1))
     gaussian = fit_windowed(x, DependencyGraph.chain(6), ((1.0, 1),), Pooling(0.0))[2]
-    for graph, shown in ((DependencyGraph.chain(5), 1), (DependencyGraph.chain(6), 0)):
+    for graph, shown in ((DependencyGraph.chain(5), 2), (DependencyGraph.chain(6), 0), (DependencyGraph.chain(6), 1)):
         with pytest.raises(ValueError, match="must have"):
             HybridScore(StencilNetwork(graph, 1, n_shown=shown), gaussian)

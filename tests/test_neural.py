@@ -244,7 +244,7 @@ def test_at_least_five_samples_are_held_out():
 
 def test_auto_says_what_it_compared_and_a_stored_model_draws_the_same(tmp_path):
     x = LAW.sample(80, random_state=1)[..., 0]
-    recipe = Recipe(steps=60, levels=NoiseLevels(), ema=0.9, batch_size=16, held_out=0.2)
+    recipe = Recipe(steps=120, levels=NoiseLevels(), ema=0.9, batch_size=16, held_out=0.2)
     model = nf.LocalizedDiffusion(radius=2, pooling=1.0, recipe=recipe, random_state=0).fit(x)
     assert isinstance(model.score_, SwitchedScore)
     report = model.fit_report_

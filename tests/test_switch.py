@@ -21,7 +21,7 @@ def parts():
     x = np.random.default_rng(0).normal(size=(40, 9, 1)).cumsum(axis=1)
     field = fit_field(x, GRAPH, 1, Pooling(1.0), False)[2]
     gaussian = fit_windowed(x, GRAPH, ((1.0, 2),), Pooling(1.0), False)[2]
-    network = StencilNetwork(GRAPH, radius=1, n_shown=1, width=4)
+    network = StencilNetwork(GRAPH, radius=1, n_shown=2, width=4)
     with torch.no_grad():  # away from zero, where the hybrid would be the denoiser of white noise
         for weight in network.parameters():
             weight += 0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))

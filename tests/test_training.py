@@ -100,7 +100,7 @@ def test_trained_network_approaches_the_exact_denoiser_on_fresh_data():
 
 def test_network_shown_the_exact_denoiser_learns_to_return_it():
     """It reads its own vertex only, where a x is the best that can be made of the state."""
-    score = HybridScore(StencilNetwork(CHAIN, 0, n_shown=1, width=8).double(), exact())
+    score = HybridScore(StencilNetwork(CHAIN, 0, n_shown=2, width=8).double(), exact())
     train(score, data(60), Recipe(steps=200, batch_size=8, ema=0.95, learning_rate=1e-2), contiguous=False)
     assert gain(exact(0)) < 1e-6
     assert gain(score) > 0.8

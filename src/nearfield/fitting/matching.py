@@ -25,7 +25,7 @@ from nearfield.noise import Stream, normals
 from nearfield.process import noise as noise_scale
 from nearfield.process import per_sample, signal, time_of
 from nearfield.score.base import Score
-from nearfield.score.hybrid import HybridScore, NetworkScore, levels
+from nearfield.score.hybrid import SHOWN, HybridScore, NetworkScore, levels
 from nearfield.score.network import Network
 from nearfield.score.window import WindowedNetwork
 
@@ -179,7 +179,7 @@ def errors(
 
 @final
 class Problem(NamedTuple):
-    r"""What a network is given, and the F that it should answer with: all of a batch that no weight changes.
+    r"""What a network is given, and what it should answer: all of a batch that no weight changes.
 
     Attributes
     ----------
@@ -190,13 +190,16 @@ class Problem(NamedTuple):
     level : Tensor, shape (sample,)
         Log of the noise-to-signal ratio.
     target : Tensor, shape (sample, vertex, channel)
-        :math:`s x_0 - a \xi`, less :math:`s^2 q` where q is shown.
+        :math:`s x_0 - a \xi`, less what is known without the network.
+    gain : Tensor or float
+        Factor of F.
     """
 
     x: Tensor
     shown: Tensor | None
     level: Tensor
     target: Tensor
+    gain: Tensor | float
 
     @classmethod
     @torch.no_grad()
@@ -210,14 +213,14 @@ class Problem(NamedTuple):
         """Noise a batch; arguments as in `errors`, all of the precision of the network."""
         a, s, level = levels(clean, t)
         x, target = a * clean + s * noise, s * clean - a * noise
-        shown = score.shown(x, t)
-        return cls(x, shown, level.to(x), target if shown is None else target - s**2 * shown)
+        given = score.given(x, t)
+        return cls(x, given.shown, level.to(x), target - given.known, given.gain)
 
     def errors(self, network: Network, bfloat16: bool = False) -> Float[Tensor, "sample vertex channel"]:
         """Squared errors of a network, computed in bfloat16 or not; those of `errors` for the score made of it."""
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             f = network(self.x, self.shown, self.level)
-        return (f.to(self.target) - self.target) ** 2
+        return (self.gain * f.to(self.target) - self.target) ** 2
 
 
 def window_errors(
@@ -364,7 +367,7 @@ class HeldOut:
     ) -> None:
         self._score, self._clean, self._counted = score, clean, counted
         self._times, self._seed, self._batch_size = tuple(times), seed, batch_size
-        numbers = len(self._times) * clean.numel() * (2 if isinstance(score, NetworkScore) else 3)
+        numbers = len(self._times) * clean.numel() * (2 if isinstance(score, NetworkScore) else 2 + SHOWN)
         self._kept = list(self._problems()) if numbers <= LARGEST_STORE else None
 
     @torch.no_grad()

@@ -29,7 +29,7 @@ from nearfield.graph import DependencyGraph
 from nearfield.process import time_of
 from nearfield.score.base import Score
 from nearfield.score.ensemble import EnsembleScore
-from nearfield.score.hybrid import HybridScore, NetworkScore
+from nearfield.score.hybrid import SHOWN, HybridScore, NetworkScore
 from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
 from nearfield.score.window import WindowNetwork
@@ -239,7 +239,7 @@ def _fit_member(
     channels, seed = z.shape[2], recipe.seed_of_member(number)
     embedding = 0 if pooling.one_law else EMBEDDING
     ahead, behind = _shares(radius, graph) if kind == "hybrid" else (radius, None)
-    shown = channels if kind == "hybrid" else 0
+    shown = SHOWN * channels if kind == "hybrid" else 0
     network = make_network(graph, radius=ahead, n_channels=channels, n_shown=shown, embedding=embedding, seed=seed)
     score: NetworkScore | HybridScore = (
         NetworkScore(network)

@@ -234,6 +234,23 @@ class WindowedGaussianScore(Score):
         index, values, vectors = (torch.from_numpy(array).to(like.device) for array in arrays)
         return index, values.to(like), vectors.to(like)
 
+    def explained_variance(self, times: Float[np.ndarray, " time"]) -> Float[np.ndarray, "time vertex channel"]:
+        r"""Variance of the denoised values under the Gaussian: how much a noised window tells of each.
+
+        In the eigenbasis of a window, :math:`\sum_k u_k^2\, a^2 \lambda_k^2 / (a^2 \lambda_k + s^2)`: that of the data
+        without noise, of the order of :math:`1/\sigma^2` where noise is strong. OU times are at least 0.
+        """
+        radii = self._radii_at(np.maximum(times, np.finfo(float).tiny))
+        out = np.empty((len(times), self.n_vertices, self.n_channels))
+        for radius in (int(r) for r in np.unique(radii)):
+            part = np.flatnonzero(radii == radius)
+            window, a2 = self.windows[radius], np.exp(-2 * times[part])[:, None]
+            values = window.values[:, None]
+            told = a2 * values**2 / (a2 * values + (1 - a2) + np.finfo(float).tiny)  # (law, time, member)
+            by_law = told @ window.vectors[:, : self.n_channels].transpose(0, 2, 1) ** 2
+            out[part] = by_law[window.law].transpose(1, 0, 2)
+        return out
+
     def coefficients(self, t: float) -> Float[np.ndarray, "vertex channel width channel"]:
         """Row of each vertex's denoiser: a e_j' C_NN (a^2 C_NN + s^2 I)^{-1}."""
         window = self.windows[self.radius_at(t)]

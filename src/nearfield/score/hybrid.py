@@ -3,21 +3,29 @@ r"""Scores made of networks: the one preconditioned form, alone or shown a Gauss
 .. math:: D(x, t) = a\,x + s\,F, \qquad \mathrm{score}(x, t) = -x + \frac{a}{s} F,
 
 with F of :class:`~nearfield.score.network.Network`; where F is zero, as it is before training, this is the denoiser of
-white noise. `NetworkScore` has :math:`F(x, \ln(s/a))`. `HybridScore` is shown :math:`q = (D_G - a x)/s`, the F of the
-windowed Gaussian, and
+white noise. `NetworkScore` has :math:`F(x, \ln(s/a))`. `HybridScore` is shown :math:`D_G`, the denoiser of the windowed
+Gaussian, and :math:`q = (D_G - a x)/s`, the F of it, and
 
-.. math:: D(x, t) = a\,x + s\,\bigl(s^2 q + F(x, q, \ln(s/a))\bigr).
+.. math::
 
-Where noise is strong, the Gaussian is nearly right whatever the data, training sees few states, and :math:`s^2` is
-nearly 1: it serves, with corrections. Where noise is weak the network has only what it makes of q, and leaves it where
-it finds it wrong, which it could not if :math:`D_G` were only added. (Double-well chains, 200 samples, 1000 steps:
-excess risk .0053 against .0059 without :math:`s^2 q`, largest error of correlations .013 against .021.)
+    D(x, t) = a\,x + s\,\bigl(s^2 q + v\,F(x, D_G, q, \ln(s/a))\bigr), \qquad v_j(t) = \mathrm{Var}\, D_{G,j}(x_t, t).
+
+Where noise is strong, the Gaussian is nearly right whatever the data, and training sees few states. There :math:`s^2`
+is nearly 1 and :math:`D_G` serves, with corrections of the order of its square, so of v, which is the Gaussian's own
+word on how much can be told of a value. Where noise is weak, v is the variance of the data and the network has only
+what it makes of q, and leaves it where it finds it wrong, which it could not if :math:`D_G` were only added.
+
+Measured as excess risk, 200 samples, levels of center -.3 and spread 1.4, mean of three data sets: .0018 on
+Cox-Ingersoll-Ross chains and .0028 on double wells; .0021 and .0032 without v and shown q alone. Shown :math:`D_G`
+alone, .0018 and .0027, but on autoregressive chains .0010 where q takes it to .0004: at weak noise q is a difference
+that is hard to learn.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
+import numpy as np
 import torch
 
 from nearfield.process import noise, per_sample, signal
@@ -29,13 +37,30 @@ from nearfield.score.vertex import VertexNetworks
 from nearfield.score.window import WindowedNetwork, WindowNetwork
 
 if TYPE_CHECKING:
-    import numpy as np
     from jaxtyping import Float
     from torch import Tensor
 
-__all__ = ["HybridScore", "NetworkScore"]
+__all__ = ["SHOWN", "Given", "HybridScore", "NetworkScore"]
 
+SHOWN = 2
+"""Numbers that the network of a hybrid is shown for each channel: D_G and q, those of all channels in this order."""
 KINDS: dict[str, type[Network]] = {kind.__name__: kind for kind in (StencilNetwork, WindowNetwork, VertexNetworks)}
+
+
+class Given(NamedTuple):
+    """What no weight of the network changes in D = a x + s (known + gain F).
+
+    Attributes
+    ----------
+    shown : Tensor or None
+        As in `Network.forward`.
+    known, gain : Tensor or float
+        Of the shape of the state; a gain may be the same for all samples.
+    """
+
+    shown: Tensor | None = None
+    known: Tensor | float = 0.0
+    gain: Tensor | float = 1.0
 
 
 @final
@@ -68,10 +93,11 @@ class NetworkScore(Score):
 
     def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Return a x + s F; shapes and times as in `Score.denoise`."""
-        return denoised(self.network, x, None, t)
+        return denoised(self.network, x, self.given(x, t), t)
 
-    def shown(self, x: Tensor, t: float | Tensor) -> None:
-        """Return None: the network is shown nothing."""
+    def given(self, x: Tensor, t: float | Tensor) -> Given:  # noqa: ARG002
+        """Return nothing shown and nothing known; arguments as in `Score.denoise`."""
+        return Given()
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return configuration and arrays from which `from_state` makes an equal score."""
@@ -91,7 +117,7 @@ class HybridScore(Score):
     Parameters
     ----------
     network : Network
-        With ``n_shown`` equal to ``n_channels``.
+        With ``n_shown`` twice ``n_channels``.
     gaussian : WindowedGaussianScore
         Fitted to the same standardised data; it does not change.
 
@@ -110,24 +136,29 @@ class HybridScore(Score):
 
     def __init__(self, network: Network, gaussian: WindowedGaussianScore) -> None:
         sizes = (len(network.graph), network.n_channels, network.n_shown)
-        wanted = (gaussian.n_vertices, gaussian.n_channels, gaussian.n_channels)
+        wanted = (gaussian.n_vertices, gaussian.n_channels, SHOWN * gaussian.n_channels)
         if sizes != wanted:
             raise ValueError(
                 f"network must have (vertices, n_channels, n_shown) {wanted} as the Gaussian has, got {sizes}; "
-                "make it on the same graph, with n_shown equal to n_channels"
+                "make it on the same graph, with n_shown twice n_channels"
             )
         self.network, self.gaussian = whole(network), gaussian
         self.n_vertices, self.n_channels = gaussian.n_vertices, gaussian.n_channels
         self.radius = max(network.radius, network.radius_shown + gaussian.radius)
 
     def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Return a x + s (s^2 q + F(x, q)); shapes and times as in `Score.denoise`."""
-        return denoised(self.network, x, self.shown(x, t), t)
+        """Return a x + s (s^2 q + v F(x, D_G, q)); shapes and times as in `Score.denoise`."""
+        return denoised(self.network, x, self.given(x, t), t)
 
-    def shown(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Return q, which does not depend on the network; shapes and times as in `Score.denoise`."""
+    def given(self, x: Tensor, t: float | Tensor) -> Given:
+        """Return D_G and q, s^2 q, and v; arguments as in `Score.denoise`."""
         a, s, _ = levels(x, t)
-        return torch.where(s > 0, (self.gaussian.denoise(x, t) - a * x) / torch.where(s > 0, s, 1.0), 0.0)
+        guess = self.gaussian.denoise(x, t)
+        q = torch.where(s > 0, (guess - a * x) / torch.where(s > 0, s, 1.0), 0.0)
+        times, which = np.unique(torch.as_tensor(t, dtype=torch.float64).reshape(-1).tolist(), return_inverse=True)
+        gain = torch.from_numpy(self.gaussian.explained_variance(times)).to(x)
+        shown = torch.cat([guess, q], dim=2)
+        return Given(shown, s**2 * q, gain if len(times) == 1 else gain[torch.from_numpy(which)])
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return configuration and arrays from which `from_state` makes an equal score."""
@@ -154,12 +185,12 @@ def levels(x: Float[Tensor, "sample ..."], t: float | Tensor) -> tuple[Tensor, T
     return a, s, level.expand(len(x)) if times.numel() == 1 else level
 
 
-def denoised(network: Network, x: Tensor, shown: Tensor | None, t: float | Tensor) -> Tensor:
+def denoised(network: Network, x: Tensor, given: Given, t: float | Tensor) -> Tensor:
     """Return the denoiser of the module's formulas, F computed in the precision of the weights."""
     a, s, level = levels(x, t)
     kind = next(network.parameters()).dtype
-    f = network(x.to(kind), None if shown is None else shown.to(kind), level.to(kind)).to(x)
-    return a * x + s * (f if shown is None else s**2 * shown + f)
+    f = network(x.to(kind), None if given.shown is None else given.shown.to(kind), level.to(kind)).to(x)
+    return a * x + s * (given.known + given.gain * f)
 
 
 def whole(network: Network) -> Network:

@@ -1,12 +1,12 @@
 r"""What every network of a local score is: a function of a window, a shown value and the noise level.
 
-A network returns F of the one preconditioned form of all neural scores,
+A network that is shown nothing returns F of the preconditioned form
 
-.. math:: D(x, t) = a\,x + s\,F(x, q, \ln(s/a)),
+.. math:: D(x, t) = a\,x + s\,F(x, \ln(s/a)),
 
 in which input and target have unit scale at every noise level when the data have: :math:`a^2 + s^2 = 1`, and the F that
 denoises perfectly is :math:`(x_0 - a x)/s = s\,x_0 - a\,\xi`. :mod:`nearfield.score.hybrid` makes scores of networks,
-and adds :math:`s^2 q` to F where q is shown.
+and has the form of those that are shown what a Gaussian makes of the state, q.
 
 F at a vertex reads ``x`` within `radius` hops, *of the graph that is left where cells were removed*, and what it is
 shown (q) within `radius_shown`: at the vertex itself only, or as far as the state. Vertices that are absent, beyond a
