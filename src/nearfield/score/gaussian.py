@@ -155,10 +155,11 @@ class WindowedGaussianScore(Score):
 
     def radius_at(self, t: float) -> int:
         """Radius in hops that is used at OU time t."""
-        return int(self._radii_at(np.array(t))) if t > 0 else self.radius_by_time[0][1]
+        return int(self._radii_at(np.array(t)))
 
     def _radii_at(self, times: Float[np.ndarray, "*time"]) -> Int[np.ndarray, "*time"]:
-        level = np.log(-np.expm1(-2 * times)) / 2 + times
+        later = np.maximum(times, np.finfo(float).tiny)  # without noise, the radius of the weakest
+        level = np.log(-np.expm1(-2 * later)) / 2 + later
         radius = np.interp(level, self._levels, [r for _, r in self.radius_by_time])
         return np.ceil(radius - 1e-6).astype(np.int64)
 
@@ -172,7 +173,7 @@ class WindowedGaussianScore(Score):
         at = np.array(times.tolist())
         if len(at) == 1 or len(np.unique(at)) * self.n_channels < len(x):
             return per_time(self._denoise_at, x, t)
-        radii = np.where(at > 0, self._radii_at(np.maximum(at, np.finfo(float).tiny)), -1)
+        radii = np.where(at > 0, self._radii_at(at), -1)
         if (radii == self.radius).all():
             return self._denoise_each(x, times, self.radius)
         out = x.clone()
@@ -237,16 +238,16 @@ class WindowedGaussianScore(Score):
     def explained_variance(self, times: Float[np.ndarray, " time"]) -> Float[np.ndarray, "time vertex channel"]:
         r"""Variance of the denoised values under the Gaussian: how much a noised window tells of each.
 
-        In the eigenbasis of a window, :math:`\sum_k u_k^2\, a^2 \lambda_k^2 / (a^2 \lambda_k + s^2)`: that of the data
+        In the eigenbasis of a window, :math:`\sum_k u_k^2 \lambda_k^2 / (\lambda_k + \sigma^2)`: that of the data
         without noise, of the order of :math:`1/\sigma^2` where noise is strong. OU times are at least 0.
         """
-        radii = self._radii_at(np.maximum(times, np.finfo(float).tiny))
+        radii = self._radii_at(times)
         out = np.empty((len(times), self.n_vertices, self.n_channels))
         for radius in (int(r) for r in np.unique(radii)):
             part = np.flatnonzero(radii == radius)
-            window, a2 = self.windows[radius], np.exp(-2 * times[part])[:, None]
-            values = window.values[:, None]
-            told = a2 * values**2 / (a2 * values + (1 - a2) + np.finfo(float).tiny)  # (law, time, member)
+            window = self.windows[radius]
+            values, squared_noise = window.values[:, None], np.expm1(2 * times[part])[:, None]
+            told = values**2 / (values + squared_noise + np.finfo(float).tiny)  # (law, time, member)
             by_law = told @ window.vectors[:, : self.n_channels].transpose(0, 2, 1) ** 2
             out[part] = by_law[window.law].transpose(1, 0, 2)
         return out
