@@ -138,23 +138,9 @@ def write_report(
         math.ceil(len(real) ** (1 / 3)) if ordered else 1,
         seed,
     )
-    sections: list[dict[str, Any]] = []
-    checks: list[Check] = []
-    pictures: dict[str, str] = {}
-    for channel in range(min(real.shape[2], MOST_CHANNELS)):
-        section, found, drawn = comparison.channel(channel)
-        sections.append(section)
-        checks += found
-        pictures |= {f"channels/{channel}/{name}": image for name, image in drawn.items()}
-    choice = _choice(selection, radius)
-    if reason is not None:
-        choice["reason"] = reason
-    if selection is not None and selection.curve:
-        pictures["choice"] = png(plot.selection(selection))
-    if training is not None:
-        pictures["training"] = png(plot.training(training))
-    if levels is not None:
-        pictures["levels"] = png(plot.levels(levels))
+    sections, checks, pictures = _channels(comparison)
+    choice = _choice(selection, radius, reason)
+    pictures |= _pictures_of_fit(selection, training, levels)
     if conditioning_size is None and choice["radius"] is not None:
         conditioning_size = graph.effective_dimension(choice["radius"], real.shape[2])
     checks += _checks_of_fit(comparison, fitted_on, conditioning_size, choice["pooling"], log_density or {})
@@ -166,10 +152,7 @@ def write_report(
             "checks": [asdict(c) for c in checks],
             "data": comparison.describe() | {"fitted_on": fitted_on, "ordered": ordered},
             "choice": choice,
-            "network": {
-                "levels": [level._asdict() for level in levels or ()],
-                "training": None if training is None else _training(training),
-            },
+            "network": {"levels": [level._asdict() for level in levels or ()], "training": _training(training)},
             "channels": sections,
             "log_density": _log_density(log_density or {}, real[0].size),
             "seconds": dict(seconds or {}),
@@ -223,14 +206,41 @@ def _check_fields(
             raise ValueError(f"{name} must name each of the {real.shape[2]} channels, got {len(labels)}; give one each")
 
 
-def _choice(selection: SelectionReport | None, radius: int | None) -> dict[str, Any]:
+def _channels(comparison: Comparison) -> tuple[list[dict[str, Any]], list[Check], dict[str, str]]:
+    """Compare each channel: its section of the page, checks, and pictures by name."""
+    sections: list[dict[str, Any]] = []
+    checks: list[Check] = []
+    pictures: dict[str, str] = {}
+    for channel in range(min(comparison.real.shape[2], MOST_CHANNELS)):
+        section, found, drawn = comparison.channel(channel)
+        sections.append(section)
+        checks += found
+        pictures |= {f"channels/{channel}/{name}": image for name, image in drawn.items()}
+    return sections, checks, pictures
+
+
+def _pictures_of_fit(
+    selection: SelectionReport | None, training: TrainingReport | None, levels: Sequence[LevelChoice] | None
+) -> dict[str, str]:
+    """Draw what is known of how the model was fitted."""
+    pictures = {}
+    if selection is not None and selection.curve:
+        pictures["choice"] = png(plot.selection(selection))
+    if training is not None:
+        pictures["training"] = png(plot.training(training))
+    if levels is not None:
+        pictures["levels"] = png(plot.levels(levels))
+    return pictures
+
+
+def _choice(selection: SelectionReport | None, radius: int | None, reason: str | None) -> dict[str, Any]:
     """Return what was chosen, as plain numbers; None where it is not known."""
     if selection is None:
         return {
             "radius": radius,
             "pooling": None,
             "bandwidth": None,
-            "reason": None,
+            "reason": reason,
             "curve": [],
             "radius_by_time": None,
         }
@@ -245,14 +255,16 @@ def _choice(selection: SelectionReport | None, radius: int | None) -> dict[str, 
         "tried": len(selection.table),
         "folds": selection.folds,
         "contiguous": selection.contiguous,
-        "reason": selection.reason,
+        "reason": selection.reason if reason is None else reason,
         "curve": [asdict(c) for c in selection.curve],
         "radius_by_time": selection.radius_by_time,
     }
 
 
-def _training(training: TrainingReport) -> dict[str, Any]:
+def _training(training: TrainingReport | None) -> dict[str, Any] | None:
     """Return how the network was trained, as plain numbers."""
+    if training is None:
+        return None
     return {
         "steps": len(training.losses),
         "stopped_by": training.reason,

@@ -166,6 +166,17 @@ class _Trials:
             self.losses[key] = values
         return float(self.losses[key].mean())
 
+    def best(
+        self, settings: Sequence[tuple[int, Pooling]], progress: Callable[[], object] | None = None
+    ) -> tuple[int, Pooling]:
+        """Try candidates and return the one of lowest loss, the first of equals; `progress` is called after each."""
+        losses = []
+        for setting in settings:
+            losses.append(self.loss(*setting))
+            if progress is not None:
+                progress()
+        return settings[int(np.argmin(losses))]
+
     def _smoother(self, bandwidth: float, radius: int | None) -> Smoother:
         """Pooling average of vertices, or of the windows of a radius; it is the same in every fold."""
         table = None if radius is None else self.windows(radius)
@@ -307,35 +318,14 @@ def select_field(
     trials = _Trials(x[:, keep], part, split(len(x), folds, contiguous, seed), contiguous, standardize, n_jobs)
     radii = candidate_radii(part, x.shape[2]) if radius is None else (radius,)
 
-    def best(settings: Sequence[tuple[int, Pooling]]) -> tuple[int, Pooling]:
-        losses = []
-        for setting in settings:
-            losses.append(trials.loss(*setting))
-            if progress is not None:
-                progress()
-        return settings[int(np.argmin(losses))]
-
     bandwidths = CHAIN_BANDWIDTHS if part.lattice is not None and len(part.lattice.shape) == 1 else BANDWIDTHS
-    fixed = pooling
-    now = (radii[min(2, len(radii) - 1)], fixed or Pooling(0.0))
-    for _ in range(3):
-        before = now
-        if fixed is None:
-            now = best(
-                [(now[0], Pooling(s, h)) for h in bandwidths for s in COARSE if s > 0] + [(now[0], Pooling(0.0))]
-            )
-            if now[1].strength > 0:
-                near = [s for s in FINE if abs(s - now[1].strength) <= 0.21]
-                now = best([(now[0], Pooling(s, now[1].bandwidth)) for s in near])
-        now = best([(r, now[1]) for r in radii])
-        if now == before:
-            break
+    _search(trials, radii, bandwidths, pooling, progress)
     while True:  # the curve at the chosen pooling has all radii, and may itself change the choice
         table, chosen, lowest = trials.table()
         missing = [r for r in radii if (r, table[chosen].pooling) not in trials.losses]
         if not missing:
             break
-        best([(r, table[chosen].pooling) for r in missing])
+        trials.best([(r, table[chosen].pooling) for r in missing], progress)
     sound = trials.first_sound([chosen, *np.argsort([c.loss for c in table])[:CHECKED].tolist()], table)
     passed_over, chosen = sound != chosen, sound
     return SelectionReport(
@@ -349,6 +339,28 @@ def select_field(
         reason=_reason(table[chosen], table[lowest], folds, contiguous, part.n_vertices, graph.n_vertices)
         + (PASSED_OVER if passed_over else ""),
     )
+
+
+def _search(
+    trials: _Trials,
+    radii: Sequence[int],
+    bandwidths: Sequence[float],
+    fixed: Pooling | None,
+    progress: Callable[[], object] | None,
+) -> None:
+    """Try pooling at a small radius, radii at the best pooling, pooling again, until the best stays."""
+    now = (radii[min(2, len(radii) - 1)], fixed or Pooling(0.0))
+    for _ in range(3):
+        before = now
+        if fixed is None:
+            coarse = [(now[0], Pooling(s, h)) for h in bandwidths for s in COARSE if s > 0]
+            now = trials.best([*coarse, (now[0], Pooling(0.0))], progress)
+            if now[1].strength > 0:
+                near = [s for s in FINE if abs(s - now[1].strength) <= 0.21]
+                now = trials.best([(now[0], Pooling(s, now[1].bandwidth)) for s in near], progress)
+        now = trials.best([(r, now[1]) for r in radii], progress)
+        if now == before:
+            break
 
 
 def _reason(choice: Candidate, best: Candidate, folds: int, contiguous: bool, used: int, total: int) -> str:

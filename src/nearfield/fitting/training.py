@@ -143,11 +143,8 @@ def train(
     network = score.network
     checked(score, x, counted)
     data = x.detach().to(next(network.parameters()))
-    parts, seed = recipe.divide(len(data), contiguous, member), recipe.seed_of_member(member)
-    clean, unseen = (data[part] for part in parts)
-    mask, unseen_mask = (None if counted is None else counted[part].to(data.device) for part in parts)
-    if mask is not None and unseen_mask is not None:
-        (clean, mask), (unseen, unseen_mask) = observed(clean, mask), observed(unseen, unseen_mask)
+    seed = recipe.seed_of_member(member)
+    (clean, mask), (unseen, unseen_mask) = divided(data, counted, recipe.divide(len(data), contiguous, member))
     symmetries = symmetries_of(network, clean, mask, recipe, contiguous)
 
     run = Run(
@@ -164,25 +161,17 @@ def train(
     times = recipe.levels.grid(recipe.held_out_levels)
     held_out = HeldOut(score, unseen, times, seed=seed, counted=unseen_mask)
 
-    def check() -> None:
-        loss = held_out.loss(run.averaged)
-        with np.errstate(invalid="ignore", over="ignore"):  # a network that diverges has no finite loss
-            run.record(Check(run.step, float(loss.mean()), standard_error(loss, contiguous)), prune_at)
-            if run.bfloat16 and compared(len(run.checks) - 1):
-                rounded = held_out.loss(run.averaged, bfloat16=True)
-                run.bfloat16 = bool(abs(np.mean(rounded - loss)) <= run.checks[-1].error)
-
     start = stored = time.monotonic()
     before = run.seconds
     if not run.checks:
-        check()
+        check(run, held_out, contiguous, prune_at)
     while (reason := stopped(run, recipe, prune_at)) is None:
         step(run, score, clean, mask, recipe, symmetries)
         if run.step == prune_at and isinstance(network, VertexNetworks):
             network.prune()
         admit(run)
         if run.step % recipe.check_every == 0 or run.step == recipe.steps:
-            check()
+            check(run, held_out, contiguous, prune_at)
         now = time.monotonic()
         run.seconds = before + now - start
         if checkpoint is not None and now - stored >= interval:
@@ -227,6 +216,16 @@ def step(
     run.optimizer.step(recipe.rate(run.step))
     run.losses.append(float(loss.detach()) / (squared.shape[1] if apart else 1))
     run.bfloat16_steps += run.bfloat16
+
+
+def check(run: Run, held_out: HeldOut, contiguous: bool, since: int) -> None:
+    """Record the held-out loss of the averaged weights; at some checks, see whether bfloat16 changes it."""
+    loss = held_out.loss(run.averaged)
+    with np.errstate(invalid="ignore", over="ignore"):  # a network that diverges has no finite loss
+        run.record(Check(run.step, float(loss.mean()), standard_error(loss, contiguous)), since)
+        if run.bfloat16 and compared(len(run.checks) - 1):
+            rounded = held_out.loss(run.averaged, bfloat16=True)
+            run.bfloat16 = bool(abs(np.mean(rounded - loss)) <= run.checks[-1].error)
 
 
 def symmetries_of(
@@ -291,6 +290,19 @@ def checked(
             f"counted must be boolean of shape {tuple(x.shape[:2])}, got {counted.dtype} of {tuple(counted.shape)}; "
             "complete_windows makes it"
         )
+
+
+def divided(
+    data: Float[Tensor, "sample vertex channel"],
+    counted: Bool[Tensor, "sample vertex"] | None,
+    parts: tuple[np.ndarray, np.ndarray],
+) -> tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]:
+    """Return the samples of the training and of the held-out part, and what counts of them."""
+    training, unseen = parts
+    if counted is None:
+        return (data[training], None), (data[unseen], None)
+    counted = counted.to(data.device)
+    return observed(data[training], counted[training]), observed(data[unseen], counted[unseen])
 
 
 def observed(
