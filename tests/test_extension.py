@@ -60,7 +60,7 @@ def test_vertices_in_the_same_corner_have_the_same_score(kind, channels):
         "field": lambda: build_field(x, SMALL, 2, ONE).field,
         "windowed": lambda: windowed,
         "network": lambda: NetworkScore(network),
-        "hybrid": lambda: HybridScore(network, windowed),
+        "hybrid": lambda: HybridScore(network, windowed, np.full((4, channels), 0.5)),
     }[kind]()
     large = extend(score, SMALL, LARGE)
     state = torch.from_numpy(np.random.default_rng(1).normal(size=(2, 11, 14, channels)))

@@ -194,7 +194,7 @@ def hybrid(gaussian: WindowedGaussianScore) -> HybridScore:
     network = StencilNetwork(CHAIN, 1, n_shown=2, width=4).double().requires_grad_(False)
     for weight in network.parameters():
         weight += 0.2 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return HybridScore(network, gaussian)
+    return HybridScore(network, gaussian, np.full((4, 1), 0.4))
 
 
 def test_errors_of_a_network_are_those_of_its_score():

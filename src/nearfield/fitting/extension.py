@@ -66,7 +66,7 @@ def extend(score: Score, graph: DependencyGraph, onto: DependencyGraph) -> Score
     if isinstance(score, HybridScore):
         gaussian = extend(score.gaussian, graph, onto)
         assert isinstance(gaussian, WindowedGaussianScore)
-        return HybridScore(_network(score.network, onto), gaussian)
+        return HybridScore(_network(score.network, onto), gaussian, score.quadratic)
     if isinstance(score, NetworkScore):
         return NetworkScore(_network(score.network, onto))
     if isinstance(score, WindowedGaussianScore):

@@ -21,6 +21,7 @@ from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.held_out import standard_error
 from nearfield.fitting.matching import held_out
+from nearfield.fitting.quadratic import fit_quadratic
 from nearfield.fitting.radius import LEVELS
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.shown import shown_gaussian
@@ -241,14 +242,12 @@ def _fit_member(
     ahead, behind = _shares(radius, graph) if kind == "hybrid" else (radius, None)
     shown = SHOWN * channels if kind == "hybrid" else 0
     network = make_network(graph, radius=ahead, n_channels=channels, n_shown=shown, embedding=embedding, seed=seed)
-    score: NetworkScore | HybridScore = (
-        NetworkScore(network)
-        if kind == "neural"
-        else HybridScore(
-            network,
-            shown_gaussian(z[used], graph, hops, pooling, radius=behind, contiguous=contiguous, seed=seed),
-        )
-    )
+    score: NetworkScore | HybridScore
+    if kind == "neural":
+        score = NetworkScore(network)
+    else:
+        windowed = shown_gaussian(z[used], graph, hops, pooling, radius=behind, contiguous=contiguous, seed=seed)
+        score = HybridScore(network, windowed, fit_quadratic(windowed, z[used], contiguous=contiguous, seed=seed))
     training = train(
         score,
         torch.from_numpy(z).float(),

@@ -1,0 +1,96 @@
+r"""The quadratic part of a denoiser at strong noise, in closed form.
+
+The Gaussian's denoiser :math:`D_G` is the best linear function of the noised state. What is best beyond it begins with
+the third moments of the data, as a quadratic function. Of these one is kept, :math:`c(\sigma) (D_G^2 - v)` with v the
+variance of :math:`D_G`, and its coefficient found by least squares,
+
+.. math:: \min_c \sum \bigl(x_0 - D_G - c(\sigma) (D_G^2 - v)\bigr)^2,
+
+over samples, vertices and noise drawn anew, c linear in :math:`\ln\sigma` between a few knots. Vertices are pooled,
+channels are not. (Independent values of third and fourth cumulants :math:`\kappa`:
+:math:`c = \kappa_3 s^2 / (2 + \kappa_4 a^4)`.)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from nearfield.noise import Stream
+from nearfield.process import noise, per_sample, signal, time_of
+from nearfield.score.gaussian import WindowedGaussianScore
+from nearfield.score.hybrid import KNOTS, hats
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+__all__ = ["fit_quadratic"]
+
+WEAKEST, STRONGEST = 0.5, 32.0
+"""Noise-to-signal ratios between which noise is drawn, evenly in their log."""
+DRAWS = 3200
+"""Noised samples that are looked at, at least."""
+NUMBERS = 2**15
+"""Numbers of the samples that are noised together."""
+BLOCKS = 20
+"""Of samples in order of time, that count as independent."""
+
+
+def fit_quadratic(
+    gaussian: WindowedGaussianScore, z: Float[np.ndarray, "sample vertex channel"], *, contiguous: bool, seed: int
+) -> Float[np.ndarray, "knot channel"]:
+    """Fit the coefficient c of a `HybridScore`.
+
+    The coefficients of a channel are shrunk towards 0 together, by the positive part of James and Stein's factor
+    (Fourth Berkeley Symposium, 1961), in the metric of their covariance, which is estimated over samples: data without
+    third moments, or too few to tell, have none.
+
+    Parameters
+    ----------
+    gaussian : WindowedGaussianScore
+        Fitted to these data.
+    z : ndarray, shape (sample, vertex, channel)
+        Standardised, complete.
+    contiguous : bool
+        Samples are in order of time.
+    seed : int
+        Of the noise.
+
+    Returns
+    -------
+    ndarray, shape (knot, channel)
+    """
+    samples, _, channels = z.shape
+    normal, moment = np.zeros((samples, channels, KNOTS, KNOTS)), np.zeros((samples, channels, KNOTS))
+    rng, size = np.random.default_rng([seed, Stream.TRAINING]), max(1, NUMBERS // z[0].size)
+    for _ in range(math.ceil(DRAWS / (2 * samples))):
+        place = torch.from_numpy((rng.permutation(samples) + rng.random(samples)) / samples)
+        level = math.log(WEAKEST) + math.log(STRONGEST / WEAKEST) * place
+        for part in np.array_split(np.arange(samples), math.ceil(samples / size)):
+            clean, at, t = torch.from_numpy(z[part]), hats(level[part]).numpy(), time_of(level[part].exp())
+            xi = torch.from_numpy(rng.standard_normal(clean.shape))
+            told = torch.from_numpy(gaussian.explained_variance(t.numpy()))
+            for sign in (1, -1):  # together they cancel what is odd in the noise
+                guess = gaussian.denoise((per_sample(signal(t)) * clean + sign * per_sample(noise(t)) * xi).float(), t)
+                square = guess.double() ** 2 - told
+                weight = (square**2).sum(dim=1).numpy()[:, :, None]
+                normal[part] += (at[:, None] * weight)[..., None] * at[:, None, None]
+                moment[part] += at[:, None] * (square * (clean - guess)).sum(dim=1).numpy()[:, :, None]
+    return np.stack([_shrunk(normal[:, k], moment[:, k], contiguous) for k in range(channels)], axis=1)
+
+
+def _shrunk(
+    normal: Float[np.ndarray, "sample knot knot"], moment: Float[np.ndarray, "sample knot"], contiguous: bool
+) -> Float[np.ndarray, " knot"]:
+    """Solve the normal equations, a term for each sample, and shrink the solution."""
+    inverse = np.linalg.pinv(normal.sum(axis=0), hermitian=True)
+    found = inverse @ moment.sum(axis=0)
+    rest = moment - normal @ found
+    if contiguous and len(rest) > BLOCKS:
+        rest = np.array([block.sum(axis=0) for block in np.array_split(rest, BLOCKS)])
+    covariance = inverse @ (rest.T @ rest) @ inverse
+    distance = float(found @ np.linalg.pinv(covariance, hermitian=True) @ found)
+    return found * max(0.0, 1 - (KNOTS - 2) / distance) if distance > 0 else np.zeros(KNOTS)
