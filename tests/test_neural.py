@@ -16,6 +16,7 @@ from nearfield.fitting.matching import NoiseLevels, held_out
 from nearfield.fitting.method import _shared_law
 from nearfield.fitting.neural import choose_levels, default_recipe, fit_network, make_network
 from nearfield.fitting.paper import PaperRecipe, fit_paper
+from nearfield.fitting.quadratic import fit_quadratic
 from nearfield.fitting.radius import LEVELS
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.selection import Candidate
@@ -185,13 +186,29 @@ def test_each_member_of_an_ensemble_is_held_out_another_part():
     held = [set(member.unseen) for member in several.members]
     assert not held[0] & held[1]
     assert held[0] | held[1] | held[2] == set(range(30))
-    for member in several.members:
+    for number, member in enumerate(several.members):
         assert set(member.used) == set(range(30)) - set(member.unseen)
+        fitted = fit_quadratic(
+            member.score.gaussian, z[member.used], contiguous=False, seed=recipe.seed_of_member(number)
+        )
+        np.testing.assert_array_equal(member.score.quadratic, fitted)
     x = torch.from_numpy(z)
     t = torch.linspace(0.01, 2, 30, dtype=torch.float64)
     mean = sum(member.score.denoise(x, t) for member in several.members) / 3
     torch.testing.assert_close(several.score.denoise(x, t), mean)
     assert len({float(member.score.denoise(x, 0.3).sum()) for member in several.members}) == 3
+
+
+def test_only_what_a_change_of_sign_changes_has_a_square():
+    x = np.random.default_rng(0).gamma(2.0, size=(60, 12, 1))
+    z, graph = (x - 2) / np.sqrt(2), DependencyGraph.chain(12)
+    recipe = Recipe(steps=1)
+    options = {"hops": 1, "pooling": Pooling(1.0), "radius": 2}
+    skewed = fit_network(z, graph, "hybrid", recipe=recipe, **options).score
+    assert skewed.quadratic[1:].min() > 0.1
+    odd = fit_network(z, graph, "hybrid", recipe=replace(recipe, symmetries=("negate",)), **options)
+    assert not odd.score.quadratic.any()
+    assert odd.members[0].training.symmetries == ("negate",)
 
 
 def test_members_are_compared_where_they_were_held_out_and_each_sample_once():

@@ -63,15 +63,21 @@ class Trained(Contestant):
 
     def begin(self, split: Split) -> None:  # noqa: ARG002
         """Forget what steps cost before."""
-        self._costs: dict[tuple[Any, ...], tuple[float, float]] = {}
+        self._costs: dict[tuple[Any, ...], tuple[float, float, float]] = {}
+
+    def members(self, setting: dict[str, Any], split: Split, steps: int) -> int:  # noqa: ARG002
+        """Return how many networks share so many steps."""
+        return 1
 
     def fit(self, setting: dict[str, Any], split: Split, seconds: float, *, final: bool) -> Fitted:
         """Fit a fresh model."""
         start = time.process_time()
         if alike(setting) not in self._costs:
             self._timed(setting, split, FIRST, final)
-        fixed, each = self._costs[alike(setting)]
-        steps = int((seconds - (time.process_time() - start) - fixed) / each)
+        once, member, each = self._costs[alike(setting)]
+        left = seconds - (time.process_time() - start) - once
+        steps = int((left - member) / each)
+        steps = int((left - member * self.members(setting, split, steps)) / each)
         return self.judged(self._timed(setting, split, max(steps, FIRST), final), split, final)
 
     @abc.abstractmethod
@@ -83,15 +89,15 @@ class Trained(Contestant):
         """Wrap a model with its held-out loss."""
 
     def _timed(self, setting: dict[str, Any], split: Split, steps: int, final: bool) -> LocalizedDiffusion:
-        """Fit, and note the CPU seconds of all but the steps, and of each step with its share of the checks."""
+        """Fit, and note the CPU seconds spent once, for each member, and in each step with its share of the checks."""
         start, wall = time.process_time(), time.perf_counter()
         model = self.train(setting, split, steps, final)
         spent, wall = time.process_time() - start, time.perf_counter() - wall
         report = model.fit_report_
-        one = report.training  # of the first member; the others are as long
-        in_steps = report.seconds["train"] if one is None else one.seconds * steps / len(one.losses)
-        training = spent * min(in_steps / wall, 1.0)
-        self._costs[alike(setting)] = spent - training, training / steps
+        whole, one = min(report.seconds["train"], wall), report.training  # of the first member; others are as long
+        in_steps = whole if one is None else min(one.seconds * steps / len(one.losses), whole)
+        beside = (whole - in_steps) / self.members(setting, split, steps)
+        self._costs[alike(setting)] = tuple(value * spent / wall for value in (wall - whole, beside, in_steps / steps))
         return model
 
 
@@ -110,10 +116,14 @@ class Hybrid(Trained):
         batch = min(32, max(4, 4096 // law.graph.n_vertices))
         return [{"learning_rate": rate, "batch_size": batch} for rate in (5e-3, 7e-3, 1e-2, 1.4e-2)]
 
+    def members(self, setting: dict[str, Any], split: Split, steps: int) -> int:
+        """Return how many are trained about as long as by default."""
+        usual = default_recipe(split.law.graph, len(split.x))
+        return max(1, round(steps * setting["batch_size"] / (usual.steps * usual.batch_size)))
+
     def train(self, setting: dict[str, Any], split: Split, steps: int, final: bool) -> LocalizedDiffusion:  # noqa: ARG002
         """Fit to all the data, of which the first member holds out the same part as everybody, others other parts."""
-        usual = default_recipe(split.law.graph, len(split.x))
-        members = max(1, round(steps * setting["batch_size"] / (usual.steps * usual.batch_size)))
+        members = self.members(setting, split, steps)
         steps = max(steps // members, 1)
         cost = len(split.unseen) * LEVELS / (3 * setting["batch_size"])  # of a check, in steps: they go back as well
         checks = min(max(int(CHECKING * steps / cost), 1), CHECKS)

@@ -262,7 +262,7 @@ def _choice(selection: SelectionReport | None, radius: int | None, reason: str |
 
 
 def _training(training: TrainingReport | None) -> dict[str, Any] | None:
-    """Return how the network was trained, as plain numbers."""
+    """Return how the network was trained, as plain numbers; None where there is none."""
     if training is None:
         return None
     return {

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, final
 
 import numpy as np
@@ -25,7 +25,7 @@ from nearfield.fitting.quadratic import fit_quadratic
 from nearfield.fitting.radius import LEVELS
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.shown import shown_gaussian
-from nearfield.fitting.training import TrainingReport, train
+from nearfield.fitting.training import TrainingReport, symmetries_of, train
 from nearfield.graph import DependencyGraph
 from nearfield.process import time_of
 from nearfield.score.base import Score
@@ -242,12 +242,16 @@ def _fit_member(
     ahead, behind = _shares(radius, graph) if kind == "hybrid" else (radius, None)
     shown = SHOWN * channels if kind == "hybrid" else 0
     network = make_network(graph, radius=ahead, n_channels=channels, n_shown=shown, embedding=embedding, seed=seed)
+    symmetries = symmetries_of(network, torch.from_numpy(z[used]), None, recipe, contiguous)
+    recipe = replace(recipe, symmetries=tuple(symmetry.name for symmetry in symmetries))  # found once
     score: NetworkScore | HybridScore
     if kind == "neural":
         score = NetworkScore(network)
     else:
         windowed = shown_gaussian(z[used], graph, hops, pooling, radius=behind, contiguous=contiguous, seed=seed)
-        score = HybridScore(network, windowed, fit_quadratic(windowed, z[used], contiguous=contiguous, seed=seed))
+        odd = "negate" in recipe.symmetries  # so is the denoiser, and has no square
+        quadratic = None if odd else fit_quadratic(windowed, z[used], contiguous=contiguous, seed=seed)
+        score = HybridScore(network, windowed, quadratic)
     training = train(
         score,
         torch.from_numpy(z).float(),

@@ -7,7 +7,7 @@ variance of :math:`D_G`, and its coefficient found by least squares,
 .. math:: \min_c \sum \bigl(x_0 - D_G - c(\sigma) (D_G^2 - v)\bigr)^2,
 
 over samples, vertices and noise drawn anew, c linear in :math:`\ln\sigma` between a few knots. Vertices are pooled,
-channels are not. (Independent values of third and fourth cumulants :math:`\kappa`:
+channels are not. (Independent values of variance 1 and third and fourth cumulants :math:`\kappa`:
 :math:`c = \kappa_3 s^2 / (2 + \kappa_4 a^4)`.)
 """
 
@@ -31,12 +31,16 @@ __all__ = ["fit_quadratic"]
 
 WEAKEST, STRONGEST = 0.5, 32.0
 """Noise-to-signal ratios between which noise is drawn, evenly in their log."""
-DRAWS = 3200
-"""Noised samples that are looked at, at least."""
+DRAWS, LARGEST = 3200, 2**20
+"""Noised samples that are looked at, or numbers of them if these are more."""
+FEWEST = 200
+"""Noised samples that are looked at in any case: a sample meets many levels even where samples are few."""
 NUMBERS = 2**15
 """Numbers of the samples that are noised together."""
 BLOCKS = 20
-"""Of samples in order of time, that count as independent."""
+"""Of samples in order of time, that count as independent; from twice as many samples on."""
+DECIMALS = 6
+"""Of coefficients: a checkpoint knows its run by them, which the order of a sum must not change."""
 
 
 def fit_quadratic(
@@ -45,8 +49,8 @@ def fit_quadratic(
     """Fit the coefficient c of a `HybridScore`.
 
     The coefficients of a channel are shrunk towards 0 together, by the positive part of James and Stein's factor
-    (Fourth Berkeley Symposium, 1961), in the metric of their covariance, which is estimated over samples: data without
-    third moments, or too few to tell, have none.
+    (Fourth Berkeley Symposium, 1961), in the metric of their covariance, which is estimated over samples. Of what is
+    noise this leaves two fifths of the squares; of 8 samples or fewer, nothing.
 
     Parameters
     ----------
@@ -66,31 +70,37 @@ def fit_quadratic(
     samples, _, channels = z.shape
     normal, moment = np.zeros((samples, channels, KNOTS, KNOTS)), np.zeros((samples, channels, KNOTS))
     rng, size = np.random.default_rng([seed, Stream.TRAINING]), max(1, NUMBERS // z[0].size)
-    for _ in range(math.ceil(DRAWS / (2 * samples))):
+    draws = max(FEWEST, min(DRAWS, LARGEST * samples // z.size))
+    for _ in range(math.ceil(draws / (2 * samples))):
         place = torch.from_numpy((rng.permutation(samples) + rng.random(samples)) / samples)
         level = math.log(WEAKEST) + math.log(STRONGEST / WEAKEST) * place
         for part in np.array_split(np.arange(samples), math.ceil(samples / size)):
             clean, at, t = torch.from_numpy(z[part]), hats(level[part]).numpy(), time_of(level[part].exp())
             xi = torch.from_numpy(rng.standard_normal(clean.shape))
             told = torch.from_numpy(gaussian.explained_variance(t.numpy()))
-            for sign in (1, -1):  # together they cancel what is odd in the noise
-                guess = gaussian.denoise((per_sample(signal(t)) * clean + sign * per_sample(noise(t)) * xi).float(), t)
-                square = guess.double() ** 2 - told
+            away = per_sample(noise(t)) * xi
+            noised = [per_sample(signal(t)) * clean + each for each in (away, -away)]  # what is odd in it cancels
+            for guess in gaussian.denoise(torch.cat(noised).float(), t.repeat(2)).double().split(len(clean)):
+                square = guess**2 - told
                 weight = (square**2).sum(dim=1).numpy()[:, :, None]
                 normal[part] += (at[:, None] * weight)[..., None] * at[:, None, None]
                 moment[part] += at[:, None] * (square * (clean - guess)).sum(dim=1).numpy()[:, :, None]
-    return np.stack([_shrunk(normal[:, k], moment[:, k], contiguous) for k in range(channels)], axis=1)
+    found = [_shrunk(normal[:, k], moment[:, k], contiguous) for k in range(channels)]
+    return np.stack(found, axis=1).round(DECIMALS)
 
 
 def _shrunk(
     normal: Float[np.ndarray, "sample knot knot"], moment: Float[np.ndarray, "sample knot"], contiguous: bool
 ) -> Float[np.ndarray, " knot"]:
-    """Solve the normal equations, a term for each sample, and shrink the solution."""
+    """Solve the normal equations, a term for each sample, and shrink what is found."""
     inverse = np.linalg.pinv(normal.sum(axis=0), hermitian=True)
     found = inverse @ moment.sum(axis=0)
     rest = moment - normal @ found
-    if contiguous and len(rest) > BLOCKS:
+    if contiguous and len(rest) >= 2 * BLOCKS:
         rest = np.array([block.sum(axis=0) for block in np.array_split(rest, BLOCKS)])
+    if len(rest) <= 2 * KNOTS:
+        return np.zeros(KNOTS)
     covariance = inverse @ (rest.T @ rest) @ inverse
     distance = float(found @ np.linalg.pinv(covariance, hermitian=True) @ found)
-    return found * max(0.0, 1 - (KNOTS - 2) / distance) if distance > 0 else np.zeros(KNOTS)
+    worth = (KNOTS - 2) * len(rest) / (len(rest) - KNOTS + 2)  # of a covariance that was estimated
+    return found * max(0.0, 1 - worth / distance) if distance > 0 else np.zeros(KNOTS)

@@ -39,8 +39,8 @@ class Recipe:
         default over a twentieth of `steps`: three times as long an average lags so far behind that it doubles the
         excess risk of a short training.
     levels : NoiseLevels
-        Law of the noise levels. By default wider than usual: what is learned of the strong ones decides the variance of
-        what is drawn.
+        Law of the noise levels. By default wider than usual, as what is learned of the strong ones decides the variance
+        of what is drawn; wider still, the weak ones lose.
     held_out : float
         Share of the samples that is held out, in (0, 1); at least two are.
     held_out_levels : int
