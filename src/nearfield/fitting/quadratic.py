@@ -78,9 +78,9 @@ def fit_quadratic(
             clean, at, t = torch.from_numpy(z[part]), hats(level[part]).numpy(), time_of(level[part].exp())
             xi = torch.from_numpy(rng.standard_normal(clean.shape))
             told = torch.from_numpy(gaussian.explained_variance(t.numpy()))
-            away = per_sample(noise(t)) * xi
-            noised = [per_sample(signal(t)) * clean + each for each in (away, -away)]  # what is odd in it cancels
-            for guess in gaussian.denoise(torch.cat(noised).float(), t.repeat(2)).double().split(len(clean)):
+            for sign in (1, -1):  # together they cancel what is odd in the noise
+                noised = per_sample(signal(t)) * clean + sign * per_sample(noise(t)) * xi
+                guess = gaussian.denoise(noised.float(), t).double()
                 square = guess**2 - told
                 weight = (square**2).sum(dim=1).numpy()[:, :, None]
                 normal[part] += (at[:, None] * weight)[..., None] * at[:, None, None]
