@@ -32,9 +32,9 @@ __all__ = ["fit_quadratic"]
 WEAKEST, STRONGEST = 0.5, 32.0
 """Noise-to-signal ratios between which noise is drawn, evenly in their log."""
 DRAWS, LARGEST = 3200, 2**20
-"""Noised samples that are looked at, or numbers of them if these are more."""
+"""Noised samples that are looked at, and the most numbers of them that are."""
 FEWEST = 200
-"""Noised samples that are looked at in any case: a sample meets many levels even where samples are few."""
+"""Noised samples that are looked at in any case, so that few samples meet many levels each."""
 NUMBERS = 2**15
 """Numbers of the samples that are noised together."""
 BLOCKS = 20
