@@ -19,6 +19,9 @@ PATCH = 2048
 MEMBER_LIMIT = 160
 """Windows with more scalar members than this are not tried."""
 
+BLOCKS = 20
+"""Of samples in order of time, that count as independent; from twice as many samples on."""
+
 
 def candidate_radii(graph: DependencyGraph, n_channels: int = 1) -> tuple[int, ...]:
     """Radii worth trying on a graph: denser at small radii, bounded by the size of the windows and by the diameter."""
@@ -42,8 +45,8 @@ def split(n_samples: int, folds: int, contiguous: bool, seed: int = 0) -> list[n
 
 def standard_error(values: Float[np.ndarray, " sample"], contiguous: bool) -> float:
     """Return the standard error of a mean over samples; along a time axis over about twenty contiguous blocks."""
-    if contiguous and len(values) >= 40:
-        values = np.array([block.mean() for block in np.array_split(values, 20)])
+    if contiguous and len(values) >= 2 * BLOCKS:
+        values = np.array([block.mean() for block in np.array_split(values, BLOCKS)])
     return float(values.std(ddof=1) / math.sqrt(len(values)))
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from nearfield.fitting.held_out import BLOCKS
 from nearfield.noise import Stream
 from nearfield.process import noise, per_sample, signal, time_of
 from nearfield.score.gaussian import WindowedGaussianScore
@@ -37,8 +38,6 @@ FEWEST = 200
 """Noised samples that are looked at in any case, so that few samples meet many levels each."""
 NUMBERS = 2**15
 """Numbers of the samples that are noised together."""
-BLOCKS = 20
-"""Of samples in order of time, that count as independent; from twice as many samples on."""
 DECIMALS = 6
 """Of coefficients: a checkpoint knows its run by them, which the order of a sum must not change."""
 
