@@ -147,6 +147,24 @@ def test_many_times_in_the_eigenbasis_are_one_at_a_time(graph, channels, monkeyp
     )
 
 
+@every_graph
+@pytest.mark.parametrize("channels", [1, 2])
+def test_variance_comes_with_the_denoised_state(graph, channels, monkeypatch):
+    """As `explained_variance` has it at each sample's time: many times, few, one; of laws that vertices share, too."""
+    apart = windowed(covariance(len(graph) * channels), graph, ((0.1, 1), (1.0, 2), (3.0, 0)), channels)
+    y = np.random.default_rng(0).normal(size=(30, len(graph), channels))
+    pooled = fit_windowed(y, graph, ((1.0, 1),), Pooling(1.0))[2]
+    many = torch.tensor([*TIMES, 0.0, 0.3, 1.7, 0.1], dtype=torch.float64)
+    for score, largest in itertools.product((apart, pooled), (2**24, 1)):
+        monkeypatch.setattr("nearfield.score.gaussian.LARGEST_BATCH", largest)
+        for times in (many, many[:2].repeat_interleave(3), many[1:2], many[-2]):
+            x = torch.from_numpy(np.random.default_rng(1).normal(size=(max(times.numel(), 3), len(graph), channels)))
+            guess, told = score.denoise_with_variance(x, times)
+            assert torch.equal(guess, score.denoise(x, times))
+            expected = score.explained_variance(times.reshape(-1).numpy())
+            np.testing.assert_allclose(np.broadcast_to(told, x.shape), np.broadcast_to(expected, x.shape), rtol=1e-9)
+
+
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("radius", [1, 4])
 def test_vertices_of_one_law_are_denoised_together_as_alone(radius, channels, monkeypatch):

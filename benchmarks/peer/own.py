@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     Samples = np.ndarray
 
-CHECKS = 10
-"""Held-out checks of a training, at most: fewer where they would take more than `CHECKING` of its steps' time."""
-CHECKING = 0.15
 FIRST = 20
 """Steps of the first training, which tells how long a step takes."""
 
@@ -122,15 +119,18 @@ class Hybrid(Trained):
         return max(1, round(steps * setting["batch_size"] / (usual.steps * usual.batch_size)))
 
     def train(self, setting: dict[str, Any], split: Split, steps: int, final: bool) -> LocalizedDiffusion:  # noqa: ARG002
-        """Fit to all the data, of which the first member holds out the same part as everybody, others other parts."""
+        """Fit to all the data, of which the first member holds out the same part as everybody, others other parts.
+
+        The last weights are kept. Checks on the way would cost up to a sixth of the seconds, and what they choose from
+        so few samples is no better (Cox-Ingersoll-Ross, four members of 1500 steps, seeds 0-2: .00133 with the best of
+        15 checks, .00126 with the last weights).
+        """
         members = self.members(setting, split, steps)
         steps = max(steps // members, 1)
-        cost = len(split.unseen) * LEVELS / (3 * setting["batch_size"])  # of a check, in steps: they go back as well
-        checks = min(max(int(CHECKING * steps / cost), 1), CHECKS)
         recipe = Recipe(
             steps=steps,
-            check_every=-(-steps // checks),
-            patience=steps,
+            check_every=steps,
+            patience=1,
             held_out=HELD_OUT,
             held_out_levels=LEVELS,
             members=members,

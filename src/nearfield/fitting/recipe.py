@@ -61,8 +61,9 @@ class Recipe:
         training samples do not contradict, if the network is one law for all vertices; ``()`` none.
     members : int
         Networks, each trained in all the steps and held out another part of the samples, whose mean denoises. Training
-        and sampling cost as many times as much. (Cox-Ingersoll-Ross, 200 samples: excess risk .0021 with one and .0015
-        with five.)
+        and sampling cost as many times as much. (Cox-Ingersoll-Ross, 200 samples, mean of three data sets: excess risk
+        .0019 with one, .0013 with four.) Where many are averaged, the last weights serve as well as those that checks
+        choose: ``check_every=steps`` saves these.
 
     Raises
     ------

@@ -169,24 +169,34 @@ class WindowedGaussianScore(Score):
         Samples that share few times share the rows of `coefficients`, which cost as much as taking ``n_channels``
         samples to the eigenbases of the windows; where times are many, as in training, the latter is done.
         """
+        return self.denoise_with_variance(x, t)[0]
+
+    def denoise_with_variance(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `denoise` does, and `explained_variance` at each sample's time or, of a common time, at that.
+
+        In the eigenbases the variance is had at little cost: it is a sum over the same gains.
+        """
         times = torch.as_tensor(t, dtype=torch.float64, device=x.device).reshape(-1)
         at = np.array(times.tolist())
-        if len(at) == 1 or len(np.unique(at)) * self.n_channels < len(x):
-            return per_time(self._denoise_at, x, t)
+        distinct, which = np.unique(at, return_inverse=True)
+        if len(at) == 1 or len(distinct) * self.n_channels < len(x):
+            told = torch.from_numpy(self.explained_variance(distinct)).to(x)
+            return per_time(self._denoise_at, x, t), told if len(distinct) == 1 else told[torch.from_numpy(which)]
         radii = np.where(at > 0, self._radii_at(at), -1)
         if (radii == self.radius).all():
             return self._denoise_each(x, times, self.radius)
-        out = x.clone()
+        guess, told = x.clone(), torch.from_numpy(self.explained_variance(np.zeros(1))).to(x).repeat(len(x), 1, 1)
         for radius in (int(r) for r in np.unique(radii) if r >= 0):
             part = torch.from_numpy(np.flatnonzero(radii == radius)).to(x.device)
-            out = out.index_copy(0, part, self._denoise_each(x[part], times[part], radius))
-        return out
+            own = self._denoise_each(x[part], times[part], radius)
+            guess, told = guess.index_copy(0, part, own[0]), told.index_copy(0, part, own[1])
+        return guess, told
 
-    def _denoise_each(self, x: Tensor, times: Float[Tensor, " sample"], radius: int) -> Tensor:
+    def _denoise_each(self, x: Tensor, times: Float[Tensor, " sample"], radius: int) -> tuple[Tensor, Tensor]:
         """Each sample at a time of its own, above 0: in the eigenbasis of a window the denoiser is a gain."""
         a, s = (scale(times).to(x.dtype) for scale in (signal, noise))
         variables = x.permute(1, 2, 0).reshape(self.n_vertices * self.n_channels, len(x))
-        out = x.new_empty(self.n_vertices, self.n_channels, len(x))
+        guess = told = x.new_empty(self.n_vertices, self.n_channels, len(x))
         member = self.windows[radius].values.shape[1]
         for vertices, shared in self._groups(radius):
             step = max(1, LARGEST_BATCH // (member * (len(x) if shared else max(member, len(x)))))
@@ -194,15 +204,18 @@ class WindowedGaussianScore(Score):
                 part = vertices[start : start + step]
                 window, values, vectors = self._tensors(radius, part, shared, x)
                 gain = a * values[..., None] / (a**2 * values[..., None] + s**2)  # (vertex or 1, member, sample)
+                own = vectors[:, : self.n_channels]
                 if shared:  # one product of matrices for all of them
-                    basis, read = vectors[0], variables[window].transpose(0, 1)
-                    coordinates = (basis.mT @ read.reshape(member, -1)).reshape(read.shape)
-                    own = basis[: self.n_channels] @ (gain.transpose(0, 1) * coordinates).reshape(member, -1)
-                    found = own.reshape(self.n_channels, len(part), len(x)).transpose(0, 1)
+                    read = variables[window].transpose(0, 1)
+                    coordinates = (vectors[0].mT @ read.reshape(member, -1)).reshape(read.shape)
+                    found = own[0] @ (gain.transpose(0, 1) * coordinates).reshape(member, -1)
+                    found = found.reshape(self.n_channels, len(part), len(x)).transpose(0, 1)
                 else:
-                    found = vectors[:, : self.n_channels] @ (gain * (vectors.mT @ variables[window]))
-                out = out.index_copy(0, torch.from_numpy(part).to(x.device), found)
-        return out.permute(2, 0, 1)
+                    found = own @ (gain * (vectors.mT @ variables[window]))
+                at = torch.from_numpy(part).to(x.device)
+                variance = (a * ((own**2 * values[:, None]) @ gain)).expand_as(found)
+                guess, told = guess.index_copy(0, at, found), told.index_copy(0, at, variance)
+        return guess.permute(2, 0, 1), told.permute(2, 0, 1)
 
     def _groups(self, radius: int) -> list[tuple[Int[np.ndarray, " vertex"], bool]]:
         """Vertices of the most frequent law, which they share, and the others."""

@@ -174,12 +174,8 @@ class HybridScore(Score):
     def given(self, x: Tensor, t: float | Tensor) -> Given:
         """Return D_G and q, s^2 q + s c (D_G^2 - v), and v; arguments as in `Score.denoise`."""
         a, s, level = levels(x, t)
-        guess = self.gaussian.denoise(x, t)
+        guess, gain = self.gaussian.denoise_with_variance(x, t)
         q = torch.where(s > 0, (guess - a * x) / torch.where(s > 0, s, 1.0), 0.0)
-        times, which = np.unique(torch.as_tensor(t, dtype=torch.float64).reshape(-1).tolist(), return_inverse=True)
-        gain = torch.from_numpy(self.gaussian.explained_variance(times)).to(x)
-        if len(times) > 1:
-            gain = gain[torch.from_numpy(which)]
         curvature = (hats(level) @ torch.from_numpy(self.quadratic).to(level)).to(x)[:, None]
         known = s**2 * q + s * curvature * (guess**2 - gain)
         return Given(torch.cat([guess, q], dim=2), known, gain)

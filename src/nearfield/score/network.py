@@ -177,11 +177,13 @@ class Modulation(nn.Module):
         self.second = Affine(width, width, generator)
         self.last = Affine(width, 2 * width * n_layers, generator, zero=True)
 
-    def forward(self, level: Float[Tensor, "*rows"]) -> list[tuple[Tensor, Tensor]]:
-        """Return for each layer what features are multiplied by and what is added, each of shape ``(*rows, width)``."""
+    def forward(
+        self, level: Float[Tensor, "*rows"]
+    ) -> tuple[Float[Tensor, "*rows layer width"], Float[Tensor, "*rows layer width"]]:
+        """Return what features are multiplied by in each layer, and what is added."""
         h = functional.silu(self.first(scaled(level)[..., None]))
-        pieces = self.last(functional.silu(self.second(h))).split(self.width, dim=-1)
-        return [(1 + gain, shift) for gain, shift in zip(pieces[::2], pieces[1::2], strict=True)]
+        gain, shift = self.last(functional.silu(self.second(h))).unflatten(-1, (-1, 2, self.width)).unbind(dim=-2)
+        return 1 + gain, shift
 
 
 def scaled(level: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:

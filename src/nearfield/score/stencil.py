@@ -128,25 +128,25 @@ class StencilNetwork(Network):
         """Return F; arguments as in `Network.forward`."""
         if len(x) == 0:  # convolutions take no empty batch
             return torch.zeros_like(x)
-        h = functional.linear(x, self.enter.weight)
-        if shown is not None:
-            h = h + functional.linear(shown, self.show_first)
+        if shown is None:
+            h = functional.linear(x, self.enter.weight)
+        else:  # one product for both
+            h = functional.linear(torch.cat([x, shown], 2), torch.cat([self.enter.weight, self.show_first], 1))
         if self.site.size:
             h = h + self.site()
         h = self._on_lattice(h)
         mask = None if self._mask is None else self._mask.to(h.dtype)
         # What biases have added to h goes into the shift: there it costs no pass over the field, nor does its gradient.
         bias = torch.stack([each.get_parameter("bias") for each in (self.enter, *self.convolutions)]).cumsum(dim=0)
-        film = [
-            (scale, shift + scale * b.to(scale)) for (scale, shift), b in zip(self.modulation(level), bias, strict=True)
-        ]
+        scales, shifts = self.modulation(level)
+        film = list(zip(scales.unbind(dim=1), (shifts + scales * bias.to(scales)).unbind(dim=1), strict=True))
         ahead = (slice(None), *(None,) * len(self._shape))
         for convolution, (scale, shift) in zip(self.convolutions, film, strict=False):
             active = functional.silu(torch.addcmul(shift[ahead], scale[ahead], h))
             h = convolution(active if mask is None else mask * active, h)
         h = self._on_vertices(h)
         if shown is not None:
-            h = h + functional.linear(shown, self.show_last)
+            h = torch.addmm(h.flatten(0, 1), shown.flatten(0, 1), self.show_last.T).reshape(h.shape)
         scale, shift = film[-1]
         h = functional.silu(torch.addcmul(shift[:, None], scale[:, None], h))
         return self.leave(functional.silu(self.mix(h)))

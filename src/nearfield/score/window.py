@@ -191,8 +191,8 @@ class WindowNetwork(WindowedNetwork):
         if self.site.size:
             constant = constant + self.site()
         h = self.enter(read if shown is None else torch.cat([read, shown], dim=2)) + constant
-        pairs = zip(self.layers[::2], self.layers[1::2], self.modulation(level), strict=True)
-        for first, second, (scale, shift) in pairs:
+        scales, shifts = (each.unbind(dim=-2) for each in self.modulation(level))
+        for first, second, scale, shift in zip(self.layers[::2], self.layers[1::2], scales, shifts, strict=True):
             h = h + second(functional.silu(scale * first(functional.silu(h)) + shift))
         return self.leave(functional.silu(h))
 
