@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from nearfield import LocalizedDiffusion
 from nearfield.data.target import AutoregressiveChain
 from nearfield.fitting import training
 from nearfield.fitting.matching import HeldOut, NoiseLevels, Problem, errors, held_out, training_draws
@@ -480,6 +482,48 @@ def test_bfloat16_is_used_where_it_is_faster(monkeypatch):
     assert not begins_in_bfloat16(network.double(), True, 10**6)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
+@pytest.mark.filterwarnings("default")  # the compiler's own
+def test_compiled_steps_are_the_same_steps(tmp_path, monkeypatch):
+    """In double precision to the last digits, and resumed with the same bits; compiled, however many were before."""
+    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 1)
+    recipe = replace(SHORT, steps=30)
+    expected, again = stencil(), stencil()
+    train(expected, data(40), recipe, contiguous=False)
+    for _ in range(3):
+        score, before = stencil(), torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        train(score, data(40), replace(recipe, compiled=True), contiguous=False)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before + 1
+    for name, value in weights(expected).items():
+        torch.testing.assert_close(weights(score)[name], value, rtol=1e-9, atol=1e-11)
+
+    def interrupt(step, loss):
+        if step == 17:
+            raise KeyboardInterrupt
+
+    options = {"contiguous": False, "checkpoint": tmp_path / "run", "interval": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        train(stencil(), data(40), replace(recipe, compiled=True), progress=interrupt, **options)
+    train(again, data(40), replace(recipe, compiled=True), resume=True, **options)
+    assert same(weights(again), weights(score))
+
+
+def test_compiled_steps_need_a_compiler(monkeypatch):
+    """Refused before anything is computed; networks that are not compiled do not ask for one."""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    recipe = replace(SHORT, steps=10, compiled=True)
+    with pytest.raises(
+        ValueError, match=r"compiled must be False where there is no C\+\+ compiler, .*'no-such-compiler'"
+    ):
+        train(stencil(), data(40), recipe, contiguous=False)
+    monkeypatch.setattr("nearfield.fitting.method._choose", None)
+    with pytest.raises(ValueError, match="compiled must be False"):
+        LocalizedDiffusion(CHAIN, method="hybrid", recipe=recipe).fit(data(40).numpy()[..., 0])
+    vertices = NetworkScore(VertexNetworks(CHAIN, 1, widths=(4,)).double())
+    assert len(train(vertices, data(40), recipe, contiguous=False).losses) == 10
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -491,6 +535,7 @@ def test_bfloat16_is_used_where_it_is_faster(monkeypatch):
         ({"held_out": 1.0}, "held_out must be a share"),
         ({"seed": -1}, "random_state must be in"),
         ({"bfloat16": "yes"}, "bfloat16 must be True, False or 'auto'"),
+        ({"compiled": "auto"}, "compiled must be True or False, got 'auto'"),
     ],
 )
 def test_recipe_refuses_what_is_out_of_range(change, message):

@@ -13,7 +13,7 @@ vertices, so that the minimiser at each is still (3.11), and the loss is a sum o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, final
 
@@ -216,7 +216,7 @@ class Problem(NamedTuple):
         given = score.given(x, t)
         return cls(x, given.shown, level.to(x), target - given.known, given.gain)
 
-    def errors(self, network: Network, bfloat16: bool = False) -> Float[Tensor, "sample vertex channel"]:
+    def errors(self, network: Callable[..., Tensor], bfloat16: bool = False) -> Float[Tensor, "sample vertex channel"]:
         """Squared errors of a network, computed in bfloat16 or not; those of `errors` for the score made of it."""
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             f = network(self.x, self.shown, self.level)

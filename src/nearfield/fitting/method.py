@@ -15,6 +15,7 @@ from nearfield.fitting.closed_form import fit_field, fit_masked, fit_windowed
 from nearfield.fitting.covariance import Pooling, Standardize, location_and_scale
 from nearfield.fitting.neural import FEWEST, LevelChoice, NetworkFit, choose_levels, default_recipe, fit_network
 from nearfield.fitting.paper import PaperRecipe, fit_paper
+from nearfield.fitting.processor import require_compiler
 from nearfield.fitting.radius import select_masked_radius, select_radius_by_time
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.selection import SelectionReport, select_field
@@ -131,7 +132,8 @@ def fit_score(
     Raises
     ------
     ValueError
-        If samples are too few for the choice or the training, or the graph has not the symmetries of the recipe.
+        If samples are too few for the choice or the training, or the graph has not the symmetries of the recipe, or the
+        recipe wants steps compiled and there is no compiler.
 
     Warns
     -----
@@ -140,8 +142,11 @@ def fit_score(
     """
     options: dict[str, Any] = {"contiguous": contiguous, "standardize": standardize, "seed": seed}
     search = {"n_jobs": n_jobs, "progress": progress}
-    if plan is not None and isinstance(plan.recipe, Recipe) and isinstance(plan.recipe.symmetries, tuple):
-        named(plan.recipe.symmetries, graph)  # refused before anything is computed
+    if plan is not None and isinstance(plan.recipe, Recipe):  # refused before anything is computed
+        if isinstance(plan.recipe.symmetries, tuple):
+            named(plan.recipe.symmetries, graph)
+        if plan.recipe.compiled:
+            require_compiler()
     if method == "masked":
         return _masked(x, graph, radius, options)
     if method == "windowed":

@@ -1,19 +1,22 @@
-"""What training asks of the processor: memory that stays its own from step to step, and bfloat16."""
+"""What training asks of the processor: memory that stays its own from step to step, bfloat16, compiled steps."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
 
-__all__ = ["begins_in_bfloat16", "kept_memory", "multiplies_bfloat16"]
+__all__ = ["begins_in_bfloat16", "compiled", "kept_memory", "multiplies_bfloat16", "require_compiler"]
 
 BFLOAT16_VERTICES = 8192
 """Vertices in a batch from which on bfloat16 is worth it. Gain in time of a step of a hybrid, radius 4, on a processor
@@ -67,3 +70,43 @@ def begins_in_bfloat16(network: Network, wish: Literal["auto"] | bool, vertices:
     weight = next(network.parameters())
     able = isinstance(network, StencilNetwork) and weight.dtype == torch.float32 and weight.device.type == "cpu"
     return able and (multiplies_bfloat16() and vertices >= BFLOAT16_VERTICES if wish == "auto" else wish)
+
+
+COMPILERS = {"Darwin": "clang++", "Windows": "cl"}
+"""What torch calls to compile C++ unless CXX is set; elsewhere g++."""
+REALIZED: dict[str, str | int | bool | Callable[..., object]] = {
+    "realize_reads_threshold": 2,
+    "realize_acc_reads_threshold": 2,
+}
+"""Sums that torch's compiler would compute anew wherever they are read are stored: a step then takes some 5 % less."""
+
+
+def require_compiler() -> None:
+    """Refuse to compile where there is no C++ compiler.
+
+    Raises
+    ------
+    ValueError
+        If the program is not found.
+    """
+    name = os.environ.get("CXX") or COMPILERS.get(platform.system(), "g++")
+    if shutil.which(name) is None:
+        raise ValueError(
+            f"compiled must be False where there is no C++ compiler, got True and no {name!r}; install it, or set the "
+            "environment variable CXX to another"
+        )
+
+
+def compiled(network: Network) -> Callable[..., Tensor]:
+    """Return the forward pass of a stencil network through torch's compiler; of others as it is.
+
+    Weights stay those of the network. The compiler joins modulation, activation and sums, which wait for memory, and
+    leaves the convolutions to the library that they come from. What it compiled before in this process it forgets, and
+    compiles again when asked: of networks of one class it keeps eight at most, and would pass over the ninth.
+    """
+    if not isinstance(network, StencilNetwork):
+        return network
+    require_compiler()
+    torch.compiler.reset()
+    forward: Callable[..., Tensor] = torch.compile(network.forward, dynamic=False, options=REALIZED)
+    return forward

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, cast, final
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nearfield.data import store
 from nearfield.fitting.adamw import AdamW
+from nearfield.fitting.processor import compiled
 from nearfield.noise import Stream
 
 if TYPE_CHECKING:
@@ -57,9 +59,13 @@ class Run:
         Of the order of the data, the noise levels and the noise.
     bfloat16 : bool
         Whether the first step is computed in bfloat16. Weights, average and moments never are.
+    compiles : bool
+        Whether steps go through torch's compiler.
 
     Attributes
     ----------
+    forward : callable
+        The network, for steps.
     losses : list of float
         Training loss of each step taken.
     checks : list of Check
@@ -73,8 +79,18 @@ class Run:
         Steps taken that did.
     """
 
-    def __init__(self, network: Network, *, weight_decay: float, ema: float, seed: int, bfloat16: bool = False) -> None:
+    def __init__(
+        self,
+        network: Network,
+        *,
+        weight_decay: float,
+        ema: float,
+        seed: int,
+        bfloat16: bool = False,
+        compiles: bool = False,
+    ) -> None:
         self.network = network
+        self.forward: Callable[..., Tensor] = compiled(network) if compiles else network
         self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema)).requires_grad_(False)
         self.optimizer = AdamW(network.parameters(), weight_decay)
         # Not the seed itself: the network's first weights may have been drawn from the same number.

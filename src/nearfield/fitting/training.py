@@ -124,7 +124,7 @@ def train(
     ------
     ValueError
         If the data are too few, not finite, not of this field, or not counted at all in the training or the held-out
-        part; or the checkpoint is of another run.
+        part; or the checkpoint is of another run; or steps are to be compiled and there is no compiler.
     TypeError
         If `x` holds no floating-point numbers.
     OSError
@@ -153,6 +153,7 @@ def train(
         ema=recipe.decay,
         seed=seed,
         bfloat16=begins_in_bfloat16(network, recipe.bfloat16, min(recipe.batch_size, len(clean)) * clean.shape[1]),
+        compiles=recipe.compiled,
     )
     identity = "" if checkpoint is None else identity_of(score, recipe, data, contiguous, counted, member)
     if checkpoint is not None and resume and os.path.exists(checkpoint):
@@ -207,7 +208,7 @@ def step(
     batch = run.next_batch(len(clean), min(recipe.batch_size, len(clean)))
     x, mask = drawn(symmetries, clean[batch], None if counted is None else counted[batch], run.generator)
     t, noise = training_draws(recipe.levels, x, run.generator)
-    squared = Problem.pose(score, x, t, noise).errors(run.network, run.bfloat16)
+    squared = Problem.pose(score, x, t, noise).errors(run.forward, run.bfloat16)
     apart = isinstance(run.network, VertexNetworks) and not run.network.shared
     loss = vertex_loss(squared, mask).sum() if apart else mean_loss(squared, mask)
     run.optimizer.zero_grad()
