@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from nearfield import LocalizedDiffusion
 from nearfield.data.target import AutoregressiveChain
 from nearfield.fitting import training
 from nearfield.fitting.matching import HeldOut, NoiseLevels, Problem, errors, held_out, training_draws
-from nearfield.fitting.processor import begins_in_bfloat16
+from nearfield.fitting.processor import begins_in_bfloat16, compiled, require_compiler
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.run import Check, Run
 from nearfield.fitting.training import train
@@ -482,9 +481,49 @@ def test_bfloat16_is_used_where_it_is_faster(monkeypatch):
     assert not begins_in_bfloat16(network.double(), True, 10**6)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
-@pytest.mark.filterwarnings("default")  # the compiler's own
+def compiles() -> bool:
+    """Whether torch can compile here."""
+    try:
+        require_compiler()
+    except ValueError:
+        return False
+    return True
+
+
+def marked(test):
+    """Mark what needs the compiler, whose warnings are its own."""
+    marks = (
+        pytest.mark.slow,
+        pytest.mark.filterwarnings("default"),
+        pytest.mark.skipif(not compiles(), reason="no compiler"),
+    )
+    for mark in marks:
+        test = mark(test)
+    return test
+
+
+@marked
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_a_compiled_network_is_the_network(diagonal):
+    """Value and gradients in single precision: absent cells, two channels, shown values, an embedding."""
+    keep = np.arange(20).reshape(4, 5) % 7 > 0
+    graph = DependencyGraph.grid((4, 5), diagonal=diagonal).subgraph(keep)
+    network = StencilNetwork(graph, 2, n_channels=2, n_shown=4, width=8, embedding=3)
+    generator = torch.Generator().manual_seed(0)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.3, generator=generator)
+    x, shown, level = (torch.randn(3, *shape, generator=generator) for shape in ((len(graph), 2), (len(graph), 4), ()))
+    found = []
+    for forward in (network, compiled(network)):
+        network.zero_grad()
+        y = forward(x, shown, level)
+        y.square().sum().backward()
+        found.append((y.detach(), *(weight.grad.clone() for weight in network.parameters())))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
+    assert all(part.abs().max() > 1e-3 for part in found[0])
+
+
+@marked
 def test_compiled_steps_are_the_same_steps(tmp_path, monkeypatch):
     """In double precision to the last digits, and resumed with the same bits; compiled, however many were before."""
     monkeypatch.setattr("torch._dynamo.config.recompile_limit", 1)
@@ -520,8 +559,18 @@ def test_compiled_steps_need_a_compiler(monkeypatch):
     monkeypatch.setattr("nearfield.fitting.method._choose", None)
     with pytest.raises(ValueError, match="compiled must be False"):
         LocalizedDiffusion(CHAIN, method="hybrid", recipe=recipe).fit(data(40).numpy()[..., 0])
+    monkeypatch.undo()
+    monkeypatch.setenv("CXX", "no-such-compiler")
     vertices = NetworkScore(VertexNetworks(CHAIN, 1, widths=(4,)).double())
     assert len(train(vertices, data(40), recipe, contiguous=False).losses) == 10
+    x = data(40).numpy()[..., 0]
+    edges = DependencyGraph.from_edges(D, [(k, k + 1) for k in range(D - 1)])
+    for graph, method in ((edges, "hybrid"), (CHAIN, "gaussian")):
+        LocalizedDiffusion(graph, method=method, recipe=recipe if method == "hybrid" else None).fit(x)
+    monkeypatch.delenv("CXX")
+    monkeypatch.setattr("sysconfig.get_path", lambda name: "nowhere")
+    with pytest.raises(ValueError, match=r"there are no headers of Python, got True and no nowhere.Python\.h"):
+        require_compiler()
 
 
 @pytest.mark.parametrize(

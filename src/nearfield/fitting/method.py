@@ -145,7 +145,7 @@ def fit_score(
     if plan is not None and isinstance(plan.recipe, Recipe):  # refused before anything is computed
         if isinstance(plan.recipe.symmetries, tuple):
             named(plan.recipe.symmetries, graph)
-        if plan.recipe.compiled:
+        if plan.recipe.compiled and graph.lattice is not None and method in ("auto", "neural", "hybrid"):
             require_compiler()
     if method == "masked":
         return _masked(x, graph, radius, options)

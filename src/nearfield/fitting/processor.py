@@ -6,8 +6,10 @@ import ctypes
 import os
 import platform
 import shutil
+import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -82,18 +84,24 @@ REALIZED: dict[str, str | int | bool | Callable[..., object]] = {
 
 
 def require_compiler() -> None:
-    """Refuse to compile where there is no C++ compiler.
+    """Refuse to compile where there is no C++ compiler, or the headers of Python that torch compiles against.
 
     Raises
     ------
     ValueError
-        If the program is not found.
+        If the program or Python.h is not found.
     """
     name = os.environ.get("CXX") or COMPILERS.get(platform.system(), "g++")
     if shutil.which(name) is None:
         raise ValueError(
             f"compiled must be False where there is no C++ compiler, got True and no {name!r}; install it, or set the "
             "environment variable CXX to another"
+        )
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.exists():
+        raise ValueError(
+            f"compiled must be False where there are no headers of Python, got True and no {header}; install the "
+            "development files of this Python"
         )
 
 

@@ -56,9 +56,10 @@ class Recipe:
         weights, averages and held-out losses stay in single precision. ``"auto"``: where that is faster, in batches of
         8192 vertices or more on processors that have the instructions.
     compiled : bool
-        Whether the steps of a stencil network go through torch's compiler, which needs a C++ compiler and takes 5 to 10
-        seconds. A step then takes a fifth to a quarter less: worth it in trainings of more than a minute. The numbers
-        differ in their last digits.
+        Whether the steps of a stencil network go through torch's compiler, which needs a C++ compiler and Python's
+        headers, and takes 5 to 10 seconds for each member. A step then takes a fifth to a quarter less: worth it in
+        trainings of more than a minute. Numbers differ by rounding, and a run is resumed with the setting it began
+        with. What else the process has compiled with torch it compiles again.
     symmetries : "auto" or tuple of str
         Symmetries of the lattice under which images of the samples are trained on: of ``"reflect 0"`` (an axis turned
         around), ``"reflect all"``, ``"exchange 0 1"`` (of equal axes) and ``"negate"``. ``"auto"``: those that the
@@ -67,7 +68,8 @@ class Recipe:
         Networks, each trained in all the steps and held out another part of the samples, whose mean denoises. Training
         and sampling cost as many times as much. (Cox-Ingersoll-Ross, 200 samples, mean of three data sets: excess risk
         .0019 with one, .0013 with four.) Where many are averaged, the last weights serve as well as those that checks
-        choose: ``check_every=steps`` saves these.
+        choose: with ``check_every=steps`` there are none between start and end, and neither `patience` nor the
+        comparison of bfloat16 stops anything.
 
     Raises
     ------

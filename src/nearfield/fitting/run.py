@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, cast, final
 
 import numpy as np
@@ -64,8 +65,6 @@ class Run:
 
     Attributes
     ----------
-    forward : callable
-        The network, for steps.
     losses : list of float
         Training loss of each step taken.
     checks : list of Check
@@ -90,7 +89,7 @@ class Run:
         compiles: bool = False,
     ) -> None:
         self.network = network
-        self.forward: Callable[..., Tensor] = compiled(network) if compiles else network
+        self.compiles = compiles
         self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema)).requires_grad_(False)
         self.optimizer = AdamW(network.parameters(), weight_decay)
         # Not the seed itself: the network's first weights may have been drawn from the same number.
@@ -103,6 +102,11 @@ class Run:
         self.bfloat16, self.bfloat16_steps = bfloat16, 0
         self._order = torch.zeros(0, dtype=torch.int64, device=self.generator.device)
         self._position = 0
+
+    @cached_property
+    def forward(self) -> Callable[..., Tensor]:
+        """The network, for steps; compiled when the first of them asks for it."""
+        return compiled(self.network) if self.compiles else self.network
 
     @property
     def averaged(self) -> Network:

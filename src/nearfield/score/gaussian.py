@@ -199,7 +199,7 @@ class WindowedGaussianScore(Score):
         guess = told = x.new_empty(self.n_vertices, self.n_channels, len(x))
         member = self.windows[radius].values.shape[1]
         for vertices, shared in self._groups(radius):
-            step = max(1, LARGEST_BATCH // (member * (len(x) if shared else max(member, len(x)))))
+            step = max(1, LARGEST_BATCH // (member * max(len(x), 1 if shared else member)))
             for start in range(0, len(vertices), step):
                 part = vertices[start : start + step]
                 window, values, vectors = self._tensors(radius, part, shared, x)
