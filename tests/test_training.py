@@ -492,14 +492,8 @@ def compiles() -> bool:
 
 def marked(test):
     """Mark what needs the compiler, whose warnings are its own."""
-    marks = (
-        pytest.mark.slow,
-        pytest.mark.filterwarnings("default"),
-        pytest.mark.skipif(not compiles(), reason="no compiler"),
-    )
-    for mark in marks:
-        test = mark(test)
-    return test
+    able = pytest.mark.skipif(not compiles(), reason="no compiler")
+    return pytest.mark.slow(pytest.mark.filterwarnings("default")(able(test)))
 
 
 @marked

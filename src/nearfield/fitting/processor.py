@@ -30,6 +30,13 @@ LARGEST_MAPPED = 32 * 2**20
 """Bytes; larger blocks are always given back."""
 KEPT = 2**30
 """Bytes that are kept free for the next step, at most."""
+COMPILERS = {"Darwin": "clang++", "Windows": "cl"}
+"""What torch calls to compile C++ unless CXX is set; elsewhere g++."""
+REALIZED: dict[str, str | int | bool | Callable[..., object]] = {
+    "realize_reads_threshold": 2,
+    "realize_acc_reads_threshold": 2,
+}
+"""Sums that torch's compiler would compute anew wherever they are read are stored: a step then takes some 5 % less."""
 
 
 @contextmanager
@@ -72,15 +79,6 @@ def begins_in_bfloat16(network: Network, wish: Literal["auto"] | bool, vertices:
     weight = next(network.parameters())
     able = isinstance(network, StencilNetwork) and weight.dtype == torch.float32 and weight.device.type == "cpu"
     return able and (multiplies_bfloat16() and vertices >= BFLOAT16_VERTICES if wish == "auto" else wish)
-
-
-COMPILERS = {"Darwin": "clang++", "Windows": "cl"}
-"""What torch calls to compile C++ unless CXX is set; elsewhere g++."""
-REALIZED: dict[str, str | int | bool | Callable[..., object]] = {
-    "realize_reads_threshold": 2,
-    "realize_acc_reads_threshold": 2,
-}
-"""Sums that torch's compiler would compute anew wherever they are read are stored: a step then takes some 5 % less."""
 
 
 def require_compiler() -> None:

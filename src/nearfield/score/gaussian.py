@@ -169,6 +169,8 @@ class WindowedGaussianScore(Score):
         Samples that share few times share the rows of `coefficients`, which cost as much as taking ``n_channels``
         samples to the eigenbases of the windows; where times are many, as in training, the latter is done.
         """
+        if self._share_times(x, t):
+            return per_time(self._denoise_at, x, t)
         return self.denoise_with_variance(x, t)[0]
 
     def denoise_with_variance(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
@@ -178,8 +180,8 @@ class WindowedGaussianScore(Score):
         """
         times = torch.as_tensor(t, dtype=torch.float64, device=x.device).reshape(-1)
         at = np.array(times.tolist())
-        distinct, which = np.unique(at, return_inverse=True)
-        if len(at) == 1 or len(distinct) * self.n_channels < len(x):
+        if self._share_times(x, t):
+            distinct, which = np.unique(at, return_inverse=True)
             told = torch.from_numpy(self.explained_variance(distinct)).to(x)
             return per_time(self._denoise_at, x, t), told if len(distinct) == 1 else told[torch.from_numpy(which)]
         radii = np.where(at > 0, self._radii_at(at), -1)
@@ -191,6 +193,11 @@ class WindowedGaussianScore(Score):
             own = self._denoise_each(x[part], times[part], radius)
             guess, told = guess.index_copy(0, part, own[0]), told.index_copy(0, part, own[1])
         return guess, told
+
+    def _share_times(self, x: Tensor, t: float | Tensor) -> bool:
+        """Whether times are so few that rows cost less than eigenbases."""
+        times = torch.as_tensor(t, dtype=torch.float64).reshape(-1)
+        return len(times) == 1 or len(np.unique(times.tolist())) * self.n_channels < len(x)
 
     def _denoise_each(self, x: Tensor, times: Float[Tensor, " sample"], radius: int) -> tuple[Tensor, Tensor]:
         """Each sample at a time of its own, above 0: in the eigenbasis of a window the denoiser is a gain."""
