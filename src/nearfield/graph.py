@@ -17,8 +17,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
-from scipy.sparse import csgraph, csr_array, issparse
+from scipy.sparse import csgraph, csr_array
 
+from nearfield.adjacency import checked_edges, checked_pattern, links_of, pattern_of, pointers_of, read_only
 from nearfield.coordinate import Metric, checked_axes, checked_points, close_pairs, nearest_pairs, positions
 from nearfield.lattice import Lattice, whole_number
 from nearfield.neighborhood import Neighborhood, ball_sizes, growth, on_lattice, ranked
@@ -76,10 +77,10 @@ class DependencyGraph:
         for name in ("keep", "coordinates"):
             array = getattr(self, name)
             if array is not None:
-                object.__setattr__(self, name, _read_only(array.copy()))
+                object.__setattr__(self, name, read_only(array.copy()))
         if self.links is not None:
             kind = np.int32 if max(map(len, self.links)) < 2**31 else np.int64  # what scipy takes without a copy
-            object.__setattr__(self, "links", tuple(_read_only(array.astype(kind)) for array in self.links))
+            object.__setattr__(self, "links", tuple(read_only(array.astype(kind)) for array in self.links))
 
     @classmethod
     def chain(cls, n: int) -> DependencyGraph:
@@ -220,7 +221,7 @@ class DependencyGraph:
         [0.0, 1.0, 1.0]
         """
         coordinates = checked_points(points, metric)
-        links = _links(len(coordinates), nearest_pairs(coordinates, k, metric))
+        links = links_of(len(coordinates), nearest_pairs(coordinates, k, metric))
         return cls(links=links, coordinates=coordinates, metric=metric)
 
     @classmethod
@@ -250,7 +251,7 @@ class DependencyGraph:
         3
         """
         coordinates = checked_points(points, metric)
-        links = _links(len(coordinates), close_pairs(coordinates, distance, metric))
+        links = links_of(len(coordinates), close_pairs(coordinates, distance, metric))
         return cls(links=links, coordinates=coordinates, metric=metric)
 
     @classmethod
@@ -275,19 +276,7 @@ class DependencyGraph:
         2
         """
         n = whole_number("n", n, 1, "give the number of vertices")
-        pairs = np.asarray(edges)
-        if pairs.size == 0:
-            return cls(links=_links(n, np.zeros((0, 2), dtype=np.int64)))
-        if pairs.dtype.kind not in "iu":
-            raise TypeError(f"edges must be integers, got dtype {pairs.dtype}; give vertex numbers 0 to {n - 1}")
-        if pairs.ndim != 2 or pairs.shape[1] != 2:
-            raise ValueError(f"edges must have shape (edge, 2), got {pairs.shape}; give one pair of vertices per row")
-        outside = pairs[((pairs < 0) | (pairs >= n)).any(axis=1)]
-        if len(outside):
-            raise ValueError(
-                f"edges must join vertices 0 to {n - 1}, got {tuple(outside[0].tolist())}; raise n or renumber"
-            )
-        return cls(links=_links(n, pairs.astype(np.int64)))
+        return cls(links=links_of(n, checked_edges(n, edges)))
 
     @classmethod
     def from_adjacency(cls, adjacency: Any) -> DependencyGraph:
@@ -309,26 +298,8 @@ class DependencyGraph:
         >>> DependencyGraph.from_adjacency(np.array([[2.0, -0.5], [-0.5, 1.0]])).n_components
         1
         """
-        matrix: Any = adjacency if issparse(adjacency) else np.asarray(adjacency)
-        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
-            raise ValueError(f"adjacency must be square and not empty, got shape {matrix.shape}; give (vertex, vertex)")
-        if matrix.dtype.kind not in "biuf":
-            raise TypeError(f"adjacency must be booleans or real numbers, got dtype {matrix.dtype}; convert it")
-        pattern = csr_array(matrix, copy=True)
-        pattern.sum_duplicates()
-        if not np.isfinite(pattern.data).all():
-            raise ValueError("adjacency must be finite, got nan or inf among its entries; use 0 for no edge")
-        pattern.eliminate_zeros()
-        pattern.data = np.ones(pattern.nnz, dtype=np.int8)
-        one_way = (pattern - pattern.T).tocoo()
-        one_way.eliminate_zeros()
-        if one_way.nnz:
-            i, j = int(one_way.row[0]), int(one_way.col[0])
-            raise ValueError(
-                f"adjacency must have a symmetric pattern, got just one of the entries ({i}, {j}) and ({j}, {i}); "
-                "dependence has no direction: pass abs(adjacency) + abs(adjacency).T"
-            )
-        return cls(links=_links(pattern.shape[0], np.stack(pattern.nonzero(), axis=1)))
+        pattern = checked_pattern(adjacency)
+        return cls(links=links_of(pattern.shape[0], np.stack(pattern.nonzero(), axis=1)))
 
     def subgraph(self, mask: ArrayLike) -> DependencyGraph:
         """Return the graph of some of the vertices and the edges among them, such as the sea without the land.
@@ -365,7 +336,7 @@ class DependencyGraph:
             return self
         coordinates = None if self.coordinates is None else self.coordinates[stays]
         if self.lattice is None:
-            links = _pointers(self.adjacency[stays][:, stays])
+            links = pointers_of(self.adjacency[stays][:, stays])
             return DependencyGraph(links=links, coordinates=coordinates, metric=self.metric)
         keep = np.zeros(self.lattice.shape, dtype=bool)
         keep.flat[self._cells[stays]] = True
@@ -400,16 +371,16 @@ class DependencyGraph:
             return self.links
         index, present, _, _ = self.lattice.table(1)
         pairs = np.stack([np.repeat(index[:, :1], index.shape[1], axis=1)[present], index[present]], axis=1)
-        pointers, columns = _links(len(index), pairs)
+        pointers, columns = links_of(len(index), pairs)
         if self.keep is not None:
-            whole = _pattern(pointers, columns)
-            pointers, columns = _pointers(whole[self._cells][:, self._cells])
-        return _read_only(pointers), _read_only(columns)
+            whole = pattern_of(pointers, columns)
+            pointers, columns = pointers_of(whole[self._cells][:, self._cells])
+        return read_only(pointers), read_only(columns)
 
     @property
     def adjacency(self) -> csr_array:
         """Edges as a sparse boolean (vertex, vertex) array without loops; its arrays are read-only."""
-        return _pattern(*self._edges)
+        return pattern_of(*self._edges)
 
     @cached_property
     def _components(self) -> Int[np.ndarray, " vertex"]:
@@ -633,28 +604,3 @@ class DependencyGraph:
     def _repr_html_(self) -> str:
         where = "" if self.coordinates is None else f", {self.metric} coordinates"
         return f"<code>{html.escape(repr(self))}</code> <small>{self.n_vertices} vertices{where}</small>"
-
-
-def _read_only(array: np.ndarray) -> np.ndarray:
-    """Forbid writing to an array of our own."""
-    array.setflags(write=False)
-    return array
-
-
-def _pattern(pointers: Int[np.ndarray, " vertex+1"], columns: Int[np.ndarray, " entry"]) -> csr_array:
-    """Sparse boolean array that shares its pointers and columns."""
-    n = len(pointers) - 1
-    return csr_array((_read_only(np.ones(len(columns), dtype=bool)), columns, pointers), shape=(n, n))
-
-
-def _pointers(pattern: csr_array) -> tuple[Int[np.ndarray, " vertex+1"], Int[np.ndarray, " entry"]]:
-    """Row pointers and sorted columns of a sparse array."""
-    pattern.sort_indices()
-    return pattern.indptr, pattern.indices
-
-
-def _links(n: int, edges: Int[np.ndarray, "edge 2"]) -> tuple[Int[np.ndarray, " vertex+1"], Int[np.ndarray, " entry"]]:
-    """Row pointers and columns of the symmetric adjacency of n vertices, without loops or repeats."""
-    edges = edges[edges[:, 0] != edges[:, 1]]
-    start, end = np.concatenate([edges, edges[:, ::-1]]).T
-    return _pointers(csr_array((np.ones(len(start), dtype=bool), (start, end)), shape=(n, n)))
