@@ -30,7 +30,8 @@ DRAWS = 1500
 HEADER = ["model", "N", "excess", "bar", "correlation", "floor", "W1 / floor", "AUC", "passes at", "CPU s"]
 NOTES = (
     "Means over the seeds of the data +- the spread from seed to seed. excess: nats per dimension. correlation, W1,\n"
-    "AUC and their floors: see benchmarks/quality.py. CPU s: the fit, selection included, one thread.\n"
+    "AUC and their floors: see benchmarks/quality.py; W1 +- what the number of draws leaves open. CPU s: the fit,\n"
+    "selection included, one thread.\n"
 )
 
 
@@ -171,11 +172,17 @@ def row(title: str, n: int, bar: float | None, found: list[tuple[float, Quality,
         "" if bar is None else f"{bar:.4f}",
         f"{correlation.mean():.4f} +- {spread(correlation):.4f}",
         f"{quality[0].correlation.floor:.4f}",
-        f"{np.mean([q.marginal.ratio for q in quality]):.2f}",
+        f"{np.mean([q.marginal.ratio for q in quality]):.2f} +- {chance(quality):.2f}",
         " ".join(f"{q.auc.value:.3f}" for q in quality),
         f"{quality[0].auc.floor + 2 * quality[0].auc.spread:.3f}",
         f"{seconds.mean():.0f}",
     ]
+
+
+def chance(quality: list[Quality]) -> float:
+    """Return the standard error of W1 / floor that the number of draws leaves, as it would be of true draws."""
+    marginal = quality[0].marginal
+    return marginal.spread / marginal.floor / float(np.sqrt(sum(q.sets for q in quality)))
 
 
 def spread(values: Float[np.ndarray, " seed"]) -> float:

@@ -88,6 +88,8 @@ class Quality(NamedTuple):
     auc: Reading
     correlation: Reading
     marginal: Reading
+    sets: int
+    """Sets of series that the last two are means over."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ class Judge:
             Reading(float(np.mean(areas)), *self._auc_floor),
             Reading(float(np.mean([self._correlation_error(x) for x in sets])), *self._correlation_floor),
             Reading(float(np.mean([self._marginal_error(x) for x in sets])), *self._marginal_floor),
+            len(sets),
         )
 
     def auc(self, one: Samples, other: Samples, rng: np.random.Generator) -> float:
