@@ -149,6 +149,27 @@ def test_what_a_short_chain_is_shown_extends(graph):
     assert model.extend((100,)).sample(2, random_state=0).shape == (2, 100)
 
 
+@pytest.mark.parametrize("kind", ["neural", "hybrid"])
+def test_a_network_goes_on_only_to_windows_it_has_seen(kind):
+    """Every window of radius 4 is cut off on a chain of 8, and none in the middle of a longer one."""
+    larger = DependencyGraph.chain(30)
+    for n, seen in ((9, True), (8, False)):
+        graph = DependencyGraph.chain(n)
+        network = randomized(StencilNetwork(graph, 4, n_shown=2 * (kind == "hybrid")).double())
+        gaussian = fit_windowed(data()[:, :n], graph, ((1.0, 1),), ONE)[2]
+        score = NetworkScore(network) if kind == "neural" else HybridScore(network, gaussian)
+        if not seen:
+            with pytest.raises(ValueError, match=r"wider than its windows|cut windows"):
+                extend(score, graph, larger)
+            continue
+        wide = extend(score, graph, larger)
+        x = torch.from_numpy(np.random.default_rng(1).normal(size=(3, 30, 1)))
+        there = wide.denoise(x, 0.4)
+        assert there.dtype == torch.float64
+        if kind == "neural":  # the vertex in the middle reads all of the smaller chain and nothing else
+            torch.testing.assert_close(there[:, 14], score.denoise(x[:, 10:19], 0.4)[:, 4], rtol=1e-12, atol=1e-13)
+
+
 def test_what_has_no_larger_lattice_is_refused():
     x = np.random.default_rng(0).normal(size=(30, 8, 8))
     apart = nf.LocalizedDiffusion(method="gaussian", radius=1, pooling=0.5).fit(x)
@@ -157,6 +178,14 @@ def test_what_has_no_larger_lattice_is_refused():
     alike = nf.LocalizedDiffusion(method="gaussian", radius=1, pooling=1.0).fit(x)
     with pytest.raises(ValueError, match="at least"):
         alike.extend((9, 7))
+    for shape, error, message in (
+        ((9, 9.5), TypeError, "shape must be an integer, got 9.5"),
+        (9, ValueError, r"a length for each dimension of \(8, 8\), got 9"),
+        ((9, 9, 9), ValueError, "a length for each dimension"),
+        ("99", ValueError, "a length for each dimension"),
+    ):
+        with pytest.raises(error, match=message):
+            alike.extend(shape)
     labelled = xr.DataArray(x, dims=("sample", "y", "x"), coords={"x": [0, 1, 2, 3, 5, 8, 13, 21]})
     uneven = nf.LocalizedDiffusion(method="gaussian", radius=1, pooling=1.0).fit(labelled)
     with pytest.raises(ValueError, match="'x' must be evenly spaced"):
@@ -164,7 +193,7 @@ def test_what_has_no_larger_lattice_is_refused():
     network = StencilNetwork(DependencyGraph.chain(5), 1, embedding=2)
     with pytest.raises(ValueError, match="numbers of each vertex"):
         extend(NetworkScore(network), DependencyGraph.chain(5), DependencyGraph.chain(9))
-    with pytest.raises(TypeError, match="MaskedGaussianScore"):
+    with pytest.raises(ValueError, match="MaskedGaussianScore"):
         extend(MaskedGaussianScore(np.eye(5), np.zeros((5, 5)), 1), DependencyGraph.chain(5), DependencyGraph.chain(9))
     with pytest.raises(ValueError, match=r"wider than its windows|cut windows"):
         extend(

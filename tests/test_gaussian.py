@@ -122,6 +122,13 @@ def test_each_time_reads_the_window_of_its_level():
         np.testing.assert_array_equal(denoiser_matrix(both, t), denoiser_matrix(alone, t))
 
 
+@pytest.mark.parametrize("table", [((1.0, 1), (0.1, 1)), ((0.1, 1), (0.1, 1)), ((0.0, 1), (0.1, 1))])
+def test_windowed_score_refuses_times_that_do_not_increase(table):
+    spectra = windowed(np.eye(4), DependencyGraph.chain(4), ((0.1, 1),)).windows
+    with pytest.raises(ValueError, match="radius_by_time must have increasing times above 0"):
+        WindowedGaussianScore(spectra, table)
+
+
 @pytest.mark.parametrize("table", [(), ((0.1, 2),)])
 def test_windowed_score_refuses_radii_without_windows(table):
     spectra = windowed(np.eye(4), DependencyGraph.chain(4), ((0.1, 1),)).windows

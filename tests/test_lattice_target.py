@@ -143,6 +143,7 @@ BAD = [
     (lambda: DoubleWellLattice((4, 4), J=0.0), "J must be positive"),
     (lambda: DoubleWellLattice((4, 5)), "shape must have even lengths"),
     (lambda: DoubleWellLattice((2, 2)), "shape must have even lengths of at least 4"),
+    (lambda: DoubleWellLattice((-4, -4), periodic=False), "shape must be at least 1"),
     (lambda: DoubleWellLattice((1, 1), periodic=False), "shape must hold at least 2"),
     (lambda: DoubleWellLattice((4, 4), burn_in=0), "burn_in must be at least 1"),
     (lambda: Lorenz96(3), "n must be at least 4"),

@@ -150,7 +150,8 @@ def test_on_a_chain_of_one_law_a_network_is_shown_the_marginals_of_the_field():
     ("graph", "n", "radius"),
     [
         (DependencyGraph.grid((32, 32), periodic=True), 50, 12),  # 313 members
-        (DependencyGraph.grid((8, 20), periodic=True), 50, 3),  # does not meet itself
+        (DependencyGraph.grid((10, 20), periodic=True), 50, 4),  # does not meet itself
+        (DependencyGraph.grid((4, 64), periodic=True), 50, 31),  # but around the short axis
         (DependencyGraph.grid((8, 20), periodic=True), 49, None),
         (DependencyGraph.grid((8, 20), periodic=(True, False)), 50, None),
     ],
@@ -162,6 +163,14 @@ def test_on_a_torus_of_one_law_a_network_is_shown_wide_windows(graph, n, radius)
         assert len(shown.radius_by_time) == len(LEVELS)
     else:
         assert shown.radius_by_time == ((1.0, radius),)
+
+
+@pytest.mark.parametrize("n", [4, 5, 7])
+def test_a_hybrid_of_few_samples_is_shown_a_gaussian_of_the_fields_hops(n):
+    """Where so few are left that no radius can be chosen by held-out loss."""
+    z, graph = np.random.default_rng(0).normal(size=(n, 20, 1)), DependencyGraph.grid((4, 5))
+    fit = fit_network(z, graph, "hybrid", hops=2, pooling=Pooling(1.0), recipe=Recipe(steps=2, held_out=0.5))
+    assert fit.score.gaussian.radius_by_time == ((1.0, 2),)
 
 
 def test_weights_are_averaged_over_a_twentieth_of_the_steps():

@@ -272,7 +272,7 @@ def test_failure_leaves_nothing_behind(tmp_path, no_pictures, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"path": "none/report.html"}, FileNotFoundError, "existing directory"),
+        ({"path": "none/report.html"}, FileNotFoundError, "existing folder"),
         ({"path": "report.json"}, ValueError, "path must end in .html"),
         ({"generated": np.full((3, 72, 1), np.nan)}, ValueError, "generated must be finite, got 216"),
         ({"generated": np.zeros((3, 71, 1))}, ValueError, "generated must have shape .* 72 vertices"),

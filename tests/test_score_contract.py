@@ -203,4 +203,5 @@ def test_single_precision_stays_single_and_close(score, graph):
 
 
 def test_no_samples_give_no_samples(score, graph):
-    assert score.denoise(state(graph)[:0], T).shape == (0, len(graph), 2)
+    for t in (T, torch.empty(0, dtype=torch.float64)):
+        assert score.denoise(state(graph)[:0], t).shape == (0, len(graph), 2)

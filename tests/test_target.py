@@ -168,6 +168,7 @@ BAD = [
     (lambda: AutoregressiveChain(0.5, 3).denoise(np.zeros((2, 3, 1)), -0.1), "t is an OU time"),
     (lambda: AutoregressiveChain(0.5, 3).denoise(np.zeros((2, 3, 1)), np.ones(3)), "one time per sample"),
     (lambda: GaussianMarkovField.stationary((4, 4), kappa=0), "kappa must be positive"),
+    (lambda: GaussianMarkovField.stationary((2, 8)), "shape must have at least 3 vertices along"),
     (lambda: GaussianMarkovField.nonstationary((4, 4), kappa=(0.1, -1)), "kappa must be two positive"),
     (lambda: GaussianMarkovField(np.eye(3), DependencyGraph.chain(4)), "precision must be 4 x 4"),
     (lambda: GaussianMarkovField(np.ones((3, 3)) + 3 * np.eye(3), DependencyGraph.chain(3)), "share no edge"),

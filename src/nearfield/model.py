@@ -18,6 +18,7 @@ from nearfield.data.marginal import Marginal
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.extension import extend
 from nearfield.fitting.fit_report import FitReport
+from nearfield.lattice import whole_number
 from nearfield.sampling.sampler import Sampler
 from nearfield.score.base import Score
 from nearfield.score.ensemble import EnsembleScore
@@ -199,13 +200,17 @@ class Model:
             "real": x,
             "generated": generated,
             "graph": graph,
-            "channels": [str(c.attrs.get("long_name", c.name or "value")) for c in channels],
+            "channels": [
+                str(c.attrs.get("long_name", c.name or ("value" if len(channels) == 1 else f"channel {k}")))
+                for k, c in enumerate(channels)
+            ],
             "units": [str(c.attrs.get("units", "")) for c in channels],
             "dims": None if flat else layout.dims,
             "fitted_on": seen,
             "ordered": self.codec.has_time_axis,
             "selection": self.fit_report.selection,
             "radius": self.radius if isinstance(self.radius, int) else self.score.radius,
+            "pooling": self.pooling,
             "conditioning_size": conditioning,
             "log_density": densities,
             "reason": self.fit_report.reason,
@@ -230,15 +235,15 @@ class Model:
 
         Raises
         ------
-        ValueError
-            If the law differs from place to place, the graph is no whole lattice, or the shape is smaller.
+        TypeError, ValueError
+            If the law differs from place to place, the graph is no whole lattice, or the shape is smaller or no shape.
         """
-        lengths = tuple(int(length) for length in shape)
-        smaller = len(lengths) != len(self.codec.layout.shape) or any(
-            new < old for new, old in zip(lengths, self.codec.layout.shape, strict=False)
-        )
-        if smaller:
-            raise ValueError(f"shape must be at least {self.codec.layout.shape} in each dimension, got {lengths}")
+        fitted = self.codec.layout.shape
+        if not isinstance(shape, Sequence | np.ndarray) or isinstance(shape, str) or len(shape) != len(fitted):
+            raise ValueError(f"shape must have a length for each dimension of {fitted}, got {shape!r}; give a tuple")
+        lengths = tuple(whole_number("shape", length, 1, "give vertices along each dimension") for length in shape)
+        if any(new < old for new, old in zip(lengths, fitted, strict=True)):
+            raise ValueError(f"shape must be at least {fitted} in each dimension, got {lengths}; fit smaller samples")
         center, scale = self.marginal.center, self.marginal.scale
         spread = max(float(np.ptp(part / scale.mean(axis=0), axis=0).max()) for part in (center, scale))
         if self.pooling != Pooling(1.0) or spread > 1e-9:  # beyond rounding
@@ -267,6 +272,8 @@ def content_digest(metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
     """Fingerprint of the content of a model, the time it took left out."""
     fitted = metadata["fitted"]
     report = {k: v for k, v in fitted["fit_report"].items() if k != "seconds"}
+    if report["training"] is not None:
+        report["training"] = {k: v for k, v in report["training"].items() if k != "seconds"}
     return store.digest({**metadata, "fitted": fitted | {"fit_report": report}}, arrays)
 
 

@@ -20,6 +20,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from nearfield.data.replacement import require_target
 from nearfield.evaluation import check, plot
 from nearfield.evaluation.check import Check
 from nearfield.evaluation.comparison import MOST_CHANNELS, Comparison, png
@@ -27,6 +28,7 @@ from nearfield.evaluation.comparison import MOST_CHANNELS, Comparison, png
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from nearfield.fitting.covariance import Pooling
     from nearfield.fitting.neural import LevelChoice
     from nearfield.fitting.selection import SelectionReport
     from nearfield.fitting.training import TrainingReport
@@ -49,6 +51,7 @@ def write_report(
     ordered: bool = False,
     selection: SelectionReport | None = None,
     radius: int | None = None,
+    pooling: Pooling | None = None,
     conditioning_size: int | None = None,
     log_density: Mapping[str, Float[np.ndarray, " sample"]] | None = None,
     reason: str | None = None,
@@ -83,6 +86,8 @@ def write_report(
         How the locality was chosen.
     radius
         Hops; by default the one chosen in `selection`.
+    pooling
+        By default the one chosen in `selection`.
     conditioning_size
         Numbers that one local law is conditioned on; by default the effective dimension (3.2) at the radius, a bound.
     log_density
@@ -126,7 +131,7 @@ def write_report(
     >>> summary["verdict"]["status"]
     'pass'
     """
-    page = _checked_path(path)
+    page = page_path(path)
     _check_fields(real, generated, graph, channels, units)
     comparison = Comparison(
         np.asarray(real, dtype=float),
@@ -139,7 +144,7 @@ def write_report(
         seed,
     )
     sections, checks, pictures = _channels(comparison)
-    choice = _choice(selection, radius, reason)
+    choice = _choice(selection, radius, pooling, reason)
     pictures |= _pictures_of_fit(selection, training, levels)
     if conditioning_size is None and choice["radius"] is not None:
         conditioning_size = graph.effective_dimension(choice["radius"], real.shape[2])
@@ -166,16 +171,25 @@ def write_report(
     return summary
 
 
-def _checked_path(path: str | os.PathLike[str]) -> Path:
-    """Refuse early what could not be written after minutes of work."""
-    page = Path(path)
+def page_path(path: str | os.PathLike[str]) -> Path:
+    """Return where the page goes, or refuse what could not be written after minutes of work.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no path, or does not end in `.html`.
+    OSError
+        If page or numbers could not be written there.
+
+    Examples
+    --------
+    >>> page_path("report.html").name
+    'report.html'
+    """
+    page = require_target("path", path)
     if page.suffix not in (".html", ".htm"):
         raise ValueError(f"path must end in .html, got {str(path)!r}; the numbers go to the same name with .json")
-    if not page.parent.is_dir():
-        raise FileNotFoundError(f"path must be in an existing directory, got {str(path)!r}; create {page.parent} first")
-    for target in (page, page.with_suffix(".json")):
-        if target.is_dir():
-            raise IsADirectoryError(f"path must be a file, {str(target)!r} is a directory; choose another name")
+    require_target("path", page.with_suffix(".json"))
     return page
 
 
@@ -233,22 +247,26 @@ def _pictures_of_fit(
     return pictures
 
 
-def _choice(selection: SelectionReport | None, radius: int | None, reason: str | None) -> dict[str, Any]:
-    """Return what was chosen, as plain numbers; None where it is not known."""
+def _choice(
+    selection: SelectionReport | None, radius: int | None, pooling: Pooling | None, reason: str | None
+) -> dict[str, Any]:
+    """Return what was chosen, as plain numbers; None where it is not known. Losses are those of Gaussian fields."""
     if selection is None:
         return {
             "radius": radius,
-            "pooling": None,
-            "bandwidth": None,
+            "pooling": None if pooling is None else pooling.strength,
+            "bandwidth": None if pooling is None else pooling.bandwidth,
             "reason": reason,
             "curve": [],
             "radius_by_time": None,
         }
     chosen = selection.table[selection.chosen]
+    used = chosen.pooling if pooling is None else pooling
     return {
         "radius": chosen.radius if radius is None else radius,
-        "pooling": chosen.strength,
-        "bandwidth": chosen.bandwidth,
+        "pooling": used.strength,
+        "bandwidth": used.bandwidth,
+        "loss_of": f"Gaussian field, radius {chosen.radius}, pooling {chosen.strength:g}",
         "loss": chosen.loss,
         "error": chosen.error,
         "lowest": asdict(selection.table[selection.best]),

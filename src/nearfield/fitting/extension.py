@@ -47,9 +47,7 @@ def extend(score: Score, graph: DependencyGraph, onto: DependencyGraph) -> Score
     ------
     ValueError
         If the lattices are not of one kind, the new one has windows cut off in ways the old one has not, or a network
-        has site embeddings.
-    TypeError
-        If scores of this class are not local.
+        has site embeddings, or scores of this class cannot be carried over.
     """
     if isinstance(score, SwitchedScore):
         field, hybrid = extend(score.field, graph, onto), extend(score.hybrid, graph, onto)
@@ -66,9 +64,9 @@ def extend(score: Score, graph: DependencyGraph, onto: DependencyGraph) -> Score
     if isinstance(score, HybridScore):
         gaussian = extend(score.gaussian, graph, onto)
         assert isinstance(gaussian, WindowedGaussianScore)
-        return HybridScore(_network(score.network, onto), gaussian, score.quadratic)
+        return HybridScore(_network(score.network, graph, onto), gaussian, score.quadratic)
     if isinstance(score, NetworkScore):
-        return NetworkScore(_network(score.network, onto))
+        return NetworkScore(_network(score.network, graph, onto))
     if isinstance(score, WindowedGaussianScore):
         windows = {}
         for radius, window in score.windows.items():
@@ -78,8 +76,8 @@ def extend(score: Score, graph: DependencyGraph, onto: DependencyGraph) -> Score
         return WindowedGaussianScore(windows, score.radius_by_time, score.n_channels)
     if isinstance(score, GaussianField):
         return _field(score, graph, onto)
-    raise TypeError(
-        f"score must be local to be extended, got {type(score).__name__}; fit method='hybrid' or 'gaussian'"
+    raise ValueError(
+        f"score must be one that can be extended, got {type(score).__name__}; fit method='hybrid' or 'gaussian'"
     )
 
 
@@ -107,12 +105,13 @@ def _alike(
     return np.array([known[row.tobytes()] for row in rows])[where.reshape(-1)]
 
 
-def _network(network: Network, onto: DependencyGraph) -> Network:
+def _network(network: Network, graph: DependencyGraph, onto: DependencyGraph) -> Network:
     if not isinstance(network, StencilNetwork) or network.site.size:
         raise ValueError(
             "a network must be one law on a lattice to be extended, got one with numbers of each vertex; give pooling=1"
         )
-    larger = StencilNetwork(onto, **network.settings())
+    _alike(graph, onto, network.radius)  # refuses windows that it has never seen
+    larger = StencilNetwork(onto, **network.settings()).to(network.enter.weight)
     weights = {name: value for name, value in network.state_dict().items() if not name.startswith("site.")}
     larger.load_state_dict(weights, strict=False)
     return larger.requires_grad_(False)

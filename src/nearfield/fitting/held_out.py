@@ -43,6 +43,21 @@ def split(n_samples: int, folds: int, contiguous: bool, seed: int = 0) -> list[n
     return [np.sort(part) for part in np.array_split(numbers, folds)]
 
 
+def fewer_folds(folds: int, n_samples: int) -> int:
+    """Return as many folds as leave two samples in each, of which there are to be two at least.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than four samples: nothing can be held out.
+    """
+    if n_samples < 4:
+        raise ValueError(
+            f"choosing the locality needs at least 4 samples, got {n_samples}; pass radius and pooling yourself"
+        )
+    return min(folds, n_samples // 2)
+
+
 def standard_error(values: Float[np.ndarray, " sample"], contiguous: bool) -> float:
     """Return the standard error of a mean over samples; along a time axis over about twenty contiguous blocks."""
     if contiguous and len(values) >= 2 * BLOCKS:

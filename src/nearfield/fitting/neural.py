@@ -1,6 +1,7 @@
 r"""Networks of local scores fitted to data, and where they are better than the closed-form Gaussian.
 
-A hybrid is compared with the Gaussian field on samples that trained neither, at noise levels spread over
+A hybrid is compared with the Gaussian field on samples that trained neither (when training stopped, the hybrid's were
+looked at), at noise levels spread over
 :math:`\ln\sigma`, by :math:`|D(x_t, t) - x_0|^2 / \sigma^2`: summed over levels, the difference of two scores estimates
 (up to the factor of the spacing) the difference of what they cost by (3.10) of arXiv 2505.04417. Both meet the same
 noise, so that the comparison is paired, and its standard errors are over samples.
@@ -124,7 +125,8 @@ def default_recipe(graph: DependencyGraph, n_samples: int, validation_fraction: 
 
     A step sees some 4096 vertices, in 4 to 32 samples. Up to 200 samples 1500 steps are enough, fewer where the graph
     is so large that 4 samples have more vertices, down to 1000; more samples repay more steps, as their root up to
-    three times as many. At least five samples are held out, so that a standard error over them means something.
+    three times as many. At least five samples are held out, or half of them, so that a standard error over them means
+    something.
 
     Examples
     --------

@@ -31,16 +31,15 @@ from nearfield.fitting.covariance import (
     predecessors,
     smoother,
 )
-from nearfield.fitting.held_out import candidate_radii, patches, split, standard_error
+from nearfield.fitting.held_out import candidate_radii, fewer_folds, patches, split, standard_error
 from nearfield.graph import DependencyGraph
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-COARSE = (0.0, 0.2, 0.5, 0.8, 1.0)
+COARSE = (0.2, 0.5, 0.8, 1.0)
 FINE = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 BANDWIDTHS = (0.7, 1.4, 3.0, math.inf)
-PASSED_OVER = " Settings of lower loss were passed over, since the variance of their draws is not the data's."
 CHECKED = 16
 """Candidates of lowest loss whose draws are looked at when the chosen one's have the wrong variance."""
 CHAIN_BANDWIDTHS = (1.0, 2.0, 4.0, 8.0, 16.0, math.inf)
@@ -287,7 +286,7 @@ def select_field(
     pooling : Pooling, optional
         Fixed pooling; chosen when None.
     folds : int
-        At least 2; reduced to the number of samples if there are fewer.
+        At least 2; at most half as many as samples are used.
     contiguous : bool
         Hold out contiguous blocks, for samples along a time axis.
     standardize : bool or tuple of bool
@@ -308,13 +307,9 @@ def select_field(
     ValueError
         If there are fewer than four samples: nothing can be held out.
     """
-    if len(x) < 4:
-        raise ValueError(
-            f"choosing the locality needs at least 4 samples, got {len(x)}; pass radius and pooling yourself"
-        )
+    folds = fewer_folds(folds, len(x))
     keep = patches(graph)
     part = graph if keep.all() else graph.subgraph(keep)
-    folds = min(folds, len(x) // 2)
     trials = _Trials(x[:, keep], part, split(len(x), folds, contiguous, seed), contiguous, standardize, n_jobs)
     radii = candidate_radii(part, x.shape[2]) if radius is None else (radius,)
 
@@ -327,7 +322,12 @@ def select_field(
             break
         trials.best([(r, table[chosen].pooling) for r in missing], progress)
     sound = trials.first_sound([chosen, *np.argsort([c.loss for c in table])[:CHECKED].tolist()], table)
-    passed_over, chosen = sound != chosen, sound
+    passed_over = sound != chosen
+    if passed_over:
+        key = table[sound].radius, table[sound].pooling
+        trials.best([(r, key[1]) for r in radii], progress)
+        table, _, lowest = trials.table()
+        chosen = [(c.radius, c.pooling) for c in table].index(key)
     return SelectionReport(
         table=table,
         chosen=chosen,
@@ -336,8 +336,9 @@ def select_field(
         radius_by_time=None,
         folds=folds,
         contiguous=contiguous,
-        reason=_reason(table[chosen], table[lowest], folds, contiguous, part.n_vertices, graph.n_vertices)
-        + (PASSED_OVER if passed_over else ""),
+        reason=_reason(
+            table[chosen], table[lowest], folds, contiguous, part.n_vertices, graph.n_vertices, passed_over=passed_over
+        ),
     )
 
 
@@ -353,7 +354,7 @@ def _search(
     for _ in range(3):
         before = now
         if fixed is None:
-            coarse = [(now[0], Pooling(s, h)) for h in bandwidths for s in COARSE if s > 0]
+            coarse = [(now[0], Pooling(s, h)) for h in bandwidths for s in COARSE]
             now = trials.best([*coarse, (now[0], Pooling(0.0))], progress)
             if now[1].strength > 0:
                 near = [s for s in FINE if abs(s - now[1].strength) <= 0.21]
@@ -363,16 +364,19 @@ def _search(
             break
 
 
-def _reason(choice: Candidate, best: Candidate, folds: int, contiguous: bool, used: int, total: int) -> str:
+def _reason(
+    choice: Candidate, best: Candidate, folds: int, contiguous: bool, used: int, total: int, *, passed_over: bool
+) -> str:
     kind = "contiguous blocks" if contiguous else "folds"
     where = "" if used == total else f", on {used} of the {total} vertices"
     near = "all vertices alike" if math.isinf(choice.bandwidth) else f"vertices within about {choice.bandwidth:g} cells"
     pooled = (
         f"pooled with strength {choice.strength:g} over {near}" if choice.strength > 0 else "every vertex on its own"
     )
-    rule = (
-        "it has the lowest held-out loss"
-        if choice == best
-        else f"it is the smallest model within one standard error of the best (radius {best.radius}, {best.loss:.4f})"
-    )
+    if passed_over:
+        rule = "others were passed over, it has the lowest held-out loss with draws of the variance of the data"
+    elif choice == best:
+        rule = "it has the lowest held-out loss"
+    else:
+        rule = f"it is the smallest model within one standard error of the best (radius {best.radius}, {best.loss:.4f})"
     return f"Radius {choice.radius}, {pooled}: {rule}, {choice.loss:.4f} nats per dimension over {folds} {kind}{where}."

@@ -24,6 +24,10 @@ SHOWN_MEMBERS = 130
 """Numbers in a window of that Gaussian, at most."""
 TORUS_MEMBERS = 320
 """Numbers in a window of the Gaussian that a network is shown on lattices without ends, at most: 12 hops of 2 axes."""
+SHORT_AXIS = 8
+"""Vertices of an axis around which the windows of a network meet themselves: it gets no longer, whatever is shown."""
+FEWEST = 4
+"""Samples below which no radius is chosen; that of the field is taken."""
 TORUS_SAMPLES = 50
 """Samples from which on that is wide."""
 
@@ -68,10 +72,10 @@ def shown_gaussian(
             return _chain_windows(build_field(z, graph, hops, pooling, standardize=False).field, graph)
         if all(graph.lattice.periodic) and len(z) >= TORUS_SAMPLES:
             return _torus_windows(z, graph)
-    if radius is None:
+    if radius is None and len(z) >= FEWEST:
         table = select_radius_by_time(z, graph, pooling, contiguous=contiguous, standardize=False, seed=seed)
     else:
-        table = ((1.0, radius),)
+        table = ((1.0, hops if radius is None else radius),)
     return fit_windowed(z, graph, table, pooling, standardize=False)[2]
 
 
@@ -90,10 +94,11 @@ def _chain_windows(field: GaussianField, graph: DependencyGraph) -> WindowedGaus
 
 
 def _torus_windows(z: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph) -> WindowedGaussianScore:
-    """Return the widest windows that are few enough members and do not meet themselves around the torus."""
+    """Return the widest windows that are few enough members and meet themselves around no axis but short ones."""
     lattice, channels = graph.lattice, z.shape[2]
     assert lattice is not None
     radius = 1
-    while radius < (min(lattice.shape) - 1) // 2 and lattice.ball_size(radius + 1) * channels <= TORUS_MEMBERS:
+    narrowest = min([n for n in lattice.shape if n > SHORT_AXIS] or lattice.shape)
+    while radius < (narrowest - 1) // 2 and lattice.ball_size(radius + 1) * channels <= TORUS_MEMBERS:
         radius += 1
     return WindowedGaussianScore({radius: torus_spectrum(z, graph, radius)}, ((1.0, radius),), channels)

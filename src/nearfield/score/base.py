@@ -150,6 +150,8 @@ def per_time(
     times = torch.as_tensor(t, dtype=torch.float64)
     if times.numel() == 1:
         return denoise(x, float(times)) if times > 0 else x.clone()
+    if len(x) == 0:
+        return x.clone()
     distinct, group = torch.unique(times, return_inverse=True)
     parts = [(group == k).nonzero()[:, 0] for k in range(len(distinct))]
     out = torch.cat([per_time(denoise, x[part], time) for part, time in zip(parts, distinct, strict=True)])

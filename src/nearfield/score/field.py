@@ -51,7 +51,8 @@ class GaussianField(Score):
     n_channels : int
         Channels of a vertex.
     hops : int
-        Hops within which a vertex was conditioned on earlier ones (for the record).
+        Hops within which a vertex was conditioned on earlier ones, at least those that the factor reaches; a field
+        is carried over to a larger lattice by it.
 
     Attributes
     ----------

@@ -146,6 +146,9 @@ class WindowedGaussianScore(Score):
             raise ValueError(
                 f"windows must have every radius in use by radius_by_time, got {sorted(windows)} for {radius_by_time}"
             )
+        times = [t for t, _ in radius_by_time]
+        if times[0] <= 0 or sorted(set(times)) != times:
+            raise ValueError(f"radius_by_time must have increasing times above 0, got {radius_by_time}; sort the table")
         self.windows = windows
         self.radius_by_time = tuple((float(t), int(r)) for t, r in radius_by_time)
         self.radius = max(r for _, r in self.radius_by_time)

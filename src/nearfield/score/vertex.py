@@ -63,7 +63,8 @@ class VertexNetworks(WindowedNetwork):
     Raises
     ------
     TypeError, ValueError
-        If a number is not whole or out of range, or weights are shared by a block of vertices.
+        If a number is not whole or out of range, weights are shared by a block of vertices, or the output is bounded
+        where something is shown.
 
     Examples
     --------
@@ -90,9 +91,20 @@ class VertexNetworks(WindowedNetwork):
         vertices: Sequence[int] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(graph, radius, n_channels, n_shown, padding, None if vertices is None else tuple(vertices))
+        if vertices is not None:
+            vertices = tuple(whole_number("vertices", v, 0, "give numbers of vertices") for v in vertices)
+            if not vertices or max(vertices) >= len(graph):
+                raise ValueError(
+                    f"vertices must be of 0 to {len(graph) - 1}, one at least, got {vertices}; None is all"
+                )
+        super().__init__(graph, radius, n_channels, n_shown, padding, vertices)
         if shared and vertices is not None:
             raise ValueError(f"vertices must be None for shared networks, got {vertices!r}; one network serves all")
+        if output_bound is not None and n_shown > 0:
+            raise ValueError(
+                f"output_bound must be None where something is shown, got {output_bound!r}; it bounds the score of a "
+                "network alone"
+            )
         self.widths = tuple(whole_number("widths", w, 1, "give the width of each hidden layer") for w in widths)
         self.sparsity = None if sparsity is None else whole_number("sparsity", sparsity, 1, "give S of (3.3)")
         self.bound, self.output_bound = positive("bound", bound), positive("output_bound", output_bound)

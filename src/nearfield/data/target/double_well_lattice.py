@@ -12,6 +12,7 @@ import numpy as np
 
 from nearfield.data.target.base import Target
 from nearfield.graph import DependencyGraph
+from nearfield.lattice import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -77,7 +78,7 @@ class DoubleWellLattice(Target):
     burn_in: int = 600
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "shape", tuple(whole_number("shape", n, 1, "give lengths") for n in self.shape))
         if not 0 < self.h < math.inf:
             raise ValueError(f"h must be positive and finite, got {self.h}")
         if not 0 < self.J < math.inf:

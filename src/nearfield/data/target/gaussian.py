@@ -154,7 +154,7 @@ class GaussianMarkovField(GaussianTarget):
         Parameters
         ----------
         shape : sequence of int
-            Length of each axis, at least 3 on a torus (1 to 3 axes).
+            Length of each axis, on a torus 1 or at least 3 (1 to 3 axes).
         kappa : float
             Positive; correlations fall as about :math:`e^{-\sqrt\kappa\,|i-j|}`.
         periodic : bool
@@ -168,7 +168,7 @@ class GaussianMarkovField(GaussianTarget):
         Raises
         ------
         ValueError
-            If `kappa` is not positive.
+            If `kappa` is not positive, or an axis of a torus has two vertices, which touch twice.
 
         Examples
         --------
@@ -177,6 +177,10 @@ class GaussianMarkovField(GaussianTarget):
         """
         if not kappa > 0:
             raise ValueError(f"kappa must be positive for the field to have a variance, got {kappa}")
+        if periodic and 2 in shape:
+            raise ValueError(
+                f"shape must have at least 3 vertices along an axis of a torus, got {tuple(shape)}; lengthen"
+            )
         graph = DependencyGraph.grid(tuple(shape), periodic=periodic)
         # The Laplacian of a lattice is diagonal in Fourier (torus) or cosine (free borders) modes, axis by axis, so the
         # variances are known exactly at any size.
