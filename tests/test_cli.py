@@ -52,6 +52,10 @@ def files(tmp_path_factory, field):
     xr.Dataset({"sst": field, "ice": field + 1}).to_netcdf(folder / "two.nc", engine="h5netcdf")
     (folder / "text.nc").write_text("not netCDF")
     (folder / "folder").mkdir()
+    (folder / "empty.npy").write_bytes(b"")
+    (folder / "text.npy").write_text("1 2 3")
+    np.savez(folder / "several.npz", a=np.eye(3))
+    (folder / "several.npz").rename(folder / "several.npy")
     fitted = run(
         "fit", folder / "sst.nc", "--method", "gaussian", "--out", folder / "sst.nearfield", "--seed", 4, "--json"
     )
@@ -164,6 +168,9 @@ def test_quiet_says_nothing_and_no_progress_goes_to_a_pipe(files):
 FAILS = {
     "no data file": ("fit {0}/none.nc --out m", "none.nc"),
     "no array file": ("fit {0}/none.npy --out m", "none.npy"),
+    "empty array file": ("fit {0}/empty.npy --out m", "one array of numbers"),
+    "text as array": ("fit {0}/text.npy --out m", "text.npy"),
+    "archive of arrays": ("fit {0}/several.npy --out m", "archive of several"),
     "not netCDF": ("fit {0}/text.nc --out m", "netCDF"),
     "a folder as data": ("fit {0}/folder.nc --out m", "folder.nc"),
     "which variable": ("fit {0}/two.nc --out m", "--variable"),

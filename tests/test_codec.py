@@ -196,6 +196,13 @@ def test_channels_are_matched_by_name():
     assert same(codec.decode(codec.encode(data), like=data[["s", "t"]]), data[["s", "t"]])
 
 
+def test_names_of_variables_need_not_be_strings():
+    data = xr.Dataset({5: channels()["t"], "s": channels()["s"]})
+    codec = Codec.fit(data)
+    assert np.array_equal(codec.encode(data[["s", 5]]), codec.encode(data))
+    assert np.array_equal(codec.encode(data)[..., 0], Codec.fit(data[5]).encode(data[5])[..., 0])
+
+
 def test_order_of_vertices_is_that_of_the_graph():
     """The value of a vertex is the value at the coordinates of that vertex in the graph."""
     for dims in (("time", "lat", "lon"), ("lon", "time", "lat")):

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from scipy.stats import multivariate_normal
@@ -10,6 +11,7 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import nearfield as nf
+from nearfield.fitting.method import fit_score
 from nearfield.fitting.recipe import Recipe
 
 RADIUS_GIVEN = {"method": "gaussian", "radius": 1, "pooling": 0.5, "random_state": 0}
@@ -201,6 +203,14 @@ BAD = {
     "objects": ({}, np.full((60, 12), "a", dtype=object), ValueError, "a"),
     "complex": ({}, chain() + 1j, ValueError, "Complex data not supported"),
     "validation fraction": ({"validation_fraction": 1.0}, chain(), ValueError, "validation_fraction must be"),
+    "validation a word": ({"validation_fraction": "a"}, chain(), TypeError, "validation_fraction must be a number"),
+    "radii": ({"radius": np.array([1, 2])}, chain(), ValueError, "radius must be a number of hops"),
+    "no jobs": ({"n_jobs": 0}, chain(), ValueError, "n_jobs must be a whole number other than 0"),
+    "device unknown": ({"device": "gpu"}, chain(), ValueError, "device must be 'auto' or a device that torch finds"),
+    "device without memory": ({"device": "meta"}, chain(), ValueError, "device must be"),
+    "windowed, too few": ({"method": "windowed", "pooling": 0.5}, chain()[:3], ValueError, "at least 4 samples"),
+    "masked, too few": ({"method": "masked"}, chain()[:2], ValueError, "at least 4 samples"),
+    "paper, too few": ({"method": "paper"}, chain()[:3], ValueError, "at least 4 samples"),
 }
 
 
@@ -217,6 +227,8 @@ def test_bad_requests_of_a_fitted_model_are_refused(tmp_path):
     windowed = nf.LocalizedDiffusion(method="windowed", radius=1, pooling=0.0).fit(x)
     with pytest.raises(ValueError, match="n_samples must be a whole number"):
         model.sample(0)
+    with pytest.raises(TypeError, match="sampler must be a Sampler"):
+        model.sample(2, sampler="euler")
     with pytest.raises(ValueError, match="method='gaussian'"):
         windowed.score_samples(x)
     with pytest.raises(ValueError, match="method='gaussian'"):
@@ -273,17 +285,88 @@ def test_settings_whose_draws_have_the_wrong_variance_are_passed_over():
     assert "passed over" in model.fit_report_.reason
     assert np.quantile(ratio, 0.05) > 0.4
     assert np.quantile(ratio, 0.95) < 2.5
-    best = model.fit_report_.selection.table[model.fit_report_.selection.best]
+    selection = model.fit_report_.selection
+    assert {c.radius for c in selection.curve} == {c.radius for c in selection.table}
+    assert all(c.pooling == selection.choice.pooling for c in selection.curve)
+    best = selection.table[selection.best]
+    assert "within one standard error" not in model.fit_report_.reason
     with pytest.warns(UserWarning, match="times the variance fitted"):
         nf.LocalizedDiffusion(method="gaussian", radius=best.radius, pooling=best.pooling).fit(field)
 
 
-def test_the_digest_tells_models_apart_not_runs():
-    x = chain()
+@pytest.mark.parametrize("method", ["gaussian", "neural"])
+def test_the_digest_tells_models_apart_not_runs(method):
+    x, recipe = chain(), Recipe(steps=2) if method == "neural" else None
     first, second, other = (
-        nf.LocalizedDiffusion(method="gaussian", radius=r, pooling=0.5, random_state=0).fit(x) for r in (1, 1, 2)
+        nf.LocalizedDiffusion(method=method, radius=r, pooling=0.5, random_state=0, recipe=recipe).fit(x)
+        for r in (1, 1, 2)
     )
     assert first.digest_ == second.digest_ != other.digest_
+
+
+def test_columns_of_a_frame_are_told_apart_wherever_it_is_taken(tmp_path):
+    """Columns in another order would be filled in from the wrong neighbours."""
+    frame = pd.DataFrame(chain(n=3), columns=["a", "b", "c"])
+    model = nf.LocalizedDiffusion(**RADIUS_GIVEN).fit(frame)
+    turned = frame[["c", "a", "b"]]
+    for use in (model.score_samples, model.impute, lambda x: model.report(tmp_path / "r.html", x)):
+        with pytest.raises(ValueError, match="feature names"):
+            use(turned)
+    gaps = frame.mask(np.eye(60, 3) > 0)
+    np.testing.assert_array_equal(model.impute(gaps, random_state=0), model.impute(gaps.to_numpy(), random_state=0))
+
+
+def test_the_report_of_a_network_names_its_own_pooling_and_whose_loss_it_shows(tmp_path):
+    x = chain()
+    for parameters in ({"pooling": 1.0, "radius": 2}, {"pooling": "auto"}):
+        model = nf.LocalizedDiffusion(method="hybrid", random_state=0, recipe=Recipe(steps=2), **parameters).fit(x)
+        choice = model.report(tmp_path / "r.html", x)["choice"]
+        assert (choice["radius"], choice["pooling"]) == (model.radius_, model.pooling_.strength)
+    field = model.fit_report_.selection.choice
+    assert choice["loss_of"] == f"Gaussian field, radius {field.radius}, pooling {field.strength:g}"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "checkpoint", "error", "message"),
+    [
+        ({"method": "gaussian"}, "c", ValueError, "which keeps none"),
+        ({"random_state": None}, "c", ValueError, "needs a random_state"),
+        ({}, 3, TypeError, "checkpoint must be a path"),
+        ({}, "missing/c", FileNotFoundError, "checkpoint must be in an existing folder"),
+        ({}, "", IsADirectoryError, "checkpoint must be a file"),
+    ],
+)
+def test_a_checkpoint_of_no_use_is_refused_before_training(
+    tmp_path, monkeypatch, parameters, checkpoint, error, message
+):
+    monkeypatch.setattr("nearfield.estimator.fit_score", None)
+    path = tmp_path / checkpoint if isinstance(checkpoint, str) else checkpoint
+    with pytest.raises(error, match=message):
+        nf.LocalizedDiffusion(**{"method": "hybrid", "random_state": 0} | parameters).fit(chain(), checkpoint=path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_is_no_model_and_no_other_runs(tmp_path):
+    path, x = tmp_path / "c", chain()
+    model = nf.LocalizedDiffusion(method="neural", radius=1, pooling=1.0, random_state=0, recipe=Recipe(steps=2))
+    model.fit(x, checkpoint=path)
+    with pytest.raises(ValueError, match="is the checkpoint of a training, not a model"):
+        nf.load(path)
+    with pytest.raises(ValueError, match="or delete the file"):
+        model.fit(x + 1.0 * np.arange(12), checkpoint=path).fit(2 * x**2, checkpoint=path)
+
+
+def test_only_warnings_for_users_are_kept_with_the_model(monkeypatch):
+    def warned(*arguments, **options):
+        warnings.warn("an old name inside another library", DeprecationWarning, stacklevel=1)
+        warnings.warn("for the user", UserWarning, stacklevel=1)
+        return fit_score(*arguments, **options)
+
+    monkeypatch.setattr("nearfield.estimator.fit_score", warned)
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        model = nf.LocalizedDiffusion(**RADIUS_GIVEN).fit(chain())
+    assert model.fit_report_.warnings == ("for the user",)
 
 
 def test_draws_given_nothing_are_not_those_of_sample():

@@ -147,3 +147,4 @@ def test_impossible_schedules_are_refused_by_name(make, name):
 def test_schedules_are_values():
     assert Schedule([2, 1, 0]) == Schedule((2.0, 1.0, 0.0))
     assert hash(Schedule([2, 1, 0])) == hash(Schedule((2.0, 1.0, 0.0)))
+    assert repr(Schedule.ddpm()) == "Schedule(1000 steps from t = 5.025 to 0)"  # not a thousand times

@@ -17,6 +17,7 @@ from nearfield import LocalizedDiffusion
 from nearfield.data.target import AutoregressiveChain
 from nearfield.fitting import training
 from nearfield.fitting.matching import HeldOut, NoiseLevels, Problem, errors, held_out, training_draws
+from nearfield.fitting.paper import PaperRecipe
 from nearfield.fitting.processor import begins_in_bfloat16, compiled, require_compiler
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.run import Check, Run
@@ -275,6 +276,31 @@ def test_bounded_and_sparse_networks_stay_in_their_class():
     assert float(network.weights.abs().max()) <= 0.3
     assert report.best.step >= SHORT.steps // 2
     assert report.best.loss < 0.97 * report.checks[0].loss
+
+
+def test_one_step_prunes_too():
+    network = VertexNetworks(CHAIN, 1, widths=(8,), sparsity=15)
+    train(NetworkScore(network), data(40).float(), replace(SHORT, steps=1), contiguous=False)
+    assert int((network.weights != 0).sum(dim=1).max()) <= 15
+
+
+def test_a_hybrid_is_resumed_where_decompositions_round_otherwise(tmp_path):
+    """Other threads change last digits of eigenvalues, and signs of vectors; another Gaussian is another score."""
+    gaussian = exact(2)
+    window = gaussian.windows[2]
+    noise = np.random.default_rng(0).normal(size=window.values.shape)
+
+    def run(values, vectors):
+        spectrum = WindowSpectrum(window.index, values, vectors, window.law)
+        score = HybridScore(StencilNetwork(CHAIN, 1, n_shown=2), WindowedGaussianScore({2: spectrum}, ((1.0, 2),)))
+        path = tmp_path / "run"
+        return train(score, data(30).float(), SHORT, contiguous=False, checkpoint=path, resume=True)
+
+    whole = run(window.values, window.vectors)
+    again = run(window.values * (1 + 1e-14 * noise), -window.vectors)
+    assert again.losses == whole.losses
+    with pytest.raises(ValueError, match="checkpoint must be of this recipe"):
+        run(window.values * (1 + 0.01 * noise), window.vectors)
 
 
 CHILD = """
@@ -576,7 +602,7 @@ def test_compiled_steps_need_a_compiler(monkeypatch):
         ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\)"),
         ({"held_out": 1.0}, "held_out must be a share"),
-        ({"seed": -1}, "random_state must be in"),
+        ({"seed": -1}, "seed must be at least 0"),
         ({"bfloat16": "yes"}, "bfloat16 must be True, False or 'auto'"),
         ({"compiled": "auto"}, "compiled must be True or False, got 'auto'"),
     ],
@@ -618,3 +644,27 @@ def test_the_first_of_equal_checks_is_the_best_and_none_before_pruning():
     for step, loss in ((0, 0.1), (10, 0.5), (20, 0.4), (30, 0.4), (40, math.nan)):
         run.record(Check(step, loss, 0.0), since=5)
     assert run.best_check(5) == Check(20, 0.4, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Recipe(learning_rate="a"), "learning_rate must be a number"),
+        (lambda: Recipe(ema="auto"), "ema must be a number"),
+        (lambda: Recipe(held_out=None), "held_out must be a number"),
+        (lambda: Recipe(levels=3), "levels must be NoiseLevels"),
+        (lambda: Recipe(seed=None), "seed must be an integer"),
+        (lambda: PaperRecipe(seed=np.random.default_rng(0)), "seed must be an integer"),
+        (lambda: PaperRecipe(schedule=10), "schedule must be a Schedule"),
+        (lambda: PaperRecipe(widths=8), "widths must be a sequence"),
+    ],
+)
+def test_recipes_refuse_what_is_no_number(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_noise_levels_are_finite():
+    for center, spread, name in ((math.nan, 1.0, "center"), (0.0, math.inf, "spread"), (0.0, 0.0, "spread")):
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            NoiseLevels(center, spread)

@@ -285,6 +285,8 @@ def _tell(result: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
 
 def _summary(model: LocalizedDiffusion) -> dict[str, Any]:
     """Say in plain numbers what was fitted to what."""
+    from nearfield.score.field import GaussianField
+
     report = model.fit_report_
     summary: dict[str, Any] = {
         "graph": repr(model.graph_),
@@ -301,7 +303,7 @@ def _summary(model: LocalizedDiffusion) -> dict[str, Any]:
         "seconds": round(sum(report.seconds.values()), 3),
         "warnings": list(report.warnings),
     }
-    if report.selection is not None:
+    if report.selection is not None and isinstance(model.score_, GaussianField):  # of which that loss is
         summary["held_out_nats_per_dimension"] = report.selection.choice.loss
     return summary
 
@@ -323,7 +325,13 @@ def _read(path: Path, variables: list[str] | None) -> xr.DataArray | xr.Dataset 
 
     if path.suffix == ".npy":
         with path.open("rb") as file:
-            return np.load(file, allow_pickle=False)
+            try:
+                array = np.load(file, allow_pickle=False)
+            except (EOFError, ValueError) as error:
+                raise ValueError(f"{path} must hold one array of numbers as numpy.save writes it: {error}") from error
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{path} must hold one array as numpy.save writes it, it is an archive of several")
+        return array
     dataset = _read_netcdf(path)
     found = ", ".join(str(name) for name in dataset.data_vars) or "none"
     if not variables and len(dataset.data_vars) != 1:

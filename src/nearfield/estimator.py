@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from nearfield.data import store
 from nearfield.data.codec import Codec
 from nearfield.data.marginal import Marginal, MarginalChoice
-from nearfield.evaluation.report import write_report
+from nearfield.evaluation.report import page_path, write_report
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.fit_report import FitReport
 from nearfield.fitting.method import Method, Plan, fit_score
@@ -31,6 +31,7 @@ from nearfield.noise import Stream, seed_of
 from nearfield.parameter import (
     asked_pooling,
     at_least_one,
+    check_checkpoint,
     check_parameters,
     parameters_from_plain,
     plain_parameters,
@@ -184,10 +185,12 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         ValueError
             If X has missing or infinite values, values that the marginal does not take, constant vertices, too few
             samples or an unclear layout, or a parameter is out of range.
+        OSError
+            If the checkpoint cannot be written or read.
         """
         check_parameters(self.get_params(deep=False))
-        if checkpoint is not None and self.method not in ("auto", "neural", "hybrid"):
-            raise ValueError(f"checkpoint must be None with method={self.method!r}, which keeps none; leave it out")
+        if checkpoint is not None:
+            check_checkpoint(checkpoint, self.method, self.random_state)
         seed = seed_of(self.random_state)
         start = time.perf_counter()
         codec = Codec.fit(X, sample_dim=sample_dim, graph=self.graph)
@@ -221,7 +224,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             selection=fitted.selection,
             seconds={"encode": encoded - start, **fitted.seconds},
             n_samples=len(x),
-            warnings=tuple(str(warning.message) for warning in caught),
+            warnings=tuple(str(w.message) for w in caught if issubclass(w.category, UserWarning | RuntimeWarning)),
             reason=fitted.reason,
             seed=seed,
             training=fitted.training,
@@ -259,11 +262,14 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
 
         Raises
         ------
-        ValueError
-            If ``n_samples`` or ``steps`` is not positive, or both ``sampler`` and ``steps`` are given.
+        TypeError, ValueError
+            If ``n_samples`` or ``steps`` is not positive, ``sampler`` is none, or both ``sampler`` and ``steps`` are
+            given.
         """
         check_is_fitted(self)
         at_least_one("n_samples", n_samples)
+        if sampler is not None and not isinstance(sampler, Sampler):
+            raise TypeError(f"sampler must be a Sampler or None, got {sampler!r}; see nearfield.sampling.sampler")
         if sampler is not None and steps is not None:
             raise ValueError("sampler and steps cannot both be given: the sampler has its own steps; leave one out")
         if steps is not None:
@@ -306,9 +312,10 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
 
         Raises
         ------
-        ValueError
+        TypeError, ValueError
             If the law differs from place to place (``pooling_`` is not 1 over all vertices, or means or scales vary),
-            the graph is no whole lattice, or the shape is smaller.
+            the graph is no whole lattice, the shape is smaller or no shape, windows are cut off there as none was
+            before, or the method is ``"masked"`` or ``"paper"``.
 
         Examples
         --------
@@ -374,6 +381,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         """
         check_is_fitted(self)
         at_least_one("n_samples", n_samples)
+        self._same_columns(X)
         field = self._field("impute")
         seed = seed_of(random_state)
         x = self.codec_.encode(X, allow_missing=True).astype(np.float64)
@@ -397,10 +405,14 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
 
         Raises
         ------
+        ValueError
+            If the path does not end in ``.html``, or the layout differs from the training data's.
         OSError
             If the path cannot be written; nothing is left behind.
         """
         check_is_fitted(self)
+        page_path(path)
+        self._same_columns(X)
         x = self.codec_.encode(X).astype(np.float64)
         seen = fingerprint(x) == self.training_digest_
         z = self._draw(min(max(len(x), 200), 1000), self.fit_report_.seed, stream=Stream.REPORT)
@@ -434,6 +446,11 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
                 self.n_features_in_ = self.codec_.layout.n_cells * self.codec_.n_channels
             return
         validate_data(self, X, reset=reset, skip_check_array=True)
+
+    def _same_columns(self, X: Data) -> None:
+        """Refuse a data frame with other columns, or the same in another order."""
+        if hasattr(X, "columns"):
+            self._count_features(X, reset=False)
 
     def _provenance(self, seed: int) -> dict[str, Any]:
         from nearfield import __version__
@@ -499,6 +516,10 @@ def load(path: str | os.PathLike[str]) -> LocalizedDiffusion:
         If it cannot be read.
     """
     metadata, arrays = store.read(path)
+    if "score_class" not in metadata:
+        raise ValueError(
+            f"{os.fspath(path)} is the checkpoint of a training, not a model; fit(..., checkpoint=...) goes on from it"
+        )
     learned = Model.from_content(metadata, arrays)
     parameters = parameters_from_plain(metadata["parameters"], learned.codec.graph)
     model = LocalizedDiffusion(**parameters)._take(learned)

@@ -8,8 +8,10 @@ from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 
 from nearfield.data.marginal import check_choice
+from nearfield.data.replacement import require_target
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.matching import NoiseLevels
 from nearfield.fitting.method import Method
@@ -48,24 +50,63 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}; choose one")
     check_choice(parameters["marginal"])
-    if radius != "auto" and (not isinstance(radius, Integral) or isinstance(radius, bool) or radius < 0):
+    automatic = isinstance(radius, str) and radius == "auto"
+    if not automatic and (not isinstance(radius, Integral) or isinstance(radius, bool) or radius < 0):
         raise ValueError(f"radius must be a number of hops, 0 or more, or 'auto', got {radius!r}")
     _check_pooling(parameters["pooling"], method)
     recipe, kind = parameters["recipe"], PaperRecipe if method == "paper" else Recipe
     if recipe is not None and not isinstance(recipe, kind):
         raise TypeError(f"recipe must be a {kind.__name__} with method={method!r}, got {type(recipe).__name__}")
     fraction = parameters["validation_fraction"]
-    if not 0 < fraction < 1:
+    if not isinstance(fraction, Real):
+        raise TypeError(f"validation_fraction must be a number in (0, 1), got {fraction!r}; .15 is usual")
+    if not 0 < float(fraction) < 1:
         raise ValueError(f"validation_fraction must be in (0, 1), got {fraction!r}; .15 is usual")
+
+    n_jobs = parameters["n_jobs"]
+    if n_jobs is not None and (not isinstance(n_jobs, Integral) or n_jobs == 0):
+        raise ValueError(f"n_jobs must be a whole number other than 0, or None, got {n_jobs!r}; -1 takes all cores")
+    _check_device(parameters["device"])
+
+
+def check_checkpoint(checkpoint: Any, method: Method, random_state: object) -> None:
+    """Refuse, before training rather than after it, a checkpoint that could not be written or gone on from.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no path; if the method keeps none, or the random state is fresh each time.
+    OSError
+        If its folder does not exist, or it is a folder itself.
+    """
+    if method not in ("auto", "neural", "hybrid"):
+        raise ValueError(f"checkpoint must be None with method={method!r}, which keeps none; leave it out")
+    if random_state is None:
+        raise ValueError(
+            "checkpoint needs a random_state, got None, with which no run can be gone on from; give a number"
+        )
+    require_target("checkpoint", checkpoint)
+
+
+def _check_device(device: Any) -> None:
+    if isinstance(device, str) and device == "auto":
+        return
+    try:
+        able = torch.empty(0, device=device).device.type != "meta"
+    except (RuntimeError, AssertionError, TypeError):  # what torch raises for unknown, absent and no devices
+        able = False
+    if not able:
+        raise ValueError(f"device must be 'auto' or a device that torch finds here, got {device!r}; 'cpu' always is")
 
 
 def _check_pooling(pooling: Any, method: Method) -> None:
-    if not isinstance(pooling, Pooling) and pooling != "auto":
+    if not isinstance(pooling, Pooling) and not (isinstance(pooling, str) and pooling == "auto"):
         if not isinstance(pooling, Real) or isinstance(pooling, bool):
             raise TypeError(f"pooling must be a number in [0, 1], a Pooling or 'auto', got {pooling!r}")
         if not 0 <= float(pooling) <= 1:
             raise ValueError(f"pooling must be in [0, 1], got {pooling!r}; 0 fits every vertex alone")
-    if method == "masked" and asked_pooling(pooling) not in (None, Pooling(0.0)):
+    asked = asked_pooling(pooling)
+    if method == "masked" and asked is not None and asked.strength > 0:
         raise ValueError("pooling must be 0 or 'auto' with method='masked': the paper's score (4.5) does not pool")
 
 

@@ -262,7 +262,7 @@ def denoised_from_score(
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Schedule:
     """Decreasing OU times at which the reverse process is discretised, noise first (2.4), arXiv 2505.04417.
 
@@ -301,6 +301,9 @@ class Schedule:
                 raise ValueError(
                     f"times must decrease from noise to data, got {t} then {following} at {k}: sort them backwards"
                 )
+
+    def __repr__(self) -> str:
+        return f"Schedule({self.steps} steps from t = {self.times[0]:.4g} to {self.times[-1]:.4g})"
 
     @property
     def steps(self) -> int:

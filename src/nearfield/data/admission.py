@@ -89,7 +89,7 @@ def as_variables(data: Data, graph: DependencyGraph | None = None) -> tuple[Cont
             return "array", [xr.DataArray(array, dims=("sample", "vertex"))]
     if not grid:
         raise ValueError(
-            f"X must have shape (n_samples, n) for a chain, (n_samples, ny, nx[, nz]) for a grid, or with a "
+            f"X must have shape (n_samples, n) for a chain, (n_samples, ny, nx[, nz]) for a grid, or with a graph "
             f"(n_samples, n_vertices[, n_channels]), got {array.shape} and graph={graph!r}"
         )
     return "array", [xr.DataArray(array, dims=("sample", *_ARRAY_DIMS[array.ndim - 1]))]

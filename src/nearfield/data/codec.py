@@ -399,7 +399,8 @@ class Codec:
             names = [channel.name for channel in self.channels]
             if set(names) != {str(name) for name in data.data_vars}:
                 raise ValueError(f"data must have the variables {names}, got {list(data.data_vars)}; select them")
-            data = data[names]
+            of = {str(name): name for name in data.data_vars}
+            data = data[[of[str(name)] for name in names]]
         variables = self._array_variables(data, allow_missing) if kind == "array" else as_variables(data)[1]
         known = {*self.sample_dims, *SAMPLE_NAMES, *TIME_NAMES, _SECOND_MEMBER_AXIS}
         for variable in variables:
@@ -421,7 +422,9 @@ class Codec:
         given = array.shape[len(dims) - len(self.layout.dims) :]
         if given != shape and len(shape) == 1 and array.ndim == 2:
             # scikit-learn's own words, which its checks look for
-            raise ValueError(f"X has {given[0]} features, but Codec is expecting {shape[0]} features as input")
+            raise ValueError(
+                f"X has {given[0]} features, but LocalizedDiffusion is expecting {shape[0]} features as input"
+            )
         if given != shape:
             raise ValueError(f"X must have shape (n_samples, {', '.join(map(str, shape))}), got {array.shape}")
         channels = np.moveaxis(array, -1, 0) if self.container == "channel array" else array[None]

@@ -313,6 +313,10 @@ def find_sample_dims(variable: xr.DataArray, sample_dim: str | Sequence[str] | N
     ('member',)
     """
     if sample_dim is not None:
+        if not isinstance(sample_dim, str | Sequence):
+            raise TypeError(
+                f"sample_dim must be a name or a sequence of names, got {sample_dim!r}; give one as a string"
+            )
         names = (sample_dim,) if isinstance(sample_dim, str) else tuple(sample_dim)
         wrong = [name for name in names if name not in variable.dims]
         if not names or wrong or len(set(names)) < len(names):

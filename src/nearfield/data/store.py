@@ -129,8 +129,8 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, ndarra
         text = json.loads(payload[8 : 8 + length])["__metadata__"][_KEY]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{source} is not a nearfield model, or only the beginning of one: no nearfield header in its first "
-            f"{len(payload)} bytes; save the model again with .save()"
+            f"{source} is not a nearfield model or checkpoint, or only the beginning of one: no header of its kind in "
+            f"the first {len(payload)} bytes; save the model again with .save(), or delete the checkpoint"
         ) from error
     header = _header(text, source)
     try:

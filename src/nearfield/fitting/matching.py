@@ -13,6 +13,7 @@ vertices, so that the minimiser at each is still (3.11), and the loss is a sum o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, final
@@ -70,7 +71,7 @@ class NoiseLevels:
     Raises
     ------
     ValueError
-        If the spread is not above 0.
+        If a number is not finite, or the spread not above 0.
 
     Examples
     --------
@@ -82,8 +83,10 @@ class NoiseLevels:
     spread: float = 1.2
 
     def __post_init__(self) -> None:
-        if not self.spread > 0:
-            raise ValueError(f"spread must be above 0, got {self.spread!r}; 1.2 is usual")
+        if not math.isfinite(self.center):
+            raise ValueError(f"center must be finite, got {self.center!r}; -.5 is usual")
+        if not 0 < self.spread < math.inf:
+            raise ValueError(f"spread must be above 0 and finite, got {self.spread!r}; 1.2 is usual")
 
     def times(self, quantile: Float[Tensor, " level"]) -> Float[Tensor, " level"]:
         """OU times at quantiles of the law, in (0, 1)."""

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Literal, final
 
 import numpy as np
 
 from nearfield.fitting.adamw import half_cosine
-from nearfield.fitting.held_out import split
 from nearfield.fitting.matching import NoiseLevels
 from nearfield.lattice import whole_number
 from nearfield.noise import seed_of
 
 __all__ = ["Recipe"]
+
+
+def require_numbers(recipe: object, *names: str) -> None:
+    """Refuse settings of a recipe that are no numbers.
+
+    Raises
+    ------
+    TypeError
+        That names the first.
+    """
+    for name in names:
+        value = getattr(recipe, name)
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise TypeError(f"{name} must be a number, got {value!r}; see the defaults")
 
 
 @final
@@ -105,6 +119,11 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "held_out_levels", "check_every", "patience", "members"):
             whole_number(name, getattr(self, name), 1, "give a number of at least 1")
+        require_numbers(
+            self, "learning_rate", "clip", "weight_decay", "held_out", *(["ema"] if self.ema is not None else [])
+        )
+        if not isinstance(self.levels, NoiseLevels):
+            raise TypeError(f"levels must be NoiseLevels, got {self.levels!r}; nearfield.fitting.matching has them")
         for name in ("learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)!r}; see the defaults")
@@ -114,7 +133,7 @@ class Recipe:
             raise ValueError(f"ema must be in [0, 1), got {self.ema!r}; None suits the steps, 0 keeps the last weights")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must be a share in (0, 1), got {self.held_out!r}; .15 is usual")
-        seed_of(self.seed)
+        seed_of(whole_number("seed", self.seed, 0, "give a number below 2**64"))
         if self.bfloat16 != "auto" and not isinstance(self.bfloat16, bool):
             raise ValueError(f"bfloat16 must be True, False or 'auto', got {self.bfloat16!r}; 'auto' is usual")
         if not isinstance(self.compiled, bool):
@@ -146,7 +165,7 @@ class Recipe:
             raise ValueError(
                 f"x must have more than {n_out} samples to hold out {n_out}, got {n_samples}; fit a Gaussian"
             )
-        order = split(n_samples, 1, True)[0] if contiguous else np.random.default_rng(self.seed).permutation(n_samples)
+        order = np.arange(n_samples) if contiguous else np.random.default_rng(self.seed).permutation(n_samples)
         order = np.roll(order, member * n_out)
         parts = order[:-n_out], order[-n_out:]
         return (np.sort(parts[0]), np.sort(parts[1])) if contiguous else parts

@@ -167,7 +167,7 @@ class Run:
         if metadata != {"kind": "training", "identity": identity}:
             raise ValueError(
                 f"checkpoint must be of this recipe, score and data to be resumed, got {os.fspath(path)!r} of others; "
-                "give the arguments of the run that wrote it, or resume=False to start again in its place"
+                "give the arguments of the run that wrote it, or delete the file to start again"
             )
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
         for prefix, state in self._states().items():

@@ -48,7 +48,7 @@ class TrainingReport:
     Attributes
     ----------
     losses : tuple of float
-        Training loss of each step: per vertex and channel, 1 where nothing is learned of data of unit variance.
+        Training loss of each step: per vertex and channel, at first 1 for a network alone and data of unit variance.
     checks : tuple of Check
         Held-out losses of the averaged weights, from before the first step on.
     best : Check
@@ -158,7 +158,7 @@ def train(
     identity = "" if checkpoint is None else identity_of(score, recipe, data, contiguous, counted, member)
     if checkpoint is not None and resume and os.path.exists(checkpoint):
         run.load(checkpoint, identity)
-    prune_at = recipe.steps // 2 if isinstance(network, VertexNetworks) and network.sparsity is not None else 0
+    prune_at = max(1, recipe.steps // 2) if isinstance(network, VertexNetworks) and network.sparsity is not None else 0
     times = recipe.levels.grid(recipe.held_out_levels)
     held_out = HeldOut(score, unseen, times, seed=seed, counted=unseen_mask)
 
@@ -327,9 +327,18 @@ def identity_of(
     counted: Bool[Tensor, "sample vertex"] | None,
     member: int,
 ) -> str:
-    """Digest of all that a run depends on besides its state; the weights are its state."""
+    """Digest of all that a run depends on besides its state; the weights are its state.
+
+    What comes from a decomposition differs in its last digits with the number of threads, so that of spectra the first
+    digits of the eigenvalues count.
+    """
     config, arrays = score.state()
-    fixed = {name: value for name, value in arrays.items() if not name.startswith("weight.")}
+    fixed = {}
+    for name, value in arrays.items():
+        if name.startswith("gaussian.values."):
+            fixed[name] = np.round(value / value.max(), 5)
+        elif not name.startswith(("weight.", "gaussian.vectors.")):
+            fixed[name] = value
     samples = {"x": x.cpu().numpy()} | ({} if counted is None else {"counted": counted.cpu().numpy()})
     settings = {
         "recipe": asdict(replace(recipe, members=1)),
