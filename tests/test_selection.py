@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -183,6 +184,21 @@ def test_a_report_holds_the_whole_curve_of_the_chosen_pooling():
     assert len(calls) >= len(report.table)
     assert (report.folds, report.contiguous, report.radius_by_time) == (5, True, None)
     assert f"Radius {report.choice.radius}" in report.reason
+
+
+def test_where_settings_are_passed_over_the_curve_and_the_reason_are_those_of_what_is_taken(monkeypatch):
+    """The draws of only one pooling are taken for sound, one that was tried at a single radius."""
+    x, graph, sound = generic(40, 12, 1), DependencyGraph.grid((3, 4)), Pooling(0.2, 3.0)
+    monkeypatch.setattr(
+        module, "build_field", lambda x, graph, radius, pooling, standardize: SimpleNamespace(sound=pooling == sound)
+    )
+    monkeypatch.setattr(module, "CHECKED", 1000)
+    report = select_field(x, graph, seed=0)
+    assert report.choice.pooling == sound
+    assert report.choice.loss == min(c.loss for c in report.curve)
+    assert [c.radius for c in report.curve] == list(candidate_radii(graph))
+    assert "others were passed over" in report.reason
+    assert "standard error" not in report.reason
 
 
 def test_selection_is_reproducible_whatever_the_number_of_jobs():

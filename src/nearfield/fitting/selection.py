@@ -176,6 +176,10 @@ class _Trials:
                 progress()
         return settings[int(np.argmin(losses))]
 
+    def missing(self, radii: Sequence[int], pooling: Pooling) -> list[tuple[int, Pooling]]:
+        """Return what has not been tried of these radii at a pooling."""
+        return [(radius, pooling) for radius in radii if (radius, pooling) not in self.losses]
+
     def _smoother(self, bandwidth: float, radius: int | None) -> Smoother:
         """Pooling average of vertices, or of the windows of a radius; it is the same in every fold."""
         table = None if radius is None else self.windows(radius)
@@ -317,17 +321,14 @@ def select_field(
     _search(trials, radii, bandwidths, pooling, progress)
     while True:  # the curve at the chosen pooling has all radii, and may itself change the choice
         table, chosen, lowest = trials.table()
-        missing = [r for r in radii if (r, table[chosen].pooling) not in trials.losses]
+        missing = trials.missing(radii, table[chosen].pooling)
+        if not missing:
+            sound = trials.first_sound([chosen, *np.argsort([c.loss for c in table])[:CHECKED].tolist()], table)
+            missing = trials.missing(radii, table[sound].pooling)
         if not missing:
             break
-        trials.best([(r, table[chosen].pooling) for r in missing], progress)
-    sound = trials.first_sound([chosen, *np.argsort([c.loss for c in table])[:CHECKED].tolist()], table)
-    passed_over = sound != chosen
-    if passed_over:
-        key = table[sound].radius, table[sound].pooling
-        trials.best([(r, key[1]) for r in radii], progress)
-        table, _, lowest = trials.table()
-        chosen = [(c.radius, c.pooling) for c in table].index(key)
+        trials.best(missing, progress)
+    passed_over, chosen = sound != chosen, sound
     return SelectionReport(
         table=table,
         chosen=chosen,
