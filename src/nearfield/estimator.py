@@ -80,7 +80,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         are standardised. See `nearfield.data.warp`. Held-out losses of the locality are of bent values: compare
         localities by them, and marginals by `score` of other data.
     validation_fraction : float in (0, 1)
-        Held out to stop the training and to choose by, at least five samples; closed forms cross-validate instead.
+        Held out to stop the training and to choose by, at least five samples or half of them; a ``recipe`` has a share
+        of its own, and closed forms cross-validate instead.
     random_state : int, Generator or None
         Of the fit: shuffling of folds.
     n_jobs : int, optional
@@ -249,7 +250,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         n_samples : int
             Number of members, at least 1.
         random_state : int, Generator or None
-            The same number gives the same members, whatever the batch; None draws a fresh one.
+            The same number gives the same members, whatever the batch (of networks to rounding); None draws a fresh
+            one.
         sampler : Sampler, optional
             By default the Gaussian field is drawn from exactly, any other score by the stochastic second-order solver.
         steps : int, optional

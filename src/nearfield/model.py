@@ -20,7 +20,7 @@ from nearfield.fitting.extension import extend
 from nearfield.fitting.fit_report import FitReport
 from nearfield.lattice import whole_number
 from nearfield.sampling.sampler import Sampler
-from nearfield.score.base import Score
+from nearfield.score.base import Score, part_of
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore
@@ -109,17 +109,12 @@ class Model:
     @classmethod
     def from_content(cls, metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Model:
         """Rebuild from `content`, as `nearfield.data.store.read` returns it."""
-
-        def part(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-            prefix = f"{name}."
-            return metadata[name], {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-
         fitted = metadata["fitted"]
         radius = fitted["radius"]
         return cls(
-            Codec.from_state(*part("codec")),
-            Marginal.from_state(*part("marginal")),
-            _SCORES[metadata["score_class"]].from_state(*part("score")),
+            Codec.from_state(metadata["codec"], part_of(arrays, "codec")),
+            Marginal.from_state(metadata["marginal"], part_of(arrays, "marginal")),
+            _SCORES[metadata["score_class"]].from_state(metadata["score"], part_of(arrays, "score")),
             radius if isinstance(radius, int) else tuple((t, r) for t, r in radius),
             Pooling(**fitted["pooling"]),
             fitted["n_features_in"],

@@ -19,6 +19,7 @@ from nearfield.data.admission import (
 )
 from nearfield.data.layout import SAMPLE_NAMES, TIME_NAMES, Layout, find_sample_dims, is_time, plain_attrs
 from nearfield.graph import DependencyGraph
+from nearfield.score.base import part_of
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -370,15 +371,11 @@ class Codec:
         >>> Codec.from_state(*Codec.fit(np.eye(3)).state()).graph == DependencyGraph.chain(3)
         True
         """
-
-        def part(name: str) -> dict[str, ndarray]:
-            return {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
-
         return cls(
             container=config["container"],
-            layout=Layout.from_state(config["layout"], part("layout")),
+            layout=Layout.from_state(config["layout"], part_of(arrays, "layout")),
             present=arrays["present"],
-            graph=DependencyGraph.from_state(config["graph"], part("graph")),
+            graph=DependencyGraph.from_state(config["graph"], part_of(arrays, "graph")),
             sample_dims=tuple(config["sample_dims"]),
             has_time_axis=config["has_time_axis"],
             channels=tuple(

@@ -10,6 +10,7 @@ import numpy as np
 
 from nearfield.data.quantile import Quantile
 from nearfield.data.warp import Identity, Logarithm, SquareRoot, Warp
+from nearfield.score.base import part_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -254,9 +255,8 @@ class Marginal:
         classes: dict[str, type[Warp]] = {c.__name__: c for c in (Identity, Logarithm, SquareRoot, Quantile)}
         warps = []
         for k, given in enumerate(config["warps"]):
-            prefix = f"warp.{k}."
-            named = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
-            warps.append(classes[given["class"]](**{key: v for key, v in given.items() if key != "class"}, **named))
+            plain = {key: value for key, value in given.items() if key != "class"}
+            warps.append(classes[given["class"]](**plain, **part_of(arrays, f"warp.{k}")))
         return cls(arrays["center"], arrays["scale"], tuple(warps))
 
 

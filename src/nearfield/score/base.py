@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
 
 from nearfield.process import score_from_denoised
 
 if TYPE_CHECKING:
-    import numpy as np
     from jaxtyping import Float
     from torch import Tensor
 
-__all__ = ["Score", "per_time"]
+__all__ = ["Score", "part_of", "per_time"]
 
 
 class Score(abc.ABC):
@@ -139,6 +139,17 @@ class Score(abc.ABC):
             raise TypeError(
                 f"x must hold floating-point numbers, got {x.dtype}: convert it with x.float() or x.double()"
             )
+
+
+def part_of(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """Return the arrays of one part of what `state` gave for a whole: those called by its name, a dot and their own.
+
+    Examples
+    --------
+    >>> part_of({"gaussian.law": np.zeros(2), "quadratic": np.ones(3)}, "gaussian")
+    {'law': array([0., 0.])}
+    """
+    return {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
 
 
 def per_time(

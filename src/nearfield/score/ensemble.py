@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, final
 
-from nearfield.score.base import Score
+from nearfield.score.base import Score, part_of
 from nearfield.score.hybrid import HybridScore, NetworkScore
 
 if TYPE_CHECKING:
@@ -74,8 +74,5 @@ class EnsembleScore(Score):
     def from_state(cls, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> EnsembleScore:
         """Rebuild from `state`; weights ask for no gradients."""
         kind = KINDS[config["of"]]
-        members = []
-        for k, member in enumerate(config["members"]):
-            own = {name.removeprefix(f"{k}."): value for name, value in arrays.items() if name.startswith(f"{k}.")}
-            members.append(kind.from_state(member, own))
-        return cls(tuple(members))
+        members = enumerate(config["members"])
+        return cls(tuple(kind.from_state(member, part_of(arrays, str(k))) for k, member in members))

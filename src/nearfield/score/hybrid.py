@@ -35,7 +35,7 @@ import numpy as np
 import torch
 
 from nearfield.process import noise, per_sample, signal
-from nearfield.score.base import Score
+from nearfield.score.base import Score, part_of
 from nearfield.score.gaussian import WindowedGaussianScore
 from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
@@ -191,10 +191,7 @@ class HybridScore(Score):
     @classmethod
     def from_state(cls, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> HybridScore:
         """Rebuild from `state`; weights ask for no gradients."""
-        spectra = {
-            name.removeprefix("gaussian."): value for name, value in arrays.items() if name.startswith("gaussian.")
-        }
-        gaussian = WindowedGaussianScore.from_state(config["gaussian"], spectra)
+        gaussian = WindowedGaussianScore.from_state(config["gaussian"], part_of(arrays, "gaussian"))
         network = KINDS[config["kind"]].from_state(config["network"], arrays)
         return cls(network, gaussian, arrays["quadratic"])
 

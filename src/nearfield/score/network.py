@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from nearfield.graph import DependencyGraph
 from nearfield.lattice import whole_number
+from nearfield.score.base import part_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -104,12 +105,8 @@ class Network(nn.Module, abc.ABC):
     @classmethod
     def from_state(cls, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:
         """Rebuild from `state`, with weights that no longer ask for gradients."""
-        part = {
-            prefix: {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-            for prefix in ("graph.", "weight.")
-        }
-        network = cls(DependencyGraph.from_state(config["graph"], part["graph."]), **config["settings"])
-        weights = {name: torch.from_numpy(np.array(value)) for name, value in part["weight."].items()}
+        network = cls(DependencyGraph.from_state(config["graph"], part_of(arrays, "graph")), **config["settings"])
+        weights = {name: torch.from_numpy(np.array(value)) for name, value in part_of(arrays, "weight").items()}
         network.to(next(value.dtype for value in weights.values() if value.is_floating_point()))
         network.load_state_dict(weights)
         return network.requires_grad_(False)

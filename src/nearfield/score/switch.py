@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from nearfield.process import noise_to_signal
-from nearfield.score.base import Score
+from nearfield.score.base import Score, part_of
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import GaussianField
 from nearfield.score.hybrid import HybridScore
@@ -92,13 +92,9 @@ class SwitchedScore(Score):
     @classmethod
     def from_state(cls, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> SwitchedScore:
         """Rebuild from `state`."""
-        parts = {
-            name: {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
-            for name in ("field", "hybrid")
-        }
         kind = EnsembleScore if "members" in config["hybrid"] else HybridScore
         return cls(
-            GaussianField.from_state(config["field"], parts["field"]),
-            kind.from_state(config["hybrid"], parts["hybrid"]),
+            GaussianField.from_state(config["field"], part_of(arrays, "field")),
+            kind.from_state(config["hybrid"], part_of(arrays, "hybrid")),
             tuple((time, used) for time, used in config["choice"]),
         )

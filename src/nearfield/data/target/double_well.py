@@ -84,7 +84,8 @@ class DoubleWellChain(ChainTarget):
 
     def autocorrelation(self, lags: ArrayLike) -> Float[ndarray, " lag"]:
         """Correlation of states that many vertices apart in the endless chain, from the transfer matrix's spectrum."""
-        return self._endless(np.abs(np.atleast_1d(np.asarray(lags, dtype=np.float64)))) / self.deviation**2
+        lags = np.abs(np.asarray(lags, dtype=np.float64))
+        return self._endless(lags.ravel()).reshape(lags.shape) / self.deviation**2
 
     def covariance(self) -> Float[ndarray, "vertex vertex"]:
         """Covariance of this chain, its free ends included; own units."""
