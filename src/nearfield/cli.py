@@ -11,7 +11,6 @@ import contextlib
 import io
 import json
 import math
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -361,13 +360,11 @@ def _read_netcdf(path: Path) -> xr.Dataset:
 
 def _check_writable(path: Path, *inputs: Path) -> None:
     """Fail before the work rather than after it when the result could not be written, or would replace an input."""
+    from nearfield.data.replacement import require_target
+
     if any(path.exists() and given.exists() and path.samefile(given) for given in inputs):
         raise ValueError(f"--out must be another file than the input, got {str(path)!r} for both; name a new file")
-    folder = path.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise OSError(f"--out must lie in an existing folder that can be written to, got {str(path)!r}")
-    if path.exists() and not path.is_file():  # replacing a device such as /dev/null would take it from the system
-        raise OSError(f"--out must be a file, {str(path)!r} is a folder or a device")
+    require_target("--out", path)
 
 
 def _write(path: Path, field: xr.DataArray | xr.Dataset | np.ndarray) -> None:

@@ -55,7 +55,7 @@ def require_target(name: str, path: str | PathLike[str]) -> Path:
     TypeError
         If it is no path.
     OSError
-        If its folder does not exist or cannot be written to, or it is a folder itself.
+        If its folder does not exist or cannot be written to, or it is a folder or a device itself.
 
     Examples
     --------
@@ -73,6 +73,7 @@ def require_target(name: str, path: str | PathLike[str]) -> Path:
         )
     if not os.access(target.parent, os.W_OK):
         raise PermissionError(f"{name} must be in a folder that can be written to, got {str(path)!r}; choose another")
-    if target.is_dir():
-        raise IsADirectoryError(f"{name} must be a file, {str(path)!r} is a folder; choose another name")
+    if target.exists() and not target.is_file():  # replacing a device such as /dev/null would take it from the system
+        kind = IsADirectoryError if target.is_dir() else OSError
+        raise kind(f"{name} must be a file, {str(path)!r} is a folder or a device; choose another name")
     return target
