@@ -5,13 +5,18 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import xarray as xr
 from scipy.stats import multivariate_normal
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import nearfield as nf
+from nearfield.data import store
+from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.matching import NoiseLevels
 from nearfield.fitting.method import fit_score
+from nearfield.fitting.paper import PaperRecipe
 from nearfield.fitting.recipe import Recipe
 
 RADIUS_GIVEN = {"method": "gaussian", "radius": 1, "pooling": 0.5, "random_state": 0}
@@ -205,9 +210,12 @@ BAD = {
     "validation fraction": ({"validation_fraction": 1.0}, chain(), ValueError, "validation_fraction must be"),
     "validation a word": ({"validation_fraction": "a"}, chain(), TypeError, "validation_fraction must be a number"),
     "radii": ({"radius": np.array([1, 2])}, chain(), ValueError, "radius must be a number of hops"),
-    "no jobs": ({"n_jobs": 0}, chain(), ValueError, "n_jobs must be a whole number other than 0"),
-    "device unknown": ({"device": "gpu"}, chain(), ValueError, "device must be 'auto' or a device that torch finds"),
-    "device without memory": ({"device": "meta"}, chain(), ValueError, "device must be"),
+    "no jobs": ({"n_jobs": 0}, chain(), ValueError, "n_jobs must be other than 0"),
+    "device unknown": ({"device": "gpu"}, chain(), ValueError, "device must be 'auto' or a device of torch"),
+    "device a number": ({"device": 1.5}, chain(), TypeError, "device must be a name"),
+    "jobs a fraction": ({"n_jobs": 1.5}, chain(), TypeError, "n_jobs must be a whole number or None"),
+    "poolings": ({"pooling": np.array([0.5, 1.0])}, chain(), TypeError, "pooling must be a number"),
+    "no dimension's name": ({}, maps(), TypeError, "sample_dim must be a name or names, got 3"),
     "windowed, too few": ({"method": "windowed", "pooling": 0.5}, chain()[:3], ValueError, "at least 4 samples"),
     "masked, too few": ({"method": "masked"}, chain()[:2], ValueError, "at least 4 samples"),
     "paper, too few": ({"method": "paper"}, chain()[:3], ValueError, "at least 4 samples"),
@@ -217,11 +225,38 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_refused_with_a_remedy(name):
     parameters, x, error, message = BAD[name]
+    dims = {"sample_dim": 3} if name == "no dimension's name" else {}
     with pytest.raises(error, match=message):
-        nf.LocalizedDiffusion(**parameters).fit(x)
+        nf.LocalizedDiffusion(**parameters).fit(x, **dims)
 
 
-def test_bad_requests_of_a_fitted_model_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"recipe": Recipe(steps=np.int64(2), clip=np.float32(5), seed=np.int64(3), levels=NoiseLevels(np.float32(0)))},
+        {"device": torch.device("cpu"), "recipe": Recipe(steps=2)},
+        {"pooling": Pooling(np.float32(1)), "radius": np.int64(1), "recipe": Recipe(steps=2, members=np.int64(2))},
+        {"method": "paper", "radius": 1, "recipe": PaperRecipe(steps=2, widths=(np.int64(8),), seed=np.int64(1))},
+        {"method": "masked", "pooling": Pooling(0.0, 3.0), "radius": 1},
+    ],
+)
+def test_numbers_and_devices_of_other_kinds_are_stored_as_plain_ones(tmp_path, parameters):
+    model = nf.LocalizedDiffusion(**{"method": "hybrid", "random_state": 0} | parameters).fit(chain())
+    model.save(tmp_path / "m")
+    np.testing.assert_array_equal(nf.load(tmp_path / "m").sample(2, random_state=0), model.sample(2, random_state=0))
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda", "hpu"])
+def test_a_device_that_is_not_here_is_named_when_it_is_needed(device, monkeypatch):
+    """A model may be fitted on one machine for another."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    model = nf.LocalizedDiffusion(method="windowed", radius=1, pooling=0.0, device=device).fit(chain())
+    with pytest.raises(ValueError, match="device must"):
+        model.sample(2)
+    assert nf.LocalizedDiffusion(device=device, **RADIUS_GIVEN).fit(chain()).sample(2).shape == (2, 12)
+
+
+def test_bad_requests_of_a_fitted_model_are_refused(tmp_path, monkeypatch):
     x = chain()
     model = nf.LocalizedDiffusion(**RADIUS_GIVEN).fit(x)
     windowed = nf.LocalizedDiffusion(method="windowed", radius=1, pooling=0.0).fit(x)
@@ -237,6 +272,7 @@ def test_bad_requests_of_a_fitted_model_are_refused(tmp_path):
         model.score_samples(x[:, :5])
     with pytest.raises(OSError, match="missing"):
         model.save(tmp_path / "missing" / "m.nearfield")
+    monkeypatch.setattr(model, "_draw", None)  # nothing is drawn for a page that cannot be written
     with pytest.raises(OSError, match="missing"):
         model.report(tmp_path / "missing" / "r.html", x)
     assert list(tmp_path.iterdir()) == []
@@ -326,6 +362,13 @@ def test_the_report_of_a_network_names_its_own_pooling_and_whose_loss_it_shows(t
     assert choice["loss_of"] == f"Gaussian field, radius {field.radius}, pooling {field.strength:g}"
 
 
+def test_channels_without_a_name_are_told_apart_in_the_report(tmp_path):
+    x = np.stack([chain(), chain(seed=1)], axis=-1)
+    graph = nf.DependencyGraph.chain(12)
+    numbers = nf.LocalizedDiffusion(graph, **RADIUS_GIVEN).fit(x).report(tmp_path / "r.html", x)
+    assert [channel["name"] for channel in numbers["channels"]] == ["channel 0", "channel 1"]
+
+
 @pytest.mark.parametrize(
     ("parameters", "checkpoint", "error", "message"),
     [
@@ -334,6 +377,9 @@ def test_the_report_of_a_network_names_its_own_pooling_and_whose_loss_it_shows(t
         ({}, 3, TypeError, "checkpoint must be a path"),
         ({}, "missing/c", FileNotFoundError, "checkpoint must be in an existing folder"),
         ({}, "", IsADirectoryError, "checkpoint must be a file"),
+        ({}, "model", ValueError, "checkpoint must be a file of a training or a new one, got the model"),
+        ({"recipe": Recipe(members=2)}, "of two", IsADirectoryError, "of two.1"),
+        ({"random_state": None, "recipe": Recipe()}, "c", ValueError, "needs a random_state"),
     ],
 )
 def test_a_checkpoint_of_no_use_is_refused_before_training(
@@ -341,9 +387,18 @@ def test_a_checkpoint_of_no_use_is_refused_before_training(
 ):
     monkeypatch.setattr("nearfield.estimator.fit_score", None)
     path = tmp_path / checkpoint if isinstance(checkpoint, str) else checkpoint
+    (tmp_path / "of two.1").mkdir()
+    store.write(tmp_path / "model", {"score_class": "none"}, {})
     with pytest.raises(error, match=message):
         nf.LocalizedDiffusion(**{"method": "hybrid", "random_state": 0} | parameters).fit(chain(), checkpoint=path)
-    assert list(tmp_path.iterdir()) == []
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_recipe_with_all_given_has_the_only_seed_of_a_run(tmp_path):
+    x, recipe = chain(), Recipe(steps=2, seed=4)
+    model = nf.LocalizedDiffusion(method="neural", radius=1, pooling=1.0, recipe=recipe)
+    first = model.fit(x, checkpoint=tmp_path / "c").sample(2, random_state=0)
+    np.testing.assert_array_equal(model.fit(x, checkpoint=tmp_path / "c").sample(2, random_state=0), first)
 
 
 def test_a_checkpoint_is_no_model_and_no_other_runs(tmp_path):

@@ -159,7 +159,7 @@ def test_a_network_goes_on_only_to_windows_it_has_seen(kind):
         gaussian = fit_windowed(data()[:, :n], graph, ((1.0, 1),), ONE)[2]
         score = NetworkScore(network) if kind == "neural" else HybridScore(network, gaussian)
         if not seen:
-            with pytest.raises(ValueError, match=r"wider than its windows|cut windows"):
+            with pytest.raises(ValueError, match="fit larger samples or a smaller radius"):
                 extend(score, graph, larger)
             continue
         wide = extend(score, graph, larger)
@@ -180,6 +180,8 @@ def test_what_has_no_larger_lattice_is_refused():
         alike.extend((9, 7))
     for shape, error, message in (
         ((9, 9.5), TypeError, "shape must be an integer, got 9.5"),
+        (np.array(9), ValueError, "a length for each dimension"),
+        (b"99", ValueError, "a length for each dimension"),
         (9, ValueError, r"a length for each dimension of \(8, 8\), got 9"),
         ((9, 9, 9), ValueError, "a length for each dimension"),
         ("99", ValueError, "a length for each dimension"),
@@ -195,7 +197,7 @@ def test_what_has_no_larger_lattice_is_refused():
         extend(NetworkScore(network), DependencyGraph.chain(5), DependencyGraph.chain(9))
     with pytest.raises(ValueError, match="MaskedGaussianScore"):
         extend(MaskedGaussianScore(np.eye(5), np.zeros((5, 5)), 1), DependencyGraph.chain(5), DependencyGraph.chain(9))
-    with pytest.raises(ValueError, match=r"wider than its windows|cut windows"):
+    with pytest.raises(ValueError, match="fit larger samples or a smaller radius"):
         extend(
             fit_windowed(data()[:, :3], DependencyGraph.chain(3), ((1.0, 2),), ONE)[2],
             DependencyGraph.chain(3),

@@ -152,6 +152,7 @@ def test_on_a_chain_of_one_law_a_network_is_shown_the_marginals_of_the_field():
         (DependencyGraph.grid((32, 32), periodic=True), 50, 12),  # 313 members
         (DependencyGraph.grid((10, 20), periodic=True), 50, 4),  # does not meet itself
         (DependencyGraph.grid((4, 64), periodic=True), 50, 31),  # but around the short axis
+        (DependencyGraph.grid((8, 20), periodic=True), 50, 9),
         (DependencyGraph.grid((8, 20), periodic=True), 49, None),
         (DependencyGraph.grid((8, 20), periodic=(True, False)), 50, None),
     ],

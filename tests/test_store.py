@@ -10,6 +10,7 @@ import pytest
 import safetensors.numpy
 
 from nearfield.data import store
+from nearfield.data.replacement import require_target
 
 METADATA = {"radius": 2, "none": None, "nested": {"list": [1, 2.5, "Zürich"], "yes": True}, "inf": float("inf")}
 ARRAYS = {
@@ -273,3 +274,9 @@ def test_devices_are_not_replaced(tmp_path):
         store.write(pipe, {}, {})
     assert list(tmp_path.iterdir()) == [pipe]
     assert pipe.is_fifo()
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(PermissionError, match="path must be in a folder that can be written to"):
+        require_target("path", tmp_path / "m")

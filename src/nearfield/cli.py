@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from zipfile import BadZipFile
 
 import typer
 
@@ -326,7 +327,7 @@ def _read(path: Path, variables: list[str] | None) -> xr.DataArray | xr.Dataset 
         with path.open("rb") as file:
             try:
                 array = np.load(file, allow_pickle=False)
-            except (EOFError, ValueError) as error:
+            except (EOFError, ValueError, BadZipFile) as error:
                 raise ValueError(f"{path} must hold one array of numbers as numpy.save writes it: {error}") from error
         if not isinstance(array, np.ndarray):
             raise ValueError(f"{path} must hold one array as numpy.save writes it, it is an archive of several")

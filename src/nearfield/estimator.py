@@ -35,6 +35,7 @@ from nearfield.parameter import (
     check_parameters,
     parameters_from_plain,
     plain_parameters,
+    usable_device,
 )
 from nearfield.progress import fit_bars
 from nearfield.sampling.sampler import Sampler, default_sampler
@@ -191,7 +192,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         """
         check_parameters(self.get_params(deep=False))
         if checkpoint is not None:
-            check_checkpoint(checkpoint, self.method, self.random_state)
+            check_checkpoint(checkpoint, self.get_params(deep=False))
         seed = seed_of(self.random_state)
         start = time.perf_counter()
         codec = Codec.fit(X, sample_dim=sample_dim, graph=self.graph)
@@ -265,8 +266,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         Raises
         ------
         TypeError, ValueError
-            If ``n_samples`` or ``steps`` is not positive, ``sampler`` is none, or both ``sampler`` and ``steps`` are
-            given.
+            If ``n_samples`` or ``steps`` is not positive, ``sampler`` is none, it and ``steps`` are both given, or the
+            device is not here.
         """
         check_is_fitted(self)
         at_least_one("n_samples", n_samples)
@@ -290,10 +291,11 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
     ) -> Float[np.ndarray, "member vertex channel"]:
         if isinstance(self.score_, GaussianField) and sampler is None and steps is None:
             return self.score_.sample(n_samples, seed=seed, stream=stream)
+        device = usable_device(self.device)
         sampler = sampler or default_sampler(self.largest_eigenvalue_, steps or 50)
         with tqdm(total=sampler.schedule.steps, desc="sample", disable=not self.verbose) as bar:
             return self._model().draw(
-                n_samples, seed, sampler, device=self.device, progress=lambda step, _: bar.update(step - bar.n)
+                n_samples, seed, sampler, device=device, progress=lambda step, _: bar.update(step - bar.n)
             )
 
     def extend(self, shape: Sequence[int]) -> LocalizedDiffusion:
@@ -316,8 +318,9 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         ------
         TypeError, ValueError
             If the law differs from place to place (``pooling_`` is not 1 over all vertices, or means or scales vary),
-            the graph is no whole lattice, the shape is smaller or no shape, windows are cut off there as none was
-            before, or the method is ``"masked"`` or ``"paper"``.
+            the graph is no whole lattice, the shape is smaller or no shape, an axis that grows is shorter than a window
+            (twice the radius and one: nowhere has the whole of a window been seen), or the method is ``"masked"`` or
+            ``"paper"``.
 
         Examples
         --------

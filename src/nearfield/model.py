@@ -130,16 +130,16 @@ class Model:
         seed: int,
         sampler: Sampler,
         *,
-        device: str = "auto",
+        device: torch.device,
         progress: Callable[[int, int], None] | None = None,
     ) -> Float[np.ndarray, "member vertex channel"]:
-        """Draw standardised members with a sampler; arguments as in `Sampler.sample`, ``"auto"`` is the processor."""
+        """Draw standardised members with a sampler; arguments as in `Sampler.sample`."""
         drawn = sampler.sample(
             self.score,
             n_samples,
             seed=seed,
             dtype=torch.float64,
-            device="cpu" if device == "auto" else device,
+            device=device,
             progress=progress,
         )
         return drawn.cpu().numpy()
@@ -234,7 +234,7 @@ class Model:
             If the law differs from place to place, the graph is no whole lattice, or the shape is smaller or no shape.
         """
         fitted = self.codec.layout.shape
-        if not isinstance(shape, Sequence | np.ndarray) or isinstance(shape, str) or len(shape) != len(fitted):
+        if isinstance(shape, str | bytes) or not np.iterable(shape) or len(tuple(shape)) != len(fitted):
             raise ValueError(f"shape must have a length for each dimension of {fitted}, got {shape!r}; give a tuple")
         lengths = tuple(whole_number("shape", length, 1, "give vertices along each dimension") for length in shape)
         if any(new < old for new, old in zip(lengths, fitted, strict=True)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from numbers import Integral, Real
@@ -10,6 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
+from nearfield.data import store
 from nearfield.data.marginal import check_choice
 from nearfield.data.replacement import require_target
 from nearfield.fitting.covariance import Pooling
@@ -20,7 +22,15 @@ from nearfield.fitting.recipe import Recipe
 from nearfield.graph import DependencyGraph
 from nearfield.process import Schedule
 
-__all__ = ["asked_pooling", "at_least_one", "check_parameters", "parameters_from_plain", "plain_parameters"]
+__all__ = [
+    "asked_pooling",
+    "at_least_one",
+    "check_checkpoint",
+    "check_parameters",
+    "parameters_from_plain",
+    "plain_parameters",
+    "usable_device",
+]
 
 
 def check_parameters(parameters: Mapping[str, Any]) -> None:
@@ -62,41 +72,71 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
         raise TypeError(f"validation_fraction must be a number in (0, 1), got {fraction!r}; .15 is usual")
     if not 0 < float(fraction) < 1:
         raise ValueError(f"validation_fraction must be in (0, 1), got {fraction!r}; .15 is usual")
-
     n_jobs = parameters["n_jobs"]
-    if n_jobs is not None and (not isinstance(n_jobs, Integral) or n_jobs == 0):
-        raise ValueError(f"n_jobs must be a whole number other than 0, or None, got {n_jobs!r}; -1 takes all cores")
+    if n_jobs is not None and (not isinstance(n_jobs, Integral) or isinstance(n_jobs, bool)):
+        raise TypeError(f"n_jobs must be a whole number or None, got {n_jobs!r}; -1 takes all cores")
+    if n_jobs == 0:
+        raise ValueError("n_jobs must be other than 0, got 0; -1 takes all cores")
     _check_device(parameters["device"])
 
 
-def check_checkpoint(checkpoint: Any, method: Method, random_state: object) -> None:
+def check_checkpoint(checkpoint: Any, parameters: Mapping[str, Any]) -> None:
     """Refuse, before training rather than after it, a checkpoint that could not be written or gone on from.
 
     Raises
     ------
     TypeError, ValueError
-        If it is no path; if the method keeps none, or the random state is fresh each time.
+        If it is no path; if the method keeps none, or chance would be another at each fit; if there is a file of
+        another kind.
     OSError
-        If its folder does not exist, or it is a folder itself.
+        If its folder does not exist or cannot be written to, or it is a folder itself.
     """
+    method, recipe = parameters["method"], parameters["recipe"]
     if method not in ("auto", "neural", "hybrid"):
         raise ValueError(f"checkpoint must be None with method={method!r}, which keeps none; leave it out")
-    if random_state is None:
+    chosen = isinstance(parameters["radius"], str) or isinstance(parameters["pooling"], str)
+    if parameters["random_state"] is None and (recipe is None or chosen):  # else the recipe's seed is all there is
         raise ValueError(
             "checkpoint needs a random_state, got None, with which no run can be gone on from; give a number"
         )
-    require_target("checkpoint", checkpoint)
+    for member in range(1 if recipe is None else recipe.members):
+        path = require_target("checkpoint", checkpoint if member == 0 else f"{os.fspath(checkpoint)}.{member}")
+        if path.exists() and store.read(path)[0].get("kind") != "training":
+            raise ValueError(f"checkpoint must be a file of a training or a new one, got the model {str(path)!r}")
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """Return the device to draw on; ``"auto"`` is the processor.
+
+    Raises
+    ------
+    ValueError
+        If it is none that torch can use here.
+
+    Examples
+    --------
+    >>> usable_device("auto")
+    device(type='cpu')
+    """
+    try:
+        found = torch.empty(0, device="cpu" if str(device) == "auto" else device).device
+    except Exception as error:  # torch raises many kinds
+        raise ValueError(
+            f"device must be one that torch can use here, got {str(device)!r}; set_params(device='cpu')"
+        ) from error
+    if found.type == "meta":
+        raise ValueError("device must have memory to draw in, got 'meta'; set_params(device='cpu')")
+    return found
 
 
 def _check_device(device: Any) -> None:
-    if isinstance(device, str) and device == "auto":
-        return
+    """Refuse what names no device; whether this machine has it is seen when it is used."""
+    if not isinstance(device, str | torch.device):
+        raise TypeError(f"device must be a name, got {device!r}; 'auto' and 'cpu' are everywhere")
     try:
-        able = torch.empty(0, device=device).device.type != "meta"
-    except (RuntimeError, AssertionError, TypeError):  # what torch raises for unknown, absent and no devices
-        able = False
-    if not able:
-        raise ValueError(f"device must be 'auto' or a device that torch finds here, got {device!r}; 'cpu' always is")
+        torch.device("cpu" if device == "auto" else device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be 'auto' or a device of torch, got {device!r}; 'cpu' is everywhere") from error
 
 
 def _check_pooling(pooling: Any, method: Method) -> None:
@@ -161,6 +201,7 @@ def plain_parameters(parameters: Mapping[str, Any], seed: int) -> dict[str, Any]
         plain["marginal"] = [[k if isinstance(k, str) else int(k), v] for k, v in plain["marginal"].items()]
     if isinstance(plain["random_state"], np.random.Generator | np.random.RandomState):
         plain["random_state"] = seed
+    plain["device"] = str(plain["device"])
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in plain.items()}
 
 

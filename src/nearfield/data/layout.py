@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
@@ -313,9 +313,9 @@ def find_sample_dims(variable: xr.DataArray, sample_dim: str | Sequence[str] | N
     ('member',)
     """
     if sample_dim is not None:
-        if not isinstance(sample_dim, str | Sequence):
+        if not isinstance(sample_dim, Iterable):
             raise TypeError(
-                f"sample_dim must be a name or a sequence of names, got {sample_dim!r}; give one as a string"
+                f"sample_dim must be a name or names, got {sample_dim!r}; give a string or a tuple of strings"
             )
         names = (sample_dim,) if isinstance(sample_dim, str) else tuple(sample_dim)
         wrong = [name for name in names if name not in variable.dims]

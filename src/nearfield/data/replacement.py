@@ -74,6 +74,7 @@ def require_target(name: str, path: str | PathLike[str]) -> Path:
     if not os.access(target.parent, os.W_OK):
         raise PermissionError(f"{name} must be in a folder that can be written to, got {str(path)!r}; choose another")
     if target.exists() and not target.is_file():  # replacing a device such as /dev/null would take it from the system
-        kind = IsADirectoryError if target.is_dir() else OSError
-        raise kind(f"{name} must be a file, {str(path)!r} is a folder or a device; choose another name")
+        if target.is_dir():
+            raise IsADirectoryError(f"{name} must be a file, {str(path)!r} is a folder; choose another name")
+        raise OSError(f"{name} must be a file, {str(path)!r} is a device; choose another name")
     return target

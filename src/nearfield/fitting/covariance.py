@@ -70,6 +70,8 @@ class Pooling:
             raise ValueError(f"strength must be in [0, 1], got {self.strength!r}; use 0 to fit every vertex alone")
         if not self.bandwidth > 0.0:
             raise ValueError(f"bandwidth must be positive, got {self.bandwidth!r}; use math.inf to pool all vertices")
+        for name in ("strength", "bandwidth"):  # whatever kind of number was given: it is stored
+            object.__setattr__(self, name, float(getattr(self, name)))
 
     @property
     def one_law(self) -> bool:

@@ -85,6 +85,13 @@ def _alike(
     graph: DependencyGraph, onto: DependencyGraph, radius: int, *, earlier: bool = False
 ) -> Int[np.ndarray, " vertex"]:
     """For each vertex of the new lattice one of the old whose window, or its earlier part, has the same members."""
+    if graph.lattice is not None and onto.lattice is not None and not earlier:
+        grown = [n for n, m in zip(graph.lattice.shape, onto.lattice.shape, strict=False) if m > n]
+        if grown and min(grown) < 2 * radius + 1:
+            raise ValueError(
+                f"onto may be longer along axes of {2 * radius + 1} vertices or more, where windows of {radius} hops "
+                f"have been seen whole, got {onto!r} for {graph!r}; fit larger samples or a smaller radius"
+            )
     old, new = (lattice.neighborhood(radius) for lattice in (graph, onto))
     if old.offsets is None or new.offsets is None or not np.array_equal(old.offsets, new.offsets):
         raise ValueError(

@@ -19,6 +19,8 @@ PATCH = 2048
 MEMBER_LIMIT = 160
 """Windows with more scalar members than this are not tried."""
 
+FEWEST = 4
+"""Samples from which on there are two folds of two."""
 BLOCKS = 20
 """Of samples in order of time, that count as independent; from twice as many samples on."""
 
@@ -49,11 +51,12 @@ def fewer_folds(folds: int, n_samples: int) -> int:
     Raises
     ------
     ValueError
-        If there are fewer than four samples: nothing can be held out.
+        If there are too few: nothing can be held out.
     """
-    if n_samples < 4:
+    if n_samples < FEWEST:
         raise ValueError(
-            f"choosing the locality needs at least 4 samples, got {n_samples}; pass radius and pooling yourself"
+            f"choosing the locality needs at least {FEWEST} samples, got {n_samples}; pass a radius, and a pooling "
+            "where there is one"
         )
     return min(folds, n_samples // 2)
 

@@ -87,6 +87,8 @@ class NoiseLevels:
             raise ValueError(f"center must be finite, got {self.center!r}; -.5 is usual")
         if not 0 < self.spread < math.inf:
             raise ValueError(f"spread must be above 0 and finite, got {self.spread!r}; 1.2 is usual")
+        for name in ("center", "spread"):  # whatever kind of number was given: it is stored
+            object.__setattr__(self, name, float(getattr(self, name)))
 
     def times(self, quantile: Float[Tensor, " level"]) -> Float[Tensor, " level"]:
         """OU times at quantiles of the law, in (0, 1)."""

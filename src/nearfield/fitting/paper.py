@@ -19,7 +19,7 @@ import torch
 
 from nearfield.fitting.adamw import AdamW, half_cosine
 from nearfield.fitting.matching import window_noise
-from nearfield.fitting.recipe import require_numbers
+from nearfield.fitting.recipe import keep_counts, keep_floats
 from nearfield.graph import DependencyGraph
 from nearfield.lattice import whole_number
 from nearfield.noise import Stream, seed_of
@@ -78,16 +78,17 @@ class PaperRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
-            whole_number(name, getattr(self, name), 1, "give a number of at least 1")
-        require_numbers(self, "learning_rate")
+        keep_counts(self, "steps", "batch_size", "seed")
+        seed_of(self.seed)
+        keep_floats(self, "learning_rate")
         if not isinstance(self.schedule, Schedule):
             raise TypeError(f"schedule must be a Schedule, got {self.schedule!r}; Schedule.ddpm() is the paper's")
-        if not isinstance(self.widths, Sequence) or not self.widths:
-            raise TypeError(f"widths must be a sequence of widths of hidden layers, got {self.widths!r}; (64, 64, 64)")
+        if not isinstance(self.widths, Sequence) or isinstance(self.widths, str):
+            raise TypeError(f"widths must be a sequence, got {self.widths!r}; (64, 64, 64) are the paper's")
+        widths = tuple(whole_number("widths", w, 1, "give the width of each hidden layer") for w in self.widths)
+        object.__setattr__(self, "widths", widths)
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be above 0 and finite, got {self.learning_rate!r}; 4e-3 is usual")
-        seed_of(whole_number("seed", self.seed, 0, "give a number below 2**64"))
 
     def fields_in_a_step(self, n_vertices: int, n_samples: int) -> int:
         """Return how many whole fields give `batch_size` windows, about."""

@@ -17,18 +17,33 @@ from nearfield.noise import seed_of
 __all__ = ["Recipe"]
 
 
-def require_numbers(recipe: object, *names: str) -> None:
-    """Refuse settings of a recipe that are no numbers.
+def keep_floats(settings: object, *names: str) -> None:
+    """Turn numbers of whatever kind into those that can be stored.
 
     Raises
     ------
     TypeError
-        That names the first.
+        If one is no number; it is named.
     """
     for name in names:
-        value = getattr(recipe, name)
+        value = getattr(settings, name)
         if not isinstance(value, Real) or isinstance(value, bool):
             raise TypeError(f"{name} must be a number, got {value!r}; see the defaults")
+        object.__setattr__(settings, name, float(value))
+
+
+def keep_counts(settings: object, *names: str) -> None:
+    """Turn whole numbers of at least 1, for a seed of at least 0, into those that can be stored.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is none; it is named.
+    """
+    for name in names:
+        least = int(name != "seed")
+        number = whole_number(name, getattr(settings, name), least, f"give a number of at least {least}")
+        object.__setattr__(settings, name, number)
 
 
 @final
@@ -117,11 +132,9 @@ class Recipe:
     members: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "held_out_levels", "check_every", "patience", "members"):
-            whole_number(name, getattr(self, name), 1, "give a number of at least 1")
-        require_numbers(
-            self, "learning_rate", "clip", "weight_decay", "held_out", *(["ema"] if self.ema is not None else [])
-        )
+        keep_counts(self, "steps", "batch_size", "held_out_levels", "check_every", "patience", "members", "seed")
+        seed_of(self.seed)
+        keep_floats(self, "learning_rate", "clip", "weight_decay", "held_out", *([] if self.ema is None else ["ema"]))
         if not isinstance(self.levels, NoiseLevels):
             raise TypeError(f"levels must be NoiseLevels, got {self.levels!r}; nearfield.fitting.matching has them")
         for name in ("learning_rate", "clip"):
@@ -133,7 +146,6 @@ class Recipe:
             raise ValueError(f"ema must be in [0, 1), got {self.ema!r}; None suits the steps, 0 keeps the last weights")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must be a share in (0, 1), got {self.held_out!r}; .15 is usual")
-        seed_of(whole_number("seed", self.seed, 0, "give a number below 2**64"))
         if self.bfloat16 != "auto" and not isinstance(self.bfloat16, bool):
             raise ValueError(f"bfloat16 must be True, False or 'auto', got {self.bfloat16!r}; 'auto' is usual")
         if not isinstance(self.compiled, bool):

@@ -166,7 +166,8 @@ class Run:
         metadata, arrays = store.read(path)
         if metadata != {"kind": "training", "identity": identity}:
             raise ValueError(
-                f"checkpoint must be of this recipe, score and data to be resumed, got {os.fspath(path)!r} of others; "
+                f"checkpoint must be of this recipe, score and data to be resumed, got {os.fspath(path)!r} of others "
+                "or of another version of nearfield; "
                 "give the arguments of the run that wrote it, or delete the file to start again"
             )
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}

@@ -148,6 +148,7 @@ class _Trials:
         self.x, self.graph, self.parts, self.contiguous = x, graph, parts, contiguous
         self.standardize, self.n_jobs = standardize, n_jobs
         self.losses: dict[tuple[int, Pooling], Float[np.ndarray, " sample"]] = {}
+        self.sound: dict[tuple[int, Pooling], bool] = {}
         self.windows = cache(partial(predecessors, graph, order=elimination_order(graph)))
         self.near = cache(partial(kernel, graph))
         self.smoother = lru_cache(maxsize=8)(self._smoother)
@@ -204,7 +205,10 @@ class _Trials:
     def first_sound(self, order: Sequence[int], table: Sequence[Candidate]) -> int:
         """Return the first candidate whose draws have the variance of the data; the first of all if none has."""
         for i in order:
-            if build_field(self.x, self.graph, table[i].radius, table[i].pooling, self.standardize).sound:
+            key = table[i].radius, table[i].pooling
+            if key not in self.sound:
+                self.sound[key] = build_field(self.x, self.graph, *key, self.standardize).sound
+            if self.sound[key]:
                 return i
         return order[0]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from nearfield.fitting.closed_form import build_field, field_spectrum, fit_windowed, torus_spectrum
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.extension import extend
+from nearfield.fitting.held_out import FEWEST
 from nearfield.fitting.radius import select_radius_by_time
 from nearfield.graph import DependencyGraph
 from nearfield.score.field import GaussianField
@@ -24,12 +25,10 @@ SHOWN_MEMBERS = 130
 """Numbers in a window of that Gaussian, at most."""
 TORUS_MEMBERS = 320
 """Numbers in a window of the Gaussian that a network is shown on lattices without ends, at most: 12 hops of 2 axes."""
-SHORT_AXIS = 8
-"""Vertices of an axis around which the windows of a network meet themselves: it gets no longer, whatever is shown."""
-FEWEST = 4
-"""Samples below which no radius is chosen; that of the field is taken."""
 TORUS_SAMPLES = 50
 """Samples from which on that is wide."""
+SHORT_AXIS = 8
+"""Vertices of an axis around which the windows of a network meet themselves: it gets no longer, whatever is shown."""
 
 
 def shown_gaussian(
@@ -52,7 +51,8 @@ def shown_gaussian(
     to only nearly: the windows are the data's. On whole lattices without ends of more axes, with one law and 50 samples
     or more, every covariance is a mean over all vertices, and the windows are wide. (Double-well fields of 32 x 32, 100
     samples: the error of correlations is .016 with 12 hops and .027 with the radii chosen by held-out loss, of which
-    what is far is too small a part.) On other graphs they are of the radii chosen for each noise level.
+    what is far is too small a part.) They meet themselves around no axis but those of up to 8 vertices. On other graphs
+    they are of the radii chosen for each noise level, or with too few samples to choose by, of the hops of the field.
 
     Parameters
     ----------

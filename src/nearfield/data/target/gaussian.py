@@ -177,10 +177,9 @@ class GaussianMarkovField(GaussianTarget):
         """
         if not kappa > 0:
             raise ValueError(f"kappa must be positive for the field to have a variance, got {kappa}")
+        shape = tuple(shape)
         if periodic and 2 in shape:
-            raise ValueError(
-                f"shape must have at least 3 vertices along an axis of a torus, got {tuple(shape)}; lengthen"
-            )
+            raise ValueError(f"shape must have at least 3 vertices along an axis of a torus, got {shape}; lengthen it")
         graph = DependencyGraph.grid(tuple(shape), periodic=periodic)
         # The Laplacian of a lattice is diagonal in Fourier (torus) or cosine (free borders) modes, axis by axis, so the
         # variances are known exactly at any size.
