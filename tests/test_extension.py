@@ -159,7 +159,7 @@ def test_a_network_goes_on_only_to_windows_it_has_seen(kind):
         gaussian = fit_windowed(data()[:, :n], graph, ((1.0, 1),), ONE)[2]
         score = NetworkScore(network) if kind == "neural" else HybridScore(network, gaussian)
         if not seen:
-            with pytest.raises(ValueError, match="fit larger samples or a smaller radius"):
+            with pytest.raises(ValueError, match="axes of 9 vertices or more"):
                 extend(score, graph, larger)
             continue
         wide = extend(score, graph, larger)
@@ -197,7 +197,7 @@ def test_what_has_no_larger_lattice_is_refused():
         extend(NetworkScore(network), DependencyGraph.chain(5), DependencyGraph.chain(9))
     with pytest.raises(ValueError, match="MaskedGaussianScore"):
         extend(MaskedGaussianScore(np.eye(5), np.zeros((5, 5)), 1), DependencyGraph.chain(5), DependencyGraph.chain(9))
-    with pytest.raises(ValueError, match="fit larger samples or a smaller radius"):
+    with pytest.raises(ValueError, match="axes of 5 vertices or more"):
         extend(
             fit_windowed(data()[:, :3], DependencyGraph.chain(3), ((1.0, 2),), ONE)[2],
             DependencyGraph.chain(3),
