@@ -190,9 +190,10 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         OSError
             If the checkpoint cannot be written or read.
         """
-        check_parameters(self.get_params(deep=False))
+        parameters = self.get_params(deep=False)
+        check_parameters(parameters)
         if checkpoint is not None:
-            check_checkpoint(checkpoint, self.get_params(deep=False))
+            check_checkpoint(checkpoint, parameters)
         seed = seed_of(self.random_state)
         start = time.perf_counter()
         codec = Codec.fit(X, sample_dim=sample_dim, graph=self.graph)

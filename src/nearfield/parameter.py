@@ -60,8 +60,7 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}; choose one")
     check_choice(parameters["marginal"])
-    automatic = isinstance(radius, str) and radius == "auto"
-    if not automatic and (not isinstance(radius, Integral) or isinstance(radius, bool) or radius < 0):
+    if not _automatic(radius) and (not isinstance(radius, Integral) or isinstance(radius, bool) or radius < 0):
         raise ValueError(f"radius must be a number of hops, 0 or more, or 'auto', got {radius!r}")
     _check_pooling(parameters["pooling"], method)
     recipe, kind = parameters["recipe"], PaperRecipe if method == "paper" else Recipe
@@ -80,6 +79,11 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     _check_device(parameters["device"])
 
 
+def _automatic(value: Any) -> bool:
+    """Whether a choice is left to the library; of arrays, too, it is told without comparing their entries."""
+    return isinstance(value, str) and value == "auto"
+
+
 def check_checkpoint(checkpoint: Any, parameters: Mapping[str, Any]) -> None:
     """Refuse, before training rather than after it, a checkpoint that could not be written or gone on from.
 
@@ -94,7 +98,7 @@ def check_checkpoint(checkpoint: Any, parameters: Mapping[str, Any]) -> None:
     method, recipe = parameters["method"], parameters["recipe"]
     if method not in ("auto", "neural", "hybrid"):
         raise ValueError(f"checkpoint must be None with method={method!r}, which keeps none; leave it out")
-    chosen = isinstance(parameters["radius"], str) or isinstance(parameters["pooling"], str)
+    chosen = _automatic(parameters["radius"]) or _automatic(parameters["pooling"])
     if parameters["random_state"] is None and (recipe is None or chosen):  # else the recipe's seed is all there is
         raise ValueError(
             "checkpoint needs a random_state, got None, with which no run can be gone on from; give a number"
@@ -119,7 +123,7 @@ def usable_device(device: str | torch.device) -> torch.device:
     device(type='cpu')
     """
     try:
-        found = torch.empty(0, device="cpu" if str(device) == "auto" else device).device
+        found = torch.empty(0, device="cpu" if _automatic(device) else device).device
     except Exception as error:  # torch raises many kinds
         raise ValueError(
             f"device must be one that torch can use here, got {str(device)!r}; set_params(device='cpu')"
@@ -134,13 +138,13 @@ def _check_device(device: Any) -> None:
     if not isinstance(device, str | torch.device):
         raise TypeError(f"device must be a name, got {device!r}; 'auto' and 'cpu' are everywhere")
     try:
-        torch.device("cpu" if device == "auto" else device)
+        torch.device("cpu" if _automatic(device) else device)
     except RuntimeError as error:
         raise ValueError(f"device must be 'auto' or a device of torch, got {device!r}; 'cpu' is everywhere") from error
 
 
 def _check_pooling(pooling: Any, method: Method) -> None:
-    if not isinstance(pooling, Pooling) and not (isinstance(pooling, str) and pooling == "auto"):
+    if not isinstance(pooling, Pooling) and not _automatic(pooling):
         if not isinstance(pooling, Real) or isinstance(pooling, bool):
             raise TypeError(f"pooling must be a number in [0, 1], a Pooling or 'auto', got {pooling!r}")
         if not 0 <= float(pooling) <= 1:

@@ -394,9 +394,9 @@ class Codec:
             )
         if isinstance(data, xr.Dataset):
             names = [channel.name for channel in self.channels]
-            if set(names) != {str(name) for name in data.data_vars}:
-                raise ValueError(f"data must have the variables {names}, got {list(data.data_vars)}; select them")
             of = {str(name): name for name in data.data_vars}
+            if set(names) != set(of):
+                raise ValueError(f"data must have the variables {names}, got {list(data.data_vars)}; select them")
             data = data[[of[str(name)] for name in names]]
         variables = self._array_variables(data, allow_missing) if kind == "array" else as_variables(data)[1]
         known = {*self.sample_dims, *SAMPLE_NAMES, *TIME_NAMES, _SECOND_MEMBER_AXIS}

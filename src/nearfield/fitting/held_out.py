@@ -19,7 +19,7 @@ PATCH = 2048
 MEMBER_LIMIT = 160
 """Windows with more scalar members than this are not tried."""
 
-FEWEST = 4
+FEWEST_TO_CHOOSE = 4
 """Samples from which on there are two folds of two."""
 BLOCKS = 20
 """Of samples in order of time, that count as independent; from twice as many samples on."""
@@ -53,10 +53,10 @@ def fewer_folds(folds: int, n_samples: int) -> int:
     ValueError
         If there are too few: nothing can be held out.
     """
-    if n_samples < FEWEST:
+    if n_samples < FEWEST_TO_CHOOSE:
         raise ValueError(
-            f"choosing the locality needs at least {FEWEST} samples, got {n_samples}; pass a radius, and a pooling "
-            "where there is one"
+            f"choosing the locality needs at least {FEWEST_TO_CHOOSE} samples, got {n_samples}; pass a radius, "
+            "and a pooling where there is one"
         )
     return min(folds, n_samples // 2)
 

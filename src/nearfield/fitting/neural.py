@@ -1,10 +1,9 @@
 r"""Networks of local scores fitted to data, and where they are better than the closed-form Gaussian.
 
-A hybrid is compared with the Gaussian field on samples that trained neither (when training stopped, the hybrid's were
-looked at), at noise levels spread over
-:math:`\ln\sigma`, by :math:`|D(x_t, t) - x_0|^2 / \sigma^2`: summed over levels, the difference of two scores estimates
-(up to the factor of the spacing) the difference of what they cost by (3.10) of arXiv 2505.04417. Both meet the same
-noise, so that the comparison is paired, and its standard errors are over samples.
+A hybrid is compared with the Gaussian field on samples that trained neither (they told when to stop training), at noise
+levels spread over :math:`\ln\sigma`, by :math:`|D(x_t, t) - x_0|^2 / \sigma^2`: summed over levels, the difference of
+two scores estimates (up to the factor of the spacing) the difference of what they cost by (3.10) of arXiv 2505.04417.
+Both meet the same noise, so that the comparison is paired, and its standard errors are over samples.
 """
 
 from __future__ import annotations

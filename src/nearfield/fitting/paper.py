@@ -19,10 +19,10 @@ import torch
 
 from nearfield.fitting.adamw import AdamW, half_cosine
 from nearfield.fitting.matching import window_noise
-from nearfield.fitting.recipe import keep_counts, keep_floats
+from nearfield.fitting.recipe import keep_counts, keep_floats, keep_seed
 from nearfield.graph import DependencyGraph
 from nearfield.lattice import whole_number
-from nearfield.noise import Stream, seed_of
+from nearfield.noise import Stream
 from nearfield.process import Schedule, signal
 from nearfield.process import noise as noise_scale
 from nearfield.score.paper import PaperNetwork, PaperScore, Predicted
@@ -78,8 +78,8 @@ class PaperRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        keep_counts(self, "steps", "batch_size", "seed")
-        seed_of(self.seed)
+        keep_counts(self, "steps", "batch_size")
+        keep_seed(self)
         keep_floats(self, "learning_rate")
         if not isinstance(self.schedule, Schedule):
             raise TypeError(f"schedule must be a Schedule, got {self.schedule!r}; Schedule.ddpm() is the paper's")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from nearfield.fitting.matching import NoiseLevels
 from nearfield.lattice import whole_number
 from nearfield.noise import seed_of
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "keep_counts", "keep_floats", "keep_seed"]
 
 
 def keep_floats(settings: object, *names: str) -> None:
@@ -33,7 +33,7 @@ def keep_floats(settings: object, *names: str) -> None:
 
 
 def keep_counts(settings: object, *names: str) -> None:
-    """Turn whole numbers of at least 1, for a seed of at least 0, into those that can be stored.
+    """Turn whole numbers of at least 1 into those that can be stored.
 
     Raises
     ------
@@ -41,9 +41,19 @@ def keep_counts(settings: object, *names: str) -> None:
         If one is none; it is named.
     """
     for name in names:
-        least = int(name != "seed")
-        number = whole_number(name, getattr(settings, name), least, f"give a number of at least {least}")
+        number = whole_number(name, getattr(settings, name), 1, "give a number of at least 1")
         object.__setattr__(settings, name, number)
+
+
+def keep_seed(settings: Any) -> None:
+    """Turn a whole number in [0, 2**64) into one that can be stored.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the seed is none.
+    """
+    object.__setattr__(settings, "seed", seed_of(whole_number("seed", settings.seed, 0, "give a number below 2**64")))
 
 
 @final
@@ -132,8 +142,8 @@ class Recipe:
     members: int = 1
 
     def __post_init__(self) -> None:
-        keep_counts(self, "steps", "batch_size", "held_out_levels", "check_every", "patience", "members", "seed")
-        seed_of(self.seed)
+        keep_counts(self, "steps", "batch_size", "held_out_levels", "check_every", "patience", "members")
+        keep_seed(self)
         keep_floats(self, "learning_rate", "clip", "weight_decay", "held_out", *([] if self.ema is None else ["ema"]))
         if not isinstance(self.levels, NoiseLevels):
             raise TypeError(f"levels must be NoiseLevels, got {self.levels!r}; nearfield.fitting.matching has them")

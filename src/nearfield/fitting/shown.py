@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nearfield.fitting.closed_form import build_field, field_spectrum, fit_windowed, torus_spectrum
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.extension import extend
-from nearfield.fitting.held_out import FEWEST
+from nearfield.fitting.held_out import FEWEST_TO_CHOOSE
 from nearfield.fitting.radius import select_radius_by_time
 from nearfield.graph import DependencyGraph
 from nearfield.score.field import GaussianField
@@ -72,7 +72,7 @@ def shown_gaussian(
             return _chain_windows(build_field(z, graph, hops, pooling, standardize=False).field, graph)
         if all(graph.lattice.periodic) and len(z) >= TORUS_SAMPLES:
             return _torus_windows(z, graph)
-    if radius is None and len(z) >= FEWEST:
+    if radius is None and len(z) >= FEWEST_TO_CHOOSE:
         table = select_radius_by_time(z, graph, pooling, contiguous=contiguous, standardize=False, seed=seed)
     else:
         table = ((1.0, hops if radius is None else radius),)

@@ -180,10 +180,10 @@ class GaussianMarkovField(GaussianTarget):
         shape = tuple(shape)
         if periodic and 2 in shape:
             raise ValueError(f"shape must have at least 3 vertices along an axis of a torus, got {shape}; lengthen it")
-        graph = DependencyGraph.grid(tuple(shape), periodic=periodic)
+        graph = DependencyGraph.grid(shape, periodic=periodic)
         # The Laplacian of a lattice is diagonal in Fourier (torus) or cosine (free borders) modes, axis by axis, so the
         # variances are known exactly at any size.
-        eigenvalues = np.full(tuple(shape), float(kappa))
+        eigenvalues = np.full(shape, float(kappa))
         for axis, n in enumerate(shape):
             angle = (2 if periodic else 1) * np.pi * np.arange(n) / n
             eigenvalues += np.expand_dims(2 - 2 * np.cos(angle), [k for k in range(len(shape)) if k != axis])
