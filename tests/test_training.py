@@ -16,6 +16,7 @@ import torch
 from nearfield import LocalizedDiffusion
 from nearfield.data.target import AutoregressiveChain
 from nearfield.fitting import training
+from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.matching import HeldOut, NoiseLevels, Problem, errors, held_out, training_draws
 from nearfield.fitting.paper import PaperRecipe
 from nearfield.fitting.processor import begins_in_bfloat16, compiled, require_compiler
@@ -657,9 +658,13 @@ def test_the_first_of_equal_checks_is_the_best_and_none_before_pruning():
         (lambda: PaperRecipe(seed=np.random.default_rng(0)), "seed must be an integer"),
         (lambda: PaperRecipe(schedule=10), "schedule must be a Schedule"),
         (lambda: PaperRecipe(widths=8), "widths must be a sequence"),
+        (lambda: NoiseLevels(center="low"), "center must be a number"),
+        (lambda: NoiseLevels(spread=True), "spread must be a number"),
+        (lambda: Pooling("all"), "strength must be a number"),
+        (lambda: Pooling(1.0, bandwidth=None), "bandwidth must be a number"),
     ],
 )
-def test_recipes_refuse_what_is_no_number(make, message):
+def test_settings_refuse_what_is_no_number(make, message):
     with pytest.raises(TypeError, match=message):
         make()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy.spatial import cKDTree
 
-from nearfield.lattice import whole_number
+from nearfield.number import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -21,8 +21,9 @@ from scipy.sparse import csgraph, csr_array
 
 from nearfield.adjacency import checked_edges, checked_pattern, links_of, pattern_of, pointers_of, read_only
 from nearfield.coordinate import Metric, checked_axes, checked_points, close_pairs, nearest_pairs, positions
-from nearfield.lattice import Lattice, whole_number
+from nearfield.lattice import Lattice
 from nearfield.neighborhood import Neighborhood, ball_sizes, growth, on_lattice, ranked
+from nearfield.number import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -9,48 +9,15 @@ list of offsets for all cells. On a periodic axis of length L each residue modul
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, SupportsIndex, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 
+from nearfield.number import whole_number
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
-
-
-def whole_number(name: str, value: SupportsIndex, least: int, remedy: str) -> int:
-    """Return `value` as an int of at least `least`, or say what is wrong with the argument `name`.
-
-    Parameters
-    ----------
-    name : str
-        The argument, as the user knows it.
-    value : int
-        What was received; numpy integers pass, floats and booleans do not.
-    least : int
-        Smallest allowed value.
-    remedy : str
-        What the user can do, a clause that ends the message.
-
-    Raises
-    ------
-    TypeError
-        If `value` is not an integer.
-    ValueError
-        If it is below `least`.
-
-    Examples
-    --------
-    >>> whole_number("radius", 2, 0, "give hops")
-    2
-    """
-    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, got {value!r}; {remedy}")
-    number = operator.index(value)
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}; {remedy}")
-    return number
 
 
 @final

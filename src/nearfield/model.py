@@ -18,7 +18,7 @@ from nearfield.data.marginal import Marginal
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.extension import extend
 from nearfield.fitting.fit_report import FitReport
-from nearfield.lattice import whole_number
+from nearfield.number import whole_number
 from nearfield.sampling.sampler import Sampler
 from nearfield.score.base import Score, part_of
 from nearfield.score.ensemble import EnsembleScore

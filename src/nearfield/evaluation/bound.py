@@ -18,7 +18,7 @@ import numpy as np
 from scipy.sparse import csgraph
 from scipy.special import gamma, hyp2f1
 
-from nearfield.lattice import whole_number
+from nearfield.number import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import eigsh
 
-from nearfield.lattice import whole_number
+from nearfield.number import whole_number
 
 __all__ = ["concavity", "condition_number", "lattice_precision"]
 

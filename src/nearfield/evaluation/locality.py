@@ -18,8 +18,8 @@ from scipy.sparse import csgraph
 from torch.autograd import forward_ad
 
 from nearfield.evaluation.gaussian import missed_variance
-from nearfield.lattice import whole_number
 from nearfield.noise import Stream, normals
+from nearfield.number import whole_number
 from nearfield.process import noise, signal
 
 if TYPE_CHECKING:

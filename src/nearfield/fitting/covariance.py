@@ -23,6 +23,7 @@ import scipy.sparse as sp
 import torch
 
 from nearfield.graph import DependencyGraph, Neighborhood
+from nearfield.number import keep_floats
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -53,8 +54,8 @@ class Pooling:
 
     Raises
     ------
-    ValueError
-        If ``strength`` is outside [0, 1] or ``bandwidth`` is not positive.
+    TypeError, ValueError
+        If a number is none, ``strength`` is outside [0, 1] or ``bandwidth`` is not positive.
 
     Examples
     --------
@@ -66,12 +67,11 @@ class Pooling:
     bandwidth: float = math.inf
 
     def __post_init__(self) -> None:
+        keep_floats(self, "strength", "bandwidth")
         if not 0.0 <= self.strength <= 1.0:
             raise ValueError(f"strength must be in [0, 1], got {self.strength!r}; use 0 to fit every vertex alone")
         if not self.bandwidth > 0.0:
             raise ValueError(f"bandwidth must be positive, got {self.bandwidth!r}; use math.inf to pool all vertices")
-        for name in ("strength", "bandwidth"):  # whatever kind of number was given: it is stored
-            object.__setattr__(self, name, float(getattr(self, name)))
 
     @property
     def one_law(self) -> bool:

@@ -23,6 +23,7 @@ import torch
 
 from nearfield.graph import DependencyGraph
 from nearfield.noise import Stream, normals
+from nearfield.number import keep_floats
 from nearfield.process import noise as noise_scale
 from nearfield.process import per_sample, signal, time_of
 from nearfield.score.base import Score
@@ -70,8 +71,8 @@ class NoiseLevels:
 
     Raises
     ------
-    ValueError
-        If a number is not finite, or the spread not above 0.
+    TypeError, ValueError
+        If a number is none or not finite, or the spread not above 0.
 
     Examples
     --------
@@ -83,12 +84,11 @@ class NoiseLevels:
     spread: float = 1.2
 
     def __post_init__(self) -> None:
+        keep_floats(self, "center", "spread")
         if not math.isfinite(self.center):
             raise ValueError(f"center must be finite, got {self.center!r}; -.5 is usual")
         if not 0 < self.spread < math.inf:
             raise ValueError(f"spread must be above 0 and finite, got {self.spread!r}; 1.2 is usual")
-        for name in ("center", "spread"):  # whatever kind of number was given: it is stored
-            object.__setattr__(self, name, float(getattr(self, name)))
 
     def times(self, quantile: Float[Tensor, " level"]) -> Float[Tensor, " level"]:
         """OU times at quantiles of the law, in (0, 1)."""

@@ -19,10 +19,9 @@ import torch
 
 from nearfield.fitting.adamw import AdamW, half_cosine
 from nearfield.fitting.matching import window_noise
-from nearfield.fitting.recipe import keep_counts, keep_floats, keep_seed
 from nearfield.graph import DependencyGraph
-from nearfield.lattice import whole_number
 from nearfield.noise import Stream
+from nearfield.number import keep_counts, keep_floats, keep_seed, whole_number
 from nearfield.process import Schedule, signal
 from nearfield.process import noise as noise_scale
 from nearfield.score.paper import PaperNetwork, PaperScore, Predicted

@@ -4,56 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from numbers import Real
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import numpy as np
 
 from nearfield.fitting.adamw import half_cosine
 from nearfield.fitting.matching import NoiseLevels
-from nearfield.lattice import whole_number
-from nearfield.noise import seed_of
+from nearfield.number import keep_counts, keep_floats, keep_seed
 
-__all__ = ["Recipe", "keep_counts", "keep_floats", "keep_seed"]
-
-
-def keep_floats(settings: object, *names: str) -> None:
-    """Turn numbers of whatever kind into those that can be stored.
-
-    Raises
-    ------
-    TypeError
-        If one is no number; it is named.
-    """
-    for name in names:
-        value = getattr(settings, name)
-        if not isinstance(value, Real) or isinstance(value, bool):
-            raise TypeError(f"{name} must be a number, got {value!r}; see the defaults")
-        object.__setattr__(settings, name, float(value))
-
-
-def keep_counts(settings: object, *names: str) -> None:
-    """Turn whole numbers of at least 1 into those that can be stored.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If one is none; it is named.
-    """
-    for name in names:
-        number = whole_number(name, getattr(settings, name), 1, "give a number of at least 1")
-        object.__setattr__(settings, name, number)
-
-
-def keep_seed(settings: Any) -> None:
-    """Turn a whole number in [0, 2**64) into one that can be stored.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the seed is none.
-    """
-    object.__setattr__(settings, "seed", seed_of(whole_number("seed", settings.seed, 0, "give a number below 2**64")))
+__all__ = ["Recipe"]
 
 
 @final

@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional
 
 from nearfield.graph import DependencyGraph
-from nearfield.lattice import whole_number
+from nearfield.number import whole_number
 from nearfield.score.base import part_of
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from nearfield.graph import DependencyGraph
-from nearfield.lattice import whole_number
+from nearfield.number import whole_number
 from nearfield.score.base import Score
 from nearfield.score.hybrid import levels
 from nearfield.score.network import Affine

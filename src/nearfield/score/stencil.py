@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from nearfield.graph import DependencyGraph
-from nearfield.lattice import whole_number
+from nearfield.number import whole_number
 from nearfield.score.network import Affine, Modulation, Network, Site, uniform
 
 if TYPE_CHECKING:

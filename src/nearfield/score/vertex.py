@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from nearfield.graph import DependencyGraph
-from nearfield.lattice import whole_number
+from nearfield.number import whole_number
 from nearfield.score.network import scaled
 from nearfield.score.window import Padding, WindowedNetwork
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from nearfield.coordinate import positions
 from nearfield.graph import DependencyGraph, Lattice, Neighborhood
-from nearfield.lattice import whole_number
+from nearfield.number import whole_number
 from nearfield.score.network import Affine, Modulation, Network, Site, uniform
 
 if TYPE_CHECKING:

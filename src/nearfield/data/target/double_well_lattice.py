@@ -12,7 +12,7 @@ import numpy as np
 
 from nearfield.data.target.base import Target
 from nearfield.graph import DependencyGraph
-from nearfield.lattice import whole_number
+from nearfield.number import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -1,0 +1,86 @@
+"""Numbers that a user gives: checked, and kept as kinds that can be stored whatever kind came in."""
+
+from __future__ import annotations
+
+import operator
+from numbers import Real
+from typing import Any, SupportsIndex
+
+import numpy as np
+
+from nearfield.noise import seed_of
+
+__all__ = ["keep_counts", "keep_floats", "keep_seed", "whole_number"]
+
+
+def whole_number(name: str, value: SupportsIndex, least: int, remedy: str) -> int:
+    """Return `value` as an int of at least `least`, or say what is wrong with the argument `name`.
+
+    Parameters
+    ----------
+    name : str
+        The argument, as the user knows it.
+    value : int
+        What was received; numpy integers pass, floats and booleans do not.
+    least : int
+        Smallest allowed value.
+    remedy : str
+        What the user can do, a clause that ends the message.
+
+    Raises
+    ------
+    TypeError
+        If `value` is not an integer.
+    ValueError
+        If it is below `least`.
+
+    Examples
+    --------
+    >>> whole_number("radius", 2, 0, "give hops")
+    2
+    """
+    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, got {value!r}; {remedy}")
+    number = operator.index(value)
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}; {remedy}")
+    return number
+
+
+def keep_floats(settings: object, *names: str) -> None:
+    """Turn numbers of whatever kind into those that can be stored.
+
+    Raises
+    ------
+    TypeError
+        If one is no number; it is named.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise TypeError(f"{name} must be a number, got {value!r}; see the defaults")
+        object.__setattr__(settings, name, float(value))
+
+
+def keep_counts(settings: object, *names: str) -> None:
+    """Turn whole numbers of at least 1 into those that can be stored.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is none; it is named.
+    """
+    for name in names:
+        number = whole_number(name, getattr(settings, name), 1, "give a number of at least 1")
+        object.__setattr__(settings, name, number)
+
+
+def keep_seed(settings: Any) -> None:
+    """Turn a whole number in [0, 2**64) into one that can be stored.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the seed is none.
+    """
+    object.__setattr__(settings, "seed", seed_of(whole_number("seed", settings.seed, 0, "give a number below 2**64")))
