@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_the_work(tmp_path, monkeypa
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     reproduction.run(toy("toy"), tmp_path, quiet=True)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(OSError, match=r"could not write .*json: No space left"):
         reproduction.run(toy("toy"), tmp_path, quick=True, quiet=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

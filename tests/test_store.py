@@ -189,7 +189,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(path, fail):
     before = path.read_bytes()
     with pytest.MonkeyPatch.context() as monkeypatch:
         fail(monkeypatch)
-        with pytest.raises(OSError, match=r"could not write the model to .* is unchanged .*No space left") as caught:
+        with pytest.raises(OSError, match=r"could not write .*: No space left on device; free space") as caught:
             store.write(path, {"radius": 9}, {})
     assert caught.value.errno == 28
     assert os.listdir(path.parent) == [path.name]
@@ -229,16 +229,16 @@ def test_new_file_appears_only_by_the_rename(tmp_path, monkeypatch):
 
 
 def test_unwritable_paths(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"cannot write into .*missing: does it exist"):
+    with pytest.raises(FileNotFoundError, match=r"path must be in an existing folder, got .*create .*missing first"):
         store.write(tmp_path / "missing" / "m", {}, {})
-    with pytest.raises(IsADirectoryError, match="path must name a file"):
+    with pytest.raises(IsADirectoryError, match=r"path must be a file, .* is a folder"):
         store.write(tmp_path, {}, {})
 
     def denied(*_args, **_kwargs):  # permissions do not stop root, under whom tests may run
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(builtins, "open", denied)
-    with pytest.raises(PermissionError, match="may you write there"):
+    with pytest.raises(PermissionError, match=r"could not write .*: Permission denied"):
         store.write(tmp_path / "m", {}, {})
     assert os.listdir(tmp_path) == []
 
@@ -270,7 +270,7 @@ def test_relative_path_and_permissions(tmp_path, monkeypatch):
 def test_devices_are_not_replaced(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with pytest.raises(OSError, match="name a file"):
+    with pytest.raises(OSError, match=r"path must be a file, .* is a device"):
         store.write(pipe, {}, {})
     assert list(tmp_path.iterdir()) == [pipe]
     assert pipe.is_fifo()

@@ -373,7 +373,7 @@ def _write(path: Path, field: xr.DataArray | xr.Dataset | np.ndarray) -> None:
     import numpy as np
     import xarray as xr
 
-    from nearfield.data.replacement import replace_file
+    from nearfield.data.replacement import replace_files
 
     # Made in memory, since HDF5 reports a full disk in several ways and in many lines.
     content: bytes | memoryview
@@ -387,4 +387,4 @@ def _write(path: Path, field: xr.DataArray | xr.Dataset | np.ndarray) -> None:
         buffer = io.BytesIO()
         np.save(buffer, np.asarray(field))
         content = buffer.getbuffer()
-    replace_file(path, content)
+    replace_files({path: content})

@@ -2,43 +2,69 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
-__all__ = ["replace_file", "require_target"]
+__all__ = ["replace_files", "require_target"]
 
 
-def replace_file(path: Path, content: bytes | memoryview) -> None:
-    """Write through a temporary file in the same folder: the file is there whole, or as it was.
+def replace_files(contents: Mapping[Path, bytes | memoryview]) -> None:
+    """Write every file beside its place, then move all into place: they are there whole, or as they were.
+
+    What is there afterwards is on the disk, as is the name it goes by where the system can (not on Windows).
 
     Parameters
     ----------
-    path : Path
-        An existing file is replaced. The folder must exist.
-    content : bytes or memoryview
+    contents : mapping of Path to bytes or memoryview
+        Existing files are replaced. The folders must exist.
 
     Raises
     ------
     OSError
-        If it cannot be written; nothing is left behind.
+        If one cannot be written; nothing new is left behind.
 
     Examples
     --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     replace_file(Path(folder) / "numbers.json", b"{}")
+    ...     replace_files({Path(folder) / "numbers.json": b"{}"})
     ...     [path.name for path in Path(folder).iterdir()]
     ['numbers.json']
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    written: dict[Path, Path] = {}
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        for target, content in contents.items():
+            temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+            with open(temporary, "xb") as file:
+                written[target] = temporary
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for target, temporary in written.items():
+            os.replace(temporary, target)
     except OSError as error:
-        raise OSError(f"could not write {path}: {error.strerror}") from error
+        reason = f"could not write {target}: {error.strerror or error}; free space or choose another place"
+        raise type(error)(error.errno, reason) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in written.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    for folder in {target.parent for target in written}:
+        _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename itself durable."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def require_target(name: str, path: str | PathLike[str]) -> Path:

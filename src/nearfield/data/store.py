@@ -7,17 +7,17 @@ refused, and it names the model in whatever the model generates.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
+
+from nearfield.data.replacement import replace_files, require_target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,8 +35,6 @@ _KEY = "nearfield"
 def write(path: str | os.PathLike[str], metadata: Mapping[str, Any], arrays: Mapping[str, ndarray]) -> None:
     """Write a model file in one step: it is there whole, or what was there before is untouched.
 
-    The bytes go to a temporary file in the same directory, are flushed to the disk, and the file is renamed.
-
     Parameters
     ----------
     path : path
@@ -51,9 +49,10 @@ def write(path: str | os.PathLike[str], metadata: Mapping[str, Any], arrays: Map
     ValueError
         If `metadata` cannot be said in JSON.
     TypeError
-        If an array is not of numbers or booleans.
+        If an array is not of numbers or booleans, or `path` is no path.
     OSError
-        If the directory is missing or not writable, or the disk full. Nothing is left behind.
+        If the directory is missing or not writable, `path` is a directory or a device, or the disk full. Nothing is
+        left behind.
 
     Examples
     --------
@@ -64,32 +63,11 @@ def write(path: str | os.PathLike[str], metadata: Mapping[str, Any], arrays: Map
     >>> metadata, arrays["scale"].tolist()
     ({'radius': 2}, [1.0, 1.0, 1.0])
     """
-    target = Path(path)
+    target = require_target("path", path)
     plain = {name: _plain(name, array) for name, array in arrays.items()}
     header = {"schema": SCHEMA, "digest": digest(metadata, plain), "metadata": metadata}
     payload = safetensors.numpy.save(plain, metadata={_KEY: _json(header)})
-    if target.is_dir():
-        raise IsADirectoryError(f"path must name a file, got the directory {target}")
-    if target.exists() and not target.is_file():
-        raise OSError(f"path must name a file, got the device {target}: replacing it would remove it; name a file")
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        file = open(temporary, "xb")  # noqa: SIM115
-    except OSError as error:
-        raise _os_error(error, f"cannot write into {target.parent}: does it exist, and may you write there?") from error
-    try:
-        with file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise _os_error(error, f"could not write the model to {target}; what was there is unchanged") from error
-        raise
-    _sync_directory(target.parent)
+    replace_files({target: payload})
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, ndarray]]:
@@ -212,18 +190,3 @@ def _plain(name: str, array: ndarray) -> ndarray:
         raise TypeError(f"array {name!r} must hold numbers or booleans of at most 8 bytes, got dtype {array.dtype}")
     shape = array.shape  # ascontiguousarray makes a scalar one-dimensional
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(shape)
-
-
-def _sync_directory(folder: Path) -> None:
-    """Make the rename itself durable, where the system can (not on Windows)."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _os_error(error: OSError, message: str) -> OSError:
-    """Return the same class of error, its number kept, with a message that says what to do."""
-    return type(error)(error.errno, f"{message} ({error.strerror or error})")

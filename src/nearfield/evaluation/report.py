@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from nearfield.data.replacement import require_target
+from nearfield.data.replacement import replace_files, require_target
 from nearfield.evaluation import check, plot
 from nearfield.evaluation.check import Check
 from nearfield.evaluation.comparison import MOST_CHANNELS, Comparison, png
@@ -165,9 +164,8 @@ def write_report(
             "provenance": dict(provenance or {}),
         }
     )
-    _write_all(
-        {page.with_suffix(".json"): json.dumps(summary, indent=1, allow_nan=False), page: _render(summary, pictures)}
-    )
+    numbers = json.dumps(summary, indent=1, allow_nan=False)
+    replace_files({page.with_suffix(".json"): numbers.encode(), page: _render(summary, pictures).encode()})
     return summary
 
 
@@ -380,26 +378,3 @@ def _render(summary: dict[str, Any], pictures: dict[str, str]) -> str:
     )
     template = environment.get_template("report.html.jinja")
     return template.render(**summary, pictures=pictures, number=number)
-
-
-def _write_all(texts: Mapping[Path, str]) -> None:
-    """Write every file beside its place, then move all into place; on failure leave nothing new behind."""
-    written: dict[Path, Path] = {}
-    try:
-        for target, text in texts.items():
-            written[target] = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
-            with open(written[target], "x", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        for target, temporary in written.items():
-            os.replace(temporary, target)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"path could not be written ({error.strerror}); free space or choose another place",
-            str(target),
-        ) from error
-    finally:
-        for temporary in written.values():
-            temporary.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from nearfield.data.replacement import replace_file
+from nearfield.data.replacement import replace_files
 from nearfield.data.sample import north_america_temperature
 from nearfield.estimator import LocalizedDiffusion
 from nearfield.evaluation import plot
@@ -123,7 +123,7 @@ def run(out: Path, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
     result |= {"completion_error": completion.error, "completion_spread": completion.spread}
     say(_in_words(result))
 
-    replace_file(out / "samples.nc", new.to_netcdf(engine="h5netcdf"))
+    replace_files({out / "samples.nc": new.to_netcdf(engine="h5netcdf")})
     _figures(out, model.graph_, selection, train, new, completion, seed)
     summary = model.report(out / "report.html", test)
     result["verdict"] = summary["verdict"]["status"]

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import nearfield
-from nearfield.data.replacement import replace_file
+from nearfield.data.replacement import replace_files
 
 Value = TypeVar("Value")
 Paper: TypeAlias = Annotated[Value, "paper"]
@@ -174,12 +174,13 @@ def run(experiment: Experiment, out: Path, *, quick: bool = False, quiet: bool =
         "numbers": result.numbers,
     }
     text = json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
-    replace_file(out / f"{experiment.name}.json", text.encode())
+    files = {out / f"{experiment.name}.json": text.encode()}
     for suffix in ("png", "pdf"):
         buffer = io.BytesIO()
         # Without the date the file is a function of the numbers.
         result.figure.savefig(buffer, format=suffix, metadata={"CreationDate": None} if suffix == "pdf" else None)
-        replace_file(out / f"{experiment.name}.{suffix}", buffer.getvalue())
+        files[out / f"{experiment.name}.{suffix}"] = buffer.getvalue()
+    replace_files(files)
     if not quiet:
         for claim in result.claims:
             print(f"{'holds' if claim.holds else 'FAILS'}  ({claim.source}) {claim.sentence}")
