@@ -306,6 +306,18 @@ def test_dates_make_a_time_axis():
     data = chain().rename(sample="launch").assign_coords(launch=pd.date_range("2001", periods=6))
     assert Codec.fit(data, sample_dim="launch").has_time_axis
     assert not Codec.fit(chain()).has_time_axis
+    rows = np.random.default_rng(0).normal(size=(6, 3))
+    for index in (pd.date_range("2001", periods=6), pd.period_range("2001", periods=6), pd.RangeIndex(6, name="year")):
+        assert Codec.fit(pd.DataFrame(rows, index=index)).has_time_axis
+    for plain in (rows, pd.DataFrame(rows), pd.DataFrame(rows, index=list("abcdef"))):
+        assert not Codec.fit(plain).has_time_axis
+        codec = Codec.fit(plain, sample_dim="time")
+        assert codec.has_time_axis
+        np.testing.assert_array_equal(codec.decode(codec.encode(plain)), rows)
+
+
+def test_byte_order_does_not_widen_the_numbers():
+    assert Codec.fit(chain().astype(">f4")).channels[0].dtype == "float32"
 
 
 def test_repeated_years_are_fine():
@@ -483,11 +495,27 @@ UNFIT = {
     "objects": (grid.astype(object).where(grid.lat < 30, "x"), {}, TypeError, "objects that are none"),
     "object array": (np.array([[1, "x"], [2, 3]], dtype=object), {}, ValueError, "convert string to float"),
     "sparse": (scipy.sparse.eye_array(3).tocsr(), {}, TypeError, "Sparse data was passed for X, but dense"),
-    "sample_dim of an array": (
+    "sample_dim of an array": (np.eye(3), {"sample_dim": ("time", "x")}, ValueError, "sample_dim must be one name for"),
+    "sample_dim of another axis": (
         np.eye(3),
-        {"sample_dim": "time"},
+        {"sample_dim": "column"},
         ValueError,
-        "sample_dim names a dimension of labelled",
+        "and none of .*, got 'column'",
+    ),
+    "too large to square": (np.eye(3) * 1e160, {}, ValueError, "magnitudes between 1e-150 and 1e.150, got 1e.160 at"),
+    "too small to square": (np.eye(3) * 1e-160, {}, ValueError, "magnitudes between .* got 1e-160 at column"),
+    "dates in a column": (
+        pd.DataFrame(np.eye(3)).assign(date=pd.date_range("2000", periods=3)),
+        {},
+        TypeError,
+        "got column 'date' of datetime64.*make dates the index",
+    ),
+    "text in a column": (pd.DataFrame(np.eye(3)).assign(name="Paris"), {}, TypeError, "got column 'name' of"),
+    "two columns of one name": (
+        pd.DataFrame(np.eye(3), columns=["a", "b", "a"]),
+        {},
+        ValueError,
+        "columns of different names, got 'a' more than once",
     ),
     "unknown sample_dim": (
         grid,

@@ -1,5 +1,6 @@
 """The estimator: what a user of scikit-learn and xarray expects of it, and two paths that must agree."""
 
+import itertools
 import warnings
 
 import numpy as np
@@ -168,6 +169,14 @@ def test_a_report_tells_fitted_from_held_out_data(tmp_path):
     held_out = model.report(tmp_path / "a.html", field[30:])
     fitted = model.report(tmp_path / "b.html", field[:30])
     assert (held_out["data"]["fitted_on"], fitted["data"]["fitted_on"]) == (False, True)
+    model.save(tmp_path / "model")
+    for part in (field[:20], field[29::-1], field):  # in other company or order they have been seen all the same
+        page = nf.load(tmp_path / "model").report(tmp_path / "b.html", part)
+        assert page["data"]["fitted_on"]
+        names = [row["name"] for row in page["log_density"]]
+        assert "held out" not in names
+        assert {c["name"]: c["status"] for c in page["checks"]}["log-density of held-out data"] == "unknown"
+    (tmp_path / "model").unlink()
     assert {p.name for p in tmp_path.iterdir()} == {"a.html", "a.json", "b.html", "b.json"}
 
 
@@ -350,6 +359,40 @@ def test_columns_of_a_frame_are_told_apart_wherever_it_is_taken(tmp_path):
             use(turned)
     gaps = frame.mask(np.eye(60, 3) > 0)
     np.testing.assert_array_equal(model.impute(gaps, random_state=0), model.impute(gaps.to_numpy(), random_state=0))
+
+
+def test_a_refused_fit_leaves_the_model_as_it_was():
+    """The names of columns are told before the work."""
+    frame = pd.DataFrame(chain(n=3), columns=["a", "b", "c"])
+    model = nf.LocalizedDiffusion(**RADIUS_GIVEN).fit(frame)
+    before = model.digest_, model.sample(2, random_state=0)
+    mixed = pd.DataFrame(chain(n=5), columns=["a", 1, "b", "c", "d"])
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("nearfield.estimator.fit_score", pytest.fail)
+        with pytest.raises(TypeError, match="string names"):
+            model.fit(mixed)
+    assert model.digest_ == before[0]
+    np.testing.assert_array_equal(model.sample(2, random_state=0), before[1])
+
+
+def test_records_are_told_from_independent_samples():
+    """AR(1) rows of correlation .8: a warning unless time is named, in whichever way; then blocks are held out."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(120, 4))
+    for before, row in itertools.pairwise(rows):
+        row += 0.8 * before
+    with pytest.warns(UserWarning, match=r"samples next to each other are alike \(correlation 0.7.*sample_dim='time'"):
+        warned = nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(rows)
+    assert any("alike" in text for text in warned.fit_report_.warnings)
+    with pytest.warns(UserWarning, match="rename 'member' to 'time'"):
+        nf.select_radius(xr.DataArray(rows, dims=("member", "x")))
+    dated = pd.DataFrame(rows, index=pd.date_range("2001", periods=120))
+    named = xr.DataArray(rows, dims=("time", "x"))
+    fits = [nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(x) for x in (dated, named)]
+    fits.append(nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(rows, sample_dim="time"))
+    assert len({str(model.fit_report_.selection) for model in fits}) == 1
+    assert fits[0].fit_report_.selection != warned.fit_report_.selection
+    nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(rng.permutation(rows))  # a warning would be an error
 
 
 def test_the_report_of_a_network_names_its_own_pooling_and_whose_loss_it_shows(tmp_path):

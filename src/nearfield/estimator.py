@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from tqdm.auto import tqdm
 
 from nearfield.data import store
+from nearfield.data.admission import warn_of_likeness
 from nearfield.data.codec import Codec
 from nearfield.data.marginal import Marginal, MarginalChoice
 from nearfield.evaluation.report import page_path, write_report
@@ -26,7 +27,7 @@ from nearfield.fitting.paper import PaperRecipe
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.selection import SelectionReport, select_field
 from nearfield.graph import DependencyGraph
-from nearfield.model import Model, content_digest, fingerprint, largest_eigenvalue
+from nearfield.model import Model, content_digest, fingerprints, largest_eigenvalue
 from nearfield.noise import Stream, seed_of
 from nearfield.parameter import (
     asked_pooling,
@@ -170,7 +171,9 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         y : None
             Ignored.
         sample_dim : str or sequence of str, optional
-            Dimensions of labelled data that count samples; guessed from customary names when None.
+            Dimensions of labelled data that count samples; guessed from customary names when None. For arrays, what
+            their first axis is to be called. If that is a time, or the rows of a data frame are dated, samples next to
+            each other may be alike: they are held out in blocks rather than at random.
         checkpoint : path, optional
             File the training of a network is kept in, once a minute; if it is there, a killed fit of the same data and
             parameters goes on from it and ends as it would have. Needs a ``random_state``.
@@ -197,10 +200,13 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         seed = seed_of(self.random_state)
         start = time.perf_counter()
         codec = Codec.fit(X, sample_dim=sample_dim, graph=self.graph)
+        features = _features(X, codec)
         x = codec.encode(X).astype(np.float64)
         encoded = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught, fit_bars(verbose=self.verbose) as (candidates, steps):
             warnings.simplefilter("always")
+            if not codec.has_time_axis:
+                warn_of_likeness(x, codec.container, codec.sample_dims)
             marginal = Marginal.fit(x, self.marginal, [channel.name for channel in codec.channels])
             fitted = fit_score(
                 marginal.warp(x),
@@ -217,13 +223,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             )
         for warning in caught:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-        # From here on nothing fails: a fit that was refused leaves an earlier one whole.
-        self.codec_, self.graph_ = codec, codec.graph
-        self._count_features(X, reset=True)
-        self.marginal_ = marginal.rescaled(fitted.center, fitted.scale)
-        self.score_, self.radius_, self.pooling_ = fitted.score, fitted.radius, fitted.pooling
-        self.largest_eigenvalue_ = largest_eigenvalue(self.marginal_.transform(x))
-        self.fit_report_ = FitReport(
+        marginal = marginal.rescaled(fitted.center, fitted.scale)
+        report = FitReport(
             selection=fitted.selection,
             seconds={"encode": encoded - start, **fitted.seconds},
             n_samples=len(x),
@@ -233,7 +234,12 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             training=fitted.training,
             levels=fitted.levels,
         )
-        self.training_digest_ = fingerprint(x)
+        eigenvalue = largest_eigenvalue(marginal.transform(x))
+        # In one step at the end: a fit that was refused leaves an earlier one whole.
+        model = Model(
+            codec, marginal, fitted.score, fitted.radius, fitted.pooling, *features, eigenvalue, fingerprints(x), report
+        )
+        self._take(model)
         self.digest_ = content_digest(*self._content())
         return self
 
@@ -354,7 +360,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             If the layout differs from the training data's, or the method has no density.
         """
         check_is_fitted(self)
-        self._count_features(X, reset=False)
+        self._same_columns(X)
         field = self._field("score_samples")
         x = self.codec_.encode(X).astype(np.float64)
         return field.log_prob(self.marginal_.transform(x)) + self.marginal_.log_det(x)
@@ -420,7 +426,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         page_path(path)
         self._same_columns(X)
         x = self.codec_.encode(X).astype(np.float64)
-        seen = fingerprint(x) == self.training_digest_
+        seen = bool(np.isin(fingerprints(x), self.training_samples_).any())
         z = self._draw(min(max(len(x), 200), 1000), self.fit_report_.seed, stream=Stream.REPORT)
         provenance = self._provenance(self.fit_report_.seed)
         return write_report(path, **self._model().comparison(x, z, seen=seen, provenance=provenance))
@@ -445,18 +451,10 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             )
         return self.score_
 
-    def _count_features(self, X: Data, *, reset: bool) -> None:
-        """Set or compare ``n_features_in_`` (and the columns of a data frame) as scikit-learn's estimators do."""
-        if isinstance(X, xr.DataArray | xr.Dataset) or np.ndim(X) != 2:
-            if reset:
-                self.n_features_in_ = self.codec_.layout.n_cells * self.codec_.n_channels
-            return
-        validate_data(self, X, reset=reset, skip_check_array=True)
-
     def _same_columns(self, X: Data) -> None:
         """Refuse a data frame with other columns, or the same in another order."""
         if hasattr(X, "columns"):
-            self._count_features(X, reset=False)
+            validate_data(self, X, reset=False, skip_check_array=True)
 
     def _provenance(self, seed: int) -> dict[str, Any]:
         from nearfield import __version__
@@ -478,7 +476,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             self.n_features_in_,
             tuple(getattr(self, "feature_names_in_", ())),
             self.largest_eigenvalue_,
-            self.training_digest_,
+            self.training_samples_,
             self.fit_report_,
         )
 
@@ -492,13 +490,22 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             self.feature_names_in_ = np.array(model.feature_names_in, dtype=object)
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
-        self.largest_eigenvalue_, self.training_digest_ = model.largest_eigenvalue, model.training_digest
+        self.largest_eigenvalue_, self.training_samples_ = model.largest_eigenvalue, model.training_samples
         self.fit_report_ = model.fit_report
         return self
 
     def _content(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return what a model file holds."""
         return self._model().content(plain_parameters(self.get_params(deep=False), self.fit_report_.seed))
+
+
+def _features(X: Data, codec: Codec) -> tuple[int, tuple[str, ...]]:
+    """Count the numbers in a sample and name the columns of a data frame, as scikit-learn's estimators do."""
+    if isinstance(X, xr.DataArray | xr.Dataset) or np.ndim(X) != 2:
+        return codec.layout.n_cells * codec.n_channels, ()
+    counted = BaseEstimator()
+    validate_data(counted, X, skip_check_array=True)
+    return counted.n_features_in_, tuple(getattr(counted, "feature_names_in_", ()))
 
 
 def load(path: str | os.PathLike[str]) -> LocalizedDiffusion:
@@ -561,8 +568,11 @@ def select_radius(
     """
     check_parameters(LocalizedDiffusion(graph=graph, pooling=pooling).get_params(deep=False))
     codec = Codec.fit(X, sample_dim=sample_dim, graph=graph)
+    x = codec.encode(X).astype(np.float64)
+    if not codec.has_time_axis:
+        warn_of_likeness(x, codec.container, codec.sample_dims)
     return select_field(
-        codec.encode(X).astype(np.float64),
+        x,
         codec.graph,
         pooling=asked_pooling(pooling),
         contiguous=codec.has_time_axis,

@@ -29,9 +29,9 @@ from nearfield.score.paper import PaperScore
 from nearfield.score.switch import SwitchedScore
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, UInt64
 
-__all__ = ["Model", "content_digest", "fingerprint", "largest_eigenvalue"]
+__all__ = ["Model", "content_digest", "fingerprints", "largest_eigenvalue"]
 
 _KINDS = (
     GaussianField,
@@ -69,8 +69,8 @@ class Model:
         Columns of a data frame; empty where there are none.
     largest_eigenvalue : float
         Of the covariance of the standardised data.
-    training_digest : str
-        `fingerprint` of the data.
+    training_samples : ndarray of uint64, shape (sample,)
+        `fingerprints` of the data.
     fit_report : FitReport
         What was chosen and why, times and warnings.
     """
@@ -83,7 +83,7 @@ class Model:
     n_features_in: int
     feature_names_in: tuple[str, ...]
     largest_eigenvalue: float
-    training_digest: str
+    training_samples: UInt64[np.ndarray, " sample"]
     fit_report: FitReport
 
     def content(self, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -97,14 +97,13 @@ class Model:
                 "n_features_in": self.n_features_in,
                 "feature_names_in": list(self.feature_names_in),
                 "largest_eigenvalue": self.largest_eigenvalue,
-                "training_digest": self.training_digest,
                 "fit_report": asdict(self.fit_report),
             },
             "score_class": type(self.score).__name__,
             **{name: config for name, (config, _) in states.items()},
         }
         arrays = {f"{name}.{key}": array for name, (_, named) in states.items() for key, array in named.items()}
-        return metadata, arrays
+        return metadata, arrays | {"training_samples": self.training_samples}
 
     @classmethod
     def from_content(cls, metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Model:
@@ -120,7 +119,7 @@ class Model:
             fitted["n_features_in"],
             tuple(fitted["feature_names_in"]),
             fitted["largest_eigenvalue"],
-            fitted["training_digest"],
+            arrays["training_samples"],
             FitReport.from_plain(fitted["fit_report"]),
         )
 
@@ -176,7 +175,7 @@ class Model:
         z : ndarray
             Draws, standardised.
         seen : bool
-            Whether these data were fitted.
+            Whether these data, or part of them, were fitted.
         provenance : mapping
             Of the draws.
         """
@@ -272,9 +271,17 @@ def content_digest(metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
     return store.digest({**metadata, "fitted": fitted | {"fit_report": report}}, arrays)
 
 
-def fingerprint(x: np.ndarray) -> str:
-    """Tell data apart: the hash of their bytes."""
-    return hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()
+def fingerprints(x: Float[np.ndarray, "sample vertex channel"]) -> UInt64[np.ndarray, " sample"]:
+    """Tell samples apart, whatever order or company they come in: a hash of the bytes of each.
+
+    Examples
+    --------
+    >>> x = np.arange(6.0).reshape(3, 2, 1)
+    >>> np.isin(fingerprints(x[::-1]), fingerprints(x[1:])).tolist()
+    [True, True, False]
+    """
+    hashes = (hashlib.blake2b(np.ascontiguousarray(sample).tobytes(), digest_size=8) for sample in x)
+    return np.array([int.from_bytes(h.digest(), "little") for h in hashes], dtype=np.uint64)
 
 
 def largest_eigenvalue(z: Float[np.ndarray, "sample vertex channel"]) -> float:

@@ -6,12 +6,16 @@ numbers. Plain arrays are judged by scikit-learn's rules and in its words.
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import scipy.sparse
 import xarray as xr
 from sklearn.utils.validation import check_array
+
+from nearfield.data.layout import TIME_NAMES
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -28,8 +32,11 @@ __all__ = [
     "as_variables",
     "float_dtype",
     "refuse_constant",
+    "refuse_extreme",
     "refuse_infinite",
     "refuse_missing",
+    "sample_axis",
+    "warn_of_likeness",
 ]
 
 Data: TypeAlias = "xr.DataArray | xr.Dataset | ArrayLike"
@@ -37,6 +44,9 @@ Data: TypeAlias = "xr.DataArray | xr.Dataset | ArrayLike"
 
 Container: TypeAlias = Literal["array", "channel array", "DataArray", "Dataset"]
 """What data were: a channel array has shape (n_samples, n_vertices, n_channels)."""
+
+_LARGEST = 1e150
+"""Squares of such values are still finite, and those of their inverses above 0."""
 
 _ARRAY_DIMS = {1: ("column",), 2: ("y", "x"), 3: ("y", "x", "z")}
 
@@ -95,6 +105,19 @@ def as_variables(data: Data, graph: DependencyGraph | None = None) -> tuple[Cont
     return "array", [xr.DataArray(array, dims=("sample", *_ARRAY_DIMS[array.ndim - 1]))]
 
 
+def sample_axis(data: Any) -> str:
+    """Name the first axis of an array: a time, if the rows of a data frame are dated.
+
+    Examples
+    --------
+    >>> sample_axis(np.zeros((3, 2)))
+    'sample'
+    """
+    index = getattr(data, "index", None)
+    dated = getattr(index, "inferred_type", None) in ("datetime64", "datetime", "date", "period")
+    return "time" if dated or getattr(index, "name", None) in TIME_NAMES else "sample"
+
+
 def as_array(data: Any) -> ndarray:
     """Return an array of real numbers, by scikit-learn's rules and in its words; NaN may pass.
 
@@ -113,7 +136,7 @@ def as_array(data: Any) -> ndarray:
     TypeError
         If the data are sparse, or no numbers.
     ValueError
-        If the data are empty, complex or infinite, or lack the samples' axis.
+        If the data are empty, complex or infinite, or lack the samples' axis, or columns of a data frame share a name.
 
     Examples
     --------
@@ -122,6 +145,8 @@ def as_array(data: Any) -> ndarray:
     """
     if isinstance(data, np.ma.MaskedArray):
         data = np.ma.filled(data.astype(np.float64), np.nan)
+    if hasattr(data, "columns") and hasattr(data, "dtypes"):
+        _refuse_columns(data)
     if not scipy.sparse.issparse(data):
         kind = np.asarray(data).dtype.kind
         if kind not in "iufcO":
@@ -132,6 +157,25 @@ def as_array(data: Any) -> ndarray:
     if array.size == 0:
         raise ValueError(f"X must have at least one sample and one vertex, got shape {array.shape}")
     return array
+
+
+def _refuse_columns(frame: Any) -> None:
+    """Refuse a data frame with a column that holds no numbers, or with two columns of one name."""
+    names = list(frame.columns)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"X must have columns of different names, got {twice!r} more than once; rename them")
+    for name, dtype in zip(names, frame.dtypes, strict=True):
+        if getattr(dtype, "kind", "O") in "iufc":
+            continue
+        try:
+            if np.asarray(column := frame[name]).dtype.kind in "mMb":
+                raise TypeError(f"{dtype} is no kind of number")
+            np.asarray(column, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"X must hold real numbers, got column {name!r} of {dtype}; drop it, or make dates the index"
+            ) from error
 
 
 def _real(variable: xr.DataArray) -> xr.DataArray:
@@ -157,7 +201,7 @@ def float_dtype(variable: xr.DataArray) -> str:
     >>> float_dtype(xr.DataArray(np.zeros(3, dtype=int)))
     'float64'
     """
-    return "float32" if variable.dtype == np.float32 else "float64"
+    return "float32" if variable.dtype.newbyteorder("=") == np.float32 else "float64"
 
 
 def refuse_infinite(values: Float[ndarray, "sample cell channel"], layout: Layout, container: Container) -> None:
@@ -173,6 +217,26 @@ def refuse_infinite(values: Float[ndarray, "sample cell channel"], layout: Layou
         raise ValueError(
             f"{_subject(container)} contains infinity at {infinite.sum()} vertices, first "
             f"{layout.name(int(infinite.argmax()))}; replace it, by NaN in every sample if the vertex is to be left out"
+        )
+
+
+def refuse_extreme(
+    values: Float[ndarray, "sample cell channel"], present: Bool[ndarray, " cell"], layout: Layout, container: Container
+) -> None:
+    """Refuse values so large, or so close to 0 everywhere, that their squares are no numbers; naming the vertex.
+
+    Raises
+    ------
+    ValueError
+        If there are any.
+    """
+    largest = np.abs(values).max(axis=(0, 2)).astype(np.float64)
+    wrong = present & ((largest > _LARGEST) | ((largest > 0) & (largest < 1 / _LARGEST)))
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise ValueError(
+            f"{_subject(container)} must have magnitudes between {1 / _LARGEST:g} and {_LARGEST:g}, got "
+            f"{largest[first]:.3g} at {layout.name(first)}; set what means missing to NaN, or change the units"
         )
 
 
@@ -227,6 +291,26 @@ def refuse_constant(
             f"{_subject(container)} is constant at {constant.sum()} of {present.sum()} vertices, first "
             f"{layout.name(first)} (always {low[first].tolist()}), where it has no scale; set those vertices to NaN in "
             "every sample to leave them out"
+        )
+
+
+def warn_of_likeness(
+    x: Float[ndarray, "sample vertex channel"], container: Container, sample_dims: tuple[str, ...]
+) -> None:
+    """Warn where samples next to each other are so alike that they can hardly be independent.
+
+    The mean over the vertices of the correlation of one sample with the next; for independent ones its deviation is at
+    most ``n ** -0.5``, and it is told from five times that on, a false alarm in millions, and from .2 on.
+    """
+    z = x - x.mean(axis=0)
+    variance = np.square(z).mean(axis=0)
+    likeness = float(np.mean((z[1:] * z[:-1]).mean(axis=0) / np.where(variance > 0, variance, 1.0)))
+    if likeness > max(0.2, 5 / math.sqrt(len(x))):
+        remedy = "pass sample_dim='time'" if "array" in container else f"rename {sample_dims[-1]!r} to 'time'"
+        warnings.warn(
+            f"samples next to each other are alike (correlation {likeness:.2f}), as they are in a record, but are held "
+            f"out at random as if independent, which favours too large a radius; if they follow in time, {remedy}",
+            stacklevel=2,
         )
 
 

@@ -14,8 +14,10 @@ from nearfield.data.admission import (
     as_variables,
     float_dtype,
     refuse_constant,
+    refuse_extreme,
     refuse_infinite,
     refuse_missing,
+    sample_axis,
 )
 from nearfield.data.layout import SAMPLE_NAMES, TIME_NAMES, Layout, find_sample_dims, is_time, plain_attrs
 from nearfield.graph import DependencyGraph
@@ -126,7 +128,8 @@ class Codec:
             A Dataset's variables are channels. Arrays: (n_samples, n) is a chain, (n_samples, ny, nx[, nz]) a grid;
             with a graph (n_samples, n_vertices[, n_channels]) or (n_samples, *lattice shape).
         sample_dim : str, sequence of str or None
-            Dimensions that count samples; more than one are stacked. None: see `nearfield.data.layout`.
+            Dimensions that count samples; more than one are stacked. None: see `nearfield.data.layout`. For arrays,
+            what their first axis is to be called: a time if samples follow each other, as dated rows of a frame do.
         graph : DependencyGraph or None
             The graph, vertices in the order of the data's dimensions; None reads it off the dimensions.
 
@@ -151,12 +154,14 @@ class Codec:
         container, variables = as_variables(data, graph)
         if container in ("DataArray", "Dataset"):
             sample_dims = find_sample_dims(variables[0], sample_dim)
-        elif sample_dim is None:
-            sample_dims = ("sample",)
         else:
-            raise ValueError(
-                f"sample_dim names a dimension of labelled data, arrays have samples first; got {sample_dim!r}"
-            )
+            name, others = sample_axis(data) if sample_dim is None else sample_dim, variables[0].dims[1:]
+            if not isinstance(name, str) or name in others:
+                raise ValueError(
+                    f"sample_dim must be one name for the first axis of an array and none of {others}, got "
+                    f"{sample_dim!r}; 'time' says that samples follow each other"
+                )
+            variables, sample_dims = [variable.rename(sample=name) for variable in variables], (name,)
         layout = Layout.from_variable(variables[0], sample_dims)
         values = _stack(variables, sample_dims, layout)
         if len(values) < 2:
@@ -171,6 +176,7 @@ class Codec:
                 "data must have a vertex that is not NaN in every sample, got NaN only; is a mask inverted?"
             )
         refuse_missing(missing, ~absent, layout, container)
+        refuse_extreme(values, ~absent, layout, container)
         refuse_constant(values, ~absent, layout, container)
         present, graph = _place(graph, layout, ~absent)
         return cls(
