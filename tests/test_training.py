@@ -17,7 +17,16 @@ from nearfield import LocalizedDiffusion
 from nearfield.data.target import AutoregressiveChain
 from nearfield.fitting import training
 from nearfield.fitting.covariance import Pooling
-from nearfield.fitting.matching import HeldOut, NoiseLevels, Problem, errors, held_out, training_draws
+from nearfield.fitting.matching import (
+    HeldOut,
+    NoiseLevels,
+    Problem,
+    errors,
+    held_out,
+    training_draws,
+    window_draws,
+    window_errors,
+)
 from nearfield.fitting.paper import PaperRecipe
 from nearfield.fitting.processor import begins_in_bfloat16, compiled, require_compiler
 from nearfield.fitting.recipe import Recipe
@@ -28,6 +37,7 @@ from nearfield.score.gaussian import WindowedGaussianScore, WindowSpectrum
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.stencil import StencilNetwork
 from nearfield.score.vertex import VertexNetworks
+from nearfield.score.window import WindowNetwork
 
 D = 12
 CHAIN = DependencyGraph.chain(D)
@@ -249,6 +259,34 @@ def test_networks_of_vertices_are_trained_as_each_would_be_alone():
         results.append(score.network.weights.detach().clone())
     torch.testing.assert_close(results[0][:-2], results[1][:-2], rtol=1e-10, atol=1e-13)
     assert not torch.allclose(results[0][-2:], results[1][-2:], rtol=1e-3)
+
+
+@pytest.mark.parametrize("make", [VertexNetworks, WindowNetwork])
+def test_independent_windows_are_each_noised_apart(make):
+    """(3.8): the loss of a step is that of `window_draws`, and what is learned by it is as good as by noise fields."""
+    recipe = replace(SHORT, independent_windows=True)
+    score, clean = NetworkScore(make(CHAIN, 1).double()), data(24)
+    run, draws = (Run(score.network, weight_decay=0.0, ema=0.0, seed=4) for _ in range(2))
+    batch = clean[draws.next_batch(24, 8)]
+    apart = window_draws(SHORT.levels, batch, score.network, draws.generator)
+    expected = float(window_errors(score.network, batch, *apart).detach().mean())
+    training.step(run, score, clean, None, recipe)
+    assert run.losses[0] == pytest.approx(expected, rel=1e-12)
+    longer = replace(recipe, learning_rate=1e-2, steps=300, check_every=50)
+    windows, fields = (
+        train(NetworkScore(make(CHAIN, 1).double()), data(100), each, contiguous=False)
+        for each in (longer, replace(longer, independent_windows=False))
+    )
+    assert windows.losses != fields.losses
+    assert windows.best.loss < windows.checks[0].loss - 0.08
+    assert windows.best.loss == pytest.approx(fields.best.loss, abs=0.02)
+
+
+def test_independent_windows_are_for_networks_of_windows():
+    with pytest.raises(ValueError, match=r"independent_windows must be False, .* got StencilNetwork shown 0 values"):
+        train(stencil(), data(20), replace(SHORT, independent_windows=True), contiguous=False)
+    with pytest.raises(ValueError, match="independent_windows must be True or False, got 1"):
+        Recipe(independent_windows=1)
 
 
 def test_networks_of_vertices_follow_the_gradient_of_their_own_loss():

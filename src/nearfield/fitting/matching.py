@@ -315,6 +315,7 @@ def held_out(
     times: Sequence[float],
     *,
     seed: int,
+    stream: Stream = Stream.TRAINING,
     counted: Bool[Tensor, "sample vertex"] | None = None,
     batch_size: int = 256,
 ) -> Float[np.ndarray, "level sample"]:
@@ -329,8 +330,8 @@ def held_out(
         Data not trained on, without missing values.
     times : sequence of float
         OU times, above 0; `NoiseLevels.grid` gives those that stand for the law of training.
-    seed : int
-        Of the noise.
+    seed, stream
+        Of the noise; by default it is that by which training is stopped.
     counted
         Vertices that count in each sample; all by default.
     batch_size : int
@@ -342,7 +343,7 @@ def held_out(
         Mean over the vertices that count, and channels; nan where none counts.
     """
     loss = np.empty((len(times), len(clean)))
-    for level, part, t, noise in fixed_draws(clean, times, seed, batch_size):
+    for level, part, t, noise in fixed_draws(clean, times, seed, batch_size, stream):
         each = errors(score, clean[part], t, noise).double().mean(dim=2)
         loss[level, part] = sample_loss(each, None if counted is None else counted[part]).cpu().numpy()
     return loss
@@ -389,14 +390,18 @@ class HeldOut:
 
 
 def fixed_draws(
-    clean: Float[Tensor, "sample vertex channel"], times: Sequence[float], seed: int, batch_size: int
+    clean: Float[Tensor, "sample vertex channel"],
+    times: Sequence[float],
+    seed: int,
+    batch_size: int,
+    stream: Stream = Stream.TRAINING,
 ) -> Iterator[tuple[int, slice, Float[Tensor, " some"], Float[Tensor, "some vertex channel"]]]:
     """Level, samples, times and noise of each batch of the held-out loss; a function of seed, sample and level."""
     n, vertices, channels = clean.shape
     for level, time in enumerate(times):
         for start in range(0, n, batch_size):
             members = range(start, min(start + batch_size, n))
-            noise = torch.from_numpy(normals(seed, Stream.TRAINING, members, level, vertices, channels)).to(clean)
+            noise = torch.from_numpy(normals(seed, stream, members, level, vertices, channels)).to(clean)
             t = torch.full((len(members),), time, dtype=torch.float64, device=clean.device)
             yield level, slice(start, members.stop), t, noise
 

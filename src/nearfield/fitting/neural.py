@@ -1,8 +1,9 @@
 r"""Networks of local scores fitted to data, and where they are better than the closed-form Gaussian.
 
-A hybrid is compared with the Gaussian field on samples that trained neither (they told when to stop training), at noise
-levels spread over :math:`\ln\sigma`, by :math:`|D(x_t, t) - x_0|^2 / \sigma^2`: summed over levels, the difference of
-two scores estimates (up to the factor of the spacing) the difference of what they cost by (3.10) of arXiv 2505.04417.
+A hybrid is compared with the Gaussian field on samples that trained neither (with other noise they told when to stop),
+at noise levels spread over :math:`\ln\sigma`, by :math:`|D(x_t, t) - x_0|^2 / \sigma^2`: summed over levels, the
+difference of two scores estimates (up to the factor of the spacing) that of what they cost by (3.10) of arXiv
+2505.04417.
 Both meet the same noise, so that the comparison is paired, and its standard errors are over samples.
 """
 
@@ -27,6 +28,7 @@ from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.shown import shown_gaussian
 from nearfield.fitting.training import TrainingReport, symmetries_of, train
 from nearfield.graph import DependencyGraph
+from nearfield.noise import Stream
 from nearfield.process import time_of
 from nearfield.score.base import Score
 from nearfield.score.ensemble import EnsembleScore
@@ -324,7 +326,8 @@ def choose_levels(
         scores: tuple[Score, ...] = (field, member.score)
         clean = torch.from_numpy(z[numbers[-1]])
         # Noise goes by the place in the part: other members need other noise, or their losses would be correlated.
-        parts.append([weight * held_out(score, clean, times, seed=(seed + number) % 2**64) for score in scores])
+        noise = (seed + number) % 2**64
+        parts.append([weight * held_out(s, clean, times, seed=noise, stream=Stream.EVALUATION) for s in scores])
     order = np.argsort(np.concatenate(numbers))
     losses = [np.concatenate(part, axis=1)[:, order] for part in zip(*parts, strict=True)]
     gain = losses[0] - losses[1]

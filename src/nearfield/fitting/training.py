@@ -21,7 +21,15 @@ import torch
 
 from nearfield.data import store
 from nearfield.fitting.held_out import standard_error
-from nearfield.fitting.matching import HeldOut, Problem, mean_loss, training_draws, vertex_loss
+from nearfield.fitting.matching import (
+    HeldOut,
+    Problem,
+    mean_loss,
+    training_draws,
+    vertex_loss,
+    window_draws,
+    window_errors,
+)
 from nearfield.fitting.processor import begins_in_bfloat16, kept_memory
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.run import Check, Run
@@ -30,6 +38,7 @@ from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
 from nearfield.score.vertex import VertexNetworks
+from nearfield.score.window import WindowedNetwork
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -89,8 +98,9 @@ def train(
     """Train the network of a score in place; its weights then ask for no gradients.
 
     Networks that share nothing between vertices are trained by the sum of the vertices' losses, (3.7), and have their
-    gradients clipped apart: each is trained as it would be alone. Where they have a sparsity, they are pruned after
-    half the steps, and only what is pruned is kept.
+    gradients clipped apart: each takes the steps it would take alone. (When to stop, and which average to keep, the
+    mean of their held-out losses decides.) Where they have a sparsity, they are pruned after half the steps, and only
+    what is pruned is kept.
 
     In bfloat16 some checks compare the held-out losses of the same averaged weights with and without it. Once they
     differ by more than the standard error of the loss, training goes on in single precision.
@@ -124,7 +134,8 @@ def train(
     ------
     ValueError
         If the data are too few, not finite, not of this field, or not counted at all in the training or the held-out
-        part; or the checkpoint is of another run; or steps are to be compiled and there is no compiler.
+        part; or the checkpoint is of another run; or steps are to be compiled and there is no compiler; or windows are
+        to have noise of their own where the network reads no windows alone.
     TypeError
         If `x` holds no floating-point numbers.
     OSError
@@ -142,6 +153,11 @@ def train(
     """
     network = score.network
     checked(score, x, counted)
+    if recipe.independent_windows and not (isinstance(network, WindowedNetwork) and network.n_shown == 0):
+        raise ValueError(
+            "independent_windows must be False, but for networks of windows that are shown nothing, got "
+            f"{type(network).__name__} shown {network.n_shown} values; leave it out"
+        )
     data = x.detach().to(next(network.parameters()))
     seed = recipe.seed_of_member(member)
     (clean, mask), (unseen, unseen_mask) = divided(data, counted, recipe.divide(len(data), contiguous, member))
@@ -207,8 +223,12 @@ def step(
     """Change the weights once, by the gradient of one batch."""
     batch = run.next_batch(len(clean), min(recipe.batch_size, len(clean)))
     x, mask = drawn(symmetries, clean[batch], None if counted is None else counted[batch], run.generator)
-    t, noise = training_draws(recipe.levels, x, run.generator)
-    squared = Problem.pose(score, x, t, noise).errors(run.forward, run.bfloat16)
+    if recipe.independent_windows and isinstance(run.network, WindowedNetwork):
+        squared = window_errors(run.network, x, *window_draws(recipe.levels, x, run.network, run.generator))
+    else:
+        squared = Problem.pose(score, x, *training_draws(recipe.levels, x, run.generator)).errors(
+            run.forward, run.bfloat16
+        )
     apart = isinstance(run.network, VertexNetworks) and not run.network.shared
     loss = vertex_loss(squared, mask).sum() if apart else mean_loss(squared, mask)
     run.optimizer.zero_grad()
