@@ -276,3 +276,11 @@ def test_an_input_is_not_replaced(files):
     for command in (("fit", files / "sst.nc"), ("impute", files / "sst.nearfield", files / "sst.nc")):
         assert "must be another file than the input" in run(*command, "--out", files / "sst.nc", code=1).stderr
     assert (files / "sst.nc").read_bytes() == before
+
+
+def test_a_model_is_not_replaced_by_the_numbers_of_its_report(files, here):
+    model = here / "run.json"
+    model.write_bytes((files / "sst.nearfield").read_bytes())
+    assert "run.json" in run("report", model, files / "sst.nc", "--out", "run.html", code=1).stderr
+    assert model.read_bytes() == (files / "sst.nearfield").read_bytes()
+    assert list(here.iterdir()) == [model]

@@ -294,3 +294,18 @@ def test_a_directory_in_the_way_is_refused(tmp_path):
     with pytest.raises(IsADirectoryError, match="choose another name"):
         write_report(tmp_path / "report.html", **everything(np.random.default_rng(7)))
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+@pytest.mark.parametrize("content", [b"\x08\0\0\0\0\0\0\0{}", b"\xff{", b"", b"[]", b'{"schema": 1}'])
+def test_only_numbers_of_a_report_are_replaced(tmp_path, no_pictures, content):
+    given = everything(np.random.default_rng(8))
+    numbers = tmp_path / "report.json"
+    numbers.write_bytes(content)
+    with pytest.raises(FileExistsError, match=r"report.html', whose .* '.*report.json', which is no report; choose"):
+        write_report(tmp_path / "report.html", **given)
+    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+    assert numbers.read_bytes() == content
+    numbers.unlink()
+    write_report(tmp_path / "report.html", **given)
+    again = write_report(tmp_path / "report.html", **(given | {"title": "again"}))
+    assert json.loads(numbers.read_text())["title"] == again["title"] == "again"

@@ -66,7 +66,7 @@ def write_report(
     Parameters
     ----------
     path
-        Ends in `.html`. Both files appear whole or not at all.
+        Ends in `.html`. Both files appear whole or not at all; they replace those of an earlier report.
     title
         Of the page.
     real, generated
@@ -117,7 +117,7 @@ def write_report(
     ValueError
         If the arrays do not fit each other and the graph, are not finite, or the path does not end in `.html`.
     OSError
-        If the path cannot be written; nothing is left behind.
+        If the path cannot be written, or the file of the name with `.json` is no report's; nothing is left behind.
 
     Examples
     --------
@@ -178,6 +178,8 @@ def page_path(path: str | os.PathLike[str]) -> Path:
         If it is no path, or does not end in `.html`.
     OSError
         If page or numbers could not be written there.
+    FileExistsError
+        If the numbers would replace a file that does not hold those of a report.
 
     Examples
     --------
@@ -187,8 +189,21 @@ def page_path(path: str | os.PathLike[str]) -> Path:
     page = require_target("path", path)
     if page.suffix not in (".html", ".htm"):
         raise ValueError(f"path must end in .html, got {str(path)!r}; the numbers go to the same name with .json")
-    require_target("path", page.with_suffix(".json"))
+    numbers = require_target("path", page.with_suffix(".json"))
+    if numbers.exists() and not _holds_report(numbers):
+        raise FileExistsError(
+            f"path must leave other files as they are, got {str(path)!r}, whose numbers would replace "
+            f"{str(numbers)!r}, which is no report; choose another name"
+        )
     return page
+
+
+def _holds_report(path: Path) -> bool:
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError:  # no JSON, or no text
+        return False
+    return isinstance(found, dict) and {"schema", "checks"} <= found.keys()
 
 
 def _check_fields(
