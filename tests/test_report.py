@@ -277,7 +277,9 @@ def test_failure_leaves_nothing_behind(tmp_path, no_pictures, monkeypatch):
         ({"generated": np.full((3, 72, 1), np.nan)}, ValueError, "generated must be finite, got 216"),
         ({"generated": np.zeros((3, 71, 1))}, ValueError, "generated must have shape .* 72 vertices"),
         ({"generated": np.zeros((3, 72, 2))}, ValueError, "the 1 channels of real, got 2"),
-        ({"real": np.zeros((1, 72, 1))}, ValueError, "real must have shape .2 or more"),
+        ({"real": np.zeros((1, 72, 1))}, ValueError, "real must have at least 2 samples, got 1; .* give more"),
+        ({"generated": np.zeros((0, 72, 1))}, ValueError, "generated must have at least 2 samples, got 0"),
+        ({"real": np.zeros((72, 1))}, ValueError, r"real must have shape .samples, 72 .* got \(72, 1\); encode"),
         ({"units": ["K", "m"]}, ValueError, "units must name each of the 1 channels, got 2"),
     ],
 )

@@ -115,7 +115,8 @@ def write_report(
     Raises
     ------
     ValueError
-        If the arrays do not fit each other and the graph, are not finite, or the path does not end in `.html`.
+        If the arrays do not fit each other and the graph, hold fewer than 2 samples or are not finite, or the path does
+        not end in `.html`.
     OSError
         If the path cannot be written, or the file of the name with `.json` is no report's; nothing is left behind.
 
@@ -214,11 +215,13 @@ def _check_fields(
     units: Sequence[str] | None,
 ) -> None:
     for name, x in (("real", real), ("generated", generated)):
-        if x.ndim != 3 or x.shape[1] != graph.n_vertices or len(x) < 2:
+        if x.ndim != 3 or x.shape[1] != graph.n_vertices:
             raise ValueError(
-                f"{name} must have shape (2 or more samples, {graph.n_vertices} vertices, channels), got {x.shape}; "
+                f"{name} must have shape (samples, {graph.n_vertices} vertices, channels), got {x.shape}; "
                 "encode the data with the model's codec"
             )
+        if len(x) < 2:
+            raise ValueError(f"{name} must have at least 2 samples, got {len(x)}; a law shows in several, give more")
         if not np.isfinite(x).all():
             raise ValueError(
                 f"{name} must be finite, got {np.count_nonzero(~np.isfinite(x))} values that are not; "
