@@ -165,6 +165,24 @@ def test_classic_netcdf_and_undecodable_calendars(here, field):
     assert nf.load("m").fit_report_.n_samples == 40
 
 
+@pytest.mark.parametrize("engine", ["scipy", "h5netcdf"])
+def test_a_netcdf_file_cut_short_or_damaged_is_named(here, field, engine):
+    field.to_netcdf("whole.nc", engine=engine)
+    whole = (here / "whole.nc").read_bytes()
+    run("fit", "whole.nc", "--method", "gaussian", "--out", "m", "--radius", 1, "--pooling", 0)
+    cuts = [whole[:n] for n in (4, 7, 60, 300, len(whole) // 2, len(whole) - 9)]
+    flips = [
+        bytes([*whole[:k], whole[k] ^ 255, *whole[k + 1 :]]) for k in {"scipy": (11, 19), "h5netcdf": (9, 700)}[engine]
+    ]
+    for content in cuts + flips:
+        (here / "part.nc").write_bytes(content)
+        told = run("fit", "part.nc", "--out", "none", code=1).stderr
+        assert told.startswith("error: part.nc must be a whole netCDF file, it is cut short or damaged (")
+        assert told.endswith("); copy it again\n")
+        assert told.count("\n") == 1
+    assert not (here / "none").exists()
+
+
 def test_quiet_says_nothing_and_no_progress_goes_to_a_pipe(files):
     for arguments in (
         ("fit", files / "sst.nc", "--method", "gaussian", "--radius", 1),

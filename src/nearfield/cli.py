@@ -351,12 +351,14 @@ def _read_netcdf(path: Path) -> xr.Dataset:
     if engine is None:
         raise ValueError(f"{path} must be a netCDF file (version 3 or 4), its first bytes are {magic!r}")
     # decode_coords="all": bounds and grid mappings are then coordinates, not variables to choose from.
-    try:
-        with xr.open_dataset(path, engine=engine, decode_coords="all") as dataset:
-            return dataset.load()
-    except ValueError:  # a calendar that this installation cannot decode: dates are carried, so numbers do as well
-        with xr.open_dataset(path, engine=engine, decode_coords="all", decode_times=False) as dataset:
-            return dataset.load()
+    reason = ""
+    for decode_times in (True, False):  # a calendar may not be known here: dates are carried, so numbers do as well
+        try:
+            with xr.open_dataset(path, engine=engine, decode_coords="all", decode_times=decode_times) as dataset:
+                return dataset.load()
+        except (ValueError, LookupError, OSError, RuntimeError) as error:  # what the engines make of damage
+            reason = str(error)  # not the error itself, which would keep the file open
+    raise ValueError(f"{path} must be a whole netCDF file, it is cut short or damaged ({reason}); copy it again")
 
 
 def _check_writable(path: Path, *inputs: Path) -> None:
