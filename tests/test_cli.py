@@ -155,6 +155,27 @@ def test_plain_arrays(files):
     assert ".npy" in run("sample", "m", "--out", "new.nc", code=1).stderr
 
 
+def test_the_channel_of_an_array_has_a_marginal_by_number(files):
+    np.save("positive.npy", np.exp(np.load(files / "plain.npy")))
+    run(
+        "fit",
+        "positive.npy",
+        "--method",
+        "gaussian",
+        "--out",
+        "m",
+        "--radius",
+        1,
+        "--pooling",
+        0,
+        "--marginal",
+        "0=log",
+    )
+    assert nf.load("m").marginal_.describe() == "log"
+    told = run("fit", "positive.npy", "--out", "none", "--marginal", "1=log", code=1).stderr
+    assert "variables of the data, [0], got '1'" in told
+
+
 def test_classic_netcdf_and_undecodable_calendars(here, field):
     """A 360-day calendar needs a package that is not installed; dates are carried, not computed with."""
     dated = field.assign_coords(

@@ -288,6 +288,16 @@ def test_each_channel_has_its_own_warp(mixed):
     np.testing.assert_allclose(marginal.inverse(marginal.transform(x)), x, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("key", [2, "2", np.int64(2)])
+def test_a_channel_of_an_array_goes_by_its_number_in_any_writing(mixed, key):
+    _, x = mixed
+    marginal = Marginal.fit(x, {key: "log"}, [None] * 4)
+    assert [type(warp) for warp in marginal.warps] == [Identity, Identity, Logarithm, Identity]
+    assert marginal.warps[2].variable == "channel 2"
+    with pytest.raises(ValueError, match=r"variables of the data, \[0, 1, 2, 3\], got '4'"):
+        Marginal.fit(x, {key: "log", "4": "log"}, [None] * 4)
+
+
 def test_log_det_is_that_of_the_numerical_jacobian(mixed):
     marginal, x = mixed
     for row in x[:3]:

@@ -20,7 +20,7 @@ __all__ = ["Marginal", "MarginalChoice", "MarginalName", "check_choice"]
 
 MarginalName = Literal["standardize", "none", "log", "sqrt", "quantile"]
 MarginalChoice: TypeAlias = MarginalName | Mapping[str | int, MarginalName]
-"""A name for all variables, or names by variable (by channel number in arrays), "standardize" for those left out."""
+"""A name for all variables, or names by variable (by channel number in arrays, 0 or "0"), "standardize" for others."""
 
 _BLOCK = 1 << 16  # values mapped at once
 
@@ -306,8 +306,9 @@ def _names(choice: MarginalChoice, variables: Sequence[str | None]) -> list[Marg
     if not isinstance(choice, Mapping):
         return [choice] * len(variables)
     keys: list[str | int] = [k if variable is None else variable for k, variable in enumerate(variables)]
-    if unknown := [key for key in choice if key not in keys]:
+    given = {str(key): name for key, name in choice.items()}  # the command line has texts only
+    if unknown := [key for key in choice if str(key) not in map(str, keys)]:
         raise ValueError(
             f"marginal must be for variables of the data, {keys}, got {unknown[0]!r}; give it for one of these"
         )
-    return [choice.get(key, "standardize") for key in keys]
+    return [given.get(str(key), "standardize") for key in keys]
