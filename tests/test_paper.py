@@ -177,6 +177,8 @@ def test_steps_are_those_of_adam_along_half_a_cosine():
         (lambda: PaperRecipe(steps=0), "steps must be at least 1"),
         (lambda: PaperRecipe(learning_rate=math.inf), "learning_rate must be above 0 and finite"),
         (lambda: PaperRecipe(seed=-1), "seed must be at least 0"),
+        (lambda: PaperRecipe(widths=()), r"widths must have at least one hidden layer, got \(\); .*64"),
+        (lambda: PaperRecipe(predicts="x"), 'predicts must be "noise" or "score", got \'x\'; use'),
         (lambda: PaperScore(stirred(RING, 1), "data"), 'predicts must be "noise" or "score"'),
         (lambda: PaperNetwork(RING, 1, widths=(0,)), "widths must be at least 1"),
     ],

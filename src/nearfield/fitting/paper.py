@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, final, get_args
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class PaperRecipe:
     Parameters
     ----------
     widths : tuple of int
-        Three hidden layers: the paper. Of 64: our choice.
+        Three hidden layers: the paper. Of 64: our choice. At least one: without, the network is linear.
     schedule : Schedule
         Grid of the times, drawn uniformly from those above 0: the paper, linear beta from 1e-4 to .02 in 1000 steps.
     predicts : {"noise", "score"}
@@ -60,7 +60,7 @@ class PaperRecipe:
     Raises
     ------
     TypeError, ValueError
-        If a number is not whole or out of range.
+        If a number is not whole or out of range, there is no hidden layer, or `predicts` is neither.
 
     Examples
     --------
@@ -85,7 +85,11 @@ class PaperRecipe:
         if not isinstance(self.widths, Sequence) or isinstance(self.widths, str):
             raise TypeError(f"widths must be a sequence, got {self.widths!r}; (64, 64, 64) are the paper's")
         widths = tuple(whole_number("widths", w, 1, "give the width of each hidden layer") for w in self.widths)
+        if not widths:
+            raise ValueError("widths must have at least one hidden layer, got (); (64, 64, 64) are the paper's")
         object.__setattr__(self, "widths", widths)
+        if self.predicts not in get_args(Predicted):
+            raise ValueError(f'predicts must be "noise" or "score", got {self.predicts!r}; use "noise"')
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be above 0 and finite, got {self.learning_rate!r}; 4e-3 is usual")
 
