@@ -6,6 +6,7 @@ import torch
 import xarray as xr
 
 import nearfield as nf
+from nearfield.data.layout import Layout
 from nearfield.data.target import AutoregressiveChain, GaussianMarkovField
 from nearfield.fitting.closed_form import build_field, fit_windowed
 from nearfield.fitting.covariance import Pooling
@@ -203,3 +204,33 @@ def test_what_has_no_larger_lattice_is_refused():
             DependencyGraph.chain(3),
             DependencyGraph.chain(30),
         )
+
+
+@pytest.mark.parametrize(
+    ("coordinate", "fits", "message"),
+    [
+        (
+            ("lat", 10.0 + 10 * np.arange(8)),
+            9,
+            r"latitude must stay in \[-90, 90\] degrees, .*'lat' .* 100.0 in",
+        ),
+        (("lat", 10.0 - 10 * np.arange(8)), 11, r"latitude must stay in .* 10.0 to -100.0 in 12 cells"),
+        (("lat", (-90 + 0.1 * np.arange(8)).astype("f4")), 1801, r"latitude must stay in"),
+        (
+            ("lon", 30.0 * np.arange(8) - 180),
+            12,
+            r"longitudes must span less than 360 .* -180.0 to 180.0 in 13",
+        ),
+        (("lon", -45 * np.arange(8)), 8, r"longitudes must span less than 360 .* 0.0 to -360.0 in 9"),
+        (("x", 0.1 * np.arange(8), {"units": "degrees_east"}), 3600, r"longitudes must span .* 'x'"),
+    ],
+)
+def test_a_larger_domain_stays_on_the_globe(coordinate, fits, message):
+    name, values, *attrs = coordinate
+    variable = xr.DataArray(np.zeros((2, 3, 8)), dims=("sample", "y", name), coords={name: (name, values, *attrs)})
+    layout = Layout.from_variable(variable, ("sample",))
+    assert layout.extended((9, fits)).coords[name].size == fits
+    with pytest.raises(ValueError, match=f"{message}.*; extend it to at most {fits} cells"):
+        layout.extended((9, fits + 1))
+    plain = Layout.from_variable(variable.rename({name: "z"}).assign_coords(z=values), ("sample",))
+    assert plain.extended((9, fits + 1)).coords["z"].size == fits + 1

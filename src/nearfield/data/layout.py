@@ -155,7 +155,8 @@ class Layout:
         Raises
         ------
         ValueError
-            If the lengths are not as many as the dimensions, or a coordinate along one is not evenly spaced numbers.
+            If the lengths are not as many as the dimensions, or a coordinate along one is not evenly spaced numbers,
+            or would go beyond a pole or once around the globe.
         """
         if len(shape) != len(self.dims):
             raise ValueError(f"shape must have {len(self.dims)} lengths, for {list(self.dims)}, got {shape}")
@@ -169,8 +170,10 @@ class Layout:
                         f"coordinate {name!r} must be evenly spaced numbers to go on over a larger domain; drop it "
                         f"from the training data, e.g. data.drop_vars({name!r})"
                     )
-                length = shape[self.dims.index(str(variable.dims[0]))]
-                coords[name] = xr.Variable(variable.dims, numbers[0] + gaps[0] * np.arange(length), variable.attrs)
+                values = numbers[0] + gaps[0] * np.arange(shape[self.dims.index(str(variable.dims[0]))])
+                if len(values) > len(numbers):
+                    _refuse_beyond_globe(name, _role(name, variable), values)
+                coords[name] = xr.Variable(variable.dims, values, variable.attrs)
         return Layout(self.dims, tuple(shape), coords)
 
     def require_same(self, variable: xr.DataArray) -> None:
@@ -402,6 +405,22 @@ def _role(name: str, variable: xr.Variable) -> str | None:
     if units in _UNITS:
         return "lat" if units.endswith(("n", "north")) else "lon"
     return {"lat": "lat", "latitude": "lat", "lon": "lon", "longitude": "lon"}.get(name.lower())
+
+
+def _refuse_beyond_globe(name: str, role: str | None, values: ndarray) -> None:
+    """Refuse latitudes beyond a pole and longitudes that name a meridian twice, but for rounding."""
+    if role is None:
+        return
+    rounding = 1e-3 * abs(values[1] - values[0])
+    if role == "lat":
+        rule, fits = "latitude must stay in [-90, 90]", np.abs(values) <= 90 + rounding
+    else:
+        rule, fits = "longitudes must span less than 360", np.abs(values - values[0]) < 360 - rounding
+    if not fits.all():
+        raise ValueError(
+            f"{rule} degrees, coordinate {name!r} would go from {values[0]} to {values[-1]} in {len(values)} cells; "
+            f"extend it to at most {np.count_nonzero(fits)} cells"
+        )
 
 
 def _same_positions(known: ndarray, given: ndarray) -> bool:
