@@ -563,9 +563,33 @@ UNFIT = {
         "name each vertex once",
     ),
     "unsorted": (on(["x"], x=[1, 3, 2]), {}, ValueError, r"'x' must increase or decrease.*data.sortby\(\"x\"\)"),
-    "NaN coordinate": (on(["x"], x=[1, np.nan, 2]), {}, ValueError, "'x' must increase or decrease"),
+    "NaN coordinate": (on(["x"], x=[1, np.nan, 2]), {}, ValueError, r"'x' must be finite, got nan at x\[1\]"),
     "MultiIndex": (grid.stack(cell=("lat", "lon")), {}, ValueError, "'cell' must hold numbers, strings or dates"),
     "latitude out of range": (grid.assign_coords(lat=[80.0, 90, 100]), {}, ValueError, r"lat must be in \[-90, 90\]"),
+    "latitude not finite": (
+        grid.assign_coords(lat=[10.0, np.nan, np.nan]),
+        {},
+        ValueError,
+        r"'lat' must be finite, got nan at lat\[1\]; .* np.isfinite",
+    ),
+    "infinite coordinate of a given graph": (
+        grid.assign_coords(lon=[0.0, 1, 2, np.inf]),
+        {"graph": DependencyGraph.grid((3, 4))},
+        ValueError,
+        r"'lon' must be finite, got inf at lon\[3\]",
+    ),
+    "no date": (
+        on(["x"], x=np.array(["2001-01-01", "NaT", "2001-01-03"], dtype="M8[ns]")),
+        {},
+        ValueError,
+        r"'x' must be finite, got NaT at x\[1\]",
+    ),
+    "dimension without name": (
+        xr.DataArray(normal((4, 3)), dims=("member", 1)),
+        {},
+        TypeError,
+        r"strings for names, got 1 among \['member', 1\]; rename it, e.g. data.rename\({1: \"x\"}\)",
+    ),
     "longitude twice round": (
         grid.assign_coords(lon=[0.0, 180, 360, 540]),
         {},
@@ -611,6 +635,18 @@ UNFIT = {
 def test_unfit_data_are_refused(data, arguments, error, message):
     with pytest.raises(error, match=message):
         Codec.fit(data, **arguments)
+
+
+def test_remedies_for_places_and_names_help():
+    """What the refusals propose, done word for word, is accepted."""
+    for data in (
+        grid.assign_coords(lat=[10.0, 20.0, np.nan]),
+        xr.DataArray(normal((4, 3)), dims=("member", 1)),
+    ):
+        with pytest.raises((ValueError, TypeError)) as refused:
+            Codec.fit(data)
+        remedy = str(refused.value)[str(refused.value).index("data.r" if 1 in data.dims else "data.i") :]
+        assert Codec.fit(eval(remedy, {"np": np, "data": data})).n_vertices == data[0].size - 4 * ("lat" in data.dims)
 
 
 LABELLED, DATASET, ARRAY = Codec.fit(globe()), Codec.fit(channels()), Codec.fit(normal((4, 3)))

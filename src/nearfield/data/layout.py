@@ -69,9 +69,16 @@ class Layout:
 
         Raises
         ------
+        TypeError
+            If the name of a dimension is no string.
         ValueError
-            If no dimension is left, or a coordinate along one has duplicates or cannot be stored.
+            If no dimension is left, or a coordinate along one has duplicates, is not finite or cannot be stored.
         """
+        if odd := [dim for dim in variable.dims if not isinstance(dim, str)]:
+            raise TypeError(
+                f"dimensions must have strings for names, got {odd[0]!r} among {list(variable.dims)}; rename it, "
+                f'e.g. data.rename({{{odd[0]!r}: "x"}})'
+            )
         dims = [str(dim) for dim in variable.dims if dim not in sample_dims]
         if not dims:
             raise ValueError(
@@ -92,6 +99,7 @@ class Layout:
                 )
         layout = cls(tuple(dims), tuple(variable.sizes[dim] for dim in dims), coords)
         for dim in dims:
+            layout._refuse_gaps(dim)
             layout._refuse_duplicates(dim)
         places = layout._places()
         horizontal = [places[role][0] for role in ("lat", "lon") if role in places]
@@ -263,6 +271,17 @@ class Layout:
             f"the places along {dim!r} are scattered points (coordinates {names[0]!r} and {names[1]!r}), whose order "
             f"says nothing of distance; pass the graph, e.g. graph=DependencyGraph.knn({points}, 8{metric})"
         )
+
+    def _refuse_gaps(self, dim: str) -> None:
+        if dim not in self.coords or self.coords[dim].dtype.kind not in "fmM":
+            return
+        values = self.coords[dim].values
+        if not (finite := np.isfinite(values)).all():
+            k = int(np.argmin(finite))
+            raise ValueError(
+                f"coordinate {dim!r} must be finite, got {values[k]} at {dim}[{k}]; replace it with .assign_coords, or "
+                f"leave such places out with data.isel({{{dim!r}: np.isfinite(data[{dim!r}].values)}})"
+            )
 
     def _refuse_duplicates(self, dim: str) -> None:
         if dim not in self.coords:
