@@ -1,5 +1,6 @@
 """Skewed and two-state chains against scipy's laws, dense quadrature and their own samples."""
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.stats
@@ -156,6 +157,49 @@ def test_log_prob_is_a_density_proportional_to_the_formula(law):
         steps = scipy.stats.ncx2.logpdf(after, nu, before * np.exp(-law.a * law.step)) - np.log(c)
         expected = scipy.stats.gamma.logpdf(pairs[:, 0, 0], nu / 2, scale=law.sigma**2 / (2 * law.a)) + steps.sum(1)
     np.testing.assert_allclose(law.log_prob(pairs), expected, rtol=1e-9)
+
+
+def precise_transition(law, before, after):
+    """Log-density of one step to 60 digits: the Poisson mixture of Gamma laws, whose sum is 0F1; no Bessel function."""
+    with mpmath.workdps(60):
+        a, b, sigma, step, x, y = (mpmath.mpf(float(v)) for v in (law.a, law.b, law.sigma, law.step, before, after))
+        c, shape = sigma**2 * (1 - mpmath.exp(-a * step)) / (4 * a), 2 * a * b / sigma**2
+        noncentrality, value = x * mpmath.exp(-a * step) / c, y / c
+        first = (shape - 1) * mpmath.log(value / 2) - (value + noncentrality) / 2 - mpmath.loggamma(shape)
+        return float(first + mpmath.log(mpmath.hyp0f1(shape, noncentrality * value / 4)) - mpmath.log(2 * c))
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        CoxIngersollRoss(1.0, 1.0, 0.05, 5.0, 2),
+        CoxIngersollRoss(1.0, 1.0, 0.05, 12.0, 2),
+        CoxIngersollRoss(1.0, 1.0, 0.18, 35.0, 2),
+        CoxIngersollRoss(1.0, 1.0, 0.6, 800.0, 2),
+        CoxIngersollRoss(0.25, 0.002, 0.6, 1.0, 2),
+        CoxIngersollRoss(0.25, 1.0, 0.6, 1e-10, 2),
+        CIR,
+    ],
+    ids=["narrow", "narrow, far apart", "order 61", "independent", "states of 1e-200", "close together", "usual"],
+)
+def test_log_prob_where_the_bessel_function_leaves_doubles(law):
+    """Of the law's own draws, which have a density; without the expansions all but the last have -inf or nan."""
+    x = law.sample(200, 0)[:, :2]
+    x = x[np.all(x > 0, axis=(1, 2))][:40]  # of shape .003, one in seven is below the smallest double
+    short = CoxIngersollRoss(law.a, law.b, law.sigma, law.step, 2)
+    shape, scale = 2 * law.a * law.b / law.sigma**2, law.sigma**2 / (2 * law.a)
+    steps = [precise_transition(law, *pair) for pair in x[..., 0]]
+    expected = scipy.stats.gamma.logpdf(x[:, 0, 0], shape, scale=scale) + steps
+    np.testing.assert_allclose(short.log_prob(x), expected, rtol=1e-10, atol=1e-9)
+
+
+def test_log_prob_of_states_far_apart_is_finite():
+    """Not underflow of what is beside it: the density of a leap is small, and its logarithm exact."""
+    law = CoxIngersollRoss(1.0, 1.0, 0.05, 0.1, 2)
+    for pair in ((1e-3, 5.0), (5.0, 1e-3), (1e-6, 1e-5)):
+        found = law.log_prob(np.reshape(pair, (1, 2, 1)))[0]
+        first = scipy.stats.gamma.logpdf(pair[0], 800.0, scale=0.05**2 / 2)
+        np.testing.assert_allclose(found - first, precise_transition(law, *pair), rtol=1e-10)
 
 
 def test_moments_are_those_of_the_density(law):
