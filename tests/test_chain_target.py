@@ -14,6 +14,7 @@ CIR = CoxIngersollRoss(a=0.25, b=1.0, sigma=0.6, step=1.0, length=3)
 # reaches 0 (shape 1/2), mean and step not 1
 ROUGH = CoxIngersollRoss(a=0.5, b=2.0, sigma=2.0, step=0.7, length=3)
 WELLS = DoubleWellChain(h=2.0, J=3.0, length=3)
+STRONG, HIGH = DoubleWellChain(h=2.0, J=3e4, length=3), DoubleWellChain(h=1e5, J=0.0, length=3)
 LAWS = {"cir": CIR, "rough cir": ROUGH, "wells": WELLS, "deep wells": DoubleWellChain(h=4.0, J=0.5, length=3)}
 
 
@@ -330,8 +331,35 @@ BAD = [
     (lambda: DoubleWellChain(0.0, 1.0, 3), "h must be positive"),
     (lambda: DoubleWellChain(1.0, -1.0, 3), "J must be at least 0"),
     (lambda: DoubleWellChain(1.0, 1.0, 0), "length must be at least 1"),
-    (lambda: WELLS.hidden_chain(12), "cells must resolve the wells"),
+    (lambda: WELLS.hidden_chain(12), "cells must resolve the wells, .*: give 23 cells"),
+    (lambda: STRONG.hidden_chain(2000), "J must leave the wells a width .* of at least 0.0096, .*: give J of at most"),
+    (lambda: HIGH.deviation, "h must leave the wells a width .*: give a smaller h"),
 ]
+
+
+USES = {
+    "sample": lambda law: law.sample(2, 0),
+    "log_normalizer": lambda law: law.log_normalizer,
+    "log_prob": lambda law: law.log_prob(np.ones((1, 3, 1))),
+    "covariance": lambda law: law.covariance(),
+    "deviation": lambda law: law.deviation,
+    "autocorrelation": lambda law: law.autocorrelation([1]),
+    "hidden_chain": lambda law: law.hidden_chain(480),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES.keys())
+def test_a_coupling_that_the_grid_does_not_resolve_is_refused_with_one_that_it_does(use):
+    with pytest.raises(ValueError, match="J must leave the wells a width") as refusal:
+        use(STRONG)
+    use(DoubleWellChain(STRONG.h, float(str(refusal.value).split()[-1]), 3))
+
+
+def test_the_strongest_coupling_that_is_not_refused_is_computed_exactly():
+    law = DoubleWellChain(h=2.0, J=5450.0, length=2)
+    x, joint = dense(law, 2, 120)
+    np.testing.assert_allclose(law.log_normalizer, np.log(joint.sum()), rtol=1e-9)
+    np.testing.assert_allclose(law.covariance()[0, 1], x @ joint @ x / joint.sum(), rtol=1e-9)
 
 
 @pytest.mark.parametrize(("call", "message"), BAD, ids=[message for _, message in BAD])
@@ -342,3 +370,9 @@ def test_bad_input_is_refused(call, message):
 
 def test_the_remedy_for_small_noise_works():
     CIR.denoise(np.zeros((1, 3, 1)), time_of(0.02), cells=890)
+
+
+def test_the_remedy_for_wells_is_the_fewest_cells():
+    WELLS.hidden_chain(23)
+    with pytest.raises(ValueError, match="give 23 cells"):
+        WELLS.hidden_chain(22)

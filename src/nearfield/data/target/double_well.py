@@ -45,7 +45,8 @@ class DoubleWellChain(ChainTarget):
     Raises
     ------
     ValueError
-        If a parameter is out of range.
+        If a parameter is out of range; on use, if `h` or `J` is so large that the width ``(8 h + 2 J) ** -0.5`` of a
+        state in a well is below the spacing of the grid.
 
     Notes
     -----
@@ -79,16 +80,34 @@ class DoubleWellChain(ChainTarget):
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of a vertex far from the ends: that of the endless chain."""
+        """Standard deviation of a vertex far from the ends: that of the endless chain.
+
+        Raises
+        ------
+        ValueError
+            If `h` or `J` is too large for 480 nodes.
+        """
         return math.sqrt(self._endless(np.zeros(1))[0])
 
     def autocorrelation(self, lags: ArrayLike) -> Float[ndarray, " lag"]:
-        """Correlation of states that many vertices apart in the endless chain, from the transfer matrix's spectrum."""
+        """Correlation of states that many vertices apart in the endless chain, from the transfer matrix's spectrum.
+
+        Raises
+        ------
+        ValueError
+            If `h` or `J` is too large for 480 nodes.
+        """
         lags = np.abs(np.asarray(lags, dtype=np.float64))
         return self._endless(lags.ravel()).reshape(lags.shape) / self.deviation**2
 
     def covariance(self) -> Float[ndarray, "vertex vertex"]:
-        """Covariance of this chain, its free ends included; own units."""
+        """Covariance of this chain, its free ends included; own units.
+
+        Raises
+        ------
+        ValueError
+            If `h` or `J` is too large for 480 nodes.
+        """
         x, initial, kernel = self._transfer(_MOMENT_CELLS)
         after = self._after(kernel)
         before = initial
@@ -103,7 +122,13 @@ class DoubleWellChain(ChainTarget):
 
     @cached_property
     def log_normalizer(self) -> float:
-        """Logarithm of the integral of the unnormalised density of the class's formula."""
+        """Logarithm of the integral of the unnormalised density of the class's formula.
+
+        Raises
+        ------
+        ValueError
+            If `h` or `J` is too large for 480 nodes.
+        """
         _, message, kernel = self._transfer(_MOMENT_CELLS)
         total = 0.0
         for _ in range(self.length - 1):
@@ -113,6 +138,11 @@ class DoubleWellChain(ChainTarget):
 
     def log_prob(self, x: Float[ndarray, "sample vertex channel"]) -> Float[ndarray, " sample"]:
         """Exact log-density, in nats, own units; see `SolvedTarget.log_prob`.
+
+        Raises
+        ------
+        ValueError
+            If `h` or `J` is too large for 480 nodes, or `x` has another shape.
 
         Examples
         --------
@@ -126,7 +156,13 @@ class DoubleWellChain(ChainTarget):
     def sample(
         self, n_samples: int, random_state: int | np.random.Generator | None = None
     ) -> Float[ndarray, "sample vertex channel"]:
-        """Draw independent chains vertex by vertex with the transfer matrix, own units; see `Target.sample`."""
+        """Draw independent chains vertex by vertex with the transfer matrix, own units; see `Target.sample`.
+
+        Raises
+        ------
+        ValueError
+            If `h` or `J` is too large for 512 nodes.
+        """
         rng = np.random.default_rng(random_state)
         x, initial, kernel = self._transfer(_SAMPLE_CELLS)
         after = self._after(kernel)
@@ -143,26 +179,41 @@ class DoubleWellChain(ChainTarget):
         Raises
         ------
         ValueError
-            If the spacing exceeds the width ``(8 h + 2 J) ** -0.5`` of a state in a well.
+            If the spacing exceeds the width ``(8 h + 2 J) ** -0.5`` of a state in a well, or `h` or `J` is too large
+            for the 480 nodes of the deviation.
         """
-        x, initial, kernel = self._transfer(cells)
-        spacing, width = x[1] - x[0], 1 / math.sqrt(8 * self.h + 2 * self.J)
-        if spacing > width:
-            needed = math.ceil(cells * spacing / width) + 1
-            raise ValueError(
-                f"cells must resolve the wells, of width {width:.2g}, got spacing {spacing:.2g}: give {needed} cells"
-            )
-        return HiddenChain(self.standardize(x), initial, kernel)
+        deviation = self.deviation  # first: a law that it refuses no number of cells would help
+        x, initial, kernel = self._transfer(cells, given=True)
+        return HiddenChain(x / deviation, initial, kernel)
 
     def _well(self, x: Float[ndarray, "*shape"]) -> Float[ndarray, "*shape"]:
         return self.h * (np.square(x) - 1) ** 2
 
     def _transfer(
-        self, cells: int
+        self, cells: int, *, given: bool = False
     ) -> tuple[Float[ndarray, " node"], Float[ndarray, " node"], Float[ndarray, "node node"]]:
-        """Nodes, weight of the first state, weight of the next state given this one: unnormalised densities."""
+        """Nodes, weight of the first state, weight of the next state given this one: unnormalised densities.
+
+        Raises
+        ------
+        ValueError
+            If the grid does not resolve a state in a well given both neighbours. At fault is `cells` where it was
+            given, else `J` where a smaller one helps, else `h`.
+        """
         end = math.sqrt(1 + math.sqrt(_EXPONENT / self.h))
         x, spacing = np.linspace(-end, end, cells, retstep=True)
+        width = 1 / math.sqrt(8 * self.h + 2 * self.J)
+        if given and not spacing <= width:
+            needed = math.ceil(2 * end / width) + 1
+            raise ValueError(
+                f"cells must resolve the wells, of width {width:.2g}, got spacing {spacing:.2g}: give {needed} cells"
+            )
+        if not spacing <= width:
+            rule = f"must leave the wells a width (8 h + 2 J)^-1/2 of at least {spacing:.2g}, the spacing of the grid"
+            largest = 0.5 / spacing**2 - 4 * self.h  # J
+            if largest > 0:
+                raise ValueError(f"J {rule}, got J = {self.J}: give J of at most {0.999 * largest:.4g}")
+            raise ValueError(f"h {rule}, got h = {self.h}: give a smaller h")
         weight = spacing * np.exp(-self._well(x))
         return x, weight, np.exp(-0.5 * self.J * (x[:, None] - x) ** 2) * weight
 
