@@ -26,8 +26,8 @@ __all__ = ["AutoregressiveChain", "chain_maximum_likelihood"]
 class AutoregressiveChain(GaussianTarget):
     r"""Stationary AR(1) chain of unit variance: :math:`x_{i+1} = \alpha x_i + \sqrt{1-\alpha^2}\, \xi_i`.
 
-    Covariance :math:`\alpha^{|i-j|}`, tridiagonal precision; everything costs O(n) per sample. The paper's section 4.2
-    has such chains.
+    Covariance :math:`\alpha^{|i-j|}`, tridiagonal precision; everything costs O(n) per sample. The paper's section
+    4.1.2 has such chains.
 
     Parameters
     ----------
