@@ -1,4 +1,7 @@
-"""The rules: one division of the data, one held-out loss, one budget of CPU seconds for search and final fit together.
+"""The rules: one held-out loss, one budget of CPU seconds for search and final fit together, one part held out.
+
+With one exception: of several networks of nearfield's hybrid only the first is held out that part. The others are held
+out other parts and trained on it, so that `Split.loss` of such an ensemble is measured on data that it has seen.
 
 Two fifths of the budget go to the search: every setting of a contestant's grid is tried for an equal share of it. The
 setting with the lowest held-out loss is then fitted anew with the rest; should that end with a higher loss than a
@@ -44,7 +47,7 @@ LEVELS = 8
 
 @dataclass(frozen=True)
 class Split:
-    """Training data of one law, divided once for all contestants.
+    """Training data of one law, divided once for all contestants but the further networks of nearfield's hybrid.
 
     Attributes
     ----------
@@ -61,7 +64,7 @@ class Split:
 
     @cached_property
     def parts(self) -> tuple[Int[np.ndarray, " sample"], Int[np.ndarray, " sample"]]:
-        """Sample numbers to train on, and held out: those that nearfield holds out with the same seed."""
+        """Sample numbers to train on, and held out: those of nearfield's first network with the same seed."""
         return Recipe(held_out=HELD_OUT, seed=self.seed).divide(len(self.x), contiguous=False)
 
     @property

@@ -2,7 +2,8 @@ r"""Denoisers of other libraries, all preconditioned and trained alike.
 
 The preconditioning is that of Karras et al. (arXiv 2206.00364), :math:`D(x, t) = a x + s F(x, \ln(s/a))` where
 :math:`a^2 + s^2 = 1`: azula's own `KarrasDenoiser` for its networks, the same by hand for those of diffusers. Loss
-:math:`|D - x_0|^2/s^2`, log-normal noise levels: as nearfield's networks are trained.
+:math:`|D - x_0|^2/s^2`, as nearfield's networks are trained; log-normal noise levels, but other ones: the usual
+`NoiseLevels`, of center -.5 and spread 1.2, where nearfield's `Recipe` has the wider -.3 and 1.4.
 """
 
 from __future__ import annotations
