@@ -15,8 +15,6 @@ import scipy.sparse
 import xarray as xr
 from sklearn.utils.validation import check_array
 
-from nearfield.data.layout import TIME_NAMES
-
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from numpy import ndarray
@@ -35,7 +33,6 @@ __all__ = [
     "refuse_extreme",
     "refuse_infinite",
     "refuse_missing",
-    "sample_axis",
     "warn_of_likeness",
 ]
 
@@ -103,19 +100,6 @@ def as_variables(data: Data, graph: DependencyGraph | None = None) -> tuple[Cont
             f"(n_samples, n_vertices[, n_channels]), got {array.shape} and graph={graph!r}"
         )
     return "array", [xr.DataArray(array, dims=("sample", *_ARRAY_DIMS[array.ndim - 1]))]
-
-
-def sample_axis(data: Any) -> str:
-    """Name the first axis of an array: a time, if the rows of a data frame are dated.
-
-    Examples
-    --------
-    >>> sample_axis(np.zeros((3, 2)))
-    'sample'
-    """
-    index = getattr(data, "index", None)
-    dated = getattr(index, "inferred_type", None) in ("datetime64", "datetime", "date", "period")
-    return "time" if dated or getattr(index, "name", None) in TIME_NAMES else "sample"
 
 
 def as_array(data: Any) -> ndarray:

@@ -17,9 +17,9 @@ from nearfield.data.admission import (
     refuse_extreme,
     refuse_infinite,
     refuse_missing,
-    sample_axis,
 )
-from nearfield.data.layout import SAMPLE_NAMES, TIME_NAMES, Layout, find_sample_dims, is_time, plain_attrs
+from nearfield.data.dimension import SAMPLE_NAMES, TIME_NAMES, find_sample_dims, is_time, sample_axis
+from nearfield.data.layout import Layout, plain_attrs
 from nearfield.graph import DependencyGraph
 from nearfield.score.base import part_of
 
@@ -128,7 +128,7 @@ class Codec:
             A Dataset's variables are channels. Arrays: (n_samples, n) is a chain, (n_samples, ny, nx[, nz]) a grid;
             with a graph (n_samples, n_vertices[, n_channels]) or (n_samples, *lattice shape).
         sample_dim : str, sequence of str or None
-            Dimensions that count samples; more than one are stacked. None: see `nearfield.data.layout`. For arrays,
+            Dimensions that count samples; more than one are stacked. None: see `nearfield.data.dimension`. For arrays,
             what their first axis is to be called: a time if samples follow each other, as dated rows of a frame do.
         graph : DependencyGraph or None
             The graph, vertices in the order of the data's dimensions; None reads it off the dimensions.

@@ -1,9 +1,9 @@
-"""What dimensions and coordinates of labelled data say: which are samples, where vertices lie, which are neighbours."""
+"""What dimensions and coordinates of labelled data say: where vertices lie, and which are neighbours."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
@@ -15,15 +15,7 @@ from nearfield.graph import DependencyGraph
 if TYPE_CHECKING:
     from numpy import ndarray
 
-__all__ = ["SAMPLE_NAMES", "TIME_NAMES", "Layout", "find_sample_dims", "is_time", "plain_attrs"]
-
-SAMPLE_NAMES = ("sample", "realization", "member", "number", "ensemble")
-"""Dimensions that are samples wherever they occur."""
-
-TIME_NAMES = ("time", "year")
-"""Dimensions that are samples when no other is."""
-
-_OTHER_TIME_NAMES = ("date", "datetime", "month", "season", "week", "day", "hour")
+__all__ = ["Layout", "plain_attrs"]
 
 _UNITS = {
     f"degree{plural}{join}{name}" for plural in ("", "s") for join in ("_", "") for name in ("north", "n", "east", "e")
@@ -310,74 +302,6 @@ class Layout:
                 f"coordinate {dim!r} must increase or decrease, for neighbours in storage to be neighbours in space, "
                 f'got {values[:3]}...; sort with data.sortby("{dim}")'
             )
-
-
-def find_sample_dims(variable: xr.DataArray, sample_dim: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return the dimensions that are samples: those named, or the one that can be guessed.
-
-    Parameters
-    ----------
-    variable : xarray.DataArray
-        Data.
-    sample_dim : str, sequence of str or None
-        Names; None takes the one of `SAMPLE_NAMES` that occurs, or else the one of `TIME_NAMES`.
-
-    Raises
-    ------
-    TypeError
-        If `sample_dim` is not a name or names.
-    ValueError
-        If a name is not a dimension, or the guess is not unique.
-
-    Examples
-    --------
-    >>> find_sample_dims(xr.DataArray(np.zeros((2, 3, 4)), dims=("time", "member", "x")), None)
-    ('member',)
-    """
-    if sample_dim is not None:
-        if not isinstance(sample_dim, Iterable):
-            raise TypeError(
-                f"sample_dim must be a name or names, got {sample_dim!r}; give a string or a tuple of strings"
-            )
-        names = (sample_dim,) if isinstance(sample_dim, str) else tuple(sample_dim)
-        wrong = [name for name in names if name not in variable.dims]
-        if not names or wrong or len(set(names)) < len(names):
-            raise ValueError(
-                f"sample_dim must name dimensions of the data, {list(variable.dims)}, each once, got {sample_dim!r}"
-            )
-        return names
-    for rank in (SAMPLE_NAMES, TIME_NAMES):
-        found = tuple(name for name in rank if name in variable.dims)
-        if len(found) > 1:
-            raise ValueError(
-                f"sample_dim must say which dimension counts the samples: both {found[0]!r} and {found[1]!r} may; pass "
-                f"sample_dim={found[0]!r}, or sample_dim={list(found)} to take every combination as a sample"
-            )
-        if found:
-            return found
-    raise ValueError(
-        f"sample_dim must say which dimension counts the samples: none of {list(variable.dims)} is called "
-        f"{', '.join(SAMPLE_NAMES + TIME_NAMES)}"
-    )
-
-
-def is_time(variable: xr.DataArray, dim: str) -> bool:
-    """Whether samples along a dimension follow each other in time, so that neighbours among them may be dependent.
-
-    Examples
-    --------
-    >>> is_time(xr.DataArray(np.zeros(3), dims="year"), "year")
-    True
-    """
-    if dim.lower() in TIME_NAMES + _OTHER_TIME_NAMES:
-        return True
-    if dim not in variable.coords:
-        return False
-    coordinate = variable.coords[dim]
-    dated = coordinate.dtype.kind == "M" or (
-        coordinate.dtype.kind == "O" and coordinate.size > 0 and hasattr(coordinate.values[0], "timetuple")
-    )
-    return dated or coordinate.attrs.get("standard_name") == "time"
 
 
 def plain_attrs(attrs: Mapping[Any, Any]) -> dict[str, Any]:
