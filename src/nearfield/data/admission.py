@@ -287,8 +287,8 @@ def warn_of_likeness(
     most ``n ** -0.5``, and it is told from five times that on, a false alarm in millions, and from .2 on.
     """
     z = x - x.mean(axis=0)
-    variance = np.square(z).mean(axis=0)
-    likeness = float(np.mean((z[1:] * z[:-1]).mean(axis=0) / np.where(variance > 0, variance, 1.0)))
+    products, squares = (np.einsum("ijk,ijk->jk", a, b) / len(a) for a, b in ((z[1:], z[:-1]), (z, z)))
+    likeness = float(np.mean(products / np.where(squares > 0, squares, 1.0)))
     if likeness > max(0.2, 5 / math.sqrt(len(x))):
         remedy = "pass sample_dim='time'" if "array" in container else f"rename {sample_dims[-1]!r} to 'time'"
         warnings.warn(
