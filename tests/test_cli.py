@@ -297,6 +297,7 @@ def test_python_m_and_the_console_script_are_the_same(here):
         assert command in shown[1]
 
 
+@pytest.mark.slow
 def test_samples_of_a_known_law_have_it(here):
     """From file to file: the lag-1 correlation of an AR(1) chain; 6 standard errors are passed once in 1e8 runs."""
     alpha, n, learnt, drawn = 0.8, 20, 2000, 4000

@@ -75,6 +75,7 @@ def test_help_imports_nothing_slow():
     assert run.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_the_readmes_example_runs(tmp_path, monkeypatch, capsys):
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     example = readme.split("```python\n")[1].split("```")[0]

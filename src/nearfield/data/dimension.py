@@ -37,6 +37,7 @@ def find_sample_dims(variable: xr.DataArray, sample_dim: str | Sequence[str] | N
 
     Examples
     --------
+    >>> import numpy as np
     >>> find_sample_dims(xr.DataArray(np.zeros((2, 3, 4)), dims=("time", "member", "x")), None)
     ('member',)
     """
@@ -72,6 +73,7 @@ def is_time(variable: xr.DataArray, dim: str) -> bool:
 
     Examples
     --------
+    >>> import numpy as np
     >>> is_time(xr.DataArray(np.zeros(3), dims="year"), "year")
     True
     """
@@ -91,6 +93,7 @@ def sample_axis(data: Any) -> str:
 
     Examples
     --------
+    >>> import numpy as np
     >>> sample_axis(np.zeros((3, 2)))
     'sample'
     """
