@@ -113,6 +113,7 @@ def independent_loss(model, level, seed):
     return ((denoised - x) ** 2).mean() / s**2
 
 
+@pytest.mark.slow
 def test_the_table_and_the_pictures_are_of_the_models(tmp_path, small):
     said = []
     told = gravel.run(tmp_path, seed=3, say=said.append, recipe=TINY)

@@ -42,6 +42,7 @@ def modules() -> list[str]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.slow
 def test_each_module_imports_alone():
     found = modules()
     assert {"nearfield.cli", "nearfield.noise", "nearfield.data.codec"} < set(found)

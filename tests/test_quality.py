@@ -92,6 +92,7 @@ def test_a_classifier_that_remembers_series_gains_nothing(judge):
     assert abs(judge.auc(one, other, np.random.default_rng(0)) - 0.5) < 0.2  # 5 deviations of 100 against 100
 
 
+@pytest.mark.slow
 def test_truth_passes_and_a_gaussian_of_its_covariance_does_not(judge):
     truth = judge.quality(LAW.draw(1_000, 7))
     model = judge.quality(gaussian(LAW, 1_000, 8))
