@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ import torch
 
 from nearfield import noise as noise_numbers
 from nearfield.process import noise, signal, time_of
-from nearfield.score import field as module
-from nearfield.score.field import GaussianField, positive_solver
+from nearfield.score import solver as module
+from nearfield.score.field import CoarseLaw, GaussianField
+from nearfield.score.solver import positive_solver
 
 TIMES = [1e-12, 1e-6, 0.0009, 0.1, 0.7, 3.0, time_of(80.0)]
 
@@ -29,6 +31,22 @@ def random_field(n: int, channels: int, seed: int, density: float = 0.4) -> Gaus
     return GaussianField(factor, rng.permutation(n), channels, hops=3)
 
 
+def corrected_field(channels: int, seed: int, depth: int = 1) -> GaussianField:
+    """A field of 7 or 12 vertices with another law of its block means, itself corrected where depth says so."""
+    rng = np.random.default_rng(seed)
+    label = np.array([0, 0, 1, 2, 2, 3, 3, 3, 1, 4, 4, 4]) if depth == 2 else np.array([0, 1, 1, 2, 2, 0, 2])
+    fine = random_field(len(label), channels, seed)
+    blocks = label.max() + 1
+    law = random_field(blocks, channels, seed + 1)
+    if depth == 2:
+        inner = CoarseLaw(
+            np.array([0, 1, 0, 1, 1]), 3, np.full((2, channels), 0.4), random_field(2, channels, seed + 2)
+        )
+        law = GaussianField(law.factor, law.order, channels, 1, inner)
+    coarse = CoarseLaw(label, 3, rng.uniform(0.2, 2.0, (blocks, channels)), law)
+    return GaussianField(fine.factor, fine.order, channels, 2, coarse)
+
+
 FIELDS = {
     "one vertex": random_field(1, 1, 0),
     "one vertex, three channels": random_field(1, 3, 1),
@@ -36,6 +54,9 @@ FIELDS = {
     "two channels": random_field(5, 2, 3),
     "disconnected": random_field(6, 1, 4, density=0.1),
     "independent": random_field(6, 2, 5, density=0.0),
+    "corrected": corrected_field(1, 6),
+    "corrected, two channels": corrected_field(2, 7),
+    "corrected twice": corrected_field(1, 8, depth=2),
 }
 every_field = pytest.mark.parametrize("field", FIELDS.values(), ids=FIELDS)
 
@@ -46,7 +67,16 @@ def truth(field: GaussianField) -> np.ndarray:
     place = np.concatenate([np.arange(v * c, v * c + c) for v in field.order])
     dense = np.zeros((len(place), len(place)))
     dense[:, place] = field.factor.toarray()  # columns now in vertex order
-    return np.linalg.inv(dense.T @ dense)
+    covariance = np.linalg.inv(dense.T @ dense)
+    if field.coarse is None:
+        return covariance
+    # x given its block means z stays as it was, and z has the other law
+    label, size = field.coarse.label, field.coarse.size
+    mean = (label == np.arange(label.max() + 1)[:, None]) / np.bincount(label)[:, None]
+    mean = np.kron(mean, np.eye(c)) / size.reshape(-1, 1)
+    gain = covariance @ mean.T @ np.linalg.inv(mean @ covariance @ mean.T)
+    rest = np.eye(len(place)) - gain @ mean
+    return rest @ covariance @ rest.T + gain @ truth(field.coarse.law) @ gain.T
 
 
 def states(field: GaussianField, n: int = 3) -> np.ndarray:
@@ -90,14 +120,14 @@ def test_denoiser_keeps_its_precision_at_tiny_times():
 
 @pytest.mark.parametrize("t", TIMES)
 def test_conjugate_gradients_agree_with_the_factorisation(t, monkeypatch):
-    x = torch.from_numpy(states(FIELDS["two channels"]))
-    observed = np.arange(10).reshape(5, 2) % 3 == 0
     answers = []
     for limit in (10**9, 0):
         monkeypatch.setattr(module, "DIRECT_LIMIT", limit)
-        fresh = random_field(5, 2, 3)
-        answers.append((fresh.denoise(x, t).numpy(), fresh.conditional(observed).mean(x.numpy())))
-    for direct, iterative in zip(*answers, strict=True):
+        for fresh in (random_field(5, 2, 3), corrected_field(2, 7)):
+            x = torch.from_numpy(states(fresh))
+            observed = np.arange(fresh.n_vertices * 2).reshape(-1, 2) % 3 == 0
+            answers.append((fresh.denoise(x, t).numpy(), fresh.conditional(observed).mean(x.numpy())))
+    for direct, iterative in zip(chain(*answers[:2]), chain(*answers[2:]), strict=True):
         np.testing.assert_allclose(iterative, direct, rtol=1e-6, atol=1e-8)
 
 
@@ -108,13 +138,28 @@ def test_conjugate_gradients_that_fail_say_so(monkeypatch):
         positive_solver(hilbert)(np.ones((1, 40)) * (-1.0) ** np.arange(40))
 
 
+def bases(field: GaussianField) -> np.ndarray:
+    """No noise at all, then each number of it alone."""
+    d = field._n_numbers * field.n_channels
+    return np.concatenate([np.zeros((1, d)), np.eye(d)]).reshape(d + 1, field._n_numbers, field.n_channels)
+
+
 @every_field
-def test_draws_are_whitened_to_the_noise_they_are_made_of(field):
-    """F x = z: with the log-density's test this is the exact law."""
+def test_draws_have_exactly_the_covariance(field, monkeypatch):
+    """A draw is linear in its noise: its slopes squared are the covariance."""
+    basis = bases(field)
+    monkeypatch.setattr(noise_numbers, "normals", lambda seed, stream, members, *rest: basis[list(members)])
+    draws = field.sample(len(basis), seed=0).reshape(len(basis), -1)
+    assert not draws[0].any()
+    np.testing.assert_allclose(draws[1:].T @ draws[1:], truth(field), rtol=1e-9, atol=1e-11)
+
+
+def test_draws_are_whitened_to_the_noise_they_are_made_of():
+    """F x = z: draws of one seed stay those of former versions."""
+    field = FIELDS["two channels"]
     x = field.sample(4, seed=5, first_member=2, step=7)
-    c = field.n_channels
+    z = noise_numbers.normals(5, noise_numbers.Stream.EXACT, range(2, 6), 7, field.n_vertices, 2)[:, field.order]
     ordered = x[:, field.order].reshape(4, -1)
-    z = noise_numbers.normals(5, noise_numbers.Stream.EXACT, range(2, 6), 7, field.n_vertices, c)[:, field.order]
     np.testing.assert_allclose(ordered @ field.factor.toarray().T, z.reshape(4, -1), rtol=1e-9, atol=1e-11)
 
 
@@ -159,16 +204,16 @@ def test_conditional_mean_is_kriging(field, which):
 def test_conditional_draws_have_exactly_the_conditional_law(field, which, monkeypatch):
     """A draw is affine in its noise: its value without noise is the mean, its slopes squared are the covariance."""
     observed, x = masks(field)[which], states(field, 1)
-    d = field.n_vertices * field.n_channels
-    basis = np.concatenate([np.zeros((1, d)), np.eye(d)]).reshape(d + 1, field.n_vertices, field.n_channels)
+    basis = bases(field)
+    n = len(basis)
     monkeypatch.setattr(noise_numbers, "normals", lambda seed, stream, members, *rest: basis[list(members)])
-    draws = field.conditional(observed).sample(np.where(observed, x[0], np.nan), d + 1, seed=0).reshape(d + 1, -1)
+    draws = field.conditional(observed).sample(np.where(observed, x[0], np.nan), n, seed=0).reshape(n, -1)
     seen = observed.reshape(-1)
     mean, covariance = kriging(truth(field), x, seen)
     np.testing.assert_allclose(draws[0], mean.reshape(-1), rtol=1e-9, atol=1e-10)
     slope = draws[1:] - draws[0]
     np.testing.assert_allclose(slope[:, ~seen].T @ slope[:, ~seen], covariance, rtol=1e-8, atol=1e-10)
-    np.testing.assert_array_equal(draws[:, seen], np.tile(x.reshape(-1)[seen], (d + 1, 1)))
+    np.testing.assert_array_equal(draws[:, seen], np.tile(x.reshape(-1)[seen], (n, 1)))
 
 
 def test_conditional_draws_continue_a_set_of_members():

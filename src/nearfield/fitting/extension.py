@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
+from nearfield.coarsening import coarsen
 from nearfield.graph import DependencyGraph
 from nearfield.score.base import Score
 from nearfield.score.ensemble import EnsembleScore
-from nearfield.score.field import GaussianField
+from nearfield.score.field import CoarseLaw, GaussianField
 from nearfield.score.gaussian import WindowedGaussianScore, WindowSpectrum
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.network import Network
@@ -151,4 +152,17 @@ def _field(field: GaussianField, graph: DependencyGraph, onto: DependencyGraph) 
     data, row, column = (np.concatenate(part) for part in (values, rows, columns))
     larger = sp.csr_array((data, (row, column)), shape=(size, size))
     larger.sort_indices()
-    return GaussianField(larger, np.arange(onto.n_vertices), channels, field.hops)
+    return GaussianField(larger, np.arange(onto.n_vertices), channels, field.hops, _coarse(field, graph, onto))
+
+
+def _coarse(field: GaussianField, graph: DependencyGraph, onto: DependencyGraph) -> CoarseLaw | None:
+    """Law of the block means of the larger lattice; none where blocks are too few to tell of more of them."""
+    if field.coarse is None:
+        return None
+    old, new = coarsen(graph, field.coarse.step), coarsen(onto, field.coarse.step)
+    try:
+        law = _field(field.coarse.law, old.graph, new.graph)
+    except ValueError:
+        return None
+    size = np.repeat(field.coarse.size[:1], new.graph.n_vertices, axis=0)
+    return CoarseLaw(new.label, new.step, size, law)

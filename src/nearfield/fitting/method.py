@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from nearfield.fitting.closed_form import fit_field, fit_masked, fit_windowed
+from nearfield.fitting.coarse import choose_correction, corrected
 from nearfield.fitting.covariance import Pooling, Standardize, location_and_scale
 from nearfield.fitting.neural import FEWEST, LevelChoice, NetworkFit, choose_levels, default_recipe, fit_network
 from nearfield.fitting.paper import PaperRecipe, fit_paper
@@ -159,7 +160,7 @@ def fit_score(
         chosen = _choose(x, graph, hops, pooling, options, search)
         return _network(x, chosen, None, graph, method, radius, plan or Plan(), options)
     chosen = _choose(x, graph, radius, pooling, options, search)
-    field = _field(x, graph, chosen, options)
+    field = _field(x, graph, chosen, options, n_jobs)
     if method == "gaussian" or (why := _too_much(x)) is not None:
         return field if method == "gaussian" else replace(field, reason=f"{field.reason} {why}")
     return _network(x, chosen, field, graph, method, radius, plan or Plan(), options)
@@ -191,11 +192,19 @@ def _choose(
     return Chosen(choice.radius, choice.pooling, selection, selection.reason, time.perf_counter() - start)
 
 
-def _field(x: np.ndarray, graph: DependencyGraph, chosen: Chosen, options: dict[str, Any]) -> Fitted:
+def _field(
+    x: np.ndarray, graph: DependencyGraph, chosen: Chosen, options: dict[str, Any], n_jobs: int | None
+) -> Fitted:
     start = time.perf_counter()
     radius, pooling, selection, reason, selected = chosen
-    center, scale, score = fit_field(x, graph, radius, pooling, options["standardize"])
-    seconds = {"select": selected, "fit": time.perf_counter() - start}
+    center, scale, field = fit_field(x, graph, radius, pooling, options["standardize"])
+    fitted, y = time.perf_counter(), (x - center) / scale
+    law = choose_correction(
+        y, graph, radius, pooling, contiguous=options["contiguous"], seed=options["seed"], n_jobs=n_jobs
+    )
+    score = corrected(field, y, graph, law)
+    seconds = {"select": selected, "fit": fitted - start, "correct": time.perf_counter() - fitted}
+    reason = reason if law is None else f"{reason} {law.describe()}"
     return Fitted(center, scale, score, radius, pooling, selection, reason, seconds)
 
 

@@ -10,32 +10,44 @@ products and solves:
 * denoiser at any OU time: :math:`(a^2 I + s^2 P_0)\, \mathrm E[x_0 | x_t] = a\, x_t`, which does not cancel as going
   through Tweedie's formula would;
 * conditioning: the precision of the missing part given the rest is the block :math:`P_{MM}` (kriging).
+
+Conditional laws are fitted at a single scale, and their errors add up in the few directions of largest scale. A field
+is therefore corrected by the law q of its block means :math:`z = A x` on a coarser graph, which is a `GaussianField`
+itself and may be corrected in turn: :math:`p(x) = p_0(x\mid z)\,q(z)` is, of all laws in which z is q, the nearest to
+the field :math:`p_0` in Kullback-Leibler divergence. With :math:`C_z = A P_0^{-1} A^\top` and Q the covariance of q,
+
+* precision: :math:`P = P_0 + A^\top (Q^{-1} - C_z^{-1}) A`;
+* sample: :math:`x + K (z - A x)` of a draw x of the field and z of q, :math:`K = P_0^{-1} A^\top C_z^{-1}`;
+* log-density: :math:`\log p_0(x) - \log N(z; 0, C_z) + \log q(z)`;
+* denoiser and conditioning: sparse systems plus a matrix of the rank of z.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, final
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from scipy.sparse.linalg import LinearOperator, cg, splu
+from scipy.linalg import cho_factor, cho_solve
+from scipy.sparse.linalg import splu
 
 from nearfield import noise
+from nearfield.coarsening import averages
 from nearfield.process import noise as noise_scale
 from nearfield.process import signal
-from nearfield.score.base import Score, per_time
+from nearfield.score.base import Score, part_of, per_time
+from nearfield.score.solver import LowRank, positive_solver
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
-
-DIRECT_LIMIT = 20_000
-"""Above this many variables, diffused systems are solved by conjugate gradients instead of a factorisation."""
-TOLERANCE = 1e-10
-"""Relative residual of the conjugate gradients."""
+CHUNK = 128
+"""Block means whose covariances with the field are computed at once."""
 
 
 @final
@@ -53,6 +65,8 @@ class GaussianField(Score):
     hops : int
         Hops within which a vertex was conditioned on earlier ones, at least those that the factor reaches; a field
         is carried over to a larger lattice by it.
+    coarse : CoarseLaw, optional
+        Law of the block means to which the field is corrected.
 
     Attributes
     ----------
@@ -70,20 +84,26 @@ class GaussianField(Score):
     radius = None
 
     def __init__(
-        self, factor: sp.csr_array, order: Int[np.ndarray, " vertex"], n_channels: int = 1, hops: int = 0
+        self,
+        factor: sp.csr_array,
+        order: Int[np.ndarray, " vertex"],
+        n_channels: int = 1,
+        hops: int = 0,
+        coarse: CoarseLaw | None = None,
     ) -> None:
         self.factor = sp.csr_array(factor)
         self.order = np.asarray(order, dtype=np.int64)
         self.n_vertices = len(self.order)
         self.n_channels = n_channels
         self.hops = hops
+        self.coarse = coarse
         self._place = (self.order[:, None] * n_channels + np.arange(n_channels)).reshape(-1)
         self._triangle: Any = None
         self._precision: sp.csc_array | None = None
         self._diffused: tuple[float, Callable[[np.ndarray], np.ndarray]] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:  # factorisations are no Python objects and cannot travel
-        return type(self), (self.factor, self.order, self.n_channels, self.hops)
+        return type(self), (self.factor, self.order, self.n_channels, self.hops, self.coarse)
 
     def __repr__(self) -> str:
         return f"GaussianField(n_vertices={self.n_vertices}, n_channels={self.n_channels}, hops={self.hops})"
@@ -116,8 +136,26 @@ class GaussianField(Score):
         ndarray of float64, shape (n_samples, vertex, channel)
         """
         members = range(first_member, first_member + n_samples)
-        z = noise.normals(seed, stream, members, step, self.n_vertices, self.n_channels)
-        return self._natural(self._solve_triangle(self._ordered(z)))
+        return self._colored(noise.normals(seed, stream, members, step, self._n_numbers, self.n_channels))
+
+    @property
+    def _n_numbers(self) -> int:
+        """Normal numbers of a channel that a draw takes: those of the coarser laws come after the field's own."""
+        return self.n_vertices + (0 if self.coarse is None else self.coarse.law._n_numbers)
+
+    def _colored(self, numbers: Float[np.ndarray, "sample number channel"]) -> np.ndarray:
+        """Turn independent normal numbers into a draw."""
+        if self.coarse is None:
+            return self._natural(self._solve_triangle(self._ordered(numbers)))
+        # one by one: products of matrices round as their sizes are, and no draw may depend on its batch
+        return np.concatenate([self._colored_one(one[None], self.coarse.law) for one in numbers])
+
+    def _colored_one(self, numbers: Float[np.ndarray, "1 number channel"], law: GaussianField) -> np.ndarray:
+        drawn = self._solve_triangle(self._ordered(numbers[:, : self.n_vertices]))
+        z = law._colored(numbers[:, self.n_vertices :]).reshape(1, -1)
+        match = self._match
+        pull = cho_solve(match.root, (z - (match.rows @ drawn.T).T).T)
+        return self._natural(drawn + self._covary((match.rows.T @ pull).T))
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
         """Exact log-density in nats.
@@ -130,9 +168,17 @@ class GaussianField(Score):
         -------
         ndarray, shape (sample,)
         """
-        z = self.factor @ self._ordered(np.asarray(x, dtype=np.float64)).T
+        ordered = self._ordered(np.asarray(x, dtype=np.float64))
+        white = self.factor @ ordered.T
         constant = np.log(self.factor.diagonal()).sum() - 0.5 * len(self._place) * math.log(2 * math.pi)
-        return constant - 0.5 * (z**2).sum(axis=0)
+        fine = constant - 0.5 * (white**2).sum(axis=0)
+        if self.coarse is None:
+            return fine
+        match, law = self._match, self.coarse.law
+        z = match.rows @ ordered.T
+        before = -0.5 * (z * cho_solve(match.root, z)).sum(axis=0) - np.log(match.root[0].diagonal()).sum()
+        before -= 0.5 * len(z) * math.log(2 * math.pi)
+        return fine - before + law.log_prob(z.T.reshape(len(ordered), law.n_vertices, self.n_channels))
 
     def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Exact E[x_0 | x_t] by a sparse solve; shapes and times as in `Score.denoise`. Not differentiable."""
@@ -147,7 +193,12 @@ class GaussianField(Score):
         """Dense covariance, variables in vertex order with channels fastest. For small fields."""
         root = self._solve_triangle(np.eye(len(self._place))).T
         natural = np.empty_like(root)
-        natural[np.ix_(self._place, self._place)] = root @ root.T
+        ordered = root @ root.T
+        if self.coarse is not None:
+            match = self._match
+            gain = cho_solve(match.root, match.rows @ ordered)
+            ordered += gain.T @ (self.coarse.law.covariance() - match.rows @ (match.rows @ ordered).T) @ gain
+        natural[np.ix_(self._place, self._place)] = ordered
         return natural
 
     def conditional(self, observed: Bool[np.ndarray, "vertex channel"]) -> ConditionalField:
@@ -172,14 +223,24 @@ class GaussianField(Score):
             "indptr": self.factor.indptr,
             "order": self.order,
         }
-        return {"n_channels": self.n_channels, "hops": self.hops}, arrays
+        config: dict[str, Any] = {"n_channels": self.n_channels, "hops": self.hops, "coarse": None}
+        if self.coarse is not None:
+            law, named = self.coarse.law.state()
+            config["coarse"] = {"step": self.coarse.step, "law": law}
+            arrays |= {"coarse.label": self.coarse.label, "coarse.size": self.coarse.size}
+            arrays |= {f"coarse.law.{k}": v for k, v in named.items()}
+        return config, arrays
 
     @classmethod
     def from_state(cls, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> GaussianField:
         """Rebuild from `state`."""
         size = len(arrays["order"]) * config["n_channels"]
         factor = sp.csr_array((arrays["data"], arrays["indices"], arrays["indptr"]), shape=(size, size))
-        return cls(factor, arrays["order"], config["n_channels"], config["hops"])
+        coarse, own = None, part_of(arrays, "coarse")
+        if config["coarse"] is not None:
+            law = cls.from_state(config["coarse"]["law"], part_of(own, "law"))
+            coarse = CoarseLaw(own["label"], config["coarse"]["step"], own["size"], law)
+        return cls(factor, arrays["order"], config["n_channels"], config["hops"], coarse)
 
     def _ordered(self, x: np.ndarray) -> np.ndarray:
         return x.reshape(len(x), len(self._place))[:, self._place]
@@ -189,15 +250,51 @@ class GaussianField(Score):
         out[:, self._place] = x
         return out.reshape(len(x), self.n_vertices, self.n_channels)
 
-    def _solve_triangle(self, z: np.ndarray) -> np.ndarray:
+    def _solve_triangle(self, z: np.ndarray, *, transposed: bool = False) -> np.ndarray:
         if self._triangle is None:
             self._triangle = splu(
                 self.factor.tocsc(), permc_spec="NATURAL", diag_pivot_thresh=0.0, options={"Equil": False}
             )
-        return self._triangle.solve(np.ascontiguousarray(z.T)).T
+        return self._triangle.solve(np.ascontiguousarray(z.T), trans="T" if transposed else "N").T
+
+    def _covary(self, x: np.ndarray) -> np.ndarray:
+        """Multiply rows by the covariance P_0^{-1}, all in elimination order."""
+        return self._solve_triangle(self._solve_triangle(x, transposed=True))
+
+    def block_covariance(
+        self, label: Int[np.ndarray, " vertex"], size: Float[np.ndarray, "block channel"]
+    ) -> Float[np.ndarray, "variable variable"]:
+        """Covariance before any correction of block means over their scale, by label with channels fastest."""
+        return self._block_covariance(self._averages(label, size))
+
+    def _block_covariance(self, rows: sp.csr_array) -> Float[np.ndarray, "variable variable"]:
+        parts = [self._covary(rows[i : i + CHUNK].toarray()) for i in range(0, rows.shape[0], CHUNK)]
+        covariance = np.concatenate([(rows @ part.T).T for part in parts])
+        return (covariance + covariance.T) / 2
+
+    def _averages(self, label: Int[np.ndarray, " vertex"], size: Float[np.ndarray, "block channel"]) -> sp.csr_array:
+        """Matrix A that takes the means of blocks, over their scale, from variables in elimination order."""
+        rows = sp.csr_array(sp.kron(averages(label), sp.eye_array(self.n_channels)))[:, self._place]
+        return sp.csr_array(sp.diags_array(1 / size.reshape(-1)) @ rows)
+
+    @cached_property
+    def _match(self) -> _Matched:
+        """Block means as they are before the correction."""
+        assert self.coarse is not None
+        rows = self._averages(self.coarse.label, self.coarse.size)
+        return _Matched(rows, cho_factor(self._block_covariance(rows), lower=True))
+
+    @cached_property
+    def _correction(self) -> LowRank | None:
+        """What the correction adds to the precision, in elimination order."""
+        if self.coarse is None:
+            return None
+        match, identity = self._match, np.eye(self.coarse.law.n_vertices * self.n_channels)
+        inner = np.linalg.inv(self.coarse.law.covariance()) - cho_solve(match.root, identity)
+        return LowRank(match.rows, (inner + inner.T) / 2)
 
     def precision(self) -> sp.csc_array:
-        """Sparse precision P_0 in elimination order."""
+        """Sparse precision P_0 of the field before any correction, in elimination order."""
         if self._precision is None:
             self._precision = sp.csc_array(self.factor.T @ self.factor)
         return self._precision
@@ -205,8 +302,39 @@ class GaussianField(Score):
     def _diffused_solver(self, t: float) -> Callable[[np.ndarray], np.ndarray]:
         if self._diffused is None or self._diffused[0] != t:
             system = signal(t) ** 2 * sp.eye_array(len(self._place)) + noise_scale(t) ** 2 * self.precision()
-            self._diffused = (t, positive_solver(sp.csc_array(system)))
+            added = self._correction and self._correction.times(noise_scale(t) ** 2)
+            self._diffused = (t, positive_solver(sp.csc_array(system), added))
         return self._diffused[1]
+
+
+@final
+@dataclass(frozen=True)
+class CoarseLaw:
+    """Law of the block means of a field.
+
+    Parameters
+    ----------
+    label : ndarray of int, shape (vertex,)
+        Block of each vertex.
+    step : int
+        Cells of a box along each axis, as in `nearfield.coarsening.coarsen`.
+    size : ndarray, shape (block, channel)
+        Scale of the means.
+    law : GaussianField
+        Of the means divided by their scale, a vertex for each block.
+    """
+
+    label: Int[np.ndarray, " vertex"]
+    step: int
+    size: Float[np.ndarray, "block channel"]
+    law: GaussianField
+
+
+class _Matched(NamedTuple):
+    """Block means A in elimination order, and the Cholesky factor of their covariance before the correction."""
+
+    rows: sp.csr_array
+    root: tuple[Float[np.ndarray, "block block"], bool]
 
 
 @final
@@ -223,7 +351,13 @@ class ConditionalField:
         columns = field.factor.tocsc()
         self._from_missing, self._from_seen = columns[:, self._missing], columns[:, self._seen]
         block = sp.csc_array(self._from_missing.T @ self._from_missing)
-        self._solve = positive_solver(block) if len(self._missing) else None
+        added = None
+        if field._correction is not None:
+            rows = field._correction.rows.tocsc()
+            self._rows_seen = sp.csr_array(rows[:, self._seen])
+            added = LowRank(sp.csr_array(rows[:, self._missing]), field._correction.inner)
+        self._added = added
+        self._solve = positive_solver(block, added) if len(self._missing) else None
 
     def mean(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, "sample vertex channel"]:
         """Kriging mean.
@@ -240,7 +374,10 @@ class ConditionalField:
         """
         ordered = self._field._ordered(np.array(x, dtype=np.float64))
         if self._solve is not None:
-            pull = self._from_missing.T @ (self._from_seen @ ordered[:, self._seen].T)
+            seen = ordered[:, self._seen].T
+            pull = self._from_missing.T @ (self._from_seen @ seen)
+            if self._added is not None:
+                pull += self._added.rows.T @ (self._added.inner @ (self._rows_seen @ seen))
             ordered[:, self._missing] = -self._solve(pull.T)
         return self._field._natural(ordered)
 
@@ -267,23 +404,3 @@ class ConditionalField:
         ordered = self._field._ordered(drawn)
         ordered[:, self._seen] = self._field._ordered(np.asarray(x, dtype=np.float64)[None])[:, self._seen]
         return self._field._natural(ordered)
-
-
-def positive_solver(matrix: sp.csc_array) -> Callable[[np.ndarray], np.ndarray]:
-    """Solver of a sparse positive definite system for rows of right-hand sides: direct, or iterative when large."""
-    if matrix.shape[0] <= DIRECT_LIMIT:
-        factor = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
-        return lambda right: factor.solve(np.ascontiguousarray(right.T)).T
-    rows = sp.csr_array(matrix)
-    diagonal = matrix.diagonal()
-    jacobi = LinearOperator(matrix.shape, matvec=lambda v: v.reshape(-1) / diagonal, dtype=np.float64)
-
-    def solve(right: np.ndarray) -> np.ndarray:
-        out = np.empty_like(right)
-        for i, b in enumerate(right):
-            out[i], failed = cg(rows, b, rtol=TOLERANCE, maxiter=20_000, M=jacobi)
-            if failed:
-                raise ArithmeticError("conjugate gradients did not converge: the precision is too ill-conditioned")
-        return out
-
-    return solve
