@@ -62,7 +62,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         Which components depend directly on which; by default read off the dimensions of the data: a chain, a grid, or
         latitude-longitude.
     radius : int or "auto"
-        Locality in hops; for the Gaussian field, the hops within which a vertex is conditioned on earlier ones; for the
+        Locality in hops; for the Gaussian field, the hops within which a vertex is conditioned on earlier ones (points
+        in space: on as many of the nearest earlier ones as there are vertices within these hops on average); for the
         hybrid all that it reads, on lattices half by the network and half by the Gaussian it is shown. ``"auto"``
         chooses it by cross-validation; networks then read 4 hops at most, and what they are shown may reach further.
     method : {"auto", "gaussian", "windowed", "masked", "neural", "hybrid", "paper"}

@@ -23,6 +23,7 @@ from nearfield.fitting.covariance import (
     pooled_blocks,
     predecessors,
 )
+from nearfield.fitting.matern import borrowed_blocks, fit_matern
 from nearfield.graph import DependencyGraph, Neighborhood
 from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore, WindowSpectrum, radii_in_use
@@ -201,7 +202,9 @@ def build_field(
     order = elimination_order(graph)
     wanted = predecessors(graph, radius, order)
     table = cap_members(wanted, len(x), channels, pooling)
-    blocks = pooled_blocks(local_blocks((x - center) / scale, table.index), table, graph, pooling)
+    law = fit_matern(x, graph, standardize) if pooling.strength > 0.0 else None
+    blocks = local_blocks((x - center) / scale, table.index)
+    blocks = borrowed_blocks(blocks, table, graph, pooling, law, len(x))
     regression, raised = regress(blocks, channels)
     field = GaussianField(whitening_factor(regression, table, order), order, channels, radius)
     fitted = np.diagonal(blocks[:, :channels, :channels], axis1=1, axis2=2)

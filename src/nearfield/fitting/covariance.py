@@ -8,6 +8,9 @@ of positive semi-definite matrices:
 
     B_j = (1 - strength) C_j + strength * sum_v w_jv C_v,      w_jv ~ exp(-|v - j|^2 / (2 bandwidth^2)).
 
+Points in space off lattices have windows of nearest earlier points, whose columns differ in meaning from vertex to
+vertex: the blocks of their field are shrunk towards a fitted isotropic law instead (`nearfield.fitting.matern`).
+
 Location and scale are parameters too, and are pooled by the same strength and bandwidth before the blocks are formed.
 """
 
@@ -22,6 +25,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from nearfield.fitting.maximin import maximin_order, nearest_earlier, neighbour_count, points_of, scattered
 from nearfield.graph import DependencyGraph, Neighborhood
 from nearfield.number import keep_floats
 
@@ -50,7 +54,8 @@ class Pooling:
         Shrinkage in [0, 1]: 0 leaves every vertex alone, 1 replaces its law by the pooled one.
     bandwidth : float
         Standard deviation of the Gaussian weights, in lattice cells (hops on other graphs). Infinity, the default,
-        pools all vertices alike: with strength 1, one stationary law.
+        pools all vertices alike: with strength 1, one stationary law. The field of points in space off lattices is
+        shrunk towards one isotropic law whatever the bandwidth, which is then that of location and scale.
 
     Raises
     ------
@@ -82,8 +87,9 @@ class Pooling:
 def elimination_order(graph: DependencyGraph) -> Int[np.ndarray, " vertex"]:
     """Order in which vertices are conditioned on the ones before them.
 
-    Lattices are taken lexicographically, every other graph breadth first (reverse Cuthill-McKee), so that a vertex has
-    earlier neighbours close by. On a tree this is a perfect elimination ordering.
+    Lattices are taken lexicographically, points in space from coarse to fine (`maximin_order`), every other graph
+    breadth first (reverse Cuthill-McKee), so that a vertex has earlier neighbours close by. On a tree the last is a
+    perfect elimination ordering.
 
     Returns
     -------
@@ -92,6 +98,8 @@ def elimination_order(graph: DependencyGraph) -> Int[np.ndarray, " vertex"]:
     """
     if graph.lattice is not None:
         return np.arange(graph.n_vertices)
+    if scattered(graph):
+        return maximin_order(points_of(graph))
     return np.asarray(
         sp.csgraph.reverse_cuthill_mckee(graph.adjacency.tocsr(), symmetric_mode=True)[::-1], dtype=np.int64
     )
@@ -99,6 +107,8 @@ def elimination_order(graph: DependencyGraph) -> Int[np.ndarray, " vertex"]:
 
 def predecessors(graph: DependencyGraph, radius: int, order: Int[np.ndarray, " vertex"] | None = None) -> Neighborhood:
     """Windows of the sparse Cholesky factor: a vertex and its earlier neighbours within ``radius`` hops.
+
+    Points in space have as many of their nearest earlier points instead as a vertex has neighbours within these hops.
 
     Parameters
     ----------
@@ -114,6 +124,8 @@ def predecessors(graph: DependencyGraph, radius: int, order: Int[np.ndarray, " v
         Column 0 is the vertex itself. On lattices a column is one offset; elsewhere the members are ranked by distance.
     """
     order = elimination_order(graph) if order is None else order
+    if scattered(graph):
+        return nearest_earlier(graph, neighbour_count(graph, radius), order, radius)
     position = np.empty(graph.n_vertices, dtype=np.int64)
     position[order] = np.arange(graph.n_vertices)
     table = graph.neighborhood(radius)

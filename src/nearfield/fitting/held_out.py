@@ -9,10 +9,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from nearfield.fitting.covariance import elimination_order
+from nearfield.fitting.maximin import neighbour_count, scattered
 from nearfield.graph import DependencyGraph
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
 PATCH = 2048
 """Larger graphs are represented by four compact patches of this many vertices in total while the locality is chosen."""
@@ -31,12 +32,19 @@ def candidate_radii(graph: DependencyGraph, n_channels: int = 1) -> tuple[int, .
     ladder = {1: (0, 1, 2, 3, 4, 6, 8, 12, 16), 2: (0, 1, 2, 3, 4, 5, 6), 3: (0, 1, 2, 3)}.get(axes, (0, 1, 2, 3, 4))
     kept, pairs = [0], graph.n_vertices
     for radius in ladder[1:]:
-        members = graph.neighborhood(radius).present.sum(axis=1)
+        members = _members(graph, radius)
         if members.sum() == pairs or members.max() * n_channels > MEMBER_LIMIT:
             break
         kept.append(radius)
         pairs = members.sum()
     return tuple(kept)
+
+
+def _members(graph: DependencyGraph, radius: int) -> Int[np.ndarray, " vertex"]:
+    """Vertices around each one; for points in space twice the earlier ones, which elsewhere are half of them."""
+    if scattered(graph):
+        return np.full(graph.n_vertices, 2 * neighbour_count(graph, radius) + 1)
+    return graph.neighborhood(radius).present.sum(axis=1)
 
 
 def split(n_samples: int, folds: int, contiguous: bool, seed: int = 0) -> list[np.ndarray]:
@@ -69,13 +77,17 @@ def standard_error(values: Float[np.ndarray, " sample"], contiguous: bool) -> fl
 
 
 def patches(graph: DependencyGraph, limit: int = PATCH) -> np.ndarray:
-    """Mask of the vertices that stand for a large graph: four compact patches spread over the elimination order."""
+    """Mask of the vertices that stand for a large graph: four compact patches spread over the elimination order.
+
+    In the order of points in space the first are as far apart as can be.
+    """
     n = graph.n_vertices
     keep = np.zeros(n, dtype=bool)
     if n <= limit:
         return ~keep
     order = elimination_order(graph)
-    for seed in order[np.linspace(0, n - 1, 9).astype(int)[1::2]]:
+    places = np.arange(4) if scattered(graph) else np.linspace(0, n - 1, 9).astype(int)[1::2]
+    for seed in order[places]:
         hops = sp.csgraph.dijkstra(graph.adjacency, indices=np.array(seed), unweighted=True)
         near = np.argsort(hops, kind="stable")
         keep[near[~keep[near]][: limit // 4]] = True

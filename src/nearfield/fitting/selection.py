@@ -27,11 +27,12 @@ from nearfield.fitting.covariance import (
     kernel,
     local_blocks,
     location_and_scale,
-    pooled_blocks,
     predecessors,
     smoother,
 )
 from nearfield.fitting.held_out import candidate_radii, fewer_folds, patches, split, standard_error
+from nearfield.fitting.matern import Matern, borrowed_blocks, fit_matern
+from nearfield.fitting.maximin import scattered
 from nearfield.graph import DependencyGraph
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ class _Trials:
         self.standardize, self.n_jobs = standardize, n_jobs
         self.losses: dict[tuple[int, Pooling], Float[np.ndarray, " sample"]] = {}
         self.sound: dict[tuple[int, Pooling], bool] = {}
+        self.law = cache(self._law)
         self.windows = cache(partial(predecessors, graph, order=elimination_order(graph)))
         self.near = cache(partial(kernel, graph))
         self.smoother = lru_cache(maxsize=8)(self._smoother)
@@ -187,18 +189,22 @@ class _Trials:
         near = None if math.isinf(bandwidth) else self.near(bandwidth)
         return smoother(self.graph, bandwidth, table, near)
 
+    def _law(self, held_out: tuple[int, ...]) -> Matern | None:
+        """Return what blocks of points in space are shrunk towards, fitted to the other samples."""
+        return fit_matern(np.delete(self.x, held_out, axis=0), self.graph, self.standardize)
+
     def _fold(self, held_out: np.ndarray, radius: int, pooling: Pooling) -> Float[np.ndarray, " sample"]:
         channels, h = self.x.shape[2], pooling.bandwidth
         train = np.delete(self.x, held_out, axis=0)
         if pooling.strength == 0 and np.logical_and(np.ptp(train, axis=0) == 0, self.standardize).any():
             return np.full(len(held_out), math.inf)  # a vertex that varies in the held-out samples alone has no scale
-        vertices, windows = (
-            (None, None) if pooling.strength == 0 else (self.smoother(h, None), self.smoother(h, radius))
-        )
+        vertices = None if pooling.strength == 0 else self.smoother(h, None)
         center, scale = location_and_scale(train, self.graph, pooling, self.standardize, vertices)
         table = cap_members(self.windows(radius), len(train), channels, pooling)
         blocks = local_blocks((train - center) / scale, table.index)
-        blocks = pooled_blocks(blocks, table, self.graph, pooling, windows)
+        law = None if pooling.strength == 0 else self.law(tuple(held_out.tolist()))
+        windows = None if pooling.strength == 0 or law is not None else self.smoother(h, radius)
+        blocks = borrowed_blocks(blocks, table, self.graph, pooling, law, len(train), windows)
         fit, _ = regress(blocks, channels)
         return conditional_loss((self.x[held_out] - center) / scale, table.index, fit) + np.log(scale).mean()
 
@@ -321,7 +327,11 @@ def select_field(
     trials = _Trials(x[:, keep], part, split(len(x), folds, contiguous, seed), contiguous, standardize, n_jobs)
     radii = candidate_radii(part, x.shape[2]) if radius is None else (radius,)
 
-    bandwidths = CHAIN_BANDWIDTHS if part.lattice is not None and len(part.lattice.shape) == 1 else BANDWIDTHS
+    bandwidths: Sequence[float] = (
+        CHAIN_BANDWIDTHS if part.lattice is not None and len(part.lattice.shape) == 1 else BANDWIDTHS
+    )
+    if scattered(part):
+        bandwidths = (math.inf,)  # what blocks are shrunk towards has none
     _search(trials, radii, bandwidths, pooling, progress)
     while True:  # the curve at the chosen pooling has all radii, and may itself change the choice
         table, chosen, lowest = trials.table()

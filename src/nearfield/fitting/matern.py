@@ -1,0 +1,242 @@
+r"""An isotropic law for points in space: what their blocks are shrunk towards.
+
+Windows of nearest earlier points have no columns that could be averaged: the third nearest is elsewhere at every
+vertex. What vertices share is the covariance as a function of distance, here of Matern's family (Stein, Interpolation
+of Spatial Data, 1999, section 2.10) with a nugget,
+
+.. math:: \rho(h) = (1 - \tau)\, p_\nu(z) e^{-z}, \quad z = \sqrt{2\nu}\, h / \ell, \qquad \rho(0) = 1,
+
+with :math:`p = 1`, :math:`1 + z`, :math:`1 + z + z^2/3` for smoothness :math:`\nu = 1/2, 3/2, 5/2`. It is fitted by the
+composite likelihood of vertices given their nearest earlier ones (Vecchia, JRSS B 50, 1988). Several channels share it
+and are coupled by their average covariance at a vertex.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.optimize import minimize
+
+from nearfield.fitting.covariance import (
+    Pooling,
+    Smoother,
+    Standardize,
+    elimination_order,
+    isolate,
+    local_blocks,
+    pooled_blocks,
+)
+from nearfield.fitting.maximin import nearest_earlier, points_of, scattered
+from nearfield.graph import DependencyGraph, Neighborhood
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+SMOOTHNESS = (0.5, 1.5, 2.5)
+"""Those with closed forms; the rougher comes first among equals."""
+ROWS, NEIGHBOURS = 128, 8
+"""Vertices, spread over the order, and nearest earlier ones of each, whose conditional laws the fit looks at."""
+LENGTHS = (-7.0, 3.0)
+"""Of the logarithm of the length over the extent of the points."""
+NUGGETS = (-14.0, 2.0)
+"""Of the log-odds of the nugget."""
+TWIN = 0.1
+"""A vertex to which its neighbours leave less than this fraction of the median variance is nearly a copy."""
+_CHUNK = 1 << 22
+"""Correlations computed at once (32 MiB)."""
+
+
+@dataclass(frozen=True)
+class Matern:
+    """Isotropic correlation.
+
+    Parameters
+    ----------
+    smoothness : float
+        1/2, 3/2 or 5/2.
+    length : float
+        Above 0, in the units of the distances (chords of the unit sphere where there are latitudes).
+    nugget : float
+        Share of the variance that is each point's own, in [0, 1].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Matern(0.5, 2.0, 0.0)(np.array([0.0, 2.0])).round(4).tolist()
+    [1.0, 0.3679]
+    """
+
+    smoothness: float
+    length: float
+    nugget: float
+
+    def __call__(self, distance: Float[np.ndarray, ...]) -> Float[np.ndarray, ...]:
+        """Correlation of different points at these distances, at 0 the limit, and so 1 - nugget."""
+        z = distance * (math.sqrt(2 * self.smoothness) / self.length)
+        polynomial: float | np.ndarray = 1.0
+        if self.smoothness > 0.5:
+            polynomial = 1.0 + z if self.smoothness == 1.5 else 1.0 + z + z * z / 3.0
+        return (1.0 - self.nugget) * polynomial * np.exp(-z)
+
+    def blocks(self, points: Float[np.ndarray, "row member axis"]) -> Float[np.ndarray, "row member member"]:
+        """Correlation matrices of sets of different points."""
+        found = self(_distances(points))
+        found[:, range(found.shape[1]), range(found.shape[1])] = 1.0
+        return found
+
+
+def _distances(points: Float[np.ndarray, "row member axis"]) -> Float[np.ndarray, "row member member"]:
+    """Distances between the members of each row."""
+    squared = np.zeros((*points.shape[:2], points.shape[1]))
+    for axis in np.moveaxis(points, -1, 0):
+        squared += (axis[:, :, None] - axis[:, None, :]) ** 2
+    return np.sqrt(squared)
+
+
+def fit_matern(
+    x: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph, standardize: Standardize = True
+) -> Matern | None:
+    """Fit smoothness, length and nugget to the correlations of points in space; None for other graphs.
+
+    Parameters
+    ----------
+    x : ndarray, shape (sample, vertex, channel)
+    graph : DependencyGraph
+    standardize : bool or tuple of bool
+        Whether the vertices' means are taken out, as in `location_and_scale`.
+
+    Returns
+    -------
+    Matern or None
+    """
+    if not scattered(graph):
+        return None
+    order, points = elimination_order(graph), points_of(graph)
+    table = nearest_earlier(graph, min(NEIGHBOURS, graph.n_vertices - 1), order)
+    rows = order[np.unique(np.linspace(0, graph.n_vertices - 1, ROWS).astype(int))]
+    index, present = table.index[rows], table.present[rows]
+    moments = isolate(local_blocks(_whitened(x, standardize), index), present)
+    pairs = present[:, :, None] & present[:, None, :] & ~np.eye(index.shape[1], dtype=bool)
+    distance = _distances(points[index])
+    extent = float(np.linalg.norm(np.ptp(points, axis=0))) or 1.0
+    fits = [_likeliest(smoothness, distance, pairs, moments, extent) for smoothness in SMOOTHNESS]
+    return min(fits, key=lambda fit: fit[0])[1]
+
+
+def _whitened(
+    x: Float[np.ndarray, "sample vertex channel"], standardize: Standardize
+) -> Float[np.ndarray, "sample vertex 1"]:
+    """Each value in units of its vertex, channels made independent and taken as further samples."""
+    y = x - np.where(np.broadcast_to(standardize, x.shape[1:]), x.mean(axis=0), 0.0)
+    size = np.sqrt((y**2).mean(axis=0))
+    y = y / np.where(size > 0, size, 1.0)
+    between = np.einsum("svc,svd->cd", y, y) / (y.shape[0] * y.shape[1]) + 1e-6 * np.eye(y.shape[2])
+    y = y @ np.linalg.inv(np.linalg.cholesky(between)).T
+    return y.transpose(0, 2, 1).reshape(-1, y.shape[1], 1)
+
+
+def _likeliest(
+    smoothness: float,
+    distance: Float[np.ndarray, "row member member"],
+    pairs: Bool[np.ndarray, "row member member"],
+    moments: Float[np.ndarray, "row member member"],
+    extent: float,
+) -> tuple[float, Matern]:
+    """Composite negative log-likelihood and the law where it is lowest, for one smoothness."""
+    one = np.eye(distance.shape[1])
+
+    def law(where: np.ndarray) -> Matern:
+        return Matern(smoothness, extent * math.exp(where[0]), 1.0 / (1.0 + math.exp(-where[1])))
+
+    def loss(where: np.ndarray) -> float:
+        blocks = law(where)(distance) * pairs + one
+        column = np.linalg.solve(blocks, one[:, :1])[..., 0]  # of the precision: the vertex's own
+        square = np.einsum("rm,rmn,rn->r", column, moments, column, optimize=True)
+        return float((square / column[:, 0] - np.log(column[:, 0])).mean() / 2)
+
+    start = np.array([-1.0, -3.0])
+    simplex = start + np.array([[0.0, 0.0], [-1.0, 0.0], [0.0, -2.0]])
+    found = minimize(
+        loss,
+        start,
+        method="Nelder-Mead",
+        bounds=[LENGTHS, NUGGETS],
+        options={"initial_simplex": simplex, "xatol": 0.03, "fatol": 1e-4},
+    )
+    return float(found.fun), law(found.x)
+
+
+def borrowed_blocks(
+    blocks: Float[np.ndarray, "vertex member member"],
+    table: Neighborhood,
+    graph: DependencyGraph,
+    pooling: Pooling,
+    law: Matern | None,
+    n_samples: int,
+    smooth: Smoother | None = None,
+) -> Float[np.ndarray, "vertex member member"]:
+    """Blocks that borrow from the law, where there is one, and else from other vertices."""
+    if law is None:
+        return pooled_blocks(blocks, table, graph, pooling, smooth)
+    return shrunk_blocks(blocks, table, graph, law, pooling.strength, n_samples)
+
+
+def shrunk_blocks(
+    blocks: Float[np.ndarray, "vertex member member"],
+    table: Neighborhood,
+    graph: DependencyGraph,
+    law: Matern,
+    strength: float,
+    n_samples: int,
+) -> Float[np.ndarray, "vertex member member"]:
+    r"""Shrink blocks towards those of a law, with the average covariance of a vertex's channels.
+
+    A block keeps the share :math:`(1 - s) \min(1, v \max(N / 4, 1 / (c v_{med})))^{1/2}` of itself, where v is the
+    variance that the law leaves to the vertex given its neighbours, :math:`v_{med}` its median and c is ``TWIN``. The
+    errors of the coefficients count in units of :math:`(v / N)^{1/2}`: those of a near twin would carry each
+    disagreement of the two on to all their neighbours.
+
+    Parameters
+    ----------
+    blocks : ndarray, shape (vertex, member, member)
+        From `local_blocks`.
+    table : Neighborhood
+        The windows.
+    graph : DependencyGraph
+        With coordinates.
+    law : Matern
+    strength : float
+        s, in [0, 1].
+    n_samples : int
+        N, of the blocks.
+
+    Returns
+    -------
+    ndarray, shape (vertex, member, member)
+        Positive semi-definite; absent members are isolated.
+    """
+    points, width = points_of(graph), table.index.shape[1]
+    channels = blocks.shape[1] // width
+    between = blocks[:, :channels, :channels].mean(axis=0)
+    left = _left_over(law, points, table)
+    own = (1.0 - strength) * np.sqrt(np.minimum(1.0, left * max(n_samples / 4, 1.0 / (TWIN * np.median(left)))))
+    found = np.empty_like(blocks)
+    step = max(1, _CHUNK // width**2)
+    for start in range(0, len(blocks), step):
+        rows = slice(start, start + step)
+        rho = law.blocks(points[table.index[rows]])
+        target = (rho[:, :, None, :, None] * between[:, None, :]).reshape(blocks[rows].shape)
+        found[rows] = target + own[rows, None, None] * (blocks[rows] - target)
+    return isolate(found, table.present)
+
+
+def _left_over(
+    law: Matern, points: Float[np.ndarray, "vertex axis"], table: Neighborhood
+) -> Float[np.ndarray, " vertex"]:
+    """Variance of each vertex given its nearest neighbours, by the law."""
+    index, present = table.index[:, : NEIGHBOURS + 1], table.present[:, : NEIGHBOURS + 1]
+    blocks = isolate(law.blocks(points[index]), present)
+    return 1.0 / np.linalg.solve(blocks, np.eye(index.shape[1])[:, :1])[:, 0, 0]
