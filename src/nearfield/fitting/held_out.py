@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 
-from nearfield.fitting.covariance import elimination_order
+from nearfield.fitting.covariance import Standardize, elimination_order
+from nearfield.fitting.rarity import compared
 from nearfield.graph import DependencyGraph
 
 if TYPE_CHECKING:
@@ -80,3 +82,15 @@ def patches(graph: DependencyGraph, limit: int = PATCH) -> np.ndarray:
         near = np.argsort(hops, kind="stable")
         keep[near[~keep[near]][: limit // 4]] = True
     return keep
+
+
+def representative(
+    x: Float[np.ndarray, "sample vertex channel"],
+    graph: DependencyGraph,
+    parts: Sequence[np.ndarray],
+    standardize: Standardize,
+) -> tuple[DependencyGraph, Float[np.ndarray, "sample vertex channel"]]:
+    """Return the graph and data on which the locality is chosen: of `patches`, those vertices that can be compared."""
+    keep = patches(graph)
+    keep[keep] = compared(x[:, keep], parts, standardize)
+    return (graph, x) if keep.all() else (graph.subgraph(keep), x[:, keep])

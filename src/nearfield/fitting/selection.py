@@ -31,7 +31,7 @@ from nearfield.fitting.covariance import (
     predecessors,
     smoother,
 )
-from nearfield.fitting.held_out import candidate_radii, fewer_folds, patches, split, standard_error
+from nearfield.fitting.held_out import candidate_radii, fewer_folds, representative, split, standard_error
 from nearfield.graph import DependencyGraph
 
 if TYPE_CHECKING:
@@ -316,9 +316,9 @@ def select_field(
         If there are fewer than four samples: nothing can be held out.
     """
     folds = fewer_folds(folds, len(x))
-    keep = patches(graph)
-    part = graph if keep.all() else graph.subgraph(keep)
-    trials = _Trials(x[:, keep], part, split(len(x), folds, contiguous, seed), contiguous, standardize, n_jobs)
+    parts = split(len(x), folds, contiguous, seed)
+    part, used = representative(x, graph, parts, standardize)
+    trials = _Trials(used, part, parts, contiguous, standardize, n_jobs)
     radii = candidate_radii(part, x.shape[2]) if radius is None else (radius,)
 
     bandwidths = CHAIN_BANDWIDTHS if part.lattice is not None and len(part.lattice.shape) == 1 else BANDWIDTHS
