@@ -317,6 +317,7 @@ def test_means_that_differ_over_the_map_are_kept():
     np.testing.assert_allclose(pooled, alike.mean(), rtol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:.*conditional variances were raised:UserWarning")
 def test_settings_whose_draws_have_the_wrong_variance_are_passed_over():
     """In very smooth fields the lowest conditional loss belongs to fields whose draws explode along the order."""
     from scipy.ndimage import gaussian_filter

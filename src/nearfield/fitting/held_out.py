@@ -21,6 +21,9 @@ PATCH = 2048
 MEMBER_LIMIT = 160
 """Windows with more scalar members than this are not tried."""
 
+WIDER = {0: (5, 6, 8, 12, 16), 1: (24, 32, 48, 64), 2: (8, 10, 12), 3: (4, 5, 6)}
+"""Radii tried on lattices of so many axes, and on other graphs, where the loss is still falling at the widest."""
+
 FEWEST_TO_CHOOSE = 4
 """Samples from which on there are two folds of two."""
 BLOCKS = 20
@@ -39,6 +42,23 @@ def candidate_radii(graph: DependencyGraph, n_channels: int = 1) -> tuple[int, .
         kept.append(radius)
         pairs = members.sum()
     return tuple(kept)
+
+
+def wider_radius(graph: DependencyGraph, radius: int, n_channels: int = 1) -> tuple[int | None, str]:
+    """Return the radius to try after the last of `candidate_radii`, or None and what forbids one.
+
+    Nothing forbids a wider one, and none is needed, where windows hold all that is connected.
+    """
+    axes = len(graph.lattice.shape) if graph.lattice is not None else 0
+    wider = next((r for r in WIDER.get(axes, WIDER[0]) if r > radius), None)
+    if wider is None:
+        return None, "no wider windows are tried"
+    now, then = (graph.neighborhood(r).present.sum(axis=1) for r in (radius, wider))
+    if now.sum() == then.sum():
+        return None, ""
+    if then.max() * n_channels > MEMBER_LIMIT:
+        return None, f"windows of more than {MEMBER_LIMIT} values are not tried"
+    return wider, ""
 
 
 def split(n_samples: int, folds: int, contiguous: bool, seed: int = 0) -> list[np.ndarray]:
