@@ -26,6 +26,7 @@ import scipy.sparse as sp
 import torch
 
 from nearfield.fitting.maximin import maximin_order, nearest_earlier, neighbour_count, points_of, scattered
+from nearfield.fitting.rarity import rarely_varying
 from nearfield.graph import DependencyGraph, Neighborhood
 from nearfield.number import keep_floats
 
@@ -231,9 +232,10 @@ def location_and_scale(
     At strength 0 these are the vertex's own, at strength 1 with infinite bandwidth one of each per channel. The scale
     is about the pooled mean, so that location and scale are together the maximum likelihood fit of a stationary law.
     Where pooling would move the means of a channel by more than their sampling error explains (``LOCATION_LIMIT``), as
-    it would for absolute temperatures from pole to equator, they stay the vertex's own. Without ``standardize`` the
-    data, or the channels it is False for, are taken as they are: location 0, scale 1. ``smooth`` is the `smoother` of
-    graph and bandwidth, where it is known already.
+    it would for absolute temperatures from pole to equator, they stay the vertex's own, as they do at a vertex that
+    varies rarely (`rarely_varying`), which lends neither mean nor scale. Without ``standardize`` the data, or the
+    channels it is False for, are taken as they are: location 0, scale 1. ``smooth`` is the `smoother` of graph and
+    bandwidth, where it is known already.
     """
     fitted = np.broadcast_to(standardize, x.shape[1:])
     if not fitted.any():
@@ -242,7 +244,9 @@ def location_and_scale(
     spread = x.var(axis=0)
     if pooling.strength == 0.0:
         return np.where(fitted, own, 0.0), np.where(fitted, np.sqrt(spread), 1.0)
-    smooth = smooth or smoother(graph, pooling.bandwidth)
+    rare = rarely_varying(x)
+    rare &= (~rare & (spread > 0)).any(axis=0)  # where all are, they are alike
+    smooth = _without(rare, smooth or smoother(graph, pooling.bandwidth))
     shift = pooling.strength * (smooth(own) - own)
     sampling = np.maximum(spread, 1e-12 * spread.mean(axis=0)) / len(x)
     alike = (shift**2 / sampling).mean(axis=0) <= LOCATION_LIMIT
@@ -250,6 +254,14 @@ def location_and_scale(
     spread = spread + (own - center) ** 2
     spread = (1 - pooling.strength) * spread + pooling.strength * smooth(spread)
     return np.where(fitted, center, 0.0), np.where(fitted, np.sqrt(spread), 1.0)
+
+
+def _without(rare: Bool[np.ndarray, "vertex channel"], smooth: Smoother) -> Smoother:
+    """Average over the other vertices alone; the rare ones keep their values."""
+    if not rare.any():
+        return smooth
+    share = np.where(rare, 1.0, smooth((~rare).astype(float)))
+    return lambda values: np.where(rare, values, smooth(np.where(rare, 0.0, values)) / share)
 
 
 def local_blocks(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 
-from nearfield.fitting.covariance import elimination_order
+from nearfield.fitting.covariance import Standardize, elimination_order
 from nearfield.fitting.maximin import neighbour_count, scattered
+from nearfield.fitting.rarity import compared
 from nearfield.graph import DependencyGraph
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ PATCH = 2048
 """Larger graphs are represented by four compact patches of this many vertices in total while the locality is chosen."""
 MEMBER_LIMIT = 160
 """Windows with more scalar members than this are not tried."""
+
+WIDER = {0: (5, 6, 8, 12, 16), 1: (24, 32, 48, 64), 2: (8, 10, 12), 3: (4, 5, 6)}
+"""Radii tried on lattices of so many axes, and on other graphs, where the loss is still falling at the widest."""
 
 FEWEST_TO_CHOOSE = 4
 """Samples from which on there are two folds of two."""
@@ -45,6 +50,23 @@ def _members(graph: DependencyGraph, radius: int) -> Int[np.ndarray, " vertex"]:
     if scattered(graph):
         return np.full(graph.n_vertices, 2 * neighbour_count(graph, radius) + 1)
     return graph.neighborhood(radius).present.sum(axis=1)
+
+
+def wider_radius(graph: DependencyGraph, radius: int, n_channels: int = 1) -> tuple[int | None, str]:
+    """Return the radius to try after the last of `candidate_radii`, or None and what forbids one.
+
+    Nothing forbids a wider one, and none is needed, where windows hold all that is connected.
+    """
+    axes = len(graph.lattice.shape) if graph.lattice is not None else 0
+    wider = next((r for r in WIDER.get(axes, WIDER[0]) if r > radius), None)
+    if wider is None:
+        return None, "no wider windows are tried"
+    now, then = (_members(graph, r) for r in (radius, wider))
+    if now.sum() == then.sum():
+        return None, ""
+    if then.max() * n_channels > MEMBER_LIMIT:
+        return None, f"windows of more than {MEMBER_LIMIT} values are not tried"
+    return wider, ""
 
 
 def split(n_samples: int, folds: int, contiguous: bool, seed: int = 0) -> list[np.ndarray]:
@@ -92,3 +114,15 @@ def patches(graph: DependencyGraph, limit: int = PATCH) -> np.ndarray:
         near = np.argsort(hops, kind="stable")
         keep[near[~keep[near]][: limit // 4]] = True
     return keep
+
+
+def representative(
+    x: Float[np.ndarray, "sample vertex channel"],
+    graph: DependencyGraph,
+    parts: Sequence[np.ndarray],
+    standardize: Standardize,
+) -> tuple[DependencyGraph, Float[np.ndarray, "sample vertex channel"]]:
+    """Return the graph and data on which the locality is chosen: of `patches`, those vertices that can be compared."""
+    keep = patches(graph)
+    keep[keep] = compared(x[:, keep], parts, standardize)
+    return (graph, x) if keep.all() else (graph.subgraph(keep), x[:, keep])

@@ -18,6 +18,7 @@ from nearfield.fitting.neural import FEWEST, LevelChoice, NetworkFit, choose_lev
 from nearfield.fitting.paper import PaperRecipe, fit_paper
 from nearfield.fitting.processor import require_compiler
 from nearfield.fitting.radius import select_masked_radius, select_radius_by_time
+from nearfield.fitting.rarity import warn_of_rare
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.selection import SelectionReport, select_field
 from nearfield.fitting.symmetry import named
@@ -139,7 +140,8 @@ def fit_score(
     Warns
     -----
     UserWarning
-        When "auto" stays with the Gaussian field because samples are too few, and as `fit_field` does.
+        When "auto" stays with the Gaussian field because samples are too few, when vertices vary rarely, and as
+        `fit_field` does.
     """
     options: dict[str, Any] = {"contiguous": contiguous, "standardize": standardize, "seed": seed}
     search = {"n_jobs": n_jobs, "progress": progress}
@@ -148,6 +150,7 @@ def fit_score(
             named(plan.recipe.symmetries, graph)
         if plan.recipe.compiled and graph.lattice is not None and method in ("auto", "neural", "hybrid"):
             require_compiler()
+    warn_of_rare(x, standardize)
     if method == "masked":
         return _masked(x, graph, radius, options)
     if method == "windowed":

@@ -15,7 +15,8 @@ import numpy as np
 from nearfield import process
 from nearfield.fitting.closed_form import fit_masked, window_spectrum
 from nearfield.fitting.covariance import Pooling, Standardize, location_and_scale
-from nearfield.fitting.held_out import candidate_radii, fewer_folds, patches, split, standard_error
+from nearfield.fitting.held_out import candidate_radii, fewer_folds, representative, split, standard_error
+from nearfield.fitting.rarity import compared
 from nearfield.graph import DependencyGraph
 from nearfield.process import time_of
 from nearfield.score.gaussian import WindowedGaussianScore
@@ -57,14 +58,13 @@ def select_radius_by_time(
     Raises
     ------
     ValueError
-        If there are fewer than four samples, or a vertex varies in held-out samples alone and nothing is pooled.
+        If there are fewer than four samples, or every vertex varies in held-out samples alone and nothing is pooled.
     """
-    keep = patches(graph)
-    part = graph if keep.all() else graph.subgraph(keep)
-    x = x[:, keep]
+    parts = split(len(x), fewer_folds(folds, len(x)), contiguous, seed)
+    part, x = representative(x, graph, parts, standardize)
     radii = candidate_radii(part, x.shape[2])
     loss = np.empty((len(radii), len(LEVELS), len(x)))
-    for test in split(len(x), fewer_folds(folds, len(x)), contiguous, seed):
+    for test in parts:
         train = np.delete(x, test, axis=0)
         refuse_unscaled(train, pooling, standardize)
         center, scale = location_and_scale(train, part, pooling, standardize)
@@ -115,9 +115,12 @@ def select_masked_radius(
 
     Arguments and errors as in `select_radius_by_time`; the same one-standard-error rule.
     """
+    parts = split(len(x), fewer_folds(folds, len(x)), contiguous, seed)
+    keep = compared(x, parts, standardize)
+    graph, x = graph.subgraph(keep), x[:, keep]
     radii = candidate_radii(graph, x.shape[2])
     loss = np.zeros((len(radii), len(x)))
-    for test in split(len(x), fewer_folds(folds, len(x)), contiguous, seed):
+    for test in parts:
         train = np.delete(x, test, axis=0)
         refuse_unscaled(train, Pooling(0.0), standardize)
         for i, r in enumerate(radii):

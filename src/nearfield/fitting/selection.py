@@ -30,9 +30,10 @@ from nearfield.fitting.covariance import (
     predecessors,
     smoother,
 )
-from nearfield.fitting.held_out import candidate_radii, fewer_folds, patches, split, standard_error
+from nearfield.fitting.held_out import candidate_radii, fewer_folds, representative, split, standard_error, wider_radius
 from nearfield.fitting.matern import Matern, borrowed_blocks, fit_matern
 from nearfield.fitting.maximin import scattered
+from nearfield.fitting.reason import reason_of
 from nearfield.graph import DependencyGraph
 
 if TYPE_CHECKING:
@@ -183,6 +184,17 @@ class _Trials:
         """Return what has not been tried of these radii at a pooling."""
         return [(radius, pooling) for radius in radii if (radius, pooling) not in self.losses]
 
+    def wider(self, radii: Sequence[int], pooling: Pooling) -> tuple[int | None, str]:
+        """Radius to go on with where the last is the best at a pooling; None where it is not or, as said, limited."""
+        if self.best([(radius, pooling) for radius in radii])[0] < radii[-1]:
+            return None, ""
+        channels, fewest = self.x.shape[2], len(self.x) - max(map(len, self.parts))
+        members = int(self.windows(radii[-1]).present.sum(axis=1).max()) * channels
+        wider, limit = wider_radius(self.graph, radii[-1], channels)
+        if pooling.strength == 0.0 and members >= fewest and not limit and wider is not None:
+            return None, f"{fewest} samples support no wider windows without pooling"
+        return wider, limit
+
     def _smoother(self, bandwidth: float, radius: int | None) -> Smoother:
         """Pooling average of vertices, or of the windows of a radius; it is the same in every fold."""
         table = None if radius is None else self.windows(radius)
@@ -289,6 +301,7 @@ def select_field(
     """Choose radius and pooling of the sparse Cholesky field by cross-validation.
 
     The search alternates: pooling at a small radius, radius at the best pooling, pooling again, until the best stays.
+    Where the widest radius is the best at the pooling chosen, wider ones are tried until the loss rises.
 
     Parameters
     ----------
@@ -322,9 +335,9 @@ def select_field(
         If there are fewer than four samples: nothing can be held out.
     """
     folds = fewer_folds(folds, len(x))
-    keep = patches(graph)
-    part = graph if keep.all() else graph.subgraph(keep)
-    trials = _Trials(x[:, keep], part, split(len(x), folds, contiguous, seed), contiguous, standardize, n_jobs)
+    parts = split(len(x), folds, contiguous, seed)
+    part, used = representative(x, graph, parts, standardize)
+    trials = _Trials(used, part, parts, contiguous, standardize, n_jobs)
     radii = candidate_radii(part, x.shape[2]) if radius is None else (radius,)
 
     bandwidths: Sequence[float] = (
@@ -332,12 +345,17 @@ def select_field(
     )
     if scattered(part):
         bandwidths = (math.inf,)  # what blocks are shrunk towards has none
+    limit = ""
     _search(trials, radii, bandwidths, pooling, progress)
     while True:  # the curve at the chosen pooling has all radii, and may itself change the choice
         table, chosen, lowest = trials.table()
         missing = trials.missing(radii, table[chosen].pooling)
         if not missing:
             sound = trials.first_sound([chosen, *np.argsort([c.loss for c in table])[:CHECKED].tolist()], table)
+            missing = trials.missing(radii, table[sound].pooling)
+        if not missing and radius is None:
+            wider, limit = trials.wider(radii, table[sound].pooling)
+            radii = radii if wider is None else (*radii, wider)
             missing = trials.missing(radii, table[sound].pooling)
         if not missing:
             break
@@ -351,8 +369,15 @@ def select_field(
         radius_by_time=None,
         folds=folds,
         contiguous=contiguous,
-        reason=_reason(
-            table[chosen], table[lowest], folds, contiguous, part.n_vertices, graph.n_vertices, passed_over=passed_over
+        reason=reason_of(
+            table[chosen],
+            table[lowest],
+            folds,
+            contiguous,
+            part.n_vertices,
+            graph.n_vertices,
+            passed_over=passed_over,
+            limit=f" The loss is still falling at radius {radii[-1]}, but {limit}." if limit else "",
         ),
     )
 
@@ -377,21 +402,3 @@ def _search(
         now = trials.best([(r, now[1]) for r in radii], progress)
         if now == before:
             break
-
-
-def _reason(
-    choice: Candidate, best: Candidate, folds: int, contiguous: bool, used: int, total: int, *, passed_over: bool
-) -> str:
-    kind = "contiguous blocks" if contiguous else "folds"
-    where = "" if used == total else f", on {used} of the {total} vertices"
-    near = "all vertices alike" if math.isinf(choice.bandwidth) else f"vertices within about {choice.bandwidth:g} cells"
-    pooled = (
-        f"pooled with strength {choice.strength:g} over {near}" if choice.strength > 0 else "every vertex on its own"
-    )
-    if passed_over:
-        rule = "others were passed over, it has the lowest held-out loss with draws of the variance of the data"
-    elif choice == best:
-        rule = "it has the lowest held-out loss"
-    else:
-        rule = f"it is the smallest model within one standard error of the best (radius {best.radius}, {best.loss:.4f})"
-    return f"Radius {choice.radius}, {pooled}: {rule}, {choice.loss:.4f} nats per dimension over {folds} {kind}{where}."

@@ -1,0 +1,37 @@
+"""The choice of the locality in a sentence."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nearfield.fitting.selection import Candidate
+
+
+def reason_of(
+    choice: Candidate,
+    best: Candidate,
+    folds: int,
+    contiguous: bool,
+    used: int,
+    total: int,
+    *,
+    passed_over: bool,
+    limit: str = "",
+) -> str:
+    """Say what was chosen and by which rule; ``used`` of ``total`` vertices were looked at, `limit` ended the curve."""
+    kind = "contiguous blocks" if contiguous else "folds"
+    where = "" if used == total else f", on {used} of the {total} vertices"
+    near = "all vertices alike" if math.isinf(choice.bandwidth) else f"vertices within about {choice.bandwidth:g} cells"
+    pooled = (
+        f"pooled with strength {choice.strength:g} over {near}" if choice.strength > 0 else "every vertex on its own"
+    )
+    if passed_over:
+        rule = "others were passed over, it has the lowest held-out loss with draws of the variance of the data"
+    elif choice == best:
+        rule = "it has the lowest held-out loss"
+    else:
+        rule = f"it is the smallest model within one standard error of the best (radius {best.radius}, {best.loss:.4f})"
+    loss = f"{choice.loss:.4f} nats per dimension over {folds} {kind}{where}"
+    return f"Radius {choice.radius}, {pooled}: {rule}, {loss}.{limit}"
