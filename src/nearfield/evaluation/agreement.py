@@ -87,7 +87,7 @@ class Agreement:
             k for k, s in enumerate(self.statistics) if s.check == name and np.isfinite(difference[k] + allowed[k])
         ]
         if not members:
-            return Check.unknown(name, "The data or the generated fields have no variance here.")
+            return Check.unknown(name, "The data or the generated fields are too few for this, or have no variance.")
         # A departure that the data themselves show says less than one that they do not.
         worst = max(
             members, key=lambda k: (not drifted[k] and abs(difference[k]) > allowed[k], _over(difference, allowed, k))
@@ -146,7 +146,7 @@ def _allowed(
     one: Moments, other: Moments, statistics: Sequence[Statistic], share: int
 ) -> Float[np.ndarray, " statistic"]:
     error = np.sqrt(np.maximum(np.diag(one.error + other.error), 0.0))
-    reach = threshold(one.error + other.error, min(one.n_samples, other.n_samples), FALSE_ALARM / share)
+    reach = threshold(one.error + other.error, min(one.n_blocks, other.n_blocks), FALSE_ALARM / share)
     return np.maximum(reach * error, [s.small for s in statistics])
 
 

@@ -31,6 +31,7 @@ N_MODES = 5
 TAILS = (0.01, 0.001)
 _MOST_SAMPLES = 500  # of a fold, for modes: their cost is quadratic
 _ENTRIES = 4_000_000  # of one temporary array: 32 MB
+_FEWEST_BEYOND, _FEWEST_FOR_TAILS = 10, 30  # values and samples that a quantile needs, or its error is no error
 _MOST_VALUES = 20_000_000  # for quantiles
 
 
@@ -70,11 +71,19 @@ class Moments:
         Covariance of the errors.
     n_samples : int
         How many fields there were.
+    block : int
+        How many consecutive ones were resampled together.
     """
 
     value: Float[np.ndarray, " statistic"]
     error: Float[np.ndarray, "statistic statistic"]
     n_samples: int
+    block: int = 1
+
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks of samples the errors rest on."""
+        return self.n_samples // self.block
 
 
 def statistics_of(ruler: Ruler) -> tuple[Statistic, ...]:
@@ -93,7 +102,7 @@ def statistics_of(ruler: Ruler) -> tuple[Statistic, ...]:
     if ruler.pairs is not None:
         name, _, unit = ruler.pairs.label.partition(", ")
         labels = [f"{name} {at:.4g} {unit}" for at in ruler.pairs.axis]
-        found += [Statistic("correlation against distance", label, "difference", 0.02) for label in labels]
+        found += [Statistic("correlation against distance", label, "difference", 0.015) for label in labels]
     if len(ruler.edges):
         found.append(Statistic("roughness", "mean squared difference of neighbours", "ratio", 0.03))
     if ruler.lattice is not None:
@@ -145,6 +154,11 @@ class Yardstick:
             center, scale, np.array([_modes((h - h.mean(axis=0)) / s) for h, s in zip(halves, scale, strict=True)])
         )
 
+    def rounded(self) -> Yardstick:
+        """Scales and modes in single precision, as a model file keeps them."""
+        scale, modes = (a.astype(np.float32).astype(np.float64) for a in (self.scale, self.modes))
+        return Yardstick(self.center, scale, modes)
+
     def measure(
         self, x: Float[np.ndarray, "sample vertex"], ruler: Ruler, *, own: bool = False, block: int = 1
     ) -> Moments:
@@ -173,7 +187,7 @@ class Yardstick:
         value, influence = _compare(raw, ruler)
         tails, moved = self._tails(x, own)
         influence = np.concatenate([influence, moved], axis=1)
-        return Moments(np.concatenate([value, tails]), _block_covariance(influence, block), len(x))
+        return Moments(np.concatenate([value, tails]), _block_covariance(influence, block), len(x), block)
 
     def _folded(
         self, measured: Callable[[int, slice], Float[np.ndarray, "sample number"]], n: int, own: bool
@@ -206,7 +220,7 @@ class Yardstick:
     def _tails(
         self, x: Float[np.ndarray, "sample vertex"], own: bool
     ) -> tuple[Float[np.ndarray, " tail"], Float[np.ndarray, "sample tail"]]:
-        """Quantiles of standardised values, and how each sample moves them."""
+        """Quantiles of standardised values, and how each sample moves them; NaN where too few values lie beyond."""
         n, n_vertices = x.shape
         seen = np.arange(0, n_vertices, max(1, -(-2 * n * n_vertices // _MOST_VALUES)))
         z = [(x[:, seen] - at[seen]) / scale[seen] for at, scale in zip(self.center, self.scale, strict=True)]
@@ -217,6 +231,8 @@ class Yardstick:
         # Bahadur: a sample moves a quantile by its share of values beyond, over the density there.
         per_share = np.maximum(high - low, 1e-12) / (2 * near)
         below = np.stack([(values <= q).mean(axis=1) for q in quantile], axis=1)
+        beyond = n * len(seen) * np.minimum(probability, 1 - probability)
+        quantile[(beyond < _FEWEST_BEYOND) | (n < _FEWEST_FOR_TAILS)] = np.nan
         return quantile, (below.mean(axis=0) - below) * per_share
 
 
