@@ -169,7 +169,10 @@ def test_a_report_tells_fitted_from_held_out_data(tmp_path):
     held_out = model.report(tmp_path / "a.html", field[30:])
     fitted = model.report(tmp_path / "b.html", field[:30])
     assert (held_out["data"]["fitted_on"], fitted["data"]["fitted_on"]) == (False, True)
+    assert all(row["training"] for row in held_out["channels"][0]["moments"])
+    assert not any(row["training"] for row in fitted["channels"][0]["moments"])
     model.save(tmp_path / "model")
+    assert nf.load(tmp_path / "model").report(tmp_path / "a.html", field[30:])["channels"] == held_out["channels"]
     for part in (field[:20], field[29::-1], field):  # in other company or order they have been seen all the same
         page = nf.load(tmp_path / "model").report(tmp_path / "b.html", part)
         assert page["data"]["fitted_on"]

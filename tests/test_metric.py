@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import binom, norm, wasserstein_distance
 
-from nearfield.evaluation.check import check_correlation, check_long_range, check_marginal
+from nearfield.evaluation.check import check_long_range, check_marginal
 from nearfield.evaluation.curve import EARTH_RADIUS_KM, Curve, VertexPairs
 from nearfield.evaluation.metric import (
     MarginalDistance,
@@ -229,14 +229,10 @@ def test_nearest_distance_finds_copies_and_not_itself():
     assert np.all(nearest_distance(x[:5], x) < 1e-6)
 
 
-def test_checks_pass_equal_laws_and_fail_shuffled_and_shifted_fields():
+def test_the_marginal_check_fails_shifted_fields_and_passes_shuffled_ones():
     rng = np.random.default_rng(14)
     real, good = autoregressive(rng, 150, 40, 0.8), autoregressive(rng, 200, 40, 0.8)
     shuffled = np.stack([rng.permutation(column) for column in good[:, :, 0].T], axis=1)[..., None]
-    pairs = VertexPairs.draw(DependencyGraph.chain(40))
-    curve, right, wrong = (correlation_by_distance(x, pairs) for x in (real, good, shuffled))
-    assert check_correlation(curve, right).status == "pass"
-    assert check_correlation(curve, wrong).status == "fail"
     # A shuffled field has the right marginals, so only the shift is seen by the marginal check.
     assert check_marginal(MarginalDistance.measure(real, shuffled), "K").status == "pass"
     assert check_marginal(MarginalDistance.measure(real, good + 0.5), "K").status == "fail"

@@ -20,6 +20,7 @@ from nearfield.data.admission import warn_of_likeness
 from nearfield.data.codec import Codec
 from nearfield.data.marginal import Marginal, MarginalChoice
 from nearfield.evaluation.report import page_path, write_report
+from nearfield.evaluation.training import TrainingMoments, block_length
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.fit_report import FitReport
 from nearfield.fitting.method import Method, Plan, fit_score
@@ -113,6 +114,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         Layout of the data.
     fit_report_ : FitReport
         What was chosen and why, times and warnings.
+    training_moments_ : TrainingMoments or None
+        Moments of the training data, which `report` shows beside those of other data.
     digest_ : str
         Fingerprint of the model.
 
@@ -237,9 +240,9 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         )
         eigenvalue = largest_eigenvalue(marginal.transform(x))
         # In one step at the end: a fit that was refused leaves an earlier one whole.
-        model = Model(
-            codec, marginal, fitted.score, fitted.radius, fitted.pooling, *features, eigenvalue, fingerprints(x), report
-        )
+        kept = TrainingMoments.of(x, codec.graph, block=block_length(len(x), codec.has_time_axis))
+        learned = codec, marginal, fitted.score, fitted.radius, fitted.pooling
+        model = Model(*learned, *features, eigenvalue, fingerprints(x), report, kept)
         self._take(model)
         self.digest_ = content_digest(*self._content())
         return self
@@ -479,6 +482,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             self.largest_eigenvalue_,
             self.training_samples_,
             self.fit_report_,
+            self.training_moments_,
         )
 
     def _take(self, model: Model) -> Self:
@@ -492,7 +496,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
         self.largest_eigenvalue_, self.training_samples_ = model.largest_eigenvalue, model.training_samples
-        self.fit_report_ = model.fit_report
+        self.fit_report_, self.training_moments_ = model.fit_report, model.training_moments
         return self
 
     def _content(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -15,6 +15,7 @@ from scipy.sparse.linalg import svds
 from nearfield.data import store
 from nearfield.data.codec import Codec
 from nearfield.data.marginal import Marginal
+from nearfield.evaluation.training import TrainingMoments
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.extension import extend
 from nearfield.fitting.fit_report import FitReport
@@ -73,6 +74,9 @@ class Model:
         `fingerprints` of the data.
     fit_report : FitReport
         What was chosen and why, times and warnings.
+    training_moments : TrainingMoments or None
+        What reports on other data show of the training data; None for a law on a larger lattice, and in model files
+        from before they were kept.
     """
 
     codec: Codec
@@ -85,10 +89,13 @@ class Model:
     largest_eigenvalue: float
     training_samples: UInt64[np.ndarray, " sample"]
     fit_report: FitReport
+    training_moments: TrainingMoments | None = None
 
     def content(self, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return what a model file holds; `parameters` are those of the estimator, plain."""
         states = {"codec": self.codec.state(), "marginal": self.marginal.state(), "score": self.score.state()}
+        if self.training_moments is not None:
+            states["training_moments"] = self.training_moments.state()
         metadata = {
             "parameters": dict(parameters),
             "fitted": {
@@ -121,6 +128,9 @@ class Model:
             fitted["largest_eigenvalue"],
             arrays["training_samples"],
             FitReport.from_plain(fitted["fit_report"]),
+            TrainingMoments.from_state(metadata["training_moments"], part_of(arrays, "training_moments"))
+            if "training_moments" in metadata
+            else None,
         )
 
     def draw(
@@ -201,6 +211,7 @@ class Model:
             "units": [str(c.attrs.get("units", "")) for c in channels],
             "dims": None if flat else layout.dims,
             "fitted_on": seen,
+            "trained": self.training_moments,
             "ordered": self.codec.has_time_axis,
             "selection": self.fit_report.selection,
             "radius": self.radius if isinstance(self.radius, int) else self.score.radius,
@@ -259,6 +270,7 @@ class Model:
             marginal=self.marginal.rescaled(np.repeat(center[:1], n, axis=0), np.repeat(scale[:1], n, axis=0)),
             n_features_in=n * codec.n_channels,
             feature_names_in=(),
+            training_moments=None,
         )
 
 

@@ -7,6 +7,7 @@ Ito, which readers with any colour vision tell apart; data are dark grey, genera
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,6 +37,11 @@ def _new_axes(rows: int, columns: int, width: float, height: float) -> list[Axes
     """Axes of a new figure, row by row; inches."""
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     return list(figure.subplots(rows, columns, squeeze=False).ravel())
+
+
+def _wrapped(text: str) -> str:
+    """Break a long name into lines that stay inside a small figure."""
+    return textwrap.fill(text.strip(), 36)
 
 
 def _single(ax: Axes | None, width: float = 6.0, height: float = 3.8) -> Axes:
@@ -105,7 +111,7 @@ def fields(
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     if mappable is not None:
-        text = label + (f"\n{view.note}" if view.note else "")
+        text = _wrapped(label) + (f"\n{view.note}" if view.note else "")
         beyond = min(map(np.min, panels.values())) < scale.low, max(map(np.max, panels.values())) > scale.high
         extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
         axes[0].figure.colorbar(mappable, ax=list(axes), label=text, shrink=0.8, pad=0.02, location=bar, extend=extend)
@@ -132,7 +138,7 @@ def marginal(
         density = np.histogram(values, edges)[0] / (np.size(values) * np.diff(edges))
         style: dict[str, Any] = {"fill": True, "alpha": 0.3} if i == 0 else {"lw": 1.6, "ls": _LINES[i - 1]}
         ax.stairs(density, edges, label=name, color=_COLOURS[i % 4], **style)
-    ax.set(xlabel=label or "value", ylabel="probability density, per unit of value", ylim=(0, None))
+    ax.set(xlabel=_wrapped(label) or "value", ylabel="probability density, per unit of value", ylim=(0, None))
     ax.legend(frameon=False)
     return ax
 
@@ -156,7 +162,7 @@ def quantiles(
     ends = [min(x[0], y[0]), max(x[-1], y[-1])]
     ax.plot(ends, ends, color=DATA, lw=1, label="equal laws")
     ax.plot(x, y, ".", color=GENERATED, ms=6, label="quantiles, .0005 to .9995")
-    ax.set(xlabel=f"data {label}".strip(), ylabel=f"generated {label}".strip(), aspect="equal")
+    ax.set(xlabel=_wrapped(f"data {label}"), ylabel=_wrapped(f"generated {label}"), aspect="equal")
     ax.legend(frameon=False, loc="upper left", fontsize="small")
     return ax
 

@@ -21,8 +21,10 @@ from markupsafe import Markup
 
 from nearfield.data.replacement import replace_files, require_target
 from nearfield.evaluation import check, plot
+from nearfield.evaluation.agreement import drift_names
 from nearfield.evaluation.check import Check
-from nearfield.evaluation.comparison import MOST_CHANNELS, Comparison, png
+from nearfield.evaluation.comparison import Comparison, png
+from nearfield.evaluation.training import MOST_CHANNELS, TrainingMoments, block_length
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -47,6 +49,7 @@ def write_report(
     units: Sequence[str] | None = None,
     dims: Sequence[str] | None = None,
     fitted_on: bool | None = None,
+    trained: TrainingMoments | None = None,
     ordered: bool = False,
     selection: SelectionReport | None = None,
     radius: int | None = None,
@@ -79,6 +82,8 @@ def write_report(
         Names, with units, of the axes of the lattice; latitude and longitude are recognised.
     fitted_on
         Whether the model has seen these data; None says on the page that this is not known.
+    trained
+        Moments of the data that were fitted, shown beside those of `real` where these are others (`fitted_on=False`).
     ordered
         Whether the samples follow one another in time: error bands then resample blocks of them.
     selection
@@ -140,8 +145,9 @@ def write_report(
         tuple(channels or (f"channel {k}" for k in range(real.shape[2]))),
         tuple(units or [""] * real.shape[2]),
         tuple(dims) if dims is not None else None,
-        math.ceil(len(real) ** (1 / 3)) if ordered else 1,
+        block_length(len(real), ordered),
         seed,
+        trained if fitted_on is False else None,
     )
     sections, checks, pictures = _channels(comparison)
     choice = _choice(selection, radius, pooling, reason)
@@ -318,7 +324,11 @@ def _checks_of_fit(
     checks = []
     if fitted_on is False:
         unseen = "The model was not fitted on the data shown here, and those it was fitted on were not given."
-        checks += [Check.unknown("copies of the data", unseen), Check.unknown("samples per local law", unseen)]
+        checks.append(Check.unknown("copies of the data", unseen))
+        if comparison.training is None:
+            checks.append(Check.unknown("samples per local law", unseen))
+        else:
+            checks.append(check.check_sample_count(comparison.training.n_samples, conditioning_size, bool(pooling)))
     else:
         checks.append(check.check_copies(comparison.real, comparison.generated, seed=comparison.seed))
         checks.append(check.check_sample_count(len(comparison.real), conditioning_size, bool(pooling)))
@@ -359,6 +369,9 @@ def _verdict(checks: Sequence[Check]) -> dict[str, Any]:
         )
     else:
         status, sentence = "pass", "No check that was made tells the generated fields from the data."
+    drifted = drift_names(checks)
+    if drifted:
+        sentence += f" Your held-out data differ from the training data as much in: {', '.join(drifted)}."
     return {"status": status, "sentence": sentence, "counts": {s: len(names) for s, names in named.items()}}
 
 
@@ -395,4 +408,5 @@ def _render(summary: dict[str, Any], pictures: dict[str, str]) -> str:
         lstrip_blocks=True,
     )
     template = environment.get_template("report.html.jinja")
-    return template.render(**summary, pictures=pictures, number=number)
+    trained = any(row["training"] is not None for section in summary["channels"] for row in section["moments"])
+    return template.render(**summary, pictures=pictures, number=number, trained=trained)

@@ -1,0 +1,104 @@
+"""What a model keeps of the data it was fitted to, so that a report on others can tell what it should have learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from nearfield.evaluation.moment import Moments, Yardstick
+from nearfield.evaluation.ruler import Ruler
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from nearfield.graph import DependencyGraph
+
+MOST_CHANNELS = 6
+"""Channels that a report compares, the first ones."""
+
+
+@final
+@dataclass(frozen=True)
+class TrainingMoments:
+    """Yardstick and moments of each channel that a report compares; never the data.
+
+    Attributes
+    ----------
+    channels : tuple of (Yardstick, Moments)
+        Of the first channels.
+    n_samples : int
+        How many samples were fitted.
+    """
+
+    channels: tuple[tuple[Yardstick, Moments], ...]
+    n_samples: int
+
+    @classmethod
+    def of(
+        cls, x: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph, *, block: int = 1
+    ) -> TrainingMoments:
+        """Measure the training data.
+
+        Parameters
+        ----------
+        x
+            In the unit of the data.
+        graph
+            Of the vertices.
+        block
+            Consecutive samples that are resampled together.
+
+        Examples
+        --------
+        >>> from nearfield.graph import DependencyGraph
+        >>> x = np.random.default_rng(0).normal(size=(40, 9, 2))
+        >>> kept = TrainingMoments.of(x, DependencyGraph.chain(9))
+        >>> kept.n_samples, len(kept.channels)
+        (40, 2)
+        """
+        ruler, kept = Ruler.of(graph), []
+        for c in range(min(x.shape[2], MOST_CHANNELS)):
+            # In single precision, as they are kept: what is loaded measures as what was fitted does.
+            stick = Yardstick.of(x[..., c]).rounded()
+            kept.append((stick, stick.measure(x[..., c], ruler, own=True, block=block)))
+        return cls(tuple(kept), len(x))
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return what a model file holds: plain settings and arrays."""
+        arrays: dict[str, np.ndarray] = {}
+        for c, (stick, moments) in enumerate(self.channels):
+            arrays |= {f"{c}.center": stick.center, f"{c}.scale": stick.scale, f"{c}.modes": stick.modes}
+            arrays |= {f"{c}.value": moments.value, f"{c}.error": moments.error}
+        single = {key: a.astype(np.float32) if key.endswith(("scale", "modes")) else a for key, a in arrays.items()}
+        blocks = [moments.block for _, moments in self.channels]
+        return {"n_samples": self.n_samples, "blocks": blocks}, single
+
+    @classmethod
+    def from_state(cls, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> TrainingMoments:
+        """Rebuild from `state`."""
+        n = config["n_samples"]
+        return cls(
+            tuple(
+                (
+                    Yardstick(*(arrays[f"{c}.{name}"].astype(np.float64) for name in ("center", "scale", "modes"))),
+                    Moments(arrays[f"{c}.value"], arrays[f"{c}.error"], n, block),
+                )
+                for c, block in enumerate(config["blocks"])
+            ),
+            n,
+        )
+
+
+def block_length(n_samples: int, ordered: bool) -> int:
+    """Return how many consecutive samples are resampled together: the cube root where they follow one another.
+
+    Examples
+    --------
+    >>> block_length(27, True), block_length(27, False)
+    (3, 1)
+    """
+    return math.ceil(round(n_samples ** (1 / 3), 9)) if ordered else 1
