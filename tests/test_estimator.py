@@ -336,7 +336,9 @@ def test_settings_whose_draws_have_the_wrong_variance_are_passed_over():
     assert np.quantile(ratio, 0.95) < 2.5
     selection = model.fit_report_.selection
     assert {c.radius for c in selection.curve} == {c.radius for c in selection.table}
-    assert all(c.pooling == selection.choice.pooling for c in selection.curve)
+    assert {(c.strength, c.bandwidth) for c in selection.curve} == {
+        (selection.choice.strength, selection.choice.bandwidth)
+    }
     best = selection.table[selection.best]
     assert "within one standard error" not in model.fit_report_.reason
     with pytest.warns(UserWarning, match="times the variance fitted"):

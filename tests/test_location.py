@@ -1,4 +1,4 @@
-"""Location and scale: vertices that say nothing of the others."""
+"""Location and scale: vertices that say nothing of the others, and a pooling of their own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 import nearfield as nf
 from nearfield.data.target import AutoregressiveChain
+from nearfield.fitting.closed_form import fit_field
 from nearfield.fitting.covariance import Pooling, kernel, location_and_scale
 from nearfield.fitting.radius import select_radius_by_time
 from nearfield.fitting.rarity import rarely_varying
@@ -110,3 +111,53 @@ def test_ordinary_vertices_are_not_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         nf.LocalizedDiffusion(method="gaussian", radius=1, pooling=0.5).fit(AutoregressiveChain(0.5, 9).sample(30, 0))
+
+
+def test_location_and_scale_follow_their_own_pooling_and_the_blocks_theirs():
+    x, graph = AutoregressiveChain(0.6, 12).sample(30, 0) * np.linspace(1, 2, 12)[:, None], DependencyGraph.chain(12)
+    alike = location_and_scale(x, graph, Pooling(1.0, 2.0))
+    apart = location_and_scale(x, graph, Pooling(0.3, location=Pooling(1.0, 2.0)))
+    for one, other in zip(alike, apart, strict=True):
+        np.testing.assert_array_equal(one, other)
+    center, scale, field = fit_field(x, graph, 2, Pooling(0.3, location=Pooling(0.0)))
+    np.testing.assert_allclose(scale, x.std(axis=0), rtol=1e-12)
+    raw = fit_field((x - center) / scale, graph, 2, Pooling(0.3), standardize=False)[2]
+    np.testing.assert_allclose(field.factor.toarray(), raw.factor.toarray(), rtol=1e-9, atol=1e-12)
+
+
+def test_a_location_of_the_same_setting_is_none():
+    assert Pooling(0.5, 2.0, Pooling(0.5, 2.0)) == Pooling(0.5, 2.0)
+    assert Pooling(1.0, location=Pooling(1.0)).one_law
+    assert not Pooling(1.0, location=Pooling(0.0)).one_law
+    assert Pooling(1.0, location=Pooling(0.0)) != Pooling(1.0)
+    with pytest.raises(TypeError, match="location must be a Pooling, got 1"):
+        Pooling(1.0, location=1.0)
+    with pytest.raises(ValueError, match="location must have no location"):
+        Pooling(1.0, location=Pooling(0.5, location=Pooling(0.2)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scales_of_a_stationary_law_stay_one(seed):
+    chain = AutoregressiveChain(0.8, 40)
+    used = select_field(chain.sample(100, seed), chain.graph).choice.pooling.of_location
+    assert used.strength >= 0.9
+    assert used.bandwidth >= 16
+
+
+def test_the_choice_leaves_location_alone_where_none_is_fitted_or_pooling_is_given():
+    chain = AutoregressiveChain(0.8, 10)
+    for options in ({"standardize": False}, {"pooling": Pooling(0.5)}):
+        assert all(c.location is None for c in select_field(chain.sample(40, 0), chain.graph, **options).table)
+
+
+def test_a_pooling_of_location_is_saved_and_not_extended(tmp_path):
+    x = AutoregressiveChain(0.6, 12).sample(40, 0)[..., 0] * np.linspace(1, 2, 12)
+    pooling = Pooling(1.0, location=Pooling(0.2, 3.0))
+    for asked in (pooling, "auto"):
+        model = nf.LocalizedDiffusion(method="gaussian", pooling=asked, random_state=0).fit(x)
+        model.save(tmp_path / "model.nearfield")
+        again = nf.load(tmp_path / "model.nearfield")
+        assert (again.pooling, again.pooling_) == (asked, model.pooling_)
+        assert again.fit_report_ == model.fit_report_
+    with pytest.raises(ValueError, match="only one law"):
+        nf.LocalizedDiffusion(method="gaussian", radius=1, pooling=pooling).fit(x).extend((24,))

@@ -42,7 +42,16 @@ def generic(n_samples: int, n: int, channels: int = 2, seed: int = 0) -> np.ndar
     ids=repr,
 )
 @pytest.mark.parametrize(
-    ("radius", "pooling"), [(0, Pooling(0.0)), (2, Pooling(0.0)), (1, Pooling(0.4, 1.0)), (2, Pooling(1.0))]
+    ("radius", "pooling"),
+    [
+        (0, Pooling(0.0)),
+        (2, Pooling(0.0)),
+        (1, Pooling(0.4, 1.0)),
+        (2, Pooling(1.0)),
+        (1, Pooling(0.4, 1.0, Pooling(1.0))),
+        (2, Pooling(0.0, location=Pooling(0.3, 2.0))),
+        (1, Pooling(1.0, location=Pooling(0.0))),
+    ],
 )
 @pytest.mark.parametrize("contiguous", [False, True])
 def test_held_out_loss_is_the_log_density_of_the_field_fitted_to_the_rest(graph, radius, pooling, contiguous):
@@ -128,6 +137,7 @@ def test_size_counts_members_and_what_is_borrowed():
     assert trials.size(2, Pooling(0.0)) == pytest.approx(members)
     assert trials.size(2, Pooling(1.0)) == pytest.approx(members / 10)
     assert trials.size(2, Pooling(0.5)) == pytest.approx(members * (0.25 + 0.75 / 10))
+    assert trials.size(2, Pooling(1.0, location=Pooling(0.0))) == pytest.approx(members / 10 + 2 * (1 - 1 / 10))
     near = np.exp(-(np.arange(-3, 4) ** 2) / 2.0)
     wide = module._Trials(np.zeros((8, 99, 1)), DependencyGraph.ring(99), split(8, 2, True), False, True, None)
     assert wide._borrowed(1.0) == pytest.approx(near.sum() ** 2 / (near**2).sum())
@@ -179,7 +189,7 @@ def test_a_report_holds_the_whole_curve_of_the_chosen_pooling():
     calls = []
     report = select_field(chain.sample(40, 0), chain.graph, progress=lambda: calls.append(1), contiguous=True)
     assert [c.radius for c in report.curve] == list(candidate_radii(chain.graph))
-    assert {c.pooling for c in report.curve} == {report.choice.pooling}
+    assert {c.pooling for c in report.curve} == {dataclasses.replace(report.choice.pooling, location=None)}
     assert report.table[report.best].loss == min(c.loss for c in report.table)
     assert len(calls) >= len(report.table)
     assert (report.folds, report.contiguous, report.radius_by_time) == (5, True, None)
@@ -211,6 +221,7 @@ def test_selection_is_reproducible_whatever_the_number_of_jobs():
 def test_a_report_survives_json():
     x, graph = generic(24, 8, 1), DependencyGraph.chain(8)
     report = dataclasses.replace(select_field(x, graph), radius_by_time=((0.1, 2), (0.5, 1)))
+    assert any(c.location is not None for c in report.table)
     for one in (report, dataclasses.replace(report, radius_by_time=None)):
         assert SelectionReport.from_plain(json.loads(json.dumps(dataclasses.asdict(one)))) == one
 

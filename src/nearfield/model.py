@@ -122,7 +122,7 @@ class Model:
             Marginal.from_state(metadata["marginal"], part_of(arrays, "marginal")),
             _SCORES[metadata["score_class"]].from_state(metadata["score"], part_of(arrays, "score")),
             radius if isinstance(radius, int) else tuple((t, r) for t, r in radius),
-            Pooling(**fitted["pooling"]),
+            Pooling.from_plain(fitted["pooling"]),
             fitted["n_features_in"],
             tuple(fitted["feature_names_in"]),
             fitted["largest_eigenvalue"],

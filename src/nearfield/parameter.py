@@ -213,7 +213,7 @@ def parameters_from_plain(plain: Mapping[str, Any], graph: DependencyGraph) -> d
     """Rebuild the parameters from `plain_parameters` and the graph in use."""
     parameters = dict(plain) | {"graph": graph if plain["graph"] else None}
     if isinstance(plain["pooling"], dict):
-        parameters["pooling"] = Pooling(**plain["pooling"])
+        parameters["pooling"] = Pooling.from_plain(plain["pooling"])
     if plain["recipe"] is not None:
         parameters["recipe"] = _recipe(plain["recipe"], plain["method"])
     if isinstance(plain["marginal"], list):

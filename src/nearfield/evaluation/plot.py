@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from nearfield.evaluation.curve import Curve
+    from nearfield.fitting.covariance import Pooling
     from nearfield.fitting.neural import LevelChoice
     from nearfield.fitting.selection import Candidate, SelectionReport
     from nearfield.fitting.training import TrainingReport
@@ -315,8 +316,13 @@ def _show_the_minimum(ax: Axes, radius: Float[np.ndarray, " r"], loss: Float[np.
 
 def _describe(candidate: Candidate) -> str:
     """Name a candidate in a legend."""
-    where = "all vertices" if np.isinf(candidate.bandwidth) else f"bandwidth {candidate.bandwidth:g}"
-    return f"radius {candidate.radius}, pooling {candidate.strength:g}" + (f", {where}" if candidate.strength else "")
+    own = "" if candidate.location is None else f", location {_pooled(candidate.location)}"
+    return f"radius {candidate.radius}, pooling {_pooled(candidate.pooling)}{own}"
+
+
+def _pooled(pooling: Pooling) -> str:
+    where = "all vertices" if np.isinf(pooling.bandwidth) else f"bandwidth {pooling.bandwidth:g}"
+    return f"{pooling.strength:g}" + (f", {where}" if pooling.strength else "")
 
 
 def completion(

@@ -11,15 +11,16 @@ of positive semi-definite matrices:
 Points in space off lattices have windows of nearest earlier points, whose columns differ in meaning from vertex to
 vertex: the blocks of their field are shrunk towards a fitted isotropic law instead (`nearfield.fitting.matern`).
 
-Location and scale are parameters too, and are pooled by the same strength and bandwidth before the blocks are formed.
+Location and scale are parameters too, and are pooled before the blocks are formed: by the same strength and bandwidth,
+or by their own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -57,20 +58,26 @@ class Pooling:
         Standard deviation of the Gaussian weights, in lattice cells (hops on other graphs). Infinity, the default,
         pools all vertices alike: with strength 1, one stationary law. The field of points in space off lattices is
         shrunk towards one isotropic law whatever the bandwidth, which is then that of location and scale.
+    location : Pooling, optional
+        Of location and scale, where it is another than that of the correlations; it has none of its own.
 
     Raises
     ------
     TypeError, ValueError
-        If a number is none, ``strength`` is outside [0, 1] or ``bandwidth`` is not positive.
+        If a number is none, ``strength`` is outside [0, 1], ``bandwidth`` is not positive, or ``location`` is no
+        Pooling or has a location.
 
     Examples
     --------
     >>> Pooling(0.4, bandwidth=2.0)
-    Pooling(strength=0.4, bandwidth=2.0)
+    Pooling(strength=0.4, bandwidth=2.0, location=None)
+    >>> Pooling(1.0, location=Pooling(1.0)) == Pooling(1.0)
+    True
     """
 
     strength: float = 0.0
     bandwidth: float = math.inf
+    location: Pooling | None = None
 
     def __post_init__(self) -> None:
         keep_floats(self, "strength", "bandwidth")
@@ -79,10 +86,30 @@ class Pooling:
         if not self.bandwidth > 0.0:
             raise ValueError(f"bandwidth must be positive, got {self.bandwidth!r}; use math.inf to pool all vertices")
 
+        if self.location is None:
+            return
+        if not isinstance(self.location, Pooling):
+            raise TypeError(f"location must be a Pooling, got {self.location!r}; give one, or None to pool it alike")
+        if self.location.location is not None:
+            raise ValueError(f"location must have no location, got {self.location!r}; give strength and bandwidth")
+        if (self.location.strength, self.location.bandwidth) == (self.strength, self.bandwidth):
+            object.__setattr__(self, "location", None)  # the same setting, and equal to it
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Pooling:
+        """Rebuild what ``dataclasses.asdict`` and JSON made plain."""
+        location = plain.get("location")
+        return cls(plain["strength"], plain["bandwidth"], None if location is None else cls.from_plain(location))
+
+    @property
+    def of_location(self) -> Pooling:
+        """What location and scale are pooled by."""
+        return self if self.location is None else self.location
+
     @property
     def one_law(self) -> bool:
-        """Whether all vertices are one law."""
-        return self.strength == 1.0 and math.isinf(self.bandwidth)
+        """Whether all vertices are one law, location and scale included."""
+        return self.strength == 1.0 and math.isinf(self.bandwidth) and self.location is None
 
 
 def elimination_order(graph: DependencyGraph) -> Int[np.ndarray, " vertex"]:
@@ -235,11 +262,12 @@ def location_and_scale(
     it would for absolute temperatures from pole to equator, they stay the vertex's own, as they do at a vertex that
     varies rarely (`rarely_varying`), which lends neither mean nor scale. Without ``standardize`` the data, or the
     channels it is False for, are taken as they are: location 0, scale 1. ``smooth`` is the `smoother` of graph and
-    bandwidth, where it is known already.
+    bandwidth of the location, where it is known already.
     """
     fitted = np.broadcast_to(standardize, x.shape[1:])
     if not fitted.any():
         return np.zeros(x.shape[1:]), np.ones(x.shape[1:])
+    pooling = pooling.of_location
     own = x.mean(axis=0)
     spread = x.var(axis=0)
     if pooling.strength == 0.0:

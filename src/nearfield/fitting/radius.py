@@ -85,7 +85,7 @@ def select_radius_by_time(
 def refuse_unscaled(train: np.ndarray, pooling: Pooling, standardize: Standardize) -> None:
     """Refuse samples without scale: a vertex that varies in the held-out ones alone."""
     still = np.logical_and(np.ptp(train, axis=0) == 0, standardize).any(axis=1)
-    if pooling.strength == 0 and still.any():
+    if pooling.of_location.strength == 0 and still.any():
         raise ValueError(
             f"data must vary in every fold, vertex {int(still.argmax())} varies in few samples only; give pooling "
             "above 0, a radius, or leave such vertices out"

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nearfield.fitting.covariance import Pooling
     from nearfield.fitting.selection import Candidate
 
 
@@ -23,10 +24,9 @@ def reason_of(
     """Say what was chosen and by which rule; ``used`` of ``total`` vertices were looked at, `limit` ended the curve."""
     kind = "contiguous blocks" if contiguous else "folds"
     where = "" if used == total else f", on {used} of the {total} vertices"
-    near = "all vertices alike" if math.isinf(choice.bandwidth) else f"vertices within about {choice.bandwidth:g} cells"
-    pooled = (
-        f"pooled with strength {choice.strength:g} over {near}" if choice.strength > 0 else "every vertex on its own"
-    )
+    pooled = _pooled(choice.pooling)
+    if choice.location is not None:
+        pooled += f", location and scale {_pooled(choice.location)}"
     if passed_over:
         rule = "others were passed over, it has the lowest held-out loss with draws of the variance of the data"
     elif choice == best:
@@ -35,3 +35,12 @@ def reason_of(
         rule = f"it is the smallest model within one standard error of the best (radius {best.radius}, {best.loss:.4f})"
     loss = f"{choice.loss:.4f} nats per dimension over {folds} {kind}{where}"
     return f"Radius {choice.radius}, {pooled}: {rule}, {loss}.{limit}"
+
+
+def _pooled(pooling: Pooling) -> str:
+    if pooling.strength == 0.0:
+        return "every vertex on its own"
+    near = (
+        "all vertices alike" if math.isinf(pooling.bandwidth) else f"vertices within about {pooling.bandwidth:g} cells"
+    )
+    return f"pooled with strength {pooling.strength:g} over {near}"

@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache, lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed
 
+from nearfield.fitting.choice import Candidate, SelectionReport
 from nearfield.fitting.closed_form import Regression, build_field, cap_members, regress
 from nearfield.fitting.covariance import (
     Pooling,
@@ -39,89 +40,16 @@ from nearfield.graph import DependencyGraph
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+__all__ = ["Candidate", "SelectionReport", "select_field"]
+
 COARSE = (0.2, 0.5, 0.8, 1.0)
 FINE = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 BANDWIDTHS = (0.7, 1.4, 3.0, math.inf)
 CHECKED = 16
 """Candidates of lowest loss whose draws are looked at when the chosen one's have the wrong variance."""
+LOCATIONS = (Pooling(0.0), Pooling(1.0, 1.4), Pooling(1.0, 3.0), Pooling(1.0))
+"""Tried for location and scale beside what is chosen for the correlations."""
 CHAIN_BANDWIDTHS = (1.0, 2.0, 4.0, 8.0, 16.0, math.inf)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One setting that was tried.
-
-    Parameters
-    ----------
-    radius : int
-        Hops of the conditioning sets.
-    strength, bandwidth : float
-        Of `Pooling`.
-    loss, error : float
-        Held-out negative log-density in nats per dimension, of the data in their own units, and its standard error.
-    difference, difference_error : float
-        Loss minus the best candidate's on the same samples, and the standard error of that paired difference.
-    size : float
-        Effective number of free parameters per dimension.
-    """
-
-    radius: int
-    strength: float
-    bandwidth: float
-    loss: float
-    error: float
-    difference: float
-    difference_error: float
-    size: float
-
-    @property
-    def pooling(self) -> Pooling:
-        """Strength and bandwidth as a `Pooling`."""
-        return Pooling(self.strength, self.bandwidth)
-
-
-@dataclass(frozen=True)
-class SelectionReport:
-    """What was tried, what was chosen and why, in plain numbers.
-
-    Parameters
-    ----------
-    table : tuple of Candidate
-        All settings tried.
-    chosen, best : int
-        Places in ``table`` of the chosen and of the lowest-loss candidate.
-    curve : tuple of Candidate
-        Loss against radius at the chosen pooling, by increasing radius.
-    radius_by_time : tuple of (float, int) or None
-        OU times and radii of the windowed score, where it was fitted.
-    folds : int
-        Of the cross-validation.
-    contiguous : bool
-        Whether folds were contiguous blocks of a time axis.
-    reason : str
-        The choice in a sentence.
-    """
-
-    table: tuple[Candidate, ...]
-    chosen: int
-    best: int
-    curve: tuple[Candidate, ...]
-    radius_by_time: tuple[tuple[float, int], ...] | None
-    folds: int
-    contiguous: bool
-    reason: str
-
-    @property
-    def choice(self) -> Candidate:
-        """The chosen candidate."""
-        return self.table[self.chosen]
-
-    @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> SelectionReport:
-        """Rebuild what ``dataclasses.asdict`` and JSON made plain."""
-        by_time = plain["radius_by_time"]
-        candidates = {name: tuple(Candidate(**c) for c in plain[name]) for name in ("table", "curve")}
-        return cls(**plain | candidates | {"radius_by_time": by_time and tuple((float(t), int(r)) for t, r in by_time)})
 
 
 @contextmanager
@@ -206,16 +134,16 @@ class _Trials:
         return fit_matern(np.delete(self.x, held_out, axis=0), self.graph, self.standardize)
 
     def _fold(self, held_out: np.ndarray, radius: int, pooling: Pooling) -> Float[np.ndarray, " sample"]:
-        channels, h = self.x.shape[2], pooling.bandwidth
+        channels, alike = self.x.shape[2], pooling.of_location
         train = np.delete(self.x, held_out, axis=0)
-        if pooling.strength == 0 and np.logical_and(np.ptp(train, axis=0) == 0, self.standardize).any():
+        if alike.strength == 0 and np.logical_and(np.ptp(train, axis=0) == 0, self.standardize).any():
             return np.full(len(held_out), math.inf)  # a vertex that varies in the held-out samples alone has no scale
-        vertices = None if pooling.strength == 0 else self.smoother(h, None)
+        vertices = None if alike.strength == 0 else self.smoother(alike.bandwidth, None)
         center, scale = location_and_scale(train, self.graph, pooling, self.standardize, vertices)
         table = cap_members(self.windows(radius), len(train), channels, pooling)
         blocks = local_blocks((train - center) / scale, table.index)
         law = None if pooling.strength == 0 else self.law(tuple(held_out.tolist()))
-        windows = None if pooling.strength == 0 or law is not None else self.smoother(h, radius)
+        windows = None if pooling.strength == 0 or law is not None else self.smoother(pooling.bandwidth, radius)
         blocks = borrowed_blocks(blocks, table, self.graph, pooling, law, len(train), windows)
         fit, _ = regress(blocks, channels)
         return conditional_loss((self.x[held_out] - center) / scale, table.index, fit) + np.log(scale).mean()
@@ -231,10 +159,16 @@ class _Trials:
         return order[0]
 
     def size(self, radius: int, pooling: Pooling) -> float:
-        """Effective parameters per dimension: the variance of a partially pooled block relative to its own."""
-        own = (1 - pooling.strength) ** 2
+        """Effective parameters per dimension: the variance of a partially pooled block relative to its own.
+
+        Mean and scale count among the members, of which they are two, unless they are pooled in another way.
+        """
         members = float(self.windows(radius).present.sum(axis=1).mean()) * self.x.shape[2]
-        return members * (own + (1 - own) / self._borrowed(pooling.bandwidth))
+        return members * self._own(pooling) + 2 * (self._own(pooling.of_location) - self._own(pooling))
+
+    def _own(self, pooling: Pooling) -> float:
+        own = (1 - pooling.strength) ** 2
+        return own + (1 - own) / self._borrowed(pooling.bandwidth)
 
     def _borrowed(self, bandwidth: float) -> float:
         if math.isinf(bandwidth):
@@ -250,7 +184,7 @@ class _Trials:
                 f"pooling must be above 0 for data in which a vertex varies in few samples only, got "
                 f"{next(iter(self.losses))[1].strength}; use pooling='auto' or leave such vertices out"
             )
-        keys = sorted(fitted, key=lambda k: (k[0], k[1].strength, k[1].bandwidth))
+        keys = sorted(fitted, key=lambda k: (k[0], *_numbers(k[1])))
         means = [self.losses[key].mean() for key in keys]
         best = int(np.argmin(means))
         table = []
@@ -266,10 +200,16 @@ class _Trials:
                     difference=float(difference.mean()),
                     difference_error=standard_error(difference, self.contiguous),
                     size=self.size(*key),
+                    location=key[1].location,
                 )
             )
         close = [i for i, c in enumerate(table) if c.difference <= c.difference_error]
         return tuple(table), min(close, key=lambda i: (table[i].size, table[i].loss)), best
+
+
+def _numbers(pooling: Pooling) -> tuple[float, ...]:
+    """Strength, bandwidth and, after settings without, those of the location: an order of settings."""
+    return (pooling.strength, pooling.bandwidth, *(() if pooling.location is None else _numbers(pooling.location)))
 
 
 def conditional_loss(
@@ -302,6 +242,7 @@ def select_field(
 
     The search alternates: pooling at a small radius, radius at the best pooling, pooling again, until the best stays.
     Where the widest radius is the best at the pooling chosen, wider ones are tried until the loss rises.
+    Last, location and scale are pooled in other ways than the correlations, and the blocks formed anew, at one radius.
 
     Parameters
     ----------
@@ -340,23 +281,31 @@ def select_field(
     trials = _Trials(used, part, parts, contiguous, standardize, n_jobs)
     radii = candidate_radii(part, x.shape[2]) if radius is None else (radius,)
 
+    limit, located = "", False
+
+    def along(chosen: Pooling) -> Pooling:
+        """Pooling of the curve: what was found to suit location and scale is found at one radius."""
+        return replace(chosen, location=None) if pooling is None else chosen
+
     bandwidths: Sequence[float] = (
         CHAIN_BANDWIDTHS if part.lattice is not None and len(part.lattice.shape) == 1 else BANDWIDTHS
     )
     if scattered(part):
         bandwidths = (math.inf,)  # what blocks are shrunk towards has none
-    limit = ""
     _search(trials, radii, bandwidths, pooling, progress)
     while True:  # the curve at the chosen pooling has all radii, and may itself change the choice
         table, chosen, lowest = trials.table()
-        missing = trials.missing(radii, table[chosen].pooling)
+        missing = trials.missing(radii, along(table[chosen].pooling))
         if not missing:
             sound = trials.first_sound([chosen, *np.argsort([c.loss for c in table])[:CHECKED].tolist()], table)
-            missing = trials.missing(radii, table[sound].pooling)
+            missing = trials.missing(radii, along(table[sound].pooling))
         if not missing and radius is None:
-            wider, limit = trials.wider(radii, table[sound].pooling)
+            wider, limit = trials.wider(radii, along(table[sound].pooling))
             radii = radii if wider is None else (*radii, wider)
-            missing = trials.missing(radii, table[sound].pooling)
+            missing = trials.missing(radii, along(table[sound].pooling))
+        if not missing and pooling is None and not located and np.any(standardize):
+            located, now = True, table[sound]
+            missing = [(now.radius, replace(now.pooling, location=location)) for location in LOCATIONS]
         if not missing:
             break
         trials.best(missing, progress)
@@ -365,7 +314,7 @@ def select_field(
         table=table,
         chosen=chosen,
         best=lowest,
-        curve=tuple(c for c in table if c.pooling == table[chosen].pooling),
+        curve=tuple(c for c in table if c.pooling == along(table[chosen].pooling)),
         radius_by_time=None,
         folds=folds,
         contiguous=contiguous,

@@ -1,0 +1,95 @@
+"""What was tried when the locality was chosen, and what was taken: a record in plain numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from nearfield.fitting.covariance import Pooling
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One setting that was tried.
+
+    Parameters
+    ----------
+    radius : int
+        Hops of the conditioning sets.
+    strength, bandwidth : float
+        Of `Pooling`.
+    loss, error : float
+        Held-out negative log-density in nats per dimension, of the data in their own units, and its standard error.
+    difference, difference_error : float
+        Loss minus the best candidate's on the same samples, and the standard error of that paired difference.
+    size : float
+        Effective number of free parameters per dimension.
+    location : Pooling or None
+        Of location and scale; None where it is that of the correlations.
+    """
+
+    radius: int
+    strength: float
+    bandwidth: float
+    loss: float
+    error: float
+    difference: float
+    difference_error: float
+    size: float
+    location: Pooling | None = None
+
+    @property
+    def pooling(self) -> Pooling:
+        """Strength, bandwidth and location as a `Pooling`."""
+        return Pooling(self.strength, self.bandwidth, self.location)
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Candidate:
+        """Rebuild what ``dataclasses.asdict`` and JSON made plain."""
+        location = plain.get("location")
+        return cls(**plain | {"location": None if location is None else Pooling.from_plain(location)})
+
+
+@dataclass(frozen=True)
+class SelectionReport:
+    """What was tried, what was chosen and why, in plain numbers.
+
+    Parameters
+    ----------
+    table : tuple of Candidate
+        All settings tried.
+    chosen, best : int
+        Places in ``table`` of the chosen and of the lowest-loss candidate.
+    curve : tuple of Candidate
+        Loss against radius at the chosen pooling, by increasing radius; where that was chosen too, with location and
+        scale pooled as the correlations are.
+    radius_by_time : tuple of (float, int) or None
+        OU times and radii of the windowed score, where it was fitted.
+    folds : int
+        Of the cross-validation.
+    contiguous : bool
+        Whether folds were contiguous blocks of a time axis.
+    reason : str
+        The choice in a sentence.
+    """
+
+    table: tuple[Candidate, ...]
+    chosen: int
+    best: int
+    curve: tuple[Candidate, ...]
+    radius_by_time: tuple[tuple[float, int], ...] | None
+    folds: int
+    contiguous: bool
+    reason: str
+
+    @property
+    def choice(self) -> Candidate:
+        """The chosen candidate."""
+        return self.table[self.chosen]
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> SelectionReport:
+        """Rebuild what ``dataclasses.asdict`` and JSON made plain."""
+        by_time = plain["radius_by_time"]
+        candidates = {name: tuple(map(Candidate.from_plain, plain[name])) for name in ("table", "curve")}
+        return cls(**plain | candidates | {"radius_by_time": by_time and tuple((float(t), int(r)) for t, r in by_time)})
