@@ -91,7 +91,7 @@ def coarsen(graph: DependencyGraph, step: int = STEP) -> Coarsening:
     --------
     >>> coarse = coarsen(DependencyGraph.chain(10))
     >>> coarse.label.tolist(), coarse.graph
-    ([0, 0, 0, 1, 1, 1, 2, 2, 2, 2], DependencyGraph.chain(3))
+    ([0, 0, 0, 1, 1, 1, 2, 2, 2, 2], DependencyGraph.grid((3,)))
     """
     if graph.lattice is None:
         return _clusters(graph, step)
