@@ -10,16 +10,14 @@ import torch
 
 from nearfield.data.target import AutoregressiveChain, chain_maximum_likelihood
 from nearfield.fitting.closed_form import (
-    VARIANCE_FLOOR,
-    cap_members,
     fit_field,
     fit_masked,
     fit_windowed,
-    regress,
     torus_spectrum,
     window_spectrum,
 )
 from nearfield.fitting.covariance import Pooling, predecessors
+from nearfield.fitting.regression import VARIANCE_FLOOR, cap_members, regress
 from nearfield.graph import DependencyGraph
 from nearfield.process import noise, signal
 
@@ -302,7 +300,7 @@ def test_a_copy_of_a_neighbour_keeps_a_floor_of_variance_and_warns(pooling):
     x = generic(50, 6)
     x = x[:, [0, 0, 0, 0, 0, 0]] if pooling.strength else x[:, [0, 1, 1, 2, 3, 3]]
     raised = 5 if pooling.strength else 2
-    with pytest.warns(UserWarning, match=f"{raised} of 6 conditional variances were raised to 1e-06"):
+    with pytest.warns(UserWarning, match=f"{raised} of 6 conditional variances were raised to 1e-10"):
         field = fit_field(x, DependencyGraph.chain(6), 1, pooling)[2]
     np.testing.assert_allclose(field.factor.diagonal().max() ** -2, VARIANCE_FLOOR, rtol=1e-6)
     np.testing.assert_allclose(np.diag(field.covariance()), 1.0, rtol=1e-5)

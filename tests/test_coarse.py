@@ -90,7 +90,7 @@ def test_fields_that_are_right_stay_as_they_are():
         x = truth.sample(100, random_state=seed)
         y = x - x.mean(axis=0)
         field = build_field(y, truth.graph, 2, pooling, False).field
-        law = corrected(field, y, truth.graph, choose_correction(y, truth.graph, 2, pooling))
+        law = corrected(field, y, truth.graph, choose_correction(field, y, truth.graph, 2, pooling))
         divergence += [gaussian_kl(truth.covariance(), f.covariance()) for f in (field, law)]
     assert divergence[1] < 1.05 * divergence[0]
 
@@ -111,8 +111,8 @@ def test_one_law_is_carried_to_larger_lattices():
     assert not np.allclose(extend(field, graph, onto).covariance()[36:42, 36:42], small[27:33, 27:33], atol=0.03)
 
 
-def test_too_few_samples_or_vertices_are_left_alone():
-    y = np.random.default_rng(0).normal(size=(3, 20, 1))
-    assert choose_correction(y, DependencyGraph.chain(20), 1, Pooling(1.0)) is None
-    y = np.random.default_rng(0).normal(size=(30, 2, 1))
-    assert choose_correction(y, DependencyGraph.chain(2), 1, Pooling(0.0)) is None
+@pytest.mark.parametrize(("n_samples", "n", "pooling"), [(3, 20, Pooling(1.0)), (30, 2, Pooling(0.0))])
+def test_too_few_samples_or_vertices_are_left_alone(n_samples, n, pooling):
+    y, graph = np.random.default_rng(0).normal(size=(n_samples, n, 1)), DependencyGraph.chain(n)
+    field = build_field(y, graph, 1, Pooling(1.0), False).field
+    assert choose_correction(field, y, graph, 1, pooling) is None

@@ -302,6 +302,7 @@ def test_bad_requests_of_a_fitted_model_are_refused(tmp_path, monkeypatch):
 )
 @pytest.mark.parametrize("radius", [0, 3, 50])
 @pytest.mark.filterwarnings("ignore:.*cannot support:UserWarning")
+@pytest.mark.filterwarnings("ignore:draws do not have:UserWarning")
 def test_odd_shapes_give_a_proper_density(x, graph, radius):
     model = nf.LocalizedDiffusion(method="gaussian", graph=graph, radius=radius, pooling=0.0).fit(x)
     scale = model.marginal_.scale.ravel()
@@ -309,7 +310,7 @@ def test_odd_shapes_give_a_proper_density(x, graph, radius):
     np.testing.assert_allclose(model.score_samples(x), law.logpdf(x.reshape(len(x), -1)), rtol=1e-8)
 
 
-@pytest.mark.filterwarnings("ignore:draws from the field:UserWarning")
+@pytest.mark.filterwarnings("ignore:draws do not have:UserWarning")
 def test_means_that_differ_over_the_map_are_kept():
     """Absolute temperatures fall by tens of degrees over the map: pooling them would swamp what varies in time."""
     field = maps(60, land=False) + 40.0 * np.arange(6)[:, None]
@@ -341,8 +342,11 @@ def test_settings_whose_draws_have_the_wrong_variance_are_passed_over():
     }
     best = selection.table[selection.best]
     assert "within one standard error" not in model.fit_report_.reason
-    with pytest.warns(UserWarning, match="times the variance fitted"):
-        nf.LocalizedDiffusion(method="gaussian", radius=best.radius, pooling=best.pooling).fit(field)
+    given = nf.LocalizedDiffusion(method="gaussian", radius=best.radius, pooling=best.pooling).fit(field)
+    ratio = given.sample(1000, random_state=0).var(axis=0) / field.var(axis=0)
+    assert "Corrected at larger scales" in given.fit_report_.reason
+    assert np.quantile(ratio, 0.05) > 0.4
+    assert np.quantile(ratio, 0.95) < 2.5
 
 
 @pytest.mark.parametrize("method", ["gaussian", "neural"])

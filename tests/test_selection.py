@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import warnings
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -199,9 +198,7 @@ def test_a_report_holds_the_whole_curve_of_the_chosen_pooling():
 def test_where_settings_are_passed_over_the_curve_and_the_reason_are_those_of_what_is_taken(monkeypatch):
     """The draws of only one pooling are taken for sound, one that was tried at a single radius."""
     x, graph, sound = generic(40, 12, 1), DependencyGraph.grid((3, 4)), Pooling(0.2, 3.0)
-    monkeypatch.setattr(
-        module, "build_field", lambda x, graph, radius, pooling, standardize: SimpleNamespace(sound=pooling == sound)
-    )
+    monkeypatch.setattr(module._Trials, "fitted", lambda self, candidate: (candidate.pooling == sound, True))
     monkeypatch.setattr(module, "CHECKED", 1000)
     report = select_field(x, graph, seed=0)
     assert report.choice.pooling == sound
@@ -262,7 +259,7 @@ def falling_until(turn: int):
 )
 def test_the_ladder_goes_on_until_the_loss_rises_or_says_why_not(monkeypatch, graph, turn, last, limit):
     monkeypatch.setattr(module._Trials, "_fold", falling_until(turn))
-    monkeypatch.setattr(module._Trials, "first_sound", lambda self, order, table: order[0])
+    monkeypatch.setattr(module._Trials, "fitted", lambda self, candidate: (True, True))
     report = select_field(np.zeros((400, graph.n_vertices, 1)), graph, pooling=Pooling(1.0))
     radii = [c.radius for c in report.curve]
     assert radii[: len(candidate_radii(graph))] == list(candidate_radii(graph))
@@ -275,7 +272,7 @@ def test_the_ladder_goes_on_until_the_loss_rises_or_says_why_not(monkeypatch, gr
 def test_the_samples_end_the_ladder_of_vertices_on_their_own(monkeypatch):
     """Sixteen of twenty samples train: windows of 17 are cut to their half, wider ones as well."""
     monkeypatch.setattr(module._Trials, "_fold", falling_until(99))
-    monkeypatch.setattr(module._Trials, "first_sound", lambda self, order, table: order[0])
+    monkeypatch.setattr(module._Trials, "fitted", lambda self, candidate: (True, True))
     report = select_field(np.zeros((20, 50, 1)), DependencyGraph.chain(50), pooling=Pooling(0.0))
     assert report.choice.radius == 16
     assert "radius 16, but 16 samples support no wider windows without pooling" in report.reason

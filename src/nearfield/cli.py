@@ -115,6 +115,7 @@ def fit(
             show_default="standardize",
         ),
     ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a field whose draws are not like the data.")] = False,
     seed: Seed = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -134,6 +135,7 @@ def fit(
             marginal=_marginal(marginal or ["standardize"]),
             random_state=seed_of(seed),
             verbose=_progress(quiet or as_json),
+            strict=strict,
         )
         model.fit(field, sample_dim=dims)
         model.save(out)

@@ -24,6 +24,7 @@ from nearfield.evaluation.training import TrainingMoments, block_length
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.fit_report import FitReport
 from nearfield.fitting.method import Method, Plan, fit_score
+from nearfield.fitting.moments import MomentWarning
 from nearfield.fitting.paper import PaperRecipe
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.selection import SelectionReport, select_field
@@ -97,6 +98,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
     recipe : Recipe or PaperRecipe, optional
         How networks are trained: steps, rates and the like; by default about half a minute's training.
         ``"paper"`` takes a PaperRecipe.
+    strict : bool
+        Refuse a Gaussian field whose draws have other second moments than the data; by default that is a warning.
 
     Attributes
     ----------
@@ -141,6 +144,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         device: str = "auto",
         verbose: bool = False,
         recipe: Recipe | PaperRecipe | None = None,
+        strict: bool = False,
     ) -> None:
         self.graph = graph
         self.radius = radius
@@ -153,6 +157,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         self.device = device
         self.verbose = verbose
         self.recipe = recipe
+        self.strict = strict
 
     radius_: int | tuple[tuple[float, int], ...]
     score_: Score
@@ -193,7 +198,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             If X or a parameter is of a kind that cannot be used.
         ValueError
             If X has missing or infinite values, values that the marginal does not take, constant vertices, too few
-            samples or an unclear layout, or a parameter is out of range.
+            samples or an unclear layout, a parameter is out of range, or ``strict`` finds other moments in the draws.
         OSError
             If the checkpoint cannot be written or read.
         """
@@ -226,6 +231,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
                 plan=Plan(self.recipe, self.validation_fraction, checkpoint, steps),
             )
         for warning in caught:
+            if self.strict and issubclass(warning.category, MomentWarning):
+                raise ValueError(f"with strict=True the draws have to be like the data, but {warning.message}")
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         marginal = marginal.rescaled(fitted.center, fitted.scale)
         report = FitReport(

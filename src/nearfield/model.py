@@ -251,7 +251,7 @@ class Model:
             raise ValueError(f"shape must be at least {fitted} in each dimension, got {lengths}; fit smaller samples")
         center, scale = self.marginal.center, self.marginal.scale
         spread = max(float(np.ptp(part / scale.mean(axis=0), axis=0).max()) for part in (center, scale))
-        if self.pooling != Pooling(1.0) or spread > 1e-9:  # beyond rounding
+        if not self.pooling.one_law or spread > 1e-9:  # beyond rounding
             raise ValueError(
                 f"only one law for all vertices can be extended, got {self.pooling}, means and scales that differ by "
                 f"{spread:.2g} deviations; fit with pooling=1, after taking out means that differ"

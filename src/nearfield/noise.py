@@ -50,6 +50,8 @@ class Stream(enum.IntEnum):
     """Exact draws given observations."""
     REPORT = 6
     """Draws that a report looks at."""
+    CHECK = 7
+    """Draws that a fit looks at."""
     TRAINING = 3
     """The noise that training adds to the data."""
     EVALUATION = 4

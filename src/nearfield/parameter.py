@@ -76,6 +76,8 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
         raise TypeError(f"n_jobs must be a whole number or None, got {n_jobs!r}; -1 takes all cores")
     if n_jobs == 0:
         raise ValueError("n_jobs must be other than 0, got 0; -1 takes all cores")
+    if not isinstance(parameters["strict"], bool):
+        raise TypeError(f"strict must be True or False, got {parameters['strict']!r}")
     _check_device(parameters["device"])
 
 

@@ -26,6 +26,8 @@ class Candidate:
         Effective number of free parameters per dimension.
     location : Pooling or None
         Of location and scale; None where it is that of the correlations.
+    nugget : float
+        Of `Pooling`.
     """
 
     radius: int
@@ -37,11 +39,12 @@ class Candidate:
     difference_error: float
     size: float
     location: Pooling | None = None
+    nugget: float = 0.0
 
     @property
     def pooling(self) -> Pooling:
-        """Strength, bandwidth and location as a `Pooling`."""
-        return Pooling(self.strength, self.bandwidth, self.location)
+        """The setting as a `Pooling`."""
+        return Pooling(self.strength, self.bandwidth, self.location, self.nugget)
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Candidate:

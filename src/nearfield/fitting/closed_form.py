@@ -8,6 +8,7 @@ neighbours. In a perfect elimination ordering of a chordal graph this is the max
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -23,76 +24,19 @@ from nearfield.fitting.covariance import (
     pooled_blocks,
     predecessors,
 )
-from nearfield.fitting.matern import borrowed_blocks, fit_matern
+from nearfield.fitting.matern import fit_matern
+from nearfield.fitting.regression import VARIANCE_FLOOR, Regression, cap_members, regress_windows
 from nearfield.graph import DependencyGraph, Neighborhood
 from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore, WindowSpectrum, radii_in_use
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float, Int
 
 VARIANCE_RANGE = (0.5, 2.0)
 """Draws whose variance is outside these multiples of the fitted one are warned of, and passed over by the choice."""
-VARIANCE_FLOOR = 1e-6
-"""A conditional variance is at least this fraction of the variance it is conditioned down from."""
-
-
-class Regression(NamedTuple):
-    """Each vertex regressed on the other members of its window.
-
-    ``coefficient`` (row, member, channel) of the other members, ``root`` (row, channel, channel) the lower Cholesky
-    factor of the conditional covariance.
-    """
-
-    coefficient: Float[np.ndarray, "row member channel"]
-    root: Float[np.ndarray, "row channel channel"]
-
-
-def cap_members(table: Neighborhood, n_samples: int, n_channels: int, pooling: Pooling) -> Neighborhood:
-    """Keep only the nearest members where unpooled samples cannot support the window.
-
-    A block of ``k`` members with ``c`` channels each is positive definite with more than ``k c`` samples once the mean
-    is fitted; windows that ask for more are cut to half the samples.
-    """
-    if pooling.strength > 0.0 or table.present.sum(axis=1).max() * n_channels < n_samples:
-        return table
-    allowed = 1 + max(0, (n_samples - 1) // 2 // n_channels - 1)
-    present = table.present & (np.cumsum(table.present, axis=1) <= allowed)
-    columns = present.any(axis=0)
-    offsets = None if table.offsets is None else table.offsets[columns]
-    return Neighborhood(table.index[:, columns], present[:, columns], table.hops[:, columns], offsets)
-
-
-def regress(
-    blocks: Float[np.ndarray, "row member member"], n_channels: int
-) -> tuple[Regression, Bool[np.ndarray, " row"]]:
-    """Regress the first ``n_channels`` members of each block on the others.
-
-    Returns
-    -------
-    Regression
-    ndarray of bool, shape (row,)
-        Where the conditional variance had to be raised to ``VARIANCE_FLOOR``.
-    """
-    block = torch.from_numpy(blocks)
-    own, cross, others = (
-        block[:, :n_channels, :n_channels],
-        block[:, n_channels:, :n_channels],
-        block[:, n_channels:, n_channels:],
-    )
-    jitter = 1e-12 * others.diagonal(dim1=1, dim2=2).mean(dim=1) if others.shape[1] else torch.zeros(len(block))
-    factor, failed = torch.linalg.cholesky_ex(others + jitter[:, None, None] * torch.eye(others.shape[1]))
-    if failed.any():
-        bad = failed > 0
-        scale = others[bad].diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
-        factor[bad] = torch.linalg.cholesky(others[bad] + VARIANCE_FLOOR * scale * torch.eye(others.shape[1]))
-    half = torch.linalg.solve_triangular(factor, cross, upper=False)
-    coefficient = torch.linalg.solve_triangular(factor.mT, half, upper=True)
-    values, vectors = torch.linalg.eigh(own - half.mT @ half)
-    floor = VARIANCE_FLOOR * own.diagonal(dim1=1, dim2=2).mean(dim=1, keepdim=True)
-    raised = (values < floor).any(dim=1)
-    conditional = (vectors * values.clamp_min(floor)[:, None]) @ vectors.mT
-    return Regression(coefficient.numpy(), torch.linalg.cholesky(conditional).numpy()), raised.numpy()
+NUGGETS = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
+"""White noise added to fields too smooth for their conditional laws to add up, as a share of the variance."""
 
 
 def whitening_factor(regression: Regression, table: Neighborhood, order: np.ndarray) -> sp.csr_array:
@@ -144,26 +88,33 @@ def fit_field(
         When conditioning sets were capped, conditional variances raised to the floor, or draws have another variance.
     """
     fit = build_field(x, graph, radius, pooling, standardize)
-    if fit.wanted > fit.members:
-        warnings.warn(
-            f"{len(x)} samples cannot support conditioning sets of {fit.wanted - 1} neighbours without pooling: each "
-            f"is cut to its {fit.members - 1} nearest. Use a smaller radius or pooling > 0.",
-            stacklevel=2,
-        )
-    if fit.raised:
-        warnings.warn(
-            f"{fit.raised} of {len(fit.center)} conditional variances were raised to {VARIANCE_FLOOR:g} of the "
-            "marginal variance: some vertices are almost determined by their neighbours. Use a smaller radius.",
-            stacklevel=2,
-        )
+    warn_of(fit, len(x))
     if not fit.sound:
         low, high = fit.ratio
         warnings.warn(
             f"draws from the field have {low:.2g} to {high:.2g} times the variance fitted (5 % to 95 % of the "
-            "vertices): its conditional laws do not add up to the whole. Use a smaller radius or other pooling.",
+            "vertices): its conditional laws do not add up to the whole. Use a smaller radius, other pooling or a "
+            "nugget.",
             stacklevel=2,
         )
     return fit.center, fit.scale, fit.field
+
+
+def warn_of(fit: FieldFit, n_samples: int) -> None:
+    """Warn where conditioning sets were capped or conditional variances raised."""
+    if fit.wanted > fit.members:
+        warnings.warn(
+            f"{n_samples} samples cannot support conditioning sets of {fit.wanted - 1} neighbours without pooling: "
+            f"each is cut to its {fit.members - 1} nearest. Use a smaller radius or pooling > 0.",
+            stacklevel=3,
+        )
+    if fit.raised:
+        warnings.warn(
+            f"{fit.raised} of {len(fit.center)} conditional variances were raised to {VARIANCE_FLOOR:g} of the "
+            "marginal variance: some vertices are almost determined by their neighbours. Use a smaller radius or a "
+            "nugget.",
+            stacklevel=3,
+        )
 
 
 class FieldFit(NamedTuple):
@@ -203,14 +154,35 @@ def build_field(
     wanted = predecessors(graph, radius, order)
     table = cap_members(wanted, len(x), channels, pooling)
     law = fit_matern(x, graph, standardize) if pooling.strength > 0.0 else None
-    blocks = local_blocks((x - center) / scale, table.index)
-    blocks = borrowed_blocks(blocks, table, graph, pooling, law, len(x))
-    regression, raised = regress(blocks, channels)
-    field = GaussianField(whitening_factor(regression, table, order), order, channels, radius)
-    fitted = np.diagonal(blocks[:, :channels, :channels], axis1=1, axis2=2)
-    low, high = np.quantile((field.sample(200, seed=0) ** 2).mean(axis=0) / fitted, [0.05, 0.95]).tolist()
+    fit = regress_windows((x - center) / scale, table, graph, pooling, law)
+    field = GaussianField(whitening_factor(fit.regression, table, order), order, channels, radius)
+    low, high = np.quantile((field.sample(200, seed=0) ** 2).mean(axis=0) / fit.variance, [0.05, 0.95]).tolist()
     largest, kept = (int(t.present.sum(axis=1).max()) for t in (wanted, table))
-    return FieldFit(center, scale, field, largest, kept, int(raised.sum()), (low, high))
+    return FieldFit(center, scale, field, largest, kept, int(fit.raised.sum()), (low, high))
+
+
+def settled_field(
+    x: Float[np.ndarray, "sample vertex channel"],
+    graph: DependencyGraph,
+    radius: int,
+    pooling: Pooling,
+    standardize: Standardize = True,
+) -> tuple[FieldFit, Pooling]:
+    """Fit as `fit_field` does, with the smallest nugget from which on draws have the variance fitted.
+
+    The locality of large graphs is chosen on patches; errors that grow along the elimination order may first show on
+    the whole. Where no nugget helps the field has that of `pooling`.
+    """
+    first = build_field(x, graph, radius, pooling, standardize)
+    if first.sound:
+        return first, pooling
+    for nugget in NUGGETS:
+        if nugget > pooling.nugget:
+            noised = replace(pooling, nugget=nugget)
+            fit = build_field(x, graph, radius, noised, standardize)
+            if fit.sound:
+                return fit, noised
+    return first, pooling
 
 
 def fit_windowed(

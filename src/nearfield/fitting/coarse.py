@@ -3,22 +3,24 @@
 Blocks of 3 cells along each axis make a coarser graph, on which the means have a field of their own, and so on until
 some 20 blocks are left; their covariance is the empirical one, shrunk towards that of the field. Whether a field is
 corrected, and how far the coarsest covariance is shrunk, is chosen by held-out loss: a correction by the law q of the
-means z changes the loss by exactly that of q minus that of the field's own law of z, so the field is not fitted anew
-but in the folds.
+means z changes the loss by exactly that of q minus that of the field's own law of z, so the field is fitted anew in
+the folds alone, and once for all corrections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 from joblib import Parallel, delayed
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.linalg import solve_triangular
 
 from nearfield.coarsening import Coarsening, box_step, coarsen
+from nearfield.fitting.choice import Candidate
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.held_out import FEWEST_TO_CHOOSE, fewer_folds, split, standard_error
@@ -59,7 +61,7 @@ class Scale:
 
     step: int
     radius: int = 0
-    pooling: Pooling = field(default_factory=Pooling)
+    pooling: Pooling = Pooling()  # noqa: RUF009
     shrinkage: float | None = None
     coarser: Scale | None = None
 
@@ -131,6 +133,7 @@ def _law(
 
 
 def choose_correction(
+    fitted: GaussianField,
     y: Float[np.ndarray, "sample vertex channel"],
     graph: DependencyGraph,
     radius: int,
@@ -148,6 +151,8 @@ def choose_correction(
 
     Parameters
     ----------
+    fitted : GaussianField
+        The field.
     y : ndarray, shape (sample, vertex, channel)
         Standardised data.
     graph : DependencyGraph
@@ -161,18 +166,20 @@ def choose_correction(
     Scale or None
         None where there is nothing to repair, or too few samples or vertices.
     """
-    candidates = _candidates(y, graph, pooling, contiguous, seed, n_jobs) if len(y) >= FEWEST_TO_CHOOSE else []
-    if not candidates:
+    if len(y) < FEWEST_TO_CHOOSE:
+        return None
+    ladder = _ladder(y, graph, pooling, contiguous, seed, n_jobs)
+    if ladder is None:
         return None
     parts = split(len(y), fewer_folds(5, len(y)), contiguous, seed)
     with one_torch_thread():
         found = Parallel(n_jobs=n_jobs, prefer="threads")(
-            delayed(_changes)(y, graph, radius, pooling, candidates, part) for part in parts
+            delayed(_fold)(y, graph, radius, pooling, ladder, part) for part in parts
         )
+    candidates = ladder.scales()
     change = np.empty((len(candidates), len(y)))
     change[:, np.concatenate(parts)] = np.concatenate(found, axis=1)
-    off = _excess(build_field(y, graph, radius, pooling, False).field, y, graph, candidates[0])
-    needed = any(abs(square.mean()) > GUARD * standard_error(square, contiguous) for square in off)
+    needed = any(abs(off.mean()) > GUARD * standard_error(off, contiguous) for off in _excess(fitted, y, ladder))
     for scale, loss in zip(candidates, change, strict=True):
         error = standard_error(loss, contiguous)
         if loss.mean() <= error and (needed or loss.mean() < -GUARD * error):
@@ -180,60 +187,111 @@ def choose_correction(
     return None
 
 
-def _candidates(
+@dataclass(frozen=True)
+class _Ladder:
+    """Blocks of a graph, how their means are fitted, and the blocks of these; at the end their covariance.
+
+    ``choice`` is None where the law of the means is their shrunk covariance.
+    """
+
+    blocks: Coarsening
+    pooling: Pooling
+    choice: Candidate | None
+    coarser: _Ladder | None
+
+    def scales(self) -> list[Scale]:
+        """Corrections, the fullest first."""
+        if self.choice is None:
+            return [Scale(self.blocks.step, shrinkage=shrinkage) for shrinkage in SHRINKAGES]
+        own = Scale(self.blocks.step, self.choice.radius, self.choice.pooling)
+        coarser = [] if self.coarser is None else self.coarser.scales()
+        return [*(replace(own, coarser=scale) for scale in coarser), own]
+
+    def gains(
+        self,
+        finer: GaussianField,
+        y: Float[np.ndarray, "sample vertex channel"],
+        held_out: Float[np.ndarray, "held_out vertex channel"],
+    ) -> list[Float[np.ndarray, " held_out"]]:
+        """Gain of each correction of a field in the log-density of held-out samples, nats."""
+        z, size = _means(self.blocks, y, self.pooling)
+        test = self.blocks.means(held_out) / size
+        covariance = finer.block_covariance(self.blocks.label, size)
+        before = _log_density(test, covariance)
+        if self.choice is None:
+            flat = z.reshape(len(z), -1)
+            own = flat.T @ flat / len(z)
+            return [_log_density(test, (1 - s) * own + s * covariance) - before for s in SHRINKAGES]
+        law = build_field(z, self.blocks.graph, self.choice.radius, self.choice.pooling, False).field
+        gain = law.log_prob(test) - before
+        coarser = [] if self.coarser is None else self.coarser.gains(law, z, test)
+        return [*(gain + more for more in coarser), gain]
+
+
+def _ladder(
     y: Float[np.ndarray, "sample vertex channel"],
     graph: DependencyGraph,
     pooling: Pooling,
     contiguous: bool,
     seed: int,
     n_jobs: int | None,
-) -> list[Scale]:
-    """Corrections of a field, the fullest first."""
+) -> _Ladder | None:
+    """Choose how block means are fitted at each scale; None where there are no blocks."""
     blocks = coarsen(graph, box_step(graph))
     n_blocks = blocks.graph.n_vertices
     if n_blocks in (1, graph.n_vertices):
-        return []
+        return None
     z, size = _means(blocks, y, pooling)
     if not (size > 0).all():
-        return []
+        return None
     if n_blocks * y.shape[2] <= min(COARSEST, (len(y) - 1) // 2) and not pooling.one_law:
-        return [Scale(blocks.step, shrinkage=shrinkage) for shrinkage in SHRINKAGES]
-    fixed = pooling if pooling.one_law else None
+        return _Ladder(blocks, pooling, None, None)
+    fixed = Pooling(1.0) if pooling.one_law else None
     choice = select_field(
         z, blocks.graph, pooling=fixed, contiguous=contiguous, standardize=False, seed=seed, n_jobs=n_jobs
     ).choice
-    own = Scale(blocks.step, choice.radius, choice.pooling)
-    coarser = _candidates(z, blocks.graph, choice.pooling, contiguous, seed, n_jobs)
-    return [*(replace(own, coarser=scale) for scale in coarser), own]
+    coarser = _ladder(z, blocks.graph, choice.pooling, contiguous, seed, n_jobs)
+    return _Ladder(blocks, pooling, choice, coarser)
 
 
-def _changes(
+def _fold(
     y: Float[np.ndarray, "sample vertex channel"],
     graph: DependencyGraph,
     radius: int,
     pooling: Pooling,
-    candidates: Sequence[Scale],
+    ladder: _Ladder,
     held_out: np.ndarray,
 ) -> Float[np.ndarray, "candidate sample"]:
-    """Change of the negative log-density of held-out samples by each correction, nats."""
-    train, test = np.delete(y, held_out, axis=0), y[held_out]
-    field = build_field(train, graph, radius, pooling, False).field
-    before = field.log_prob(test)
-    return np.stack([before - corrected(field, train, graph, scale).log_prob(test) for scale in candidates])
+    """Change of the negative log-density of held-out samples by each correction, nats; infinite where there is none."""
+    train = np.delete(y, held_out, axis=0)
+    try:
+        finer = build_field(train, graph, radius, pooling, False).field
+        return -np.stack(ladder.gains(finer, train, y[held_out]))
+    except np.linalg.LinAlgError:  # a field too ill-conditioned to be corrected
+        return np.full((len(ladder.scales()), len(held_out)), np.inf)
+
+
+def _log_density(
+    z: Float[np.ndarray, "sample block channel"], covariance: Float[np.ndarray, "variable variable"]
+) -> Float[np.ndarray, " sample"]:
+    """Log-density of a zero-mean normal law in nats."""
+    root = np.linalg.cholesky(covariance)
+    white = solve_triangular(root, z.reshape(len(z), -1).T, lower=True)
+    constant = np.log(root.diagonal()).sum() + 0.5 * len(root) * math.log(2 * math.pi)
+    return -0.5 * (white**2).sum(axis=0) - constant
 
 
 def _excess(
-    field: GaussianField, y: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph, scale: Scale
+    finer: GaussianField, y: Float[np.ndarray, "sample vertex channel"], ladder: _Ladder
 ) -> Float[np.ndarray, "2 sample"]:
     """How far the squares of each sample's block means are above those that the field expects, relative.
 
     Of means whitened by their covariance in the field, which all count alike, and of plain ones, among which the
     leading modes count most.
     """
-    blocks = coarsen(graph, scale.step)
-    z, size = _means(blocks, y, scale.pooling)
-    flat, covariance = z.reshape(len(z), -1), field.block_covariance(blocks.label, size)
-    white = cho_solve(cho_factor(covariance, lower=True), flat.T)
+    z, size = _means(ladder.blocks, y, ladder.pooling)
+    flat, covariance = z.reshape(len(z), -1), finer.block_covariance(ladder.blocks.label, size)
+    white = np.linalg.solve(covariance, flat.T)
     return (
         np.stack([(flat.T * white).mean(axis=0), (flat**2).mean(axis=1) * len(covariance) / np.trace(covariance)]) - 1
     )

@@ -18,9 +18,9 @@ or by their own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -60,17 +60,20 @@ class Pooling:
         shrunk towards one isotropic law whatever the bandwidth, which is then that of location and scale.
     location : Pooling, optional
         Of location and scale, where it is another than that of the correlations; it has none of its own.
+    nugget : float
+        Variance of white noise that is added to the blocks of the field, as a share of each variable's; it keeps
+        the law of very smooth fields, in which a vertex is almost determined by its neighbours, well conditioned.
 
     Raises
     ------
     TypeError, ValueError
-        If a number is none, ``strength`` is outside [0, 1], ``bandwidth`` is not positive, or ``location`` is no
-        Pooling or has a location.
+        If a number is none, ``strength`` is outside [0, 1], ``bandwidth`` is not positive, ``nugget`` negative, or
+        ``location`` is no Pooling or has a location.
 
     Examples
     --------
     >>> Pooling(0.4, bandwidth=2.0)
-    Pooling(strength=0.4, bandwidth=2.0, location=None)
+    Pooling(strength=0.4, bandwidth=2.0, location=None, nugget=0.0)
     >>> Pooling(1.0, location=Pooling(1.0)) == Pooling(1.0)
     True
     """
@@ -78,14 +81,16 @@ class Pooling:
     strength: float = 0.0
     bandwidth: float = math.inf
     location: Pooling | None = None
+    nugget: float = 0.0
 
     def __post_init__(self) -> None:
-        keep_floats(self, "strength", "bandwidth")
+        keep_floats(self, "strength", "bandwidth", "nugget")
         if not 0.0 <= self.strength <= 1.0:
             raise ValueError(f"strength must be in [0, 1], got {self.strength!r}; use 0 to fit every vertex alone")
         if not self.bandwidth > 0.0:
             raise ValueError(f"bandwidth must be positive, got {self.bandwidth!r}; use math.inf to pool all vertices")
-
+        if not 0.0 <= self.nugget < math.inf:
+            raise ValueError(f"nugget must be at least 0, got {self.nugget!r}")
         if self.location is None:
             return
         if not isinstance(self.location, Pooling):
@@ -99,7 +104,8 @@ class Pooling:
     def from_plain(cls, plain: Mapping[str, Any]) -> Pooling:
         """Rebuild what ``dataclasses.asdict`` and JSON made plain."""
         location = plain.get("location")
-        return cls(plain["strength"], plain["bandwidth"], None if location is None else cls.from_plain(location))
+        location = None if location is None else cls.from_plain(location)
+        return cls(plain["strength"], plain["bandwidth"], location, plain.get("nugget", 0.0))
 
     @property
     def of_location(self) -> Pooling:
@@ -185,7 +191,50 @@ def kernel(
     return table.index, np.where(table.present, np.exp(-squared / (2.0 * bandwidth**2)), 0.0)
 
 
-Smoother: TypeAlias = Callable[[np.ndarray], np.ndarray]
+class Near(NamedTuple):
+    """Average over the vertices nearby: weights (vertex, vertex)."""
+
+    weight: sp.csr_array
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Replace the values of each vertex by the average."""
+        return self.weight @ values
+
+    def around(self, rows: slice) -> tuple[Int[np.ndarray, " near"], sp.csr_array]:
+        """Vertices that have weight in the averages of some rows, in order, and these weights (row, near)."""
+        part = self.weight[rows]
+        near = np.unique(part.indices)
+        return near, sp.csr_array(
+            (part.data, np.searchsorted(near, part.indices), part.indptr), shape=(part.shape[0], len(near))
+        )
+
+
+class Alike(NamedTuple):
+    """Average over all vertices that lend what is needed, once for each distinct need.
+
+    ``need`` (need, width) are the columns needed, ``borrower`` (vertex,) the need of each vertex, ``total``
+    (offer, vertex) sums over those that lend the same columns, ``share`` (need, offer) weighs these sums.
+    """
+
+    need: Bool[np.ndarray, "need width"]
+    borrower: Int[np.ndarray, " vertex"]
+    total: sp.csr_array
+    share: Float[np.ndarray, "need offer"]
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Replace the values of each vertex by the average."""
+        return (self.share @ (self.total @ values))[self.borrower]
+
+    def mean(self, parts: Sequence[slice], values: Callable[[slice], np.ndarray]) -> np.ndarray:
+        """Average for each need of values that are made in parts of the graph."""
+        total = 0.0
+        for rows in parts:
+            part = values(rows)
+            total = total + self.total[:, rows] @ part.reshape(len(part), -1)
+        return (self.share @ total).reshape(-1, *part.shape[1:])
+
+
+Smoother: TypeAlias = Near | Alike
 """Replaces the values of each vertex by an average over vertices like it."""
 
 
@@ -229,7 +278,7 @@ def smoother(
     indptr = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
     data = (weight / weight.sum(axis=1, keepdims=True))[used]
     matrix = sp.csr_array((data, index[used], indptr), shape=(len(index), len(index)))
-    return lambda values: matrix @ values
+    return Near(matrix)
 
 
 def _lent(table: Neighborhood) -> Bool[np.ndarray, "vertex width"]:
@@ -237,14 +286,12 @@ def _lent(table: Neighborhood) -> Bool[np.ndarray, "vertex width"]:
     return table.present if table.offsets is None else table.present | (table.index != table.index[:, :1])
 
 
-def _alike(needed: Bool[np.ndarray, "vertex width"], lent: Bool[np.ndarray, "vertex width"]) -> Smoother:
-    """Average over all vertices that lend what is needed, once for each distinct need."""
+def _alike(needed: Bool[np.ndarray, "vertex width"], lent: Bool[np.ndarray, "vertex width"]) -> Alike:
     need, borrower = np.unique(needed, axis=0, return_inverse=True)
     offer, lender, count = np.unique(lent, axis=0, return_inverse=True, return_counts=True)
     total = sp.csr_array((np.ones(len(lent)), (lender.reshape(-1), np.arange(len(lent)))), (len(offer), len(lent)))
     inside = ((need.astype(np.float32) @ (~offer).astype(np.float32).T) == 0).astype(float)  # [need, offer]
-    share = inside / (inside @ count)[:, None]
-    return lambda values: (share @ (total @ values))[borrower.reshape(-1)]
+    return Alike(need, borrower.reshape(-1), total, inside / (inside @ count)[:, None])
 
 
 def location_and_scale(
@@ -274,20 +321,20 @@ def location_and_scale(
         return np.where(fitted, own, 0.0), np.where(fitted, np.sqrt(spread), 1.0)
     rare = rarely_varying(x)
     rare &= (~rare & (spread > 0)).any(axis=0)  # where all are, they are alike
-    smooth = _without(rare, smooth or smoother(graph, pooling.bandwidth))
-    shift = pooling.strength * (smooth(own) - own)
+    average = _without(rare, smooth or smoother(graph, pooling.bandwidth))
+    shift = pooling.strength * (average(own) - own)
     sampling = np.maximum(spread, 1e-12 * spread.mean(axis=0)) / len(x)
     alike = (shift**2 / sampling).mean(axis=0) <= LOCATION_LIMIT
     center = own + np.where(alike, shift, 0.0)
     spread = spread + (own - center) ** 2
-    spread = (1 - pooling.strength) * spread + pooling.strength * smooth(spread)
+    spread = (1 - pooling.strength) * spread + pooling.strength * average(spread)
     return np.where(fitted, center, 0.0), np.where(fitted, np.sqrt(spread), 1.0)
 
 
-def _without(rare: Bool[np.ndarray, "vertex channel"], smooth: Smoother) -> Smoother:
+def _without(rare: Bool[np.ndarray, "vertex channel"], smooth: Smoother) -> Callable[[np.ndarray], np.ndarray]:
     """Average over the other vertices alone; the rare ones keep their values."""
     if not rare.any():
-        return smooth
+        return smooth.__call__
     share = np.where(rare, 1.0, smooth((~rare).astype(float)))
     return lambda values: np.where(rare, values, smooth(np.where(rare, 0.0, values)) / share)
 

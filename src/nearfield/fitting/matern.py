@@ -21,19 +21,16 @@ import numpy as np
 from scipy.optimize import minimize
 
 from nearfield.fitting.covariance import (
-    Pooling,
-    Smoother,
     Standardize,
     elimination_order,
     isolate,
     local_blocks,
-    pooled_blocks,
 )
 from nearfield.fitting.maximin import nearest_earlier, points_of, scattered
 from nearfield.graph import DependencyGraph, Neighborhood
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
 
 SMOOTHNESS = (0.5, 1.5, 2.5)
 """Those with closed forms; the rougher comes first among equals."""
@@ -169,68 +166,51 @@ def _likeliest(
     return float(found.fun), law(found.x)
 
 
-def borrowed_blocks(
-    blocks: Float[np.ndarray, "vertex member member"],
-    table: Neighborhood,
-    graph: DependencyGraph,
-    pooling: Pooling,
-    law: Matern | None,
-    n_samples: int,
-    smooth: Smoother | None = None,
-) -> Float[np.ndarray, "vertex member member"]:
-    """Blocks that borrow from the law, where there is one, and else from other vertices."""
-    if law is None:
-        return pooled_blocks(blocks, table, graph, pooling, smooth)
-    return shrunk_blocks(blocks, table, graph, law, pooling.strength, n_samples)
+def own_share(
+    table: Neighborhood, graph: DependencyGraph, law: Matern, strength: float, n_samples: int
+) -> Float[np.ndarray, " vertex"]:
+    r"""Share of itself that each block keeps as it is shrunk towards a law.
+
+    It is :math:`(1 - s) \min(1, v \max(N / 4, 1 / (c v_{med})))^{1/2}`, where s is the strength, N the number of
+    samples, v the variance that the law leaves to the vertex given its neighbours, :math:`v_{med}` its median and c is
+    ``TWIN``. The errors of the coefficients count in units of :math:`(v / N)^{1/2}`: those of a near twin would carry
+    each disagreement of the two on to all their neighbours.
+    """
+    left = _left_over(law, points_of(graph), table)
+    return (1.0 - strength) * np.sqrt(np.minimum(1.0, left * max(n_samples / 4, 1.0 / (TWIN * np.median(left)))))
 
 
 def shrunk_blocks(
-    blocks: Float[np.ndarray, "vertex member member"],
-    table: Neighborhood,
+    blocks: Float[np.ndarray, "row member member"],
+    index: Int[np.ndarray, "row width"],
     graph: DependencyGraph,
     law: Matern,
-    strength: float,
-    n_samples: int,
-) -> Float[np.ndarray, "vertex member member"]:
-    r"""Shrink blocks towards those of a law, with the average covariance of a vertex's channels.
-
-    A block keeps the share :math:`(1 - s) \min(1, v \max(N / 4, 1 / (c v_{med})))^{1/2}` of itself, where v is the
-    variance that the law leaves to the vertex given its neighbours, :math:`v_{med}` its median and c is ``TWIN``. The
-    errors of the coefficients count in units of :math:`(v / N)^{1/2}`: those of a near twin would carry each
-    disagreement of the two on to all their neighbours.
+    share: Float[np.ndarray, " row"],
+    between: Float[np.ndarray, "channel channel"],
+) -> Float[np.ndarray, "row member member"]:
+    """Shrink blocks towards those of a law.
 
     Parameters
     ----------
-    blocks : ndarray, shape (vertex, member, member)
+    blocks : ndarray, shape (row, member, member)
         From `local_blocks`.
-    table : Neighborhood
-        The windows.
+    index : ndarray of int, shape (row, width)
+        Their windows.
     graph : DependencyGraph
         With coordinates.
     law : Matern
-    strength : float
-        s, in [0, 1].
-    n_samples : int
-        N, of the blocks.
+    share : ndarray, shape (row,)
+        What each block keeps of itself, from `own_share`.
+    between : ndarray, shape (channel, channel)
+        Covariance of the channels of a vertex.
 
     Returns
     -------
-    ndarray, shape (vertex, member, member)
-        Positive semi-definite; absent members are isolated.
+    ndarray, shape (row, member, member)
     """
-    points, width = points_of(graph), table.index.shape[1]
-    channels = blocks.shape[1] // width
-    between = blocks[:, :channels, :channels].mean(axis=0)
-    left = _left_over(law, points, table)
-    own = (1.0 - strength) * np.sqrt(np.minimum(1.0, left * max(n_samples / 4, 1.0 / (TWIN * np.median(left)))))
-    found = np.empty_like(blocks)
-    step = max(1, _CHUNK // width**2)
-    for start in range(0, len(blocks), step):
-        rows = slice(start, start + step)
-        rho = law.blocks(points[table.index[rows]])
-        target = (rho[:, :, None, :, None] * between[:, None, :]).reshape(blocks[rows].shape)
-        found[rows] = target + own[rows, None, None] * (blocks[rows] - target)
-    return isolate(found, table.present)
+    rho = law.blocks(points_of(graph)[index])
+    target = (rho[:, :, None, :, None] * between[:, None, :]).reshape(blocks.shape)
+    return target + share[:, None, None] * (blocks - target)
 
 
 def _left_over(

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from nearfield.fitting.closed_form import fit_field, fit_masked, fit_windowed
+from nearfield.fitting.closed_form import build_field, fit_masked, fit_windowed, settled_field, warn_of
 from nearfield.fitting.coarse import choose_correction, corrected
 from nearfield.fitting.covariance import Pooling, Standardize, location_and_scale
+from nearfield.fitting.moments import MomentWarning, described, moments
 from nearfield.fitting.neural import FEWEST, LevelChoice, NetworkFit, choose_levels, default_recipe, fit_network
 from nearfield.fitting.paper import PaperRecipe, fit_paper
 from nearfield.fitting.processor import require_compiler
@@ -200,14 +201,24 @@ def _field(
 ) -> Fitted:
     start = time.perf_counter()
     radius, pooling, selection, reason, selected = chosen
-    center, scale, field = fit_field(x, graph, radius, pooling, options["standardize"])
+    if selection is None:
+        fit = build_field(x, graph, radius, pooling, options["standardize"])
+    else:
+        fit, pooling = settled_field(x, graph, radius, pooling, options["standardize"])
+    warn_of(fit, len(x))
+    center, scale, field = fit.center, fit.scale, fit.field
     fitted, y = time.perf_counter(), (x - center) / scale
     law = choose_correction(
-        y, graph, radius, pooling, contiguous=options["contiguous"], seed=options["seed"], n_jobs=n_jobs
+        field, y, graph, radius, pooling, contiguous=options["contiguous"], seed=options["seed"], n_jobs=n_jobs
     )
     score = corrected(field, y, graph, law)
-    seconds = {"select": selected, "fit": fitted - start, "correct": time.perf_counter() - fitted}
+    made = time.perf_counter()
+    if (off := described(moments(score, y, graph, contiguous=options["contiguous"], seed=options["seed"]))) is not None:
+        warnings.warn(off, MomentWarning, stacklevel=2)
+    seconds = {"select": selected, "fit": fitted - start, "correct": made - fitted, "check": time.perf_counter() - made}
     reason = reason if law is None else f"{reason} {law.describe()}"
+    if pooling.nugget > chosen.pooling.nugget:
+        reason += f" White noise of {pooling.nugget:g} of the variance was added, for draws to have that of the data."
     return Fitted(center, scale, score, radius, pooling, selection, reason, seconds)
 
 

@@ -38,9 +38,10 @@ def reason_of(
 
 
 def _pooled(pooling: Pooling) -> str:
+    noised = f", with white noise of {pooling.nugget:g} of the variance" if pooling.nugget > 0.0 else ""
     if pooling.strength == 0.0:
-        return "every vertex on its own"
+        return f"every vertex on its own{noised}"
     near = (
         "all vertices alike" if math.isinf(pooling.bandwidth) else f"vertices within about {pooling.bandwidth:g} cells"
     )
-    return f"pooled with strength {pooling.strength:g} over {near}"
+    return f"pooled with strength {pooling.strength:g} over {near}{noised}"

@@ -19,22 +19,22 @@ import torch
 from joblib import Parallel, delayed
 
 from nearfield.fitting.choice import Candidate, SelectionReport
-from nearfield.fitting.closed_form import Regression, build_field, cap_members, regress
+from nearfield.fitting.closed_form import NUGGETS, build_field
 from nearfield.fitting.covariance import (
     Pooling,
     Smoother,
     Standardize,
     elimination_order,
     kernel,
-    local_blocks,
     location_and_scale,
     predecessors,
     smoother,
 )
 from nearfield.fitting.held_out import candidate_radii, fewer_folds, representative, split, standard_error, wider_radius
-from nearfield.fitting.matern import Matern, borrowed_blocks, fit_matern
+from nearfield.fitting.matern import Matern, fit_matern
 from nearfield.fitting.maximin import scattered
 from nearfield.fitting.reason import reason_of
+from nearfield.fitting.regression import Regression, cap_members, regress_windows
 from nearfield.graph import DependencyGraph
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class _Trials:
         self.x, self.graph, self.parts, self.contiguous = x, graph, parts, contiguous
         self.standardize, self.n_jobs = standardize, n_jobs
         self.losses: dict[tuple[int, Pooling], Float[np.ndarray, " sample"]] = {}
-        self.sound: dict[tuple[int, Pooling], bool] = {}
+        self.fits: dict[tuple[int, Pooling], tuple[bool, bool]] = {}
         self.law = cache(self._law)
         self.windows = cache(partial(predecessors, graph, order=elimination_order(graph)))
         self.near = cache(partial(kernel, graph))
@@ -141,22 +141,25 @@ class _Trials:
         vertices = None if alike.strength == 0 else self.smoother(alike.bandwidth, None)
         center, scale = location_and_scale(train, self.graph, pooling, self.standardize, vertices)
         table = cap_members(self.windows(radius), len(train), channels, pooling)
-        blocks = local_blocks((train - center) / scale, table.index)
         law = None if pooling.strength == 0 else self.law(tuple(held_out.tolist()))
         windows = None if pooling.strength == 0 or law is not None else self.smoother(pooling.bandwidth, radius)
-        blocks = borrowed_blocks(blocks, table, self.graph, pooling, law, len(train), windows)
-        fit, _ = regress(blocks, channels)
+        fit = regress_windows((train - center) / scale, table, self.graph, pooling, law, windows).regression
         return conditional_loss((self.x[held_out] - center) / scale, table.index, fit) + np.log(scale).mean()
 
-    def first_sound(self, order: Sequence[int], table: Sequence[Candidate]) -> int:
-        """Return the first candidate whose draws have the variance of the data; the first of all if none has."""
-        for i in order:
-            key = table[i].radius, table[i].pooling
-            if key not in self.sound:
-                self.sound[key] = build_field(self.x, self.graph, *key, self.standardize).sound
-            if self.sound[key]:
-                return i
-        return order[0]
+    def first_sound(self, chosen: int, table: Sequence[Candidate]) -> int:
+        """Return the chosen candidate or, if its draws have not the variance of the data, the best whose draws have."""
+        best = [int(i) for i in np.argsort([c.loss for c in table])]
+        noised = [i for i in best if table[i].nugget > 0.0]
+        likely = [chosen, *(i for i in best if i in {*best[:CHECKED], *noised})]
+        return next((i for i in likely if self.fitted(table[i])[0]), chosen)
+
+    def fitted(self, candidate: Candidate) -> tuple[bool, bool]:
+        """Whether draws have the variance of the data, and whether no vertex is all but determined by others."""
+        key = candidate.radius, candidate.pooling
+        if key not in self.fits:
+            fit = build_field(self.x, self.graph, *key, self.standardize)
+            self.fits[key] = fit.sound, fit.raised == 0
+        return self.fits[key]
 
     def size(self, radius: int, pooling: Pooling) -> float:
         """Effective parameters per dimension: the variance of a partially pooled block relative to its own.
@@ -201,6 +204,7 @@ class _Trials:
                     difference_error=standard_error(difference, self.contiguous),
                     size=self.size(*key),
                     location=key[1].location,
+                    nugget=key[1].nugget,
                 )
             )
         close = [i for i, c in enumerate(table) if c.difference <= c.difference_error]
@@ -208,8 +212,13 @@ class _Trials:
 
 
 def _numbers(pooling: Pooling) -> tuple[float, ...]:
-    """Strength, bandwidth and, after settings without, those of the location: an order of settings."""
-    return (pooling.strength, pooling.bandwidth, *(() if pooling.location is None else _numbers(pooling.location)))
+    """Strength, bandwidth, nugget and, after settings without, those of the location: an order of settings."""
+    return (
+        pooling.strength,
+        pooling.bandwidth,
+        pooling.nugget,
+        *(() if pooling.location is None else _numbers(pooling.location)),
+    )
 
 
 def conditional_loss(
@@ -242,7 +251,9 @@ def select_field(
 
     The search alternates: pooling at a small radius, radius at the best pooling, pooling again, until the best stays.
     Where the widest radius is the best at the pooling chosen, wider ones are tried until the loss rises.
-    Last, location and scale are pooled in other ways than the correlations, and the blocks formed anew, at one radius.
+    Where draws have not the variance of the data, or a vertex is all but determined by its neighbours, white noise is
+    added to the law in several measures. Last, location and scale are pooled in other ways than the correlations, and
+    the blocks formed anew, at one radius.
 
     Parameters
     ----------
@@ -252,7 +263,7 @@ def select_field(
     radius : int, optional
         Fixed radius; chosen when None.
     pooling : Pooling, optional
-        Fixed pooling; chosen when None.
+        Fixed pooling, but for a nugget where it has none; chosen when None.
     folds : int
         At least 2; at most half as many as samples are used.
     contiguous : bool
@@ -281,7 +292,7 @@ def select_field(
     trials = _Trials(used, part, parts, contiguous, standardize, n_jobs)
     radii = candidate_radii(part, x.shape[2]) if radius is None else (radius,)
 
-    limit, located = "", False
+    limit, located, noised = "", False, False
 
     def along(chosen: Pooling) -> Pooling:
         """Pooling of the curve: what was found to suit location and scale is found at one radius."""
@@ -297,12 +308,15 @@ def select_field(
         table, chosen, lowest = trials.table()
         missing = trials.missing(radii, along(table[chosen].pooling))
         if not missing:
-            sound = trials.first_sound([chosen, *np.argsort([c.loss for c in table])[:CHECKED].tolist()], table)
+            sound = trials.first_sound(chosen, table)
             missing = trials.missing(radii, along(table[sound].pooling))
         if not missing and radius is None:
             wider, limit = trials.wider(radii, along(table[sound].pooling))
             radii = radii if wider is None else (*radii, wider)
             missing = trials.missing(radii, along(table[sound].pooling))
+        if not missing and not noised and None in (radius, pooling) and not all(trials.fitted(table[chosen])):
+            noised, now = True, table[chosen]
+            missing = [(now.radius, replace(now.pooling, nugget=nugget)) for nugget in NUGGETS]
         if not missing and pooling is None and not located and np.any(standardize):
             located, now = True, table[sound]
             missing = [(now.radius, replace(now.pooling, location=location)) for location in LOCATIONS]

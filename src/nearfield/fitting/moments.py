@@ -1,0 +1,218 @@
+"""Whether what is drawn has the second moments of the data, over the whole graph and at every scale.
+
+A field is fitted by conditional laws, and no mean loss sees whether they add up. After the choice its draws are
+compared with the data: the total variance, that of single vertices, of block means at each scale and along the five
+leading modes of the data. What is off by more than sampling explains is a warning of the fit.
+
+The modes of a sample fit it better than the law that it comes from. How much better is seen on samples drawn from the
+field, as many as the data are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from nearfield.coarsening import STEP, averages, box_step, coarsen
+from nearfield.fitting.held_out import standard_error
+from nearfield.graph import DependencyGraph
+from nearfield.noise import Stream
+from nearfield.score.field import GaussianField
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+__all__ = ["Moment", "MomentWarning", "described", "moments"]
+
+ERRORS = 4.0
+"""Standard errors beyond which a ratio is off; a dozen ratios raise a false alarm in less than one fit of a hundred."""
+LEAST = 0.05
+"""A ratio off by less is not spoken of, however many samples there are."""
+MODES = 5
+LEAST_SINGLE = 0.15
+"""The same of the variances of single vertices, root mean square over them."""
+REPLICATES = 24
+"""Sets as large as the data, taken from the draws."""
+SAMPLES = 400
+"""Samples of the data that are looked at, at most, and draws, at least."""
+NUMBERS = 2e7
+"""Numbers in the draws (160 MiB), where two draws for each sample are not more."""
+FEWEST = 8
+
+
+class MomentWarning(UserWarning):
+    """What is drawn has other second moments than the data."""
+
+
+class Moment(NamedTuple):
+    """A second moment of what is drawn over that of the data, and the standard error of this ratio.
+
+    Of single vertices it is 1 plus the root mean square of what the logarithms of the ratios have beyond sampling.
+    """
+
+    name: str
+    ratio: float
+    error: float
+    least: float = LEAST
+
+    @property
+    def off(self) -> bool:
+        """Whether sampling does not explain the difference."""
+        if not 0.0 < self.ratio < math.inf:
+            return True
+        return not abs(math.log(self.ratio)) <= max(math.log1p(self.least), ERRORS * self.error / self.ratio)
+
+
+def moments(
+    field: GaussianField,
+    y: Float[np.ndarray, "sample vertex channel"],
+    graph: DependencyGraph,
+    *,
+    contiguous: bool = False,
+    seed: int = 0,
+) -> tuple[Moment, ...]:
+    """Compare the second moments of draws with those of the data.
+
+    Parameters
+    ----------
+    field : GaussianField
+    y : ndarray, shape (sample, vertex, channel)
+        Standardised data that the field was fitted to.
+    graph : DependencyGraph
+    contiguous : bool
+        Whether samples are in order of time, and count for fewer.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    tuple of Moment
+        None of fewer than eight samples.
+    """
+    if len(y) < FEWEST:
+        return ()
+    most = max(FEWEST, min(SAMPLES, int(NUMBERS / y[0].size / 2)))
+    y = y[:: -(-len(y) // most)]
+    drawn = field.sample(max(2 * len(y), min(SAMPLES, int(NUMBERS / y[0].size))), seed=seed, stream=Stream.CHECK)
+    ratios = [_ratio(name, take(y), take(drawn), contiguous) for name, take in _scales(graph)]
+    rng = np.random.default_rng(seed)
+    halves = [rng.permutation(len(drawn)) for _ in range(REPLICATES)]
+    sets = [(half[: len(y)], half[len(y) :]) for half in halves]
+    return (*ratios, _single(y, drawn, sets, ratios[0].error), *_modes(y, drawn, sets, contiguous))
+
+
+def described(found: tuple[Moment, ...]) -> str | None:
+    """Say which moments are off, or None."""
+    off = [moment for moment in found if moment.off]
+    if not off:
+        return None
+    listed = ", ".join(f"{moment.name} {moment.ratio:.2f} +- {moment.error:.2f}" for moment in off)
+    return (
+        f"draws do not have the second moments of the data; times the data's: {listed}. Use another radius, other "
+        "pooling or more samples, or take out what differs from place to place."
+    )
+
+
+Squares = Callable[[np.ndarray], np.ndarray]
+"""Mean square of each sample."""
+
+
+def _scales(graph: DependencyGraph) -> Iterator[tuple[str, Squares]]:
+    """Mean squares of values, and of block means at each larger scale."""
+    yield "variance", lambda x: (x**2).mean(axis=(1, 2))
+    label, step, cells = np.arange(graph.n_vertices), box_step(graph), 1
+    while True:
+        blocks = coarsen(graph, step)
+        if blocks.graph.n_vertices in (1, graph.n_vertices):
+            return
+        label, graph, cells, step = blocks.label[label], blocks.graph, cells * step, STEP
+        yield f"that of means over {cells} cells a side", partial(_block_squares, averages(label))
+
+
+def _block_squares(rows: sp.csr_array, x: Float[np.ndarray, "sample vertex channel"]) -> np.ndarray:
+    means = rows @ np.moveaxis(x, 1, 0).reshape(x.shape[1], -1)
+    return (means.reshape(-1, len(x), x.shape[2]) ** 2).mean(axis=(0, 2))
+
+
+def _ratio(name: str, data: np.ndarray, drawn: np.ndarray, contiguous: bool) -> Moment:
+    errors = standard_error(data, contiguous) / data.mean(), standard_error(drawn, False) / drawn.mean()
+    ratio = float(drawn.mean() / data.mean())
+    return Moment(name, ratio, ratio * math.hypot(*errors))
+
+
+def _single(
+    y: Float[np.ndarray, "sample vertex channel"],
+    drawn: Float[np.ndarray, "draw vertex channel"],
+    sets: list[tuple[np.ndarray, np.ndarray]],
+    error: float,
+) -> Moment:
+    """Spread of the ratios over the vertices, beyond what sets of the draws have among each other.
+
+    Of data with longer tails than normal ones, or alike in time, as that much more is taken for sampling as the error
+    of their total variance, or of their own variances, is larger.
+    """
+
+    def spread(one: np.ndarray, other: np.ndarray) -> float:
+        logs = np.log((one**2).mean(axis=0) / (other**2).mean(axis=0))
+        return float(((logs - logs.mean()) ** 2).mean())
+
+    squares = y**2
+    tails = float((squares.var(axis=0) / (2 * squares.mean(axis=0) ** 2)).mean())
+    expected = np.array([spread(drawn[one], drawn[rest]) for one, rest in sets])
+    plain = np.mean([(drawn[one] ** 2).mean(axis=(1, 2)).std() / (drawn**2).mean() for one, _ in sets]) / math.sqrt(
+        len(y)
+    )
+    more = max(1.0, tails, (error / plain) ** 2)
+    beyond = spread(y, drawn) - more * expected.mean()
+    rms = math.sqrt(max(beyond, 0.0))
+    return Moment(
+        "that of single vertices",
+        1 + rms,
+        rms * more * float(expected.std(ddof=1)) / beyond if rms else 0.0,
+        LEAST_SINGLE,
+    )
+
+
+def _modes(
+    y: Float[np.ndarray, "sample vertex channel"],
+    drawn: Float[np.ndarray, "draw vertex channel"],
+    sets: list[tuple[np.ndarray, np.ndarray]],
+    contiguous: bool,
+) -> list[Moment]:
+    """Variance along the leading modes of the data.
+
+    The modes of a sample have more variance in it than in its law. A field is right if its variance lies between that
+    of draws along the modes of other draws, as many as the data, and that of the data, to which it was fitted.
+    """
+    flat, free = y.reshape(len(y), -1), drawn.reshape(len(drawn), -1)
+    expected = np.log([_along(free[one], free[rest])[0] for one, rest in sets])
+    ratios, squares = _along(flat, free)
+    longer = [standard_error(part, contiguous) / part.mean() / math.sqrt(2 / len(part)) for part in squares.T]
+    more = max(1.0, float(np.mean(longer)))
+    errors = more * expected.std(axis=0, ddof=1)
+    together = more * float(expected.mean(axis=1).std(ddof=1))
+    named = [
+        *zip((f"mode {k + 1}" for k in range(len(errors))), np.log(ratios), expected.mean(axis=0), errors, strict=True)
+    ]
+    named.append((f"the {len(errors)} leading modes together", np.log(ratios).mean(), expected.mean(), together))
+    found = []
+    for name, log, own, error in named:
+        ratio = math.exp(log - min(max(log, own), max(own, 0.0)))
+        found.append(Moment(name, ratio, ratio * float(error)))
+    return found
+
+
+def _along(
+    data: Float[np.ndarray, "sample variable"], drawn: Float[np.ndarray, "draw variable"]
+) -> tuple[Float[np.ndarray, " mode"], Float[np.ndarray, "sample mode"]]:
+    """Variance of draws over that of data along the leading modes of the data, and squares of the data along them."""
+    values, vectors = np.linalg.eigh(data @ data.T)
+    lead = slice(-1, -1 - min(MODES, len(values) - 1, data.shape[1]), -1)
+    modes = data.T @ vectors[:, lead] / np.sqrt(values[lead])
+    squares = (data @ modes) ** 2
+    return ((drawn @ modes) ** 2).mean(axis=0) / squares.mean(axis=0), squares

@@ -1,0 +1,198 @@
+"""Regression of each vertex on the other members of its window, from pooled second moments.
+
+Blocks of second moments are formed, pooled and regressed in parts of the graph, so that memory is a small multiple of
+what is kept: the coefficients. Where all vertices have one law, each kind of window is regressed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from nearfield.fitting.covariance import Alike, Near, Pooling, Smoother, isolate, local_blocks, smoother
+from nearfield.fitting.matern import Matern, own_share, shrunk_blocks
+from nearfield.graph import DependencyGraph, Neighborhood
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+VARIANCE_FLOOR = 1e-10
+"""A conditional variance is at least this fraction of the variance it is conditioned down from."""
+PART = 1 << 24
+"""Numbers in the blocks that are held at once (128 MiB)."""
+
+
+class Regression(NamedTuple):
+    """Each vertex regressed on the other members of its window.
+
+    ``coefficient`` (row, member, channel) of the other members, ``root`` (row, channel, channel) the lower Cholesky
+    factor of the conditional covariance.
+    """
+
+    coefficient: Float[np.ndarray, "row member channel"]
+    root: Float[np.ndarray, "row channel channel"]
+
+
+class WindowFit(NamedTuple):
+    """Regression of every vertex, where its conditional variance was raised, and the variance that was fitted."""
+
+    regression: Regression
+    raised: Bool[np.ndarray, " vertex"]
+    variance: Float[np.ndarray, "vertex channel"]
+
+
+def cap_members(table: Neighborhood, n_samples: int, n_channels: int, pooling: Pooling) -> Neighborhood:
+    """Keep only the nearest members where unpooled samples cannot support the window.
+
+    A block of ``k`` members with ``c`` channels each is positive definite with more than ``k c`` samples once the mean
+    is fitted; windows that ask for more are cut to half the samples.
+    """
+    if pooling.strength > 0.0 or table.present.sum(axis=1).max() * n_channels < n_samples:
+        return table
+    allowed = 1 + max(0, (n_samples - 1) // 2 // n_channels - 1)
+    present = table.present & (np.cumsum(table.present, axis=1) <= allowed)
+    columns = present.any(axis=0)
+    offsets = None if table.offsets is None else table.offsets[columns]
+    return Neighborhood(table.index[:, columns], present[:, columns], table.hops[:, columns], offsets)
+
+
+def regress_windows(
+    y: Float[np.ndarray, "sample vertex channel"],
+    table: Neighborhood,
+    graph: DependencyGraph,
+    pooling: Pooling,
+    law: Matern | None = None,
+    smooth: Smoother | None = None,
+) -> WindowFit:
+    """Regress each vertex on the other members of its window.
+
+    Parameters
+    ----------
+    y : ndarray, shape (sample, vertex, channel)
+        Standardised data.
+    table : Neighborhood
+        The windows.
+    graph : DependencyGraph
+    pooling : Pooling
+    law : Matern, optional
+        What blocks are shrunk towards; by default the average over other vertices.
+    smooth : callable, optional
+        What `smoother` makes of graph, bandwidth and table, where it is known already.
+
+    Returns
+    -------
+    WindowFit
+    """
+    channels, members = y.shape[2], table.index.shape[1] * y.shape[2]
+    step = max(1, PART // members**2)
+    parts = [slice(start, start + step) for start in range(0, graph.n_vertices, step)]
+    if pooling.strength > 0.0 and law is None:
+        smooth = smooth or smoother(graph, pooling.bandwidth, table)
+        if isinstance(smooth, Alike) and pooling.strength == 1.0:
+            mean = smooth.mean(parts, lambda rows: local_blocks(y, table.index[rows]))
+            blocks = with_nugget(isolate(mean, smooth.need), pooling.nugget)
+            return _joined([_regressed(blocks, channels)], smooth.borrower)
+    found = [
+        _regressed(with_nugget(blocks, pooling.nugget), channels)
+        for blocks in _pooled_parts(y, table, graph, pooling, law, smooth, parts)
+    ]
+    return _joined(found, slice(None))
+
+
+def _pooled_parts(
+    y: np.ndarray,
+    table: Neighborhood,
+    graph: DependencyGraph,
+    pooling: Pooling,
+    law: Matern | None,
+    smooth: Smoother | None,
+    parts: list[slice],
+) -> Iterator[Float[np.ndarray, "row member member"]]:
+    """Blocks of each part of the graph, shrunk towards the law or the average over other vertices."""
+    strength = pooling.strength
+
+    @lru_cache(maxsize=1)
+    def own(part: int) -> np.ndarray:
+        return local_blocks(y, table.index[parts[part]])
+
+    shrink: Callable[[int], np.ndarray] = own
+    if law is not None:
+        share = own_share(table, graph, law, strength, len(y))
+        between = np.einsum("svc,svd->cd", y, y) / (y.shape[0] * y.shape[1])
+        shrink = lambda k: shrunk_blocks(own(k), table.index[parts[k]], graph, law, share[parts[k]], between)  # noqa: E731
+    elif isinstance(smooth, Alike):
+        mean = smooth.mean(parts, lambda rows: own(parts.index(rows)))
+        shrink = lambda k: (1 - strength) * own(k) + strength * mean[smooth.borrower[parts[k]]]  # noqa: E731
+    elif smooth is not None:
+        shrink = partial(_towards_near, y, table, strength, smooth, parts)
+    for part, rows in enumerate(parts):
+        yield isolate(shrink(part), table.present[rows])
+
+
+def _towards_near(
+    y: np.ndarray, table: Neighborhood, strength: float, smooth: Near, parts: list[slice], part: int
+) -> Float[np.ndarray, "row member member"]:
+    """Blocks of a part of the graph, shrunk towards the average over the vertices nearby."""
+    near, weight = smooth.around(parts[part])
+    blocks = local_blocks(y, table.index[near])
+    mean = (weight @ blocks.reshape(len(near), -1)).reshape(-1, *blocks.shape[1:])
+    start = int(np.searchsorted(near, parts[part].start))
+    return (1 - strength) * blocks[start : start + len(mean)] + strength * mean
+
+
+def with_nugget(
+    blocks: Float[np.ndarray, "row member member"], nugget: float
+) -> Float[np.ndarray, "row member member"]:
+    """Add white noise of a share of each variance."""
+    if nugget > 0.0:
+        own = np.arange(blocks.shape[1])
+        blocks[:, own, own] *= 1.0 + nugget
+    return blocks
+
+
+def regress(
+    blocks: Float[np.ndarray, "row member member"], n_channels: int
+) -> tuple[Regression, Bool[np.ndarray, " row"]]:
+    """Regress the first ``n_channels`` members of each block on the others.
+
+    Returns
+    -------
+    Regression
+    ndarray of bool, shape (row,)
+        Where the conditional variance had to be raised to ``VARIANCE_FLOOR``.
+    """
+    block = torch.from_numpy(blocks)
+    own, cross, others = (
+        block[:, :n_channels, :n_channels],
+        block[:, n_channels:, :n_channels],
+        block[:, n_channels:, n_channels:],
+    )
+    jitter = 1e-12 * others.diagonal(dim1=1, dim2=2).mean(dim=1) if others.shape[1] else torch.zeros(len(block))
+    factor, failed = torch.linalg.cholesky_ex(others + jitter[:, None, None] * torch.eye(others.shape[1]))
+    if failed.any():
+        bad = failed > 0
+        scale = others[bad].diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
+        factor[bad] = torch.linalg.cholesky(others[bad] + VARIANCE_FLOOR * scale * torch.eye(others.shape[1]))
+    half = torch.linalg.solve_triangular(factor, cross, upper=False)
+    coefficient = torch.linalg.solve_triangular(factor.mT, half, upper=True)
+    values, vectors = torch.linalg.eigh(own - half.mT @ half)
+    floor = VARIANCE_FLOOR * own.diagonal(dim1=1, dim2=2).mean(dim=1, keepdim=True)
+    raised = (values < floor).any(dim=1)
+    conditional = (vectors * values.clamp_min(floor)[:, None]) @ vectors.mT
+    return Regression(coefficient.numpy(), torch.linalg.cholesky(conditional).numpy()), raised.numpy()
+
+
+def _regressed(blocks: Float[np.ndarray, "row member member"], channels: int) -> WindowFit:
+    regression, raised = regress(blocks, channels)
+    return WindowFit(regression, raised, np.diagonal(blocks[:, :channels, :channels], axis1=1, axis2=2).copy())
+
+
+def _joined(parts: list[WindowFit], rows: Int[np.ndarray, " vertex"] | slice) -> WindowFit:
+    """Join the parts of a graph, and give each vertex the row that is its own."""
+    regressions, raised, variance = zip(*parts, strict=True)
+    coefficient, root = (np.concatenate(arrays)[rows] for arrays in zip(*regressions, strict=True))
+    return WindowFit(Regression(coefficient, root), np.concatenate(raised)[rows], np.concatenate(variance)[rows])
