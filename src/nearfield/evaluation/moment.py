@@ -100,8 +100,11 @@ def statistics_of(ruler: Ruler) -> tuple[Statistic, ...]:
     found += [Statistic("leading modes", f"the {N_MODES} leading modes together", "ratio", 0.05)]
     found += [Statistic("leading modes", "the leading mode", "ratio", 0.05)]
     if ruler.pairs is not None:
-        name, _, unit = ruler.pairs.label.partition(", ")
-        labels = [f"{name} {at:.4g} {unit}" for at in ruler.pairs.axis]
+        unit = ruler.pairs.label.partition(", ")[2]
+        labels = [
+            f"correlation at {at:.0f} {unit}" if at >= 100 else f"correlation at {at:.3g} {unit}"
+            for at in ruler.pairs.axis
+        ]
         found += [Statistic("correlation against distance", label, "difference", 0.015) for label in labels]
     if len(ruler.edges):
         found.append(Statistic("roughness", "mean squared difference of neighbours", "ratio", 0.03))
@@ -110,7 +113,7 @@ def statistics_of(ruler: Ruler) -> tuple[Statistic, ...]:
     found += [
         Statistic("largest value", f"{end} value of a field", "difference", 0.05) for end in ("largest", "lowest")
     ]
-    names = [f"q{100 * p:g}" for tail in TAILS for p in (1 - tail, tail)]
+    names = [f"{100 * p:g} % quantile" for tail in TAILS for p in (1 - tail, tail)]
     return (*found, *(Statistic("tails", name, "difference", 0.05) for name in names))
 
 

@@ -45,7 +45,7 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(text.strip(), 36)
 
 
-def _single(ax: Axes | None, width: float = 6.0, height: float = 3.8) -> Axes:
+def _single(ax: Axes | None, width: float = 5.4, height: float = 3.6) -> Axes:
     if ax is None:
         ax = _new_axes(1, 1, width, height)[0]
     ax.spines[["top", "right"]].set_visible(False)
@@ -93,7 +93,7 @@ def fields(
     """
     view = View.of(graph, dims)
     if scale is None:
-        scale = ColourScale.of(np.stack(list(panels.values())), tail=0.002 if view.is_map else 0.0)
+        scale = common_scale(np.stack(list(panels.values())), graph)
     if axes is None:
         columns = min(columns, len(panels))
         rows = -(-len(panels) // columns)
@@ -117,6 +117,18 @@ def fields(
         extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
         axes[0].figure.colorbar(mappable, ax=list(axes), label=text, shrink=0.8, pad=0.02, location=bar, extend=extend)
     return list(axes)[: len(panels)]
+
+
+def common_scale(values: Float[np.ndarray, "panel vertex"], graph: DependencyGraph) -> ColourScale:
+    """Scale for all of these fields; for maps it leaves out the outermost 0.4 % of their values.
+
+    Examples
+    --------
+    >>> from nearfield.graph import DependencyGraph
+    >>> common_scale(np.array([[0.0, 2.0]]), DependencyGraph.chain(2)).high
+    2.0
+    """
+    return ColourScale.of(values, tail=0.002 if View.of(graph).is_map else 0.0)
 
 
 def marginal(
@@ -236,7 +248,7 @@ def selection(report: SelectionReport, ax: Axes | None = None) -> Axes:
     report
         From `fitting.selection`; losses in nats per dimension.
     """
-    ax = _single(ax, 7.0, 4.4)
+    ax = _single(ax, 5.8, 4.4)
     radius = np.array([c.radius for c in report.curve])
     loss, error, paired = (
         np.array([getattr(c, name) for c in report.curve]) for name in ("loss", "error", "difference_error")
@@ -271,7 +283,7 @@ def training(report: TrainingReport, ax: Axes | None = None) -> Axes:
     report
         From `fitting.training`.
     """
-    ax = _single(ax, 6.0, 3.6)
+    ax = _single(ax)
     step, loss, error = np.array(report.checks).T
     ax.fill_between(step, loss - error, loss + error, color=DATA, alpha=0.15, lw=0, label="± standard error")
     ax.plot(step, loss, color=DATA, marker="o", ms=3, lw=1.2)
@@ -289,7 +301,7 @@ def levels(choice: Sequence[LevelChoice], ax: Axes | None = None) -> Axes:
     choice
         From `fitting.neural`; the gain is in percent of the Gaussian field's loss, held out.
     """
-    ax = _single(ax, 6.0, 3.6)
+    ax = _single(ax)
     for switched, color, label in ((True, GENERATED, "network serves"), (False, DATA, "Gaussian field serves")):
         part = [level for level in choice if level.switched is switched]
         if part:
