@@ -48,6 +48,4 @@ def render(summary: dict[str, Any], pictures: dict[str, str]) -> str:
     )
     template = environment.get_template("report.html.jinja")
     trained = any(row["training"] is not None for section in summary["channels"] for row in section["moments"])
-    # Groups of statistics have a name of their own where they are several.
-    grouped = ("variance of block means", "leading modes", "correlation against distance", "power spectrum", "tails")
-    return template.render(**summary, grouped=grouped, pictures=pictures, number=number, trained=trained)
+    return template.render(**summary, pictures=pictures, number=number, trained=trained)

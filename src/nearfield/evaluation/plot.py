@@ -40,9 +40,9 @@ def _new_axes(rows: int, columns: int, width: float, height: float) -> list[Axes
     return list(figure.subplots(rows, columns, squeeze=False).ravel())
 
 
-def _wrapped(text: str) -> str:
+def _wrapped(text: str, width: int = 36) -> str:
     """Break a long name into lines that stay inside a small figure."""
-    return textwrap.fill(text.strip(), 36)
+    return textwrap.fill(text.strip(), width)
 
 
 def _single(ax: Axes | None, width: float = 5.4, height: float = 3.6) -> Axes:
@@ -107,7 +107,7 @@ def fields(
             ax.set_xlabel(view.x_label if outer is None or outer.is_last_row() else "")
         first = outer is None or outer.is_first_col()
         if first:
-            ax.set_ylabel(view.y_label if view.is_map else label)
+            ax.set_ylabel(view.y_label if view.is_map else _wrapped(label, 22))
         ax.tick_params(labelleft=first, labelsize="small")
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
@@ -248,7 +248,7 @@ def selection(report: SelectionReport, ax: Axes | None = None) -> Axes:
     report
         From `fitting.selection`; losses in nats per dimension.
     """
-    ax = _single(ax, 5.8, 4.4)
+    ax = _single(ax, 5.8, 5.0)
     radius = np.array([c.radius for c in report.curve])
     loss, error, paired = (
         np.array([getattr(c, name) for c in report.curve]) for name in ("loss", "error", "difference_error")
@@ -271,7 +271,7 @@ def selection(report: SelectionReport, ax: Axes | None = None) -> Axes:
         xticks=np.unique(radius),
     )
     # Below the axes: a curve with a minimum leaves no corner free for certain.
-    ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16))
     return ax
 
 

@@ -349,15 +349,26 @@ def _verdict(checks: Sequence[Check]) -> dict[str, Any]:
     """Worst outcome among the checks that could be made."""
     named = {s: [c.name for c in checks if c.status == s] for s in ("fail", "warn", "pass", "unknown")}
     if named["fail"]:
-        status, sentence = "fail", f"The generated fields differ from the data in: {', '.join(named['fail'])}."
+        status, sentence = "fail", f"The generated fields differ from the data in: {_listed(named['fail'])}."
     elif named["warn"]:
         status, sentence = (
             "warn",
-            f"The generated fields are close to the data, but look at: {', '.join(named['warn'])}.",
+            f"The generated fields are close to the data, but look at: {_listed(named['warn'])}.",
         )
     else:
         status, sentence = "pass", "No check that was made tells the generated fields from the data."
     drifted = drift_names(checks)
     if drifted:
-        sentence += f" Your held-out data differ from the training data as much in: {', '.join(drifted)}."
+        sentence += f" Your held-out data differ from the training data as much in: {_listed(drifted)}."
     return {"status": status, "sentence": sentence, "counts": {s: len(names) for s, names in named.items()}}
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names of checks in a sentence, each channel's together."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        channel, _, check_name = name.rpartition(": ")
+        groups.setdefault(channel, []).append(check_name)
+    return "; ".join(
+        f"{channel}: {', '.join(group)}" if channel else ", ".join(group) for channel, group in groups.items()
+    )
