@@ -192,6 +192,25 @@ class Yardstick:
         influence = np.concatenate([influence, moved], axis=1)
         return Moments(np.concatenate([value, tails]), _block_covariance(influence, block), len(x), block)
 
+    def mode_variances(
+        self, x: Float[np.ndarray, "sample vertex"], *, own: bool = False, block: int = 1
+    ) -> tuple[Float[np.ndarray, " mode"], Float[np.ndarray, " mode"]]:
+        """Variance along each leading mode, and its standard error; arguments as those of `measure`.
+
+        Examples
+        --------
+        >>> x = np.random.default_rng(0).normal(size=(2, 400, 6))
+        >>> value, error = Yardstick.of(x[0]).mode_variances(2 * x[1])
+        >>> bool((abs(value - 4) < 5 * error).all())
+        True
+        """
+        mean, back = x.mean(axis=0), len(x) / (len(x) - 1)
+        squares = self._folded(
+            lambda fold, part: back * (((x[part] - mean) / self.scale[fold]) @ self.modes[fold].T) ** 2, len(x), own
+        )
+        value = squares.mean(axis=0)
+        return value, np.sqrt(np.diag(_block_covariance(squares - value, block)))
+
     def _folded(
         self, measured: Callable[[int, slice], Float[np.ndarray, "sample number"]], n: int, own: bool
     ) -> Float[np.ndarray, "sample number"]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MultipleLocator, NullFormatter
 from scipy.special import ndtr
 
 from nearfield.evaluation.view import ColourScale, View
@@ -223,6 +223,27 @@ def spectrum(curves: Mapping[str, Curve], ax: Axes | None = None, *, channel: in
     return ax
 
 
+def modes(
+    variances: Mapping[str, tuple[Float[np.ndarray, " mode"], Float[np.ndarray, " mode"]]], ax: Axes | None = None
+) -> Axes:
+    """Variance along each leading mode and its standard error, as `Yardstick.mode_variances` finds them.
+
+    Examples
+    --------
+    >>> modes({"data": (np.ones(5), 0.1 * np.ones(5))}).get_xlabel()
+    'leading mode of the training data'
+    """
+    ax = _single(ax)
+    for i, (name, (value, error)) in enumerate(variances.items()):
+        at = np.arange(1, len(value) + 1) + 0.18 * (i - (len(variances) - 1) / 2)
+        ax.errorbar(at, value, 1.96 * error, ls="", marker="osD^"[i % 4], ms=5, color=_COLOURS[i % 4], label=name)
+    ax.set(xlabel="leading mode of the training data", ylabel="variance along the mode", ylim=(0, None))
+    ax.xaxis.set_major_locator(MultipleLocator(1))
+    style: dict[str, Any] = {"ncols": 3, "fontsize": "small", "columnspacing": 1, "handletextpad": 0.2}
+    ax.legend(frameon=False, loc="lower center", title="dot, and 95 % interval", title_fontsize="small", **style)
+    return ax
+
+
 def _bands(curves: Mapping[str, Curve], ax: Axes, channel: int, *, positive: bool = False) -> None:
     """One line and band per curve; `positive` leaves out what a logarithmic axis cannot show."""
     for i, (name, curve) in enumerate(curves.items()):
@@ -322,8 +343,11 @@ def _show_the_minimum(ax: Axes, radius: Float[np.ndarray, " r"], loss: Float[np.
     if not loss.max() > top + 2 * span:
         return
     ax.set_ylim(near[0] - 0.4 * span, top)
-    for r, value in zip(radius[loss > top], loss[loss > top], strict=True):
-        ax.annotate(f"↑ {value:.3g}", (r, top), (4, -2), textcoords="offset points", va="top", fontsize="small")
+    for k, (r, value) in enumerate(zip(radius[loss > top], loss[loss > top], strict=True)):
+        # Every other one lower, so that they stay apart in a narrow picture.
+        ax.annotate(
+            f"↑ {value:.3g}", (r, top), (4, -2 - 11 * (k % 2)), textcoords="offset points", va="top", fontsize="small"
+        )
 
 
 def _describe(candidate: Candidate) -> str:
