@@ -18,7 +18,7 @@ BENCHMARKS := gaussian_chain gaussian_grid temperature scale
 help:
 	@echo "make demo    learn temperature maps and gravel, draw new ones, complete a map, write $(DEMO)/"
 	@echo "make test    the fast test suite"
-	@echo "make check   all that CI runs: format, lint, layers, types, demo, every test"
+	@echo "make check   all that CI runs: format, lint, layers, types, demo, example, every test"
 	@echo "make format  rewrite the code as check wants it"
 	@echo "make docs    the pages of docs/, into site/"
 	@echo "make bench   the benchmarks, one table each"
@@ -36,17 +36,18 @@ check: .SHELLFLAGS := -euo pipefail -c
 check: export TIMEFORMAT = -- %R s
 check: export OMP_NUM_THREADS = 1
 check: $(VENV)/dev.stamp
-	time $(BIN)/ruff format --check src tests benchmarks
-	time $(BIN)/ruff check src tests benchmarks
+	time $(BIN)/ruff format --check src tests benchmarks examples
+	time $(BIN)/ruff check src tests benchmarks examples
 	time $(BIN)/lint-imports
 	time $(BIN)/mypy
 	time $(MKDOCS)
 	time $(BIN)/nearfield demo --out $(DEMO)
+	time $(BIN)/python examples/01_field_at_every_scale.py $(DEMO)/field_at_every_scale.png
 	$(PYTEST) -m "slow or not slow" --doctest-modules --durations 10 src tests
 
 format: $(VENV)/dev.stamp
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks examples
+	$(BIN)/ruff check --fix src tests benchmarks examples
 
 docs: $(VENV)/dev.stamp
 	$(MKDOCS)

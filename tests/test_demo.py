@@ -71,6 +71,8 @@ def test_the_demo_keeps_its_word(tmp_path):
     assert told == json.loads((out / "demo.json").read_text()) | {"out": str(out)}
     assert told["held_out_nats_per_dimension"] < -0.88
     assert 0.97 < told["roughness_ratio"] < 1.03
+    assert 0.95 < told["variance_ratio"] < 1.05
+    assert abs(told["mode_ratio"] - 1) < 3 * told["mode_ratio_error"] < 0.3
     assert abs(told["coverage"] - told["coverage_nominal"]) < 0.05
     assert abs(told["completion_spread"] / told["completion_error"] - 1) < 0.1
     with xr.open_dataarray(out / "samples.nc", engine="h5netcdf") as new:
@@ -78,6 +80,6 @@ def test_the_demo_keeps_its_word(tmp_path):
         assert "not observations" in new.attrs["comment"]
     assert told["gravel"]["standard_errors"] > 5
     assert told["gravel"]["seconds_fit"] < told["gravel"]["seconds"] < told["seconds"] < 300
-    pictures = {"demo.png", "gravel.png", "maps.png", "locality.png", "completion.png"}
+    pictures = {"demo.png", "gravel.png", "maps.png", "scales.png", "completion.png"}
     files = pictures | {"demo.json", "report.html", "report.json", "samples.nc", "temperature.nearfield"}
     assert {Path(path).name for path in out.iterdir()} == files

@@ -178,7 +178,7 @@ def test_a_report_tells_fitted_from_held_out_data(tmp_path):
         assert page["data"]["fitted_on"]
         names = [row["name"] for row in page["log_density"]]
         assert "held out" not in names
-        assert {c["name"]: c["status"] for c in page["checks"]}["log-density of held-out data"] == "unknown"
+        assert "log-density of held-out data" not in {c["name"] for c in page["checks"]}
     (tmp_path / "model").unlink()
     assert {p.name for p in tmp_path.iterdir()} == {"a.html", "a.json", "b.html", "b.json"}
 

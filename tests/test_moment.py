@@ -54,7 +54,7 @@ def test_statistics_are_what_they_are_called():
     rough = np.mean([covariance[i, i] + covariance[j, j] - 2 * covariance[i, j] for i, j in pairs])
     assert named(found, ruler, "mean squared difference of neighbours") == pytest.approx(rough)
     assert named(found, ruler, "largest value of a field") == pytest.approx(x.max(axis=1).mean())
-    assert named(found, ruler, "q99") == pytest.approx(np.quantile(np.tile(x, (1, 2)), 0.99))
+    assert named(found, ruler, "99 % quantile") == pytest.approx(np.quantile(np.tile(x, (1, 2)), 0.99))
     band = ruler.pairs.group == 2
     first, second = ruler.pairs.first[band], ruler.pairs.second[band]
     label = statistics_of(ruler)[
@@ -89,7 +89,7 @@ def test_errors_are_those_of_the_bootstrap(block):
     starts = rng.integers(400, size=(400, 400 // block, 1))
     replicates = [stick.measure(x[(start + np.arange(block)).ravel() % 400], ruler).value for start in starts]
     ratio = np.sqrt(np.diag(found.error)) / np.std(replicates, axis=0)
-    steady = np.array([not s.label.endswith(("q0.1", "q99.9")) for s in statistics_of(ruler)])
+    steady = np.array([not s.label.endswith(("0.1 % quantile", "99.9 % quantile")) for s in statistics_of(ruler)])
     assert np.abs(ratio[steady] - 1).max() < 0.25
     assert np.abs(ratio - 1).max() < 0.5
 
@@ -152,9 +152,13 @@ def test_wrong_generators_fail(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(generators(LAW)))
 def test_twenty_of_twenty(name):
-    """Five modes at .7 are seen in some 98 of 100 draws: 20 draws then fail 18 times at least but once in 140."""
+    """Of 20 nulls more than one may not pass once in 17. Five modes at .7 are seen in 419 of 420 draws, not in draw 19.
+
+    The requirement is 20 of 20 for every wrong generator; five modes at .7 fall short of it by one. In draw 19 the five
+    modes' variance is 4.1 standard errors low even to one who knows the modes, where 7 is usual.
+    """
     ruler = Ruler.of(DependencyGraph.grid((24, 24)))
-    outcomes, least = [], 18 if name == "five leading modes, variance .7" else 20
+    outcomes, least = [], 19 if name == "five leading modes, variance .7" else 20
     for draw in range(20):
         rng = np.random.default_rng([6, draw])
         outcomes.append(judge(LAW.draw(240, rng), generators(LAW)[name](500, rng), ruler)[0])

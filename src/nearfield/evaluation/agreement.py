@@ -1,8 +1,9 @@
 """Whether two sets of fields have the same moments: all statistics at once, with one stated rate of false alarms.
 
 The differences of all statistics, each over its resampling error, are compared with the largest that chance alone
-reaches over the whole family (the maximum of normals with the correlation of these errors). A difference past that is
-real; it warns where it is of little consequence and fails beyond.
+reaches over their family (the maximum of normals with the correlation of these errors). There are two families, each
+with half of the false alarms: the leading modes, where a field too weak at large scale shows first, and all others. A
+difference past that is real; it warns where it is of little consequence and fails beyond.
 """
 
 from __future__ import annotations
@@ -145,9 +146,13 @@ def _interval(moments: Moments, k: int, logarithm: bool) -> dict[str, float]:
 def _allowed(
     one: Moments, other: Moments, statistics: Sequence[Statistic], share: int
 ) -> Float[np.ndarray, " statistic"]:
-    error = np.sqrt(np.maximum(np.diag(one.error + other.error), 0.0))
-    reach = threshold(one.error + other.error, min(one.n_blocks, other.n_blocks), FALSE_ALARM / share)
-    return np.maximum(reach * error, [s.small for s in statistics])
+    """Largest difference by chance or of no consequence; leading modes have half of the false alarms to themselves."""
+    error, n = one.error + other.error, min(one.n_blocks, other.n_blocks)
+    allowed = np.sqrt(np.maximum(np.diag(error), 0.0))
+    leading = np.array([s.check == "leading modes" for s in statistics])
+    for family in (leading, ~leading):
+        allowed[family] *= threshold(error[np.ix_(family, family)], n, FALSE_ALARM / 2 / share)
+    return np.maximum(allowed, [s.small for s in statistics])
 
 
 def threshold(error: Float[np.ndarray, "s s"], n_samples: int, rate: float) -> float:

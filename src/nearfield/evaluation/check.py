@@ -1,8 +1,8 @@
 """Checks that generated fields could be the data's: each a number, the interval it should be in, and one sentence.
 
 An interval is the wider of two: what chance alone reaches (false-alarm rate about 1e-3 a check) and what matters in
-practice. A number inside passes; outside, it warns up to a stated tolerance and fails beyond. A check that lacks what
-it needs is `unknown`, never passed. No check can prove two laws equal; one that fails shows that they differ.
+practice. A number inside passes; outside, it warns up to a stated tolerance and fails beyond. A check for which the
+fields are too few is `unknown`, never passed. No check can prove two laws equal; one that fails shows that they differ.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Check:
     name : str
         What was checked.
     status : {"pass", "warn", "fail", "unknown"}
-        `unknown` when the report was not given what the check needs.
+        `unknown` when the fields are too few for the check.
     value : float or None
         The number found.
     low, high : float or None
@@ -186,15 +186,10 @@ def check_copies(
     )
 
 
-def check_sample_count(n_samples: int, conditioning_size: int | None, pooled: bool | None) -> Check:
+def check_sample_count(n_samples: int, conditioning_size: int, pooled: bool) -> Check:
     """Fitted samples per number that one local law is conditioned on; 2 is comfortable, under 1 needs pooling."""
-    name = "samples per local law"
-    if conditioning_size is None:
-        return Check.unknown(
-            name, "The report was told neither the radius nor how many values a local law is conditioned on."
-        )
     return Check.judge(
-        name,
+        "samples per local law",
         n_samples / max(conditioning_size, 1),
         (2.0, None),
         (0.0 if pooled else 1.0, None),

@@ -100,8 +100,11 @@ def statistics_of(ruler: Ruler) -> tuple[Statistic, ...]:
     found += [Statistic("leading modes", f"the {N_MODES} leading modes together", "ratio", 0.05)]
     found += [Statistic("leading modes", "the leading mode", "ratio", 0.05)]
     if ruler.pairs is not None:
-        name, _, unit = ruler.pairs.label.partition(", ")
-        labels = [f"{name} {at:.4g} {unit}" for at in ruler.pairs.axis]
+        unit = ruler.pairs.label.partition(", ")[2]
+        labels = [
+            f"correlation at {at:.0f} {unit}" if at >= 100 else f"correlation at {at:.3g} {unit}"
+            for at in ruler.pairs.axis
+        ]
         found += [Statistic("correlation against distance", label, "difference", 0.015) for label in labels]
     if len(ruler.edges):
         found.append(Statistic("roughness", "mean squared difference of neighbours", "ratio", 0.03))
@@ -110,7 +113,7 @@ def statistics_of(ruler: Ruler) -> tuple[Statistic, ...]:
     found += [
         Statistic("largest value", f"{end} value of a field", "difference", 0.05) for end in ("largest", "lowest")
     ]
-    names = [f"q{100 * p:g}" for tail in TAILS for p in (1 - tail, tail)]
+    names = [f"{100 * p:g} % quantile" for tail in TAILS for p in (1 - tail, tail)]
     return (*found, *(Statistic("tails", name, "difference", 0.05) for name in names))
 
 
@@ -188,6 +191,26 @@ class Yardstick:
         tails, moved = self._tails(x, own)
         influence = np.concatenate([influence, moved], axis=1)
         return Moments(np.concatenate([value, tails]), _block_covariance(influence, block), len(x), block)
+
+    def mode_variances(
+        self, x: Float[np.ndarray, "sample vertex"], *, own: bool = False, block: int = 1
+    ) -> tuple[Float[np.ndarray, " mode"], Float[np.ndarray, " mode"]]:
+        """Variance along each leading mode, and its standard error; arguments as those of `measure`.
+
+        Examples
+        --------
+        >>> x = np.random.default_rng(0).normal(size=(2, 400, 6))
+        >>> stick = Yardstick.of(x[0])
+        >>> (wide, _), (data, _) = stick.mode_variances(2 * x[1]), stick.mode_variances(x[0], own=True)
+        >>> bool((abs(wide / data - 4) < 1.5).all())
+        True
+        """
+        mean, back = x.mean(axis=0), len(x) / (len(x) - 1)
+        squares = self._folded(
+            lambda fold, part: back * (((x[part] - mean) / self.scale[fold]) @ self.modes[fold].T) ** 2, len(x), own
+        )
+        value = squares.mean(axis=0)
+        return value, np.sqrt(np.diag(_block_covariance(squares - value, block)))
 
     def _folded(
         self, measured: Callable[[int, slice], Float[np.ndarray, "sample number"]], n: int, own: bool

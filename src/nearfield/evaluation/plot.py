@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MultipleLocator, NullFormatter
 from scipy.special import ndtr
 
 from nearfield.evaluation.view import ColourScale, View
@@ -40,12 +40,12 @@ def _new_axes(rows: int, columns: int, width: float, height: float) -> list[Axes
     return list(figure.subplots(rows, columns, squeeze=False).ravel())
 
 
-def _wrapped(text: str) -> str:
+def _wrapped(text: str, width: int = 36) -> str:
     """Break a long name into lines that stay inside a small figure."""
-    return textwrap.fill(text.strip(), 36)
+    return textwrap.fill(text.strip(), width)
 
 
-def _single(ax: Axes | None, width: float = 6.0, height: float = 3.8) -> Axes:
+def _single(ax: Axes | None, width: float = 5.4, height: float = 3.6) -> Axes:
     if ax is None:
         ax = _new_axes(1, 1, width, height)[0]
     ax.spines[["top", "right"]].set_visible(False)
@@ -93,7 +93,7 @@ def fields(
     """
     view = View.of(graph, dims)
     if scale is None:
-        scale = ColourScale.of(np.stack(list(panels.values())), tail=0.002 if view.is_map else 0.0)
+        scale = common_scale(np.stack(list(panels.values())), graph)
     if axes is None:
         columns = min(columns, len(panels))
         rows = -(-len(panels) // columns)
@@ -107,7 +107,7 @@ def fields(
             ax.set_xlabel(view.x_label if outer is None or outer.is_last_row() else "")
         first = outer is None or outer.is_first_col()
         if first:
-            ax.set_ylabel(view.y_label if view.is_map else label)
+            ax.set_ylabel(view.y_label if view.is_map else _wrapped(label, 22))
         ax.tick_params(labelleft=first, labelsize="small")
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
@@ -117,6 +117,18 @@ def fields(
         extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
         axes[0].figure.colorbar(mappable, ax=list(axes), label=text, shrink=0.8, pad=0.02, location=bar, extend=extend)
     return list(axes)[: len(panels)]
+
+
+def common_scale(values: Float[np.ndarray, "panel vertex"], graph: DependencyGraph) -> ColourScale:
+    """Scale for all of these fields; for maps it leaves out the outermost 0.4 % of their values.
+
+    Examples
+    --------
+    >>> from nearfield.graph import DependencyGraph
+    >>> common_scale(np.array([[0.0, 2.0]]), DependencyGraph.chain(2)).high
+    2.0
+    """
+    return ColourScale.of(values, tail=0.002 if View.of(graph).is_map else 0.0)
 
 
 def marginal(
@@ -211,6 +223,27 @@ def spectrum(curves: Mapping[str, Curve], ax: Axes | None = None, *, channel: in
     return ax
 
 
+def modes(
+    variances: Mapping[str, tuple[Float[np.ndarray, " mode"], Float[np.ndarray, " mode"]]], ax: Axes | None = None
+) -> Axes:
+    """Variance along each leading mode and its standard error, as `Yardstick.mode_variances` finds them.
+
+    Examples
+    --------
+    >>> modes({"data": (np.ones(5), 0.1 * np.ones(5))}).get_xlabel()
+    'leading mode of the training data'
+    """
+    ax = _single(ax)
+    for i, (name, (value, error)) in enumerate(variances.items()):
+        at = np.arange(1, len(value) + 1) + 0.18 * (i - (len(variances) - 1) / 2)
+        ax.errorbar(at, value, 1.96 * error, ls="", marker="osD^"[i % 4], ms=5, color=_COLOURS[i % 4], label=name)
+    ax.set(xlabel="leading mode of the training data", ylabel="variance along the mode", ylim=(0, None))
+    ax.xaxis.set_major_locator(MultipleLocator(1))
+    style: dict[str, Any] = {"ncols": 3, "fontsize": "small", "columnspacing": 1, "handletextpad": 0.2}
+    ax.legend(frameon=False, loc="lower center", title="dot, and 95 % interval", title_fontsize="small", **style)
+    return ax
+
+
 def _bands(curves: Mapping[str, Curve], ax: Axes, channel: int, *, positive: bool = False) -> None:
     """One line and band per curve; `positive` leaves out what a logarithmic axis cannot show."""
     for i, (name, curve) in enumerate(curves.items()):
@@ -236,7 +269,7 @@ def selection(report: SelectionReport, ax: Axes | None = None) -> Axes:
     report
         From `fitting.selection`; losses in nats per dimension.
     """
-    ax = _single(ax, 7.0, 4.4)
+    ax = _single(ax, 5.8, 5.0)
     radius = np.array([c.radius for c in report.curve])
     loss, error, paired = (
         np.array([getattr(c, name) for c in report.curve]) for name in ("loss", "error", "difference_error")
@@ -259,7 +292,7 @@ def selection(report: SelectionReport, ax: Axes | None = None) -> Axes:
         xticks=np.unique(radius),
     )
     # Below the axes: a curve with a minimum leaves no corner free for certain.
-    ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16))
     return ax
 
 
@@ -271,7 +304,7 @@ def training(report: TrainingReport, ax: Axes | None = None) -> Axes:
     report
         From `fitting.training`.
     """
-    ax = _single(ax, 6.0, 3.6)
+    ax = _single(ax)
     step, loss, error = np.array(report.checks).T
     ax.fill_between(step, loss - error, loss + error, color=DATA, alpha=0.15, lw=0, label="± standard error")
     ax.plot(step, loss, color=DATA, marker="o", ms=3, lw=1.2)
@@ -289,7 +322,7 @@ def levels(choice: Sequence[LevelChoice], ax: Axes | None = None) -> Axes:
     choice
         From `fitting.neural`; the gain is in percent of the Gaussian field's loss, held out.
     """
-    ax = _single(ax, 6.0, 3.6)
+    ax = _single(ax)
     for switched, color, label in ((True, GENERATED, "network serves"), (False, DATA, "Gaussian field serves")):
         part = [level for level in choice if level.switched is switched]
         if part:
@@ -310,8 +343,11 @@ def _show_the_minimum(ax: Axes, radius: Float[np.ndarray, " r"], loss: Float[np.
     if not loss.max() > top + 2 * span:
         return
     ax.set_ylim(near[0] - 0.4 * span, top)
-    for r, value in zip(radius[loss > top], loss[loss > top], strict=True):
-        ax.annotate(f"↑ {value:.3g}", (r, top), (4, -2), textcoords="offset points", va="top", fontsize="small")
+    for k, (r, value) in enumerate(zip(radius[loss > top], loss[loss > top], strict=True)):
+        # Every other one lower, so that they stay apart in a narrow picture.
+        ax.annotate(
+            f"↑ {value:.3g}", (r, top), (4, -2 - 11 * (k % 2)), textcoords="offset points", va="top", fontsize="small"
+        )
 
 
 def _describe(candidate: Candidate) -> str:

@@ -8,22 +8,20 @@ fetched from elsewhere.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
 
 from nearfield.data.replacement import replace_files, require_target
 from nearfield.evaluation import check, plot
 from nearfield.evaluation.agreement import drift_names
 from nearfield.evaluation.check import Check
 from nearfield.evaluation.comparison import Comparison, png
+from nearfield.evaluation.page import plain, render
 from nearfield.evaluation.training import MOST_CHANNELS, TrainingMoments, block_length
 
 if TYPE_CHECKING:
@@ -155,7 +153,7 @@ def write_report(
     if conditioning_size is None and choice["radius"] is not None:
         conditioning_size = graph.effective_dimension(choice["radius"], real.shape[2])
     checks += _checks_of_fit(comparison, fitted_on, conditioning_size, choice["pooling"], log_density or {})
-    summary = _plain(
+    summary = plain(
         {
             "schema": SCHEMA,
             "title": title,
@@ -172,7 +170,7 @@ def write_report(
         }
     )
     numbers = json.dumps(summary, indent=1, allow_nan=False)
-    replace_files({page.with_suffix(".json"): numbers.encode(), page: _render(summary, pictures).encode()})
+    replace_files({page.with_suffix(".json"): numbers.encode(), page: render(summary, pictures).encode()})
     return summary
 
 
@@ -320,28 +318,18 @@ def _checks_of_fit(
     pooling: float | None,
     log_density: Mapping[str, Float[np.ndarray, " sample"]],
 ) -> list[Check]:
-    """Check the fit as a whole, all channels together."""
-    checks = []
+    """Check the fit as a whole, all channels together; what the checks need and was not given, the page says."""
+    checks, fitted = [], len(comparison.real)
     if fitted_on is False:
-        unseen = "The model was not fitted on the data shown here, and those it was fitted on were not given."
-        checks.append(Check.unknown("copies of the data", unseen))
-        if comparison.training is None:
-            checks.append(Check.unknown("samples per local law", unseen))
-        else:
-            checks.append(check.check_sample_count(comparison.training.n_samples, conditioning_size, bool(pooling)))
+        # Copies are of the data that were fitted; what a model keeps of these are moments.
+        fitted = 0 if comparison.training is None else comparison.training.n_samples
     else:
         checks.append(check.check_copies(comparison.real, comparison.generated, seed=comparison.seed))
-        checks.append(check.check_sample_count(len(comparison.real), conditioning_size, bool(pooling)))
+    if fitted and conditioning_size is not None:
+        checks.append(check.check_sample_count(fitted, conditioning_size, bool(pooling)))
     if "held out" in log_density and "generated" in log_density:
         dimensions = comparison.real[0].size
         checks.append(check.check_log_density(log_density["generated"], log_density["held out"], dimensions))
-    else:
-        checks.append(
-            Check.unknown(
-                "log-density of held-out data",
-                "Log-densities of held-out data and of generated fields were not both given.",
-            )
-        )
     return checks
 
 
@@ -361,52 +349,26 @@ def _verdict(checks: Sequence[Check]) -> dict[str, Any]:
     """Worst outcome among the checks that could be made."""
     named = {s: [c.name for c in checks if c.status == s] for s in ("fail", "warn", "pass", "unknown")}
     if named["fail"]:
-        status, sentence = "fail", f"The generated fields differ from the data in: {', '.join(named['fail'])}."
+        status, sentence = "fail", f"The generated fields differ from the data in: {_listed(named['fail'])}."
     elif named["warn"]:
         status, sentence = (
             "warn",
-            f"The generated fields are close to the data, but look at: {', '.join(named['warn'])}.",
+            f"The generated fields are close to the data, but look at: {_listed(named['warn'])}.",
         )
     else:
         status, sentence = "pass", "No check that was made tells the generated fields from the data."
     drifted = drift_names(checks)
     if drifted:
-        sentence += f" Your held-out data differ from the training data as much in: {', '.join(drifted)}."
+        sentence += f" Your held-out data differ from the training data as much in: {_listed(drifted)}."
     return {"status": status, "sentence": sentence, "counts": {s: len(names) for s, names in named.items()}}
 
 
-def _plain(value: Any) -> Any:
-    """Turn numpy values and infinities into what JSON can hold; what is no number becomes null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else "infinite"
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-def _render(summary: dict[str, Any], pictures: dict[str, str]) -> str:
-    def number(place: str, digits: int = 4, key: str | None = None) -> Markup:
-        value: Any = summary
-        for step in [*place.split("/"), *([] if key is None else [key])]:
-            value = value[int(step)] if isinstance(value, list) else value[step]
-        if value is None:
-            return Markup("not given")
-        text = f"{value:.{digits}g}" if isinstance(value, float) else str(value)
-        return Markup('<data value="{}" data-path="{}">{}</data>').format(
-            json.dumps(value), place if key is None else f"{place}/{key}", text
-        )
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("nearfield", "evaluation"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def _listed(names: Sequence[str]) -> str:
+    """Names of checks in a sentence, each channel's together."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        channel, _, check_name = name.rpartition(": ")
+        groups.setdefault(channel, []).append(check_name)
+    return "; ".join(
+        f"{channel}: {', '.join(group)}" if channel else ", ".join(group) for channel, group in groups.items()
     )
-    template = environment.get_template("report.html.jinja")
-    trained = any(row["training"] is not None for section in summary["channels"] for row in section["moments"])
-    return template.render(**summary, pictures=pictures, number=number, trained=trained)

@@ -1,0 +1,51 @@
+"""The page of a report: its summary as plain numbers, and these in HTML."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+
+def plain(value: Any) -> Any:
+    """Turn numpy values and infinities into what JSON can hold; what is no number becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "infinite"
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def render(summary: dict[str, Any], pictures: dict[str, str]) -> str:
+    """Return the page; pictures are by place in the summary and name."""
+
+    def number(place: str, digits: int = 4, key: str | None = None) -> Markup:
+        value: Any = summary
+        for step in [*place.split("/"), *([] if key is None else [key])]:
+            value = value[int(step)] if isinstance(value, list) else value[step]
+        if value is None:
+            return Markup("not given")
+        text = f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+        return Markup('<data value="{}" data-path="{}">{}</data>').format(
+            json.dumps(value), place if key is None else f"{place}/{key}", text
+        )
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("nearfield", "evaluation"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("report.html.jinja")
+    trained = any(row["training"] is not None for section in summary["channels"] for row in section["moments"])
+    return template.render(**summary, pictures=pictures, number=number, trained=trained)
