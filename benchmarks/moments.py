@@ -56,6 +56,7 @@ RATIO = 1.1
 DISTANCES, BAND = (500, 1000, 2000, 3000, 4000), 100
 """Great-circle distances in km, and how far from them a pair of vertices may be."""
 MODES = 5
+MEMORY = "peak memory of the process, GiB"
 SIGMA = (0.1 / np.sqrt(2), 3.2 * np.sqrt(2))
 """Noise-to-signal ratios of `ExcessReference`, to the ends of its outermost cells."""
 NUGGET = {"matern": 1e-8, "fractal": 1e-6, "interval": 1e-10}
@@ -233,21 +234,22 @@ def smooth(shape: tuple[int, int], n: int, seeds: int) -> list[Figure]:  # noqa:
     noise = (rng.standard_normal([side + 2 * margin for side in shape]) for _ in range(n))
     x = np.stack([gaussian_filter(field, 2.0)[margin:-margin, margin:-margin] for field in noise])
     x /= x.std()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model, seconds = timed_fit(x, 0)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30
-        draws = np.concatenate([model.sample(20, random_state=k) for k in range(10)])
+    model, seconds = timed_fit(x, 0)
+    peak = peak_memory()
+    draws = np.concatenate([model.sample(20, random_state=k) for k in range(10)])
     ratio = draws.var(axis=0) / x.var(axis=0).mean()
-    messages = dict.fromkeys(str(warning.message) for warning in caught)
     return [
         Figure("variance of draws / data's, mean", [ratio.mean()]),
         Figure("variance of draws / data's, 5 % of vertices", [np.quantile(ratio, 0.05)]),
         Figure("variance of draws / data's, 95 % of vertices", [np.quantile(ratio, 0.95)]),
-        Figure("warnings", [len(messages)], note="; ".join(messages)),
-        Figure("peak memory of the process, GiB", [peak], high=2.5 if max(shape) > 100 else None),
+        Figure(MEMORY, [peak], high=2.5 if max(shape) > 100 else None),
         Figure("fit, CPU s", [seconds]),
     ]
+
+
+def peak_memory() -> float:
+    """Return the most memory that this process has had, GiB, the interpreter and the imports included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30
 
 
 def domain(name: str, d: int, seeds: int, n: int = 100) -> list[Figure]:
@@ -304,11 +306,17 @@ ROWS: dict[str, Callable[[int], list[Figure]]] = {
 
 
 def emit(name: str, seeds: int) -> None:
-    """Measure a row in this process and print it as lines of JSON."""
-    try:
-        figures = ROWS[name](seeds)
-    except (ValueError, ArithmeticError, MemoryError) as error:
-        figures = [Figure("refused", [], note=f"{type(error).__name__}: {error}")]
+    """Measure a row in this process and print it as lines of JSON, the warnings and a refusal among them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            figures = ROWS[name](seeds)
+        except (ValueError, ArithmeticError, MemoryError) as error:
+            refused = Figure("refused", [], note=f"{type(error).__name__}: {error}")
+            figures = [refused, Figure(MEMORY, [peak_memory()])]
+    messages = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
+    if messages:
+        figures.append(Figure("warnings", [len(messages)], note="; ".join(dict.fromkeys(messages))))
     for figure in figures:
         print(json.dumps([figure.name, [float(value) for value in figure.values], *figure[2:]]))
 
