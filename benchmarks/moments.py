@@ -56,6 +56,8 @@ RATIO = 1.1
 DISTANCES, BAND = (500, 1000, 2000, 3000, 4000), 100
 """Great-circle distances in km, and how far from them a pair of vertices may be."""
 MODES = 5
+LIMIT = 12
+"""GiB of addresses that a row may take, so that one that needs more fails alone."""
 MEMORY = "peak memory of the process, GiB"
 SIGMA = (0.1 / np.sqrt(2), 3.2 * np.sqrt(2))
 """Noise-to-signal ratios of `ExcessReference`, to the ends of its outermost cells."""
@@ -104,7 +106,7 @@ def temperature(n: int, seeds: int) -> list[Figure]:  # noqa: ARG001
     y = model.marginal_.transform(model.codec_.encode(test).astype(np.float64))
     loss = -model.score_.log_prob(y).mean() / d + np.log(model.marginal_.scale).mean() + unit
     mean, covariance = generated_law(model)
-    fitted, real = covariance / np.outer(deviation, deviation), np.corrcoef(x.T)
+    fitted, real = covariance / np.outer(deviation, deviation), np.asarray(np.corrcoef(x.T))
     variances = fitted.diagonal()
     return [
         Figure("loss of the field, nats/d", [loss], high=-0.8915 if long else -0.657),
@@ -159,7 +161,7 @@ def distances(p: Float[np.ndarray, "point axis"]) -> Matrix:
 
 def cells(side: int) -> Float[np.ndarray, "cell axis"]:
     """Rows and columns of a square grid."""
-    return np.stack(np.indices((side, side)), axis=-1).reshape(-1, 2).astype(np.float64)
+    return np.indices((side, side)).reshape(2, -1).T.astype(np.float64)
 
 
 def matern_5_2(distance: np.ndarray, length: float) -> np.ndarray:
@@ -213,13 +215,13 @@ def known(name: str, n: int, seeds: int) -> list[Figure]:
         mean, generated = generated_law(model)
         kl = gaussian_kl(covariance, generated) / d
         found.append((kl, kl + shift(mean, generated) / d, generated.diagonal().mean(), seconds))
-    kl, whole, variance, seconds = zip(*found, strict=True)
+    divergence, whole, variance, cpu = zip(*found, strict=True)
     bar = {50: 0.035, 400: 0.005}[n] if name == "stations" else None
     return [
-        Figure("KL of the covariances, nats/d", kl, ratio=RATIO),
+        Figure("KL of the covariances, nats/d", divergence, ratio=RATIO),
         Figure("KL with the mean, nats/d", whole, high=bar, ratio=RATIO),
         Figure("variance / truth's", variance),
-        Figure("fit, CPU s", seconds),
+        Figure("fit, CPU s", cpu),
     ]
 
 
@@ -273,12 +275,12 @@ def domain(name: str, d: int, seeds: int, n: int = 100) -> list[Figure]:
         mean, generated = mean / deviation, generated / np.outer(deviation, deviation)
         kl = gaussian_kl(covariance, generated)
         found.append((kl, kl + shift(mean, generated), excess(covariance, generated), seconds))
-    kl, whole, between, seconds = zip(*found, strict=True)
+    divergence, whole, between, cpu = zip(*found, strict=True)
     return [
-        Figure("excess at all noise levels, nats", kl, ratio=RATIO),
+        Figure("excess at all noise levels, nats", divergence, ratio=RATIO),
         Figure("excess at all noise levels, with the mean", whole, ratio=RATIO),
         Figure("excess at sigma .07 to 4.5, nats", between, ratio=RATIO),
-        Figure("fit, CPU s", seconds),
+        Figure("fit, CPU s", cpu),
     ]
 
 
@@ -361,7 +363,7 @@ def cells_of(new: Figure | None, old: Figure | None) -> list[str]:
 
 def table(name: str, new: dict[str, Figure], old: dict[str, Figure] | None) -> None:
     """Print a row."""
-    rows = [[key, *cells_of(new.get(key), old and old.get(key))] for key in dict.fromkeys([*new, *(old or {})])]
+    rows = [[key, *cells_of(new.get(key), (old or {}).get(key))] for key in dict.fromkeys([*new, *(old or {})])]
     header = [name, "new", "old", "new / old", "bar", "verdict"]
     notes = [
         f"{figure.name}, {when}: {figure.note}"
@@ -385,6 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = [name for name in ROWS if not options.names or name.startswith(tuple(options.names))]
     for name in names:
         if options.emit:
+            resource.setrlimit(resource.RLIMIT_AS, (LIMIT * 2**30, resource.getrlimit(resource.RLIMIT_AS)[1]))
             emit(name, options.seeds)
             continue
         old = measured(name, options.seeds, str(Path(options.old).resolve())) if options.old else None
