@@ -61,8 +61,6 @@ LIMIT = 12
 MEMORY = "peak memory of the process, GiB"
 SIGMA = (0.1 / np.sqrt(2), 3.2 * np.sqrt(2))
 """Noise-to-signal ratios of `ExcessReference`, to the ends of its outermost cells."""
-NUGGET = {"matern": 1e-8, "fractal": 1e-6, "interval": 1e-10}
-"""Added to the variances of truths that Cholesky factors would fail on."""
 
 
 class Figure(NamedTuple):
@@ -200,7 +198,7 @@ def truth(name: str) -> tuple[Matrix, tuple[int, ...]]:
         "exponential": lambda: np.exp(-distances(cells(side)) / 8.0),
         "fractal": lambda: fractal(side),
     }[name]()
-    return covariance + NUGGET.get(name, 0.0) * np.eye(side**2), (side, side)
+    return covariance, (side, side)
 
 
 def known(name: str, n: int, seeds: int) -> list[Figure]:
@@ -266,7 +264,7 @@ def domain(name: str, d: int, seeds: int, n: int = 100) -> list[Figure]:
         covariance /= np.outer(deviation, deviation)
     else:
         at = np.arange(1, d + 1) / (d + 1)
-        covariance = matern_3_2(np.abs(at[:, None] - at), 0.2) + NUGGET[name] * np.eye(d)
+        covariance = matern_3_2(np.abs(at[:, None] - at), 0.2)
     factor, found = np.linalg.cholesky(covariance), []
     for seed in range(seeds):
         x = np.random.default_rng(1000 * n + seed).standard_normal((n, d)) @ factor.T
