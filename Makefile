@@ -10,7 +10,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # One thread in each test process: the processes are the parallelism.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS)
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
-BENCHMARKS := gaussian_chain gaussian_grid temperature scale
+BENCHMARKS := gaussian_chain gaussian_grid temperature moments scale
 
 .PHONY: help demo test check format docs bench clean
 .DELETE_ON_ERROR:

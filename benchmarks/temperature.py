@@ -52,10 +52,15 @@ def regression_loss(
     return loss / train.shape[1]
 
 
+def directions(maps: xr.DataArray) -> Float[np.ndarray, "site axis"]:
+    """Return unit vectors to the sites, in lexicographic order of latitude and longitude."""
+    lat, lon = (np.deg2rad(axis.ravel()) for axis in np.meshgrid(maps["lat"], maps["lon"], indexing="ij"))
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+
+
 def nearest_earlier(maps: xr.DataArray, count: int) -> list[np.ndarray]:
     """For each site in lexicographic order, the earlier ones nearest to it along great circles."""
-    lat, lon = (np.deg2rad(axis.ravel()) for axis in np.meshgrid(maps["lat"], maps["lon"], indexing="ij"))
-    place = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+    place = directions(maps)
     return [np.argsort(-(place[:i] @ place[i]), kind="stable")[:count] for i in range(len(place))]
 
 
