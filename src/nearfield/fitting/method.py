@@ -16,6 +16,7 @@ from nearfield.fitting.coarse import choose_correction, corrected
 from nearfield.fitting.covariance import Pooling, Standardize, location_and_scale
 from nearfield.fitting.neural import FEWEST, LevelChoice, NetworkFit, choose_levels, default_recipe, fit_network
 from nearfield.fitting.paper import PaperRecipe, fit_paper
+from nearfield.fitting.predictive import choose_predictive
 from nearfield.fitting.processor import require_compiler
 from nearfield.fitting.radius import select_masked_radius, select_radius_by_time
 from nearfield.fitting.rarity import warn_of_rare
@@ -29,6 +30,7 @@ from nearfield.score.base import Score
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import GaussianField
 from nearfield.score.hybrid import HybridScore
+from nearfield.score.predictive import PredictiveField
 from nearfield.score.switch import SwitchedScore
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ class Fitted:
         Of the network, if one was trained; of the first of several.
     levels : tuple of LevelChoice or None
         Network against Gaussian, where the method is to choose.
+    predictive : PredictiveField or None
+        What scores in place of a Gaussian field, where held-out score prefers it.
     """
 
     center: Float[np.ndarray, "vertex channel"]
@@ -76,6 +80,7 @@ class Fitted:
     seconds: dict[str, float]
     training: TrainingReport | None = None
     levels: tuple[LevelChoice, ...] | None = None
+    predictive: PredictiveField | None = None
 
 
 @dataclass(frozen=True)
@@ -164,8 +169,10 @@ def fit_score(
         return _network(x, chosen, None, graph, method, radius, plan or Plan(), options)
     chosen = _choose(x, graph, radius, pooling, options, search)
     field = _field(x, graph, chosen, options, n_jobs)
-    if method == "gaussian" or (why := _too_much(x)) is not None:
-        return field if method == "gaussian" else replace(field, reason=f"{field.reason} {why}")
+    if method == "gaussian":
+        return _scored(x, graph, field, options, n_jobs)
+    if (why := _too_much(x)) is not None:
+        return replace(field, reason=f"{field.reason} {why}")
     return _network(x, chosen, field, graph, method, radius, plan or Plan(), options)
 
 
@@ -209,6 +216,19 @@ def _field(
     seconds = {"select": selected, "fit": fitted - start, "correct": time.perf_counter() - fitted}
     reason = reason if law is None else f"{reason} {law.describe()}"
     return Fitted(center, scale, score, radius, pooling, selection, reason, seconds)
+
+
+def _scored(
+    x: np.ndarray, graph: DependencyGraph, found: Fitted, options: dict[str, Any], n_jobs: int | None
+) -> Fitted:
+    """Choose what log-densities are those of."""
+    start = time.perf_counter()
+    assert isinstance(found.score, GaussianField)
+    assert isinstance(found.radius, int)
+    y, shared = (x - found.center) / found.scale, {k: options[k] for k in ("contiguous", "seed")}
+    predictive, said = choose_predictive(y, graph, found.score, found.radius, found.pooling, n_jobs=n_jobs, **shared)
+    seconds = found.seconds | {"score": time.perf_counter() - start}
+    return replace(found, predictive=predictive, reason=f"{found.reason} {said}".strip(), seconds=seconds)
 
 
 def _windowed(

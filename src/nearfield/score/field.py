@@ -299,6 +299,14 @@ class GaussianField(Score):
             self._precision = sp.csc_array(self.factor.T @ self.factor)
         return self._precision
 
+    def dense_factor(self) -> Float[np.ndarray, "variable variable"]:
+        """Lower triangular factor of the precision, the correction included; in elimination order. For small fields."""
+        dense = self.precision().toarray()
+        if self._correction is not None:
+            dense += self._correction.rows.T @ (self._correction.inner @ self._correction.rows)
+        # G'G from LL' of the same variables backwards
+        return np.ascontiguousarray(np.linalg.cholesky(dense[::-1, ::-1]).T[::-1, ::-1])
+
     def _diffused_solver(self, t: float) -> Callable[[np.ndarray], np.ndarray]:
         if self._diffused is None or self._diffused[0] != t:
             system = signal(t) ** 2 * sp.eye_array(len(self._place)) + noise_scale(t) ** 2 * self.precision()
