@@ -1,4 +1,4 @@
-"""Log-densities that count the uncertainty of the parameters, and what is chosen of them."""
+"""Log-densities and conditional draws that count the uncertainty of the parameters, and what is chosen of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import scipy.stats
 import nearfield as nf
 from nearfield import LocalizedDiffusion
 from nearfield.data.target import AutoregressiveChain, GaussianMarkovField
+from nearfield.fitting.band import choose_band
 from nearfield.fitting.closed_form import regress, whitening_factor
 from nearfield.fitting.covariance import Pooling, elimination_order, local_blocks, predecessors
 from nearfield.fitting.predictive import choose_predictive
@@ -182,3 +183,55 @@ def test_any_graph_any_radius_and_channels(graph, radius):
     assert law is not None
     assert np.isfinite(law.log_prob(y)).all()
     assert "Student" in said
+
+
+@pytest.mark.parametrize(
+    "law", [chain_law(6), chain_law(3, channels=2), corrected_chain()], ids=["one", "two", "coarse"]
+)
+def test_conditional_variances_are_those_of_the_dense_covariance(law):
+    field = law.field
+    observed = np.ones((field.n_vertices, field.n_channels), dtype=bool)
+    observed[[0, 2]] = False
+    missing, seen = np.flatnonzero(~observed), np.flatnonzero(observed)
+    c = field.covariance()
+    expected = c[np.ix_(missing, missing)] - c[np.ix_(missing, seen)] @ np.linalg.solve(
+        c[np.ix_(seen, seen)], c[np.ix_(seen, missing)]
+    )
+    found = field.conditional(observed).variance(~observed)
+    np.testing.assert_allclose(found, np.diagonal(expected), rtol=1e-8)
+    one = np.zeros_like(observed)
+    one[2, 0] = True
+    np.testing.assert_allclose(field.conditional(observed).variance(one), found[field.n_channels], rtol=1e-8)
+
+
+def test_bands_of_a_law_that_is_known_stay_as_they_are():
+    x = AutoregressiveChain(0.8, 100).sample(100, random_state=0)
+    assert choose_band(x, DependencyGraph.chain(100), 1, Pooling(1.0), None) == (1.0, "")
+
+
+def test_bands_of_an_overfitted_field_widen_to_cover(few):
+    model, _, test = few
+    assert model.band_ > 1.2
+    assert "Conditional draws" in model.fit_report_.reason
+    observed = np.random.default_rng(0).random((144, 1)) > 0.3
+    z = model.marginal_.transform(test.reshape(len(test), -1, 1))
+    law = model.score_.conditional(observed)
+    squares = (z - law.mean(z))[:, ~observed] ** 2 / law.variance(~observed)
+    assert abs(squares.mean() / model.band_ - 1) < 0.5 * (squares.mean() - 1)
+
+
+def test_conditional_draws_are_the_fields_widened_about_their_mean(few, tmp_path):
+    model, _, test = few
+    partial = test[:2].copy()
+    partial[:, :6] = np.nan
+    filled = model.impute(partial, 3, random_state=1)
+    np.testing.assert_array_equal(filled[:, :, 6:], np.broadcast_to(partial[:, 6:], filled[:, :, 6:].shape))
+    band, mean = model.band_, model.score_.conditional(~np.isnan(partial[0].reshape(-1, 1)))
+    z = model.marginal_.transform(np.nan_to_num(partial).reshape(2, -1, 1))
+    center = model.marginal_.inverse(mean.mean(z)).reshape(2, 12, 12)
+    model.save(tmp_path / "model")
+    again = nf.load(tmp_path / "model")
+    np.testing.assert_array_equal(again.impute(partial, 3, random_state=1), filled)
+    again.band_ = 1.0
+    plain = again.impute(partial, 3, random_state=1)
+    np.testing.assert_allclose(filled - center, np.sqrt(band) * (plain - center), atol=1e-9)

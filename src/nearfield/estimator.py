@@ -118,6 +118,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         Moments of the training data, which `report` shows beside those of other data.
     predictive_ : PredictiveField or None
         Law of Student's t conditionals that `score_samples` and `score` use where cross-validation prefers it.
+    band_ : float
+        What `impute` multiplies the field's conditional variances by, 1 where cross-validation sees no need.
     digest_ : str
         Fingerprint of the model.
 
@@ -244,7 +246,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         # In one step at the end: a fit that was refused leaves an earlier one whole.
         kept = TrainingMoments.of(x, codec.graph, block=block_length(len(x), codec.has_time_axis))
         learned = codec, marginal, fitted.score, fitted.radius, fitted.pooling
-        model = Model(*learned, *features, eigenvalue, fingerprints(x), report, kept, fitted.predictive)
+        model = Model(*learned, *features, eigenvalue, fingerprints(x), report, kept, fitted.predictive, fitted.band)
         self._take(model)
         self.digest_ = content_digest(*self._content())
         return self
@@ -381,6 +383,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
     def impute(self, X: Data, n_samples: int = 1, random_state: int | np.random.Generator | None = None) -> Any:
         """Complete partial fields: exact draws of what is missing given what was observed.
 
+        With ``method="gaussian"`` their conditional variances are ``band_`` times those of the field.
+
         Parameters
         ----------
         X : DataArray, Dataset or ndarray
@@ -489,6 +493,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             self.fit_report_,
             self.training_moments_,
             self.predictive_,
+            self.band_,
         )
 
     def _take(self, model: Model) -> Self:
@@ -503,7 +508,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             del self.feature_names_in_
         self.largest_eigenvalue_, self.training_samples_ = model.largest_eigenvalue, model.training_samples
         self.fit_report_, self.training_moments_ = model.fit_report, model.training_moments
-        self.predictive_ = model.predictive
+        self.predictive_, self.band_ = model.predictive, model.band
         return self
 
     def _content(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

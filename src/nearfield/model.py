@@ -80,6 +80,8 @@ class Model:
         from before they were kept.
     predictive : PredictiveField or None
         What log-densities of a Gaussian field are those of, where held-out score prefers it to the field itself.
+    band : float
+        What the conditional variances of a Gaussian field are multiplied by in `complete`.
     """
 
     codec: Codec
@@ -94,6 +96,7 @@ class Model:
     fit_report: FitReport
     training_moments: TrainingMoments | None = None
     predictive: PredictiveField | None = None
+    band: float = 1.0
 
     def content(self, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return what a model file holds; `parameters` are those of the estimator, plain."""
@@ -110,6 +113,7 @@ class Model:
                 "n_features_in": self.n_features_in,
                 "feature_names_in": list(self.feature_names_in),
                 "largest_eigenvalue": self.largest_eigenvalue,
+                "band": self.band,
                 "fit_report": asdict(self.fit_report),
             },
             "score_class": type(self.score).__name__,
@@ -140,6 +144,7 @@ class Model:
             PredictiveField.from_state(metadata["predictive"], part_of(arrays, "predictive"))
             if "predictive" in metadata
             else None,
+            fitted.get("band", 1.0),
         )
 
     def draw(
@@ -173,7 +178,8 @@ class Model:
         for k, pattern in enumerate(patterns):
             law = field.conditional(pattern)
             for i in np.flatnonzero(group.reshape(-1) == k):
-                drawn = self.marginal.inverse(law.sample(z[i], n_samples, seed=seed, step=int(i)))
+                drawn, mean = law.sample(z[i], n_samples, seed=seed, step=int(i)), law.mean(z[i][None])
+                drawn = self.marginal.inverse(mean + math.sqrt(self.band) * (drawn - mean))
                 filled[:, i] = np.where(pattern, x[i], drawn)
         return filled
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from nearfield.fitting.band import choose_band
 from nearfield.fitting.closed_form import fit_field, fit_masked, fit_windowed
-from nearfield.fitting.coarse import choose_correction, corrected
+from nearfield.fitting.coarse import Scale, choose_correction, corrected
 from nearfield.fitting.covariance import Pooling, Standardize, location_and_scale
 from nearfield.fitting.neural import FEWEST, LevelChoice, NetworkFit, choose_levels, default_recipe, fit_network
 from nearfield.fitting.paper import PaperRecipe, fit_paper
@@ -68,6 +69,10 @@ class Fitted:
         Network against Gaussian, where the method is to choose.
     predictive : PredictiveField or None
         What scores in place of a Gaussian field, where held-out score prefers it.
+    correction : Scale or None
+        How a Gaussian field is corrected at larger scales.
+    band : float
+        What conditional variances of a Gaussian field are multiplied by.
     """
 
     center: Float[np.ndarray, "vertex channel"]
@@ -81,6 +86,8 @@ class Fitted:
     training: TrainingReport | None = None
     levels: tuple[LevelChoice, ...] | None = None
     predictive: PredictiveField | None = None
+    correction: Scale | None = None
+    band: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -215,20 +222,26 @@ def _field(
     score = corrected(field, y, graph, law)
     seconds = {"select": selected, "fit": fitted - start, "correct": time.perf_counter() - fitted}
     reason = reason if law is None else f"{reason} {law.describe()}"
-    return Fitted(center, scale, score, radius, pooling, selection, reason, seconds)
+    return Fitted(center, scale, score, radius, pooling, selection, reason, seconds, correction=law)
 
 
 def _scored(
     x: np.ndarray, graph: DependencyGraph, found: Fitted, options: dict[str, Any], n_jobs: int | None
 ) -> Fitted:
-    """Choose what log-densities are those of."""
+    """Choose what log-densities are those of, and how wide conditional draws are."""
     start = time.perf_counter()
     assert isinstance(found.score, GaussianField)
     assert isinstance(found.radius, int)
-    y, shared = (x - found.center) / found.scale, {k: options[k] for k in ("contiguous", "seed")}
-    predictive, said = choose_predictive(y, graph, found.score, found.radius, found.pooling, n_jobs=n_jobs, **shared)
-    seconds = found.seconds | {"score": time.perf_counter() - start}
-    return replace(found, predictive=predictive, reason=f"{found.reason} {said}".strip(), seconds=seconds)
+    y, shared = (x - found.center) / found.scale, {k: options[k] for k in ("contiguous", "seed")} | {"n_jobs": n_jobs}
+    predictive, scored = choose_predictive(y, graph, found.score, found.radius, found.pooling, **shared)
+    band, widened = choose_band(y, graph, found.radius, found.pooling, found.correction, **shared)
+    return replace(
+        found,
+        predictive=predictive,
+        band=band,
+        reason=" ".join(filter(None, (found.reason, scored, widened))),
+        seconds=found.seconds | {"score": time.perf_counter() - start},
+    )
 
 
 def _windowed(

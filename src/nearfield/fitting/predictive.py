@@ -15,7 +15,7 @@ import torch
 from joblib import Parallel, delayed
 
 from nearfield.fitting.closed_form import VARIANCE_FLOOR, Regression, cap_members, regress, whitening_factor
-from nearfield.fitting.covariance import Pooling, local_blocks, predecessors, smoother
+from nearfield.fitting.covariance import Pooling, elimination_order, local_blocks, predecessors, smoother
 from nearfield.fitting.held_out import FEWEST_TO_CHOOSE, fewer_folds, representative, split, standard_error
 from nearfield.fitting.matern import Matern, borrowed_blocks, fit_matern
 from nearfield.fitting.maximin import scattered
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from nearfield.fitting.covariance import Smoother
 
-__all__ = ["choose_predictive"]
+__all__ = ["Moments", "choose_predictive"]
 
-SHARES = (1.0, 0.75, 0.5)
+SHARES = (1.0, 0.5)
 """Of the field's strength of pooling."""
 WEIGHTS = (1.0, 2.0, 4.0, 8.0)
 """How many times the number of samples a block counts for."""
@@ -91,14 +91,14 @@ def choose_predictive(
     better = f"{gain:.2g} +- {error:.1g} nats per dimension"
     if gain <= error:
         return None, f"Log-densities are those of the field: Student's t would change held-out ones by {better}."
-    moments = _Moments.of(y, graph, windows, pooling)
+    moments = Moments.of(y, graph, windows, pooling)
     fit = moments.fit(graph, Pooling(strength, pooling.bandwidth))
     factor = whitening_factor(fit.regression, moments.table, field.order)
     law = GaussianField(factor, field.order, y.shape[2], radius, field.coarse)
     found = PredictiveField(law, moments.table.index[:, 1:], fit.root, weight, tail, len(y))
     return found, (
         f"Log-densities are of Student's t with {tail:g} degrees of freedom, pooled with strength {strength:.2g}, each "
-        f"block counting as {weight:g} times the samples: held-out ones are higher by {better}. Draws are the field's."
+        f"block counting as {weight * len(y):g} samples: held-out ones are higher by {better}. Draws are the field's."
     )
 
 
@@ -132,7 +132,7 @@ def _choice(
     return *best, float(gain.mean()), standard_error(gain, contiguous)
 
 
-class _Moments(NamedTuple):
+class Moments(NamedTuple):
     """Second moments of windows, before pooling, and what those of points in space are shrunk towards."""
 
     table: Neighborhood
@@ -148,21 +148,27 @@ class _Moments(NamedTuple):
         graph: DependencyGraph,
         windows: Neighborhood,
         pooling: Pooling,
-    ) -> _Moments:
+    ) -> Moments:
         """Take them of data."""
         table = cap_members(windows, len(y), y.shape[2], pooling)
         law = fit_matern(y, graph, False) if pooling.strength > 0 else None
         return cls(table, local_blocks(y, table.index), law, len(y), y.shape[2])
 
-    def fit(self, graph: DependencyGraph, pooling: Pooling, smooth: Smoother | None = None) -> _Fit:
+    def fit(self, graph: DependencyGraph, pooling: Pooling, smooth: Smoother | None = None) -> Regressed:
         """Regress the vertices on their windows."""
         c = self.n_channels
         blocks = borrowed_blocks(self.blocks, self.table, graph, pooling, self.law, self.n_samples, smooth)
         regression, _ = regress(blocks, c)
-        return _Fit(regression, _roots(torch.from_numpy(blocks[:, c:, c:])))
+        return Regressed(regression, _roots(torch.from_numpy(blocks[:, c:, c:])))
+
+    def field(self, graph: DependencyGraph, pooling: Pooling, radius: int) -> GaussianField:
+        """Fit a field, without looking at its draws."""
+        order = elimination_order(graph)
+        factor = whitening_factor(self.fit(graph, pooling).regression, self.table, order)
+        return GaussianField(factor, order, self.n_channels, radius)
 
 
-class _Fit(NamedTuple):
+class Regressed(NamedTuple):
     """Regressions of the vertices on their windows, and the lower Cholesky factors of what these regress on."""
 
     regression: Regression
@@ -207,7 +213,7 @@ def _hold_out(
 ) -> dict[float, _HeldOut]:
     """Fit without some samples at each strength and predict these, of many only some."""
     train, test = np.delete(y, held_out, axis=0), y[held_out[:: -(-len(held_out) // HELD_OUT)]]
-    moments, channels, found = _Moments.of(train, graph, windows, pooling), y.shape[2], {}
+    moments, channels, found = Moments.of(train, graph, windows, pooling), y.shape[2], {}
     index = moments.table.index[:, 1:]
     others = test[:, index].reshape(len(test), len(index), -1)
     for strength in {share * pooling.strength for share in SHARES}:

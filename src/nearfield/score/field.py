@@ -389,6 +389,16 @@ class ConditionalField:
             ordered[:, self._missing] = -self._solve(pull.T)
         return self._field._natural(ordered)
 
+    def variance(self, asked: Bool[np.ndarray, "vertex channel"]) -> Float[np.ndarray, " entry"]:
+        """Conditional variances of some missing entries, in the order of the vertices; a solve for each."""
+        field, place = self._field, np.flatnonzero(asked)
+        if self._solve is None or len(place) == 0:
+            return np.zeros(len(place))
+        which = np.searchsorted(self._missing, np.argsort(field._place)[place])
+        unit = np.zeros((len(place), len(self._missing)))
+        unit[range(len(place)), which] = 1.0
+        return self._solve(unit)[range(len(place)), which]
+
     def sample(
         self, x: Float[np.ndarray, "vertex channel"], n_samples: int, *, seed: int, first_member: int = 0, step: int = 0
     ) -> Float[np.ndarray, "member vertex channel"]:
