@@ -209,6 +209,14 @@ def test_bands_of_a_law_that_is_known_stay_as_they_are():
     assert choose_band(x, DependencyGraph.chain(100), 1, Pooling(1.0), None) == (1.0, "")
 
 
+def test_a_piece_stands_for_a_large_graph():
+    x = np.random.default_rng(0).normal(size=(20, 2304, 1))
+    assert choose_band(x, DependencyGraph.grid((48, 48)), 1, Pooling(1.0), None) == (1.0, "")
+    factor, said = choose_band(x, DependencyGraph.grid((48, 48)), 2, Pooling(0.0), None)
+    assert factor > 1.3
+    assert f"{factor:.3g}" in said
+
+
 def test_bands_of_an_overfitted_field_widen_to_cover(few):
     model, _, test = few
     assert model.band_ > 1.2

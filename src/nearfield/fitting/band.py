@@ -15,7 +15,7 @@ from joblib import Parallel, delayed
 
 from nearfield.fitting.coarse import Scale, corrected
 from nearfield.fitting.covariance import Pooling, elimination_order, predecessors
-from nearfield.fitting.held_out import FEWEST_TO_CHOOSE, fewer_folds, split, standard_error
+from nearfield.fitting.held_out import FEWEST_TO_CHOOSE, PATCH, fewer_folds, split, standard_error
 from nearfield.fitting.predictive import Moments
 from nearfield.fitting.selection import one_torch_thread
 from nearfield.graph import DependencyGraph
@@ -73,6 +73,10 @@ def choose_band(
         return 1.0, ""
     parts = split(len(y), fewer_folds(FOLDS, len(y)), contiguous, seed)
     near = _from_an_end(graph)
+    if graph.n_vertices > PATCH // y.shape[2]:  # a piece of the graph stands for it
+        piece = np.isin(np.arange(graph.n_vertices), near[: PATCH // y.shape[2]])
+        graph, y = graph.subgraph(piece), y[:, piece]
+        near = _from_an_end(graph)
     with one_torch_thread():
         found = Parallel(n_jobs=n_jobs, prefer="threads")(
             delayed(_errors)(y, graph, radius, pooling, correction, part, near if k % 2 else near[::-1], seed + k)

@@ -62,7 +62,7 @@ class PredictiveField:
     >>> none = np.empty((3, 0), dtype=int), np.empty((3, 0, 0))
     >>> white = GaussianField(sp.eye_array(3, format="csr"), np.arange(3))
     >>> PredictiveField(white, *none, weight=1.0, tail=8.0, n_samples=10).log_prob(np.zeros((1, 3, 1))).round(4)
-    array([-2.9934])
+    array([-2.9933])
     """
 
     def __init__(
