@@ -119,6 +119,10 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         What was chosen and why, times and warnings.
     training_moments_ : TrainingMoments or None
         Moments of the training data, which `report` shows beside those of other data.
+    predictive_ : PredictiveField or None
+        Law of Student's t conditionals that `score_samples` and `score` use where cross-validation prefers it.
+    band_ : float
+        What `impute` multiplies the field's conditional variances by, 1 where cross-validation sees no need.
     digest_ : str
         Fingerprint of the model.
 
@@ -249,7 +253,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         # In one step at the end: a fit that was refused leaves an earlier one whole.
         kept = TrainingMoments.of(x, codec.graph, block=block_length(len(x), codec.has_time_axis))
         learned = codec, marginal, fitted.score, fitted.radius, fitted.pooling
-        model = Model(*learned, *features, eigenvalue, fingerprints(x), report, kept)
+        model = Model(*learned, *features, eigenvalue, fingerprints(x), report, kept, fitted.predictive, fitted.band)
         self._take(model)
         self.digest_ = content_digest(*self._content())
         return self
@@ -355,6 +359,9 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
     def score_samples(self, X: Data) -> Float[np.ndarray, " sample"]:
         """Log-density of each sample as given: transform included, vertices with data only.
 
+        With ``method="gaussian"`` that of ``predictive_``, which counts the uncertainty of the parameters, where the
+        fit has one; `sample` and `impute` draw from ``score_`` all the same.
+
         Parameters
         ----------
         X : DataArray, Dataset or ndarray
@@ -372,9 +379,9 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         """
         check_is_fitted(self)
         self._same_columns(X)
-        field = self._field("score_samples")
+        law = self.predictive_ or self._field("score_samples")
         x = self.codec_.encode(X).astype(np.float64)
-        return field.log_prob(self.marginal_.transform(x)) + self.marginal_.log_det(x)
+        return law.log_prob(self.marginal_.transform(x)) + self.marginal_.log_det(x)
 
     def score(self, X: Data, y: object = None) -> float:  # noqa: ARG002
         """Mean log-density of the samples, in nats; see `score_samples`."""
@@ -382,6 +389,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
 
     def impute(self, X: Data, n_samples: int = 1, random_state: int | np.random.Generator | None = None) -> Any:
         """Complete partial fields: exact draws of what is missing given what was observed.
+
+        With ``method="gaussian"`` their conditional variances are ``band_`` times those of the field.
 
         Parameters
         ----------
@@ -490,6 +499,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             self.training_samples_,
             self.fit_report_,
             self.training_moments_,
+            self.predictive_,
+            self.band_,
         )
 
     def _take(self, model: Model) -> Self:
@@ -504,6 +515,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             del self.feature_names_in_
         self.largest_eigenvalue_, self.training_samples_ = model.largest_eigenvalue, model.training_samples
         self.fit_report_, self.training_moments_ = model.fit_report, model.training_moments
+        self.predictive_, self.band_ = model.predictive, model.band
         return self
 
     def _content(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -27,6 +27,7 @@ from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.paper import PaperScore
+from nearfield.score.predictive import PredictiveField
 from nearfield.score.switch import SwitchedScore
 
 if TYPE_CHECKING:
@@ -77,6 +78,10 @@ class Model:
     training_moments : TrainingMoments or None
         What reports on other data show of the training data; None for a law on a larger lattice, and in model files
         from before they were kept.
+    predictive : PredictiveField or None
+        What log-densities of a Gaussian field are those of, where held-out score prefers it to the field itself.
+    band : float
+        What the conditional variances of a Gaussian field are multiplied by in `complete`.
     """
 
     codec: Codec
@@ -90,12 +95,16 @@ class Model:
     training_samples: UInt64[np.ndarray, " sample"]
     fit_report: FitReport
     training_moments: TrainingMoments | None = None
+    predictive: PredictiveField | None = None
+    band: float = 1.0
 
     def content(self, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return what a model file holds; `parameters` are those of the estimator, plain."""
         states = {"codec": self.codec.state(), "marginal": self.marginal.state(), "score": self.score.state()}
         if self.training_moments is not None:
             states["training_moments"] = self.training_moments.state()
+        if self.predictive is not None:
+            states["predictive"] = self.predictive.state()
         metadata = {
             "parameters": dict(parameters),
             "fitted": {
@@ -104,6 +113,7 @@ class Model:
                 "n_features_in": self.n_features_in,
                 "feature_names_in": list(self.feature_names_in),
                 "largest_eigenvalue": self.largest_eigenvalue,
+                "band": self.band,
                 "fit_report": asdict(self.fit_report),
             },
             "score_class": type(self.score).__name__,
@@ -131,6 +141,10 @@ class Model:
             TrainingMoments.from_state(metadata["training_moments"], part_of(arrays, "training_moments"))
             if "training_moments" in metadata
             else None,
+            PredictiveField.from_state(metadata["predictive"], part_of(arrays, "predictive"))
+            if "predictive" in metadata
+            else None,
+            fitted.get("band", 1.0),
         )
 
     def draw(
@@ -164,7 +178,8 @@ class Model:
         for k, pattern in enumerate(patterns):
             law = field.conditional(pattern)
             for i in np.flatnonzero(group.reshape(-1) == k):
-                drawn = self.marginal.inverse(law.sample(z[i], n_samples, seed=seed, step=int(i)))
+                drawn, mean = law.sample(z[i], n_samples, seed=seed, step=int(i)), law.mean(z[i][None])
+                drawn = self.marginal.inverse(mean + math.sqrt(self.band) * (drawn - mean))
                 filled[:, i] = np.where(pattern, x[i], drawn)
         return filled
 
@@ -271,6 +286,7 @@ class Model:
             n_features_in=n * codec.n_channels,
             feature_names_in=(),
             training_moments=None,
+            predictive=None,
         )
 
 

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from nearfield.fitting.band import choose_band
 from nearfield.fitting.closed_form import build_field, fit_masked, fit_windowed, settled_field, warn_of
-from nearfield.fitting.coarse import choose_correction, corrected
+from nearfield.fitting.coarse import Scale, choose_correction, corrected
 from nearfield.fitting.covariance import Pooling, Standardize, location_and_scale
 from nearfield.fitting.moments import MomentWarning, described, moments
 from nearfield.fitting.neural import FEWEST, LevelChoice, NetworkFit, choose_levels, default_recipe, fit_network
 from nearfield.fitting.paper import PaperRecipe, fit_paper
+from nearfield.fitting.predictive import choose_predictive
 from nearfield.fitting.processor import require_compiler
 from nearfield.fitting.radius import select_masked_radius, select_radius_by_time
 from nearfield.fitting.rarity import warn_of_rare
@@ -30,6 +32,7 @@ from nearfield.score.base import Score
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import GaussianField
 from nearfield.score.hybrid import HybridScore
+from nearfield.score.predictive import PredictiveField
 from nearfield.score.switch import SwitchedScore
 
 if TYPE_CHECKING:
@@ -65,6 +68,12 @@ class Fitted:
         Of the network, if one was trained; of the first of several.
     levels : tuple of LevelChoice or None
         Network against Gaussian, where the method is to choose.
+    predictive : PredictiveField or None
+        What scores in place of a Gaussian field, where held-out score prefers it.
+    correction : Scale or None
+        How a Gaussian field is corrected at larger scales.
+    band : float
+        What conditional variances of a Gaussian field are multiplied by.
     """
 
     center: Float[np.ndarray, "vertex channel"]
@@ -77,6 +86,9 @@ class Fitted:
     seconds: dict[str, float]
     training: TrainingReport | None = None
     levels: tuple[LevelChoice, ...] | None = None
+    predictive: PredictiveField | None = None
+    correction: Scale | None = None
+    band: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -165,8 +177,10 @@ def fit_score(
         return _network(x, chosen, None, graph, method, radius, plan or Plan(), options)
     chosen = _choose(x, graph, radius, pooling, options, search)
     field = _field(x, graph, chosen, options, n_jobs)
-    if method == "gaussian" or (why := _too_much(x)) is not None:
-        return field if method == "gaussian" else replace(field, reason=f"{field.reason} {why}")
+    if method == "gaussian":
+        return _scored(x, graph, field, options, n_jobs)
+    if (why := _too_much(x)) is not None:
+        return replace(field, reason=f"{field.reason} {why}")
     return _network(x, chosen, field, graph, method, radius, plan or Plan(), options)
 
 
@@ -219,7 +233,26 @@ def _field(
     reason = reason if law is None else f"{reason} {law.describe()}"
     if pooling.nugget > chosen.pooling.nugget:
         reason += f" White noise of {pooling.nugget:g} of the variance was added, for draws to have that of the data."
-    return Fitted(center, scale, score, radius, pooling, selection, reason, seconds)
+    return Fitted(center, scale, score, radius, pooling, selection, reason, seconds, correction=law)
+
+
+def _scored(
+    x: np.ndarray, graph: DependencyGraph, found: Fitted, options: dict[str, Any], n_jobs: int | None
+) -> Fitted:
+    """Choose what log-densities are those of, and how wide conditional draws are."""
+    start = time.perf_counter()
+    assert isinstance(found.score, GaussianField)
+    assert isinstance(found.radius, int)
+    y, shared = (x - found.center) / found.scale, {k: options[k] for k in ("contiguous", "seed")} | {"n_jobs": n_jobs}
+    predictive, scored = choose_predictive(y, graph, found.score, found.radius, found.pooling, **shared)
+    band, widened = choose_band(y, graph, found.radius, found.pooling, found.correction, **shared)
+    return replace(
+        found,
+        predictive=predictive,
+        band=band,
+        reason=" ".join(filter(None, (found.reason, scored, widened))),
+        seconds=found.seconds | {"score": time.perf_counter() - start},
+    )
 
 
 def _windowed(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from nearfield.fitting.covariance import Alike, Near, Pooling, Smoother, isolate, local_blocks, smoother
+from nearfield.fitting.covariance import Alike, Near, Pooling, Smoother, isolate, local_blocks, pooled_blocks, smoother
 from nearfield.fitting.matern import Matern, own_share, shrunk_blocks
 from nearfield.graph import DependencyGraph, Neighborhood
 
@@ -131,6 +131,25 @@ def _pooled_parts(
         shrink = partial(_towards_near, y, table, strength, smooth, parts)
     for part, rows in enumerate(parts):
         yield isolate(shrink(part), table.present[rows])
+
+
+def borrowed_blocks(
+    blocks: Float[np.ndarray, "vertex member member"],
+    table: Neighborhood,
+    graph: DependencyGraph,
+    pooling: Pooling,
+    law: Matern | None,
+    n_samples: int,
+    smooth: Smoother | None = None,
+) -> Float[np.ndarray, "vertex member member"]:
+    """Blocks of all vertices at once, from those of their own: as `regress_windows` regresses them."""
+    if law is None:
+        return with_nugget(pooled_blocks(blocks, table, graph, pooling, smooth), pooling.nugget)
+    channels = blocks.shape[1] // table.index.shape[1]
+    between = blocks[:, :channels, :channels].mean(axis=0)
+    share = own_share(table, graph, law, pooling.strength, n_samples)
+    shrunk = shrunk_blocks(blocks, table.index, graph, law, share, between)
+    return with_nugget(isolate(shrunk, table.present), pooling.nugget)
 
 
 def _towards_near(

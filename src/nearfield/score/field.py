@@ -299,6 +299,14 @@ class GaussianField(Score):
             self._precision = sp.csc_array(self.factor.T @ self.factor)
         return self._precision
 
+    def dense_factor(self) -> Float[np.ndarray, "variable variable"]:
+        """Lower triangular factor of the precision, the correction included; in elimination order. For small fields."""
+        dense = self.precision().toarray()
+        if self._correction is not None:
+            dense += self._correction.rows.T @ (self._correction.inner @ self._correction.rows)
+        # G'G from LL' of the same variables backwards
+        return np.ascontiguousarray(np.linalg.cholesky(dense[::-1, ::-1]).T[::-1, ::-1])
+
     def _diffused_solver(self, t: float) -> Callable[[np.ndarray], np.ndarray]:
         if self._diffused is None or self._diffused[0] != t:
             system = signal(t) ** 2 * sp.eye_array(len(self._place)) + noise_scale(t) ** 2 * self.precision()
@@ -380,6 +388,16 @@ class ConditionalField:
                 pull += self._added.rows.T @ (self._added.inner @ (self._rows_seen @ seen))
             ordered[:, self._missing] = -self._solve(pull.T)
         return self._field._natural(ordered)
+
+    def variance(self, asked: Bool[np.ndarray, "vertex channel"]) -> Float[np.ndarray, " entry"]:
+        """Conditional variances of some missing entries, in the order of the vertices; a solve for each."""
+        field, place = self._field, np.flatnonzero(asked)
+        if self._solve is None or len(place) == 0:
+            return np.zeros(len(place))
+        which = np.searchsorted(self._missing, np.argsort(field._place)[place])
+        unit = np.zeros((len(place), len(self._missing)))
+        unit[range(len(place)), which] = 1.0
+        return self._solve(unit)[range(len(place)), which]
 
     def sample(
         self, x: Float[np.ndarray, "vertex channel"], n_samples: int, *, seed: int, first_member: int = 0, step: int = 0
