@@ -25,7 +25,6 @@ the field :math:`p_0` in Kullback-Leibler divergence. With :math:`C_z = A P_0^{-
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, final
@@ -34,14 +33,15 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from scipy.linalg import cho_factor, cho_solve
-from scipy.sparse.linalg import splu
 
 from nearfield import noise
 from nearfield.coarsening import averages
 from nearfield.process import noise as noise_scale
-from nearfield.process import signal
+from nearfield.process import noise_to_signal, signal
 from nearfield.score.base import Score, part_of, per_time
-from nearfield.score.solver import LowRank, positive_solver
+from nearfield.score.conditional import ConditionalField
+from nearfield.score.solver import LowRank, Operator, conjugate_gradients, direct_solver, is_large, triangle
+from nearfield.score.vecchia import N_DRAWS, LocalLaws
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -100,7 +100,7 @@ class GaussianField(Score):
         self._place = (self.order[:, None] * n_channels + np.arange(n_channels)).reshape(-1)
         self._triangle: Any = None
         self._precision: sp.csc_array | None = None
-        self._diffused: tuple[float, Callable[[np.ndarray], np.ndarray]] | None = None
+        self._diffused: tuple[float, Operator] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:  # factorisations are no Python objects and cannot travel
         return type(self), (self.factor, self.order, self.n_channels, self.hops, self.coarse)
@@ -185,8 +185,10 @@ class GaussianField(Score):
         return per_time(self._denoise_at, x, t)
 
     def _denoise_at(self, x: Tensor, t: float) -> Tensor:
-        right = signal(t) * self._ordered(x.detach().cpu().numpy().astype(np.float64))
-        clean = self._natural(self._diffused_solver(t)(right))
+        if self._diffused is None or self._diffused[0] != t:
+            large = is_large(len(self._place))
+            self._diffused = (t, self._iterative_denoiser(t) if large else self._direct_denoiser(t))
+        clean = self._natural(self._diffused[1](self._ordered(x.detach().cpu().numpy().astype(np.float64))))
         return torch.from_numpy(clean).to(x)
 
     def covariance(self) -> Float[np.ndarray, "variable variable"]:
@@ -252,9 +254,7 @@ class GaussianField(Score):
 
     def _solve_triangle(self, z: np.ndarray, *, transposed: bool = False) -> np.ndarray:
         if self._triangle is None:
-            self._triangle = splu(
-                self.factor.tocsc(), permc_spec="NATURAL", diag_pivot_thresh=0.0, options={"Equil": False}
-            )
+            self._triangle = triangle(self.factor)
         return self._triangle.solve(np.ascontiguousarray(z.T), trans="T" if transposed else "N").T
 
     def _covary(self, x: np.ndarray) -> np.ndarray:
@@ -307,12 +307,57 @@ class GaussianField(Score):
         # G'G from LL' of the same variables backwards
         return np.ascontiguousarray(np.linalg.cholesky(dense[::-1, ::-1]).T[::-1, ::-1])
 
-    def _diffused_solver(self, t: float) -> Callable[[np.ndarray], np.ndarray]:
-        if self._diffused is None or self._diffused[0] != t:
-            system = signal(t) ** 2 * sp.eye_array(len(self._place)) + noise_scale(t) ** 2 * self.precision()
-            added = self._correction and self._correction.times(noise_scale(t) ** 2)
-            self._diffused = (t, positive_solver(sp.csc_array(system), added))
-        return self._diffused[1]
+    def _direct_denoiser(self, t: float) -> Operator:
+        """Solve (a^2 I + s^2 P) m = a x."""
+        system = signal(t) ** 2 * sp.eye_array(len(self._place)) + noise_scale(t) ** 2 * self.precision()
+        added = self._correction and self._correction.times(noise_scale(t) ** 2)
+        solve = direct_solver(sp.csc_array(system), added)
+        return lambda x: solve(signal(t) * x)
+
+    def _iterative_denoiser(self, t: float) -> Operator:
+        """Solve (C + sigma^2 I) w = x / a for m = C w = x / a - sigma^2 w, C the covariance and sigma = s / a.
+
+        The preconditioner is a local law of the noised field and, on block means A x, whose covariance Q is known,
+        the exact one: U'U + A'(Q + sigma^2 A A')^{-1} A.
+        """
+        sigma, excess, means = noise_to_signal(t), self._excess, None
+        factor = self._local_laws.noised_factor(sigma)
+        if self.coarse is not None:
+            rows = self._match.rows
+            law = self.coarse.law.covariance() + sigma**2 * (rows @ rows.T).toarray()
+            means = LowRank(rows, cho_solve(cho_factor(law, lower=True), np.eye(len(law))))
+
+        def covary(x: np.ndarray) -> np.ndarray:
+            plain = self._covary(x)
+            return plain if excess is None else self._covary(x + excess(plain))
+
+        def precondition(x: np.ndarray) -> np.ndarray:
+            plain = (factor.T @ (factor @ x.T)).T
+            return plain if means is None else plain + means(x)
+
+        def denoise(x: np.ndarray) -> np.ndarray:
+            y = x / signal(t)
+            w = conjugate_gradients(lambda v: covary(v) + sigma**2 * v, precondition, y)
+            return y - sigma**2 * w if sigma < 1 else covary(w)  # each where it does not cancel
+
+        return denoise
+
+    @cached_property
+    def _excess(self) -> LowRank | None:
+        """E of the corrected covariance C = C_0 + C_0 E C_0, C_0 = P_0^{-1}: E = A' C_z^{-1} (Q - C_z) C_z^{-1} A."""
+        if self.coarse is None:
+            return None
+        match, root = self._match, np.tril(self._match.root[0])
+        half = cho_solve(match.root, self.coarse.law.covariance() - root @ root.T)
+        return LowRank(match.rows, cho_solve(match.root, half.T))
+
+    @cached_property
+    def _local_laws(self) -> LocalLaws:
+        """Draws of the field, for preconditioners."""
+        draws = np.empty((len(self._place), N_DRAWS), dtype=np.float32)
+        for i in range(N_DRAWS):  # one by one: together they would take many times the memory
+            draws[:, i] = self._ordered(self.sample(1, seed=0, first_member=i))[0]
+        return LocalLaws(self.factor, draws)
 
 
 @final
@@ -343,82 +388,3 @@ class _Matched(NamedTuple):
 
     rows: sp.csr_array
     root: tuple[Float[np.ndarray, "block block"], bool]
-
-
-@final
-class ConditionalField:
-    """The law of the missing entries of a `GaussianField` given the observed ones.
-
-    Made by `GaussianField.conditional`; one factorisation serves all values and draws.
-    """
-
-    def __init__(self, field: GaussianField, observed: Bool[np.ndarray, "vertex channel"]) -> None:
-        self._field = field
-        seen = observed.reshape(-1)[field._place]
-        self._missing, self._seen = np.flatnonzero(~seen), np.flatnonzero(seen)
-        columns = field.factor.tocsc()
-        self._from_missing, self._from_seen = columns[:, self._missing], columns[:, self._seen]
-        block = sp.csc_array(self._from_missing.T @ self._from_missing)
-        added = None
-        if field._correction is not None:
-            rows = field._correction.rows.tocsc()
-            self._rows_seen = sp.csr_array(rows[:, self._seen])
-            added = LowRank(sp.csr_array(rows[:, self._missing]), field._correction.inner)
-        self._added = added
-        self._solve = positive_solver(block, added) if len(self._missing) else None
-
-    def mean(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, "sample vertex channel"]:
-        """Kriging mean.
-
-        Parameters
-        ----------
-        x : ndarray, shape (sample, vertex, channel)
-            Observed values; what stands at missing entries is ignored.
-
-        Returns
-        -------
-        ndarray, shape (sample, vertex, channel)
-            The observed values, and the conditional mean where they are missing.
-        """
-        ordered = self._field._ordered(np.array(x, dtype=np.float64))
-        if self._solve is not None:
-            seen = ordered[:, self._seen].T
-            pull = self._from_missing.T @ (self._from_seen @ seen)
-            if self._added is not None:
-                pull += self._added.rows.T @ (self._added.inner @ (self._rows_seen @ seen))
-            ordered[:, self._missing] = -self._solve(pull.T)
-        return self._field._natural(ordered)
-
-    def variance(self, asked: Bool[np.ndarray, "vertex channel"]) -> Float[np.ndarray, " entry"]:
-        """Conditional variances of some missing entries, in the order of the vertices; a solve for each."""
-        field, place = self._field, np.flatnonzero(asked)
-        if self._solve is None or len(place) == 0:
-            return np.zeros(len(place))
-        which = np.searchsorted(self._missing, np.argsort(field._place)[place])
-        unit = np.zeros((len(place), len(self._missing)))
-        unit[range(len(place)), which] = 1.0
-        return self._solve(unit)[range(len(place)), which]
-
-    def sample(
-        self, x: Float[np.ndarray, "vertex channel"], n_samples: int, *, seed: int, first_member: int = 0, step: int = 0
-    ) -> Float[np.ndarray, "member vertex channel"]:
-        """Exact draws given one set of observed values, by conditioning unconditional draws (Matheron's rule).
-
-        Parameters
-        ----------
-        x : ndarray, shape (vertex, channel)
-            Observed values; missing entries are ignored.
-        n_samples, seed, first_member, step
-            As in `GaussianField.sample`.
-
-        Returns
-        -------
-        ndarray, shape (n_samples, vertex, channel)
-            Observed entries are returned unchanged.
-        """
-        stream = noise.Stream.CONDITIONAL
-        free = self._field.sample(n_samples, seed=seed, first_member=first_member, step=step, stream=stream)
-        drawn = self.mean(np.asarray(x)[None]) + free - self.mean(free)
-        ordered = self._field._ordered(drawn)
-        ordered[:, self._seen] = self._field._ordered(np.asarray(x, dtype=np.float64)[None])[:, self._seen]
-        return self._field._natural(ordered)

@@ -1,0 +1,161 @@
+r"""Sparse factors of what a field becomes with noise or given observations: preconditioners of its large systems.
+
+Each variable is regressed on a set S of others, by the second moments that exact draws of the field have on it:
+
+.. math:: c = (G + \sigma^2 I)^{-1} g, \quad G = \tfrac1N X_S X_S^\top, \quad g = \tfrac1N X_S h^\top, \quad
+    v = d^2 + \sigma^2 (1 + |c|^2) + \tfrac1N |h - c^\top X_S|^2,
+
+and :math:`(-c, 1)/\sqrt v` is its row of the factor (Vecchia's approximation; Schäfer, Katzfuss and Owhadi, SIAM J.
+Sci. Comput. 43, 2021). What the whitening factor F tells is not estimated:
+:math:`h_i = -\sum_{j<i} F_{ij} x_j / F_{ii}` is the expectation of :math:`x_i` given all earlier variables and
+:math:`d_i = 1/F_{ii}` the deviation from it. So the row becomes that of F as :math:`\sigma \to 0`, and only how far it
+is shrunk is estimated.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Float32, Int
+
+N_DRAWS = 200
+"""Draws whose moments the regressions take."""
+FEWEST, MOST = 25, 60
+"""Members of a set with noise, on average and at most."""
+MOST_GIVEN = 30
+"""Members of a set of a conditional law at most, for which the covariances with the variable are estimated too."""
+JITTER = 1e-10
+"""Relative, on the diagonal of G."""
+ROWS, PAIRS = 64, 1 << 15
+"""Regressions and correlations that are computed at once."""
+
+
+class LocalLaws:
+    """Draws of a field, and the regressions of its variables on few others.
+
+    Parameters
+    ----------
+    factor : scipy sparse array
+        Whitening factor F of the field, before any correction.
+    draws : ndarray of float32, shape (variable, draw)
+        In elimination order, of the field as it is corrected.
+    """
+
+    def __init__(self, factor: sp.csr_array, draws: Float32[np.ndarray, "variable draw"]) -> None:
+        self._factor, self._diagonal, self._draws = factor, factor.diagonal(), draws
+        self._sets = self._members(*_strictly_lower(_widened(factor)), len(draws), MOST)
+
+    def noised_factor(self, sigma: float) -> sp.csr_array:
+        """Lower triangular U with ``U'U`` about the inverse of the covariance plus ``sigma**2`` times the identity."""
+        return self._regressed(np.arange(len(self._draws)), self._sets, sigma)
+
+    def conditional_factor(self, precision: sp.csc_array, missing: Int[np.ndarray, " missing"]) -> sp.csr_array:
+        """Lower triangular U with ``U'U`` about the precision of the missing variables given all others.
+
+        A variable is regressed on its neighbours in ``precision``, those that come later only where they are given.
+        """
+        given = np.ones(len(self._draws), dtype=bool)
+        given[missing] = False
+        row, column = sp.coo_array(sp.csr_array(precision)[missing]).coords
+        used = given[column] | (column < missing[row])
+        index = self._members(row[used], column[used], len(missing), MOST_GIVEN, missing)
+        return sp.csr_array(self._regressed(missing, index, 0.0)[:, missing])
+
+    def _members(
+        self,
+        row: Int[np.ndarray, " pair"],
+        column: Int[np.ndarray, " pair"],
+        n_rows: int,
+        most: int,
+        own: Int[np.ndarray, " row"] | None = None,
+    ) -> Int[np.ndarray, "row member"]:
+        """Table of each row's columns, the most correlated where there are too many; -1 where there are fewer."""
+        count = np.bincount(row, minlength=n_rows)
+        if count.max(initial=0) > most:
+            apart = -np.abs(self._correlations(row if own is None else own[row], column))
+            sort = np.lexsort((apart, row))
+            row, column = row[sort], column[sort]
+        place = np.arange(len(row)) - (np.cumsum(count) - count)[row]
+        kept = place < most
+        index = np.full((n_rows, min(most, int(count.max(initial=0)))), -1)
+        index[row[kept], place[kept]] = column[kept]
+        return index
+
+    def _correlations(
+        self, one: Int[np.ndarray, " pair"], other: Int[np.ndarray, " pair"]
+    ) -> Float[np.ndarray, " pair"]:
+        size, found = np.linalg.norm(self._draws, axis=1), np.empty(len(one))
+        for start in range(0, len(one), PAIRS):
+            i, j = one[start : start + PAIRS], other[start : start + PAIRS]
+            found[start : start + PAIRS] = np.einsum("pn,pn->p", self._draws[i], self._draws[j]) / (size[i] * size[j])
+        return found
+
+    def _regressed(
+        self, own: Int[np.ndarray, " row"], index: Int[np.ndarray, "row member"], sigma: float
+    ) -> sp.csr_array:
+        """Rows of the factor for the variables ``own``, regressed on those of ``index``."""
+        data = np.empty((len(own), index.shape[1] + 1))
+        for start in range(0, len(own), ROWS):
+            part = slice(start, start + ROWS)
+            coefficient, variance = self._regress(own[part], index[part], sigma**2)
+            data[part] = np.concatenate([-coefficient, np.ones_like(variance)], axis=1) / np.sqrt(variance)
+        column = np.concatenate([index, own[:, None]], axis=1)
+        used = column >= 0
+        indptr = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
+        factor = sp.csr_array((data[used], column[used], indptr), shape=(len(own), len(self._draws)))
+        factor.sort_indices()
+        return factor
+
+    def _regress(
+        self, own: Int[np.ndarray, " row"], index: Int[np.ndarray, "row member"], noise: float
+    ) -> tuple[Float[np.ndarray, "row member"], Float[np.ndarray, "row 1"]]:
+        """Coefficients c and variances v; the coefficients of absent members are 0."""
+        h, rest = self._expected(own, index.max(axis=1, initial=-1) < own)
+        absent = torch.from_numpy(index < 0)
+        x = torch.from_numpy(self._draws[index]).double()
+        x[absent] = 0.0
+        n = x.shape[2]
+        gram = x @ x.mT / n
+        diagonal = gram.diagonal(dim1=1, dim2=2)
+        diagonal += noise + JITTER * diagonal
+        diagonal[absent] = 1.0
+        target = torch.from_numpy(h)[:, :, None]
+        c = torch.cholesky_solve(x @ target / n, torch.linalg.cholesky(gram))
+        left = ((target - x.mT @ c) ** 2).mean(dim=1)
+        variance = torch.from_numpy(rest)[:, None] + noise * (1 + (c**2).sum(dim=1)) + left
+        return c[:, :, 0].numpy(), variance.numpy()
+
+    def _expected(
+        self, own: Int[np.ndarray, " row"], earlier: Bool[np.ndarray, " row"]
+    ) -> tuple[Float[np.ndarray, "row draw"], Float[np.ndarray, " row"]]:
+        """Return what is regressed and the variance left out of it: h, d^2 where all members are earlier, or x, 0."""
+        rows = self._factor[own]
+        column, place = np.unique(rows.indices, return_inverse=True)
+        local = sp.csr_array((rows.data, place.reshape(-1), rows.indptr), shape=(len(own), len(column)))
+        deviation = 1 / self._diagonal[own]
+        innovation = deviation[:, None] * (local @ self._draws[column].astype(np.float64))
+        return self._draws[own] - np.where(earlier[:, None], innovation, 0.0), np.where(earlier, deviation**2, 0.0)
+
+
+def _widened(factor: sp.csr_array) -> sp.csr_array:
+    """Pattern of a triangular matrix, or of a power of it that has rows wide enough: neighbours' earlier neighbours."""
+    step = sp.csr_array((np.ones(factor.nnz, np.float32), factor.indices, factor.indptr), shape=factor.shape)
+    pattern = step
+    while pattern.nnz < FEWEST * pattern.shape[0]:
+        wider = sp.csr_array(pattern @ step)
+        if wider.nnz == pattern.nnz:
+            break
+        wider.data[:] = 1
+        pattern = wider
+    return pattern
+
+
+def _strictly_lower(pattern: sp.csr_array) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
+    """Rows and columns, the rows ascending."""
+    row, column = np.repeat(np.arange(pattern.shape[0]), np.diff(pattern.indptr)), pattern.indices
+    return row[column < row], column[column < row]
