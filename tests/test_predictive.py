@@ -13,9 +13,10 @@ import nearfield as nf
 from nearfield import LocalizedDiffusion
 from nearfield.data.target import AutoregressiveChain, GaussianMarkovField
 from nearfield.fitting.band import choose_band
-from nearfield.fitting.closed_form import regress, whitening_factor
+from nearfield.fitting.closed_form import whitening_factor
 from nearfield.fitting.covariance import Pooling, elimination_order, local_blocks, predecessors
 from nearfield.fitting.predictive import choose_predictive
+from nearfield.fitting.regression import regress
 from nearfield.graph import DependencyGraph
 from nearfield.score.field import CoarseLaw, GaussianField
 from nearfield.score.predictive import PredictiveField

@@ -8,8 +8,9 @@ neighbours. In a perfect elimination ordering of a chordal graph this is the max
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
@@ -117,22 +118,32 @@ def warn_of(fit: FieldFit, n_samples: int) -> None:
         )
 
 
-class FieldFit(NamedTuple):
+@dataclass(frozen=True)
+class FieldFit:
     """A field with what its fit has to be warned of.
 
-    ``wanted`` and ``members`` count the largest window before and after the cut, ``raised`` the conditional variances
-    at the floor; ``ratio`` are the 5 % and 95 % quantiles over the vertices of the variance of 200 exact draws over the
-    variance fitted. A field is fitted by its conditional laws; in very smooth fields their errors add up along the
-    elimination order, which no conditional loss sees.
+    ``variance`` is what was fitted; ``wanted`` and ``members`` count the largest window before and after the cut,
+    ``raised`` the conditional variances at the floor.
     """
 
     center: Float[np.ndarray, "vertex channel"]
     scale: Float[np.ndarray, "vertex channel"]
     field: GaussianField
+    variance: Float[np.ndarray, "vertex channel"]
     wanted: int
     members: int
     raised: int
-    ratio: tuple[float, float]
+
+    @cached_property
+    def ratio(self) -> tuple[float, float]:
+        """5 % and 95 % quantiles over the vertices of the variance of 200 exact draws over the variance fitted.
+
+        A field is fitted by its conditional laws; in very smooth fields their errors add up along the elimination
+        order, which no conditional loss sees.
+        """
+        drawn = (self.field.sample(200, seed=0) ** 2).mean(axis=0)
+        low, high = np.quantile(drawn / self.variance, [0.05, 0.95]).tolist()
+        return low, high
 
     @property
     def sound(self) -> bool:
@@ -156,9 +167,8 @@ def build_field(
     law = fit_matern(x, graph, standardize) if pooling.strength > 0.0 else None
     fit = regress_windows((x - center) / scale, table, graph, pooling, law)
     field = GaussianField(whitening_factor(fit.regression, table, order), order, channels, radius)
-    low, high = np.quantile((field.sample(200, seed=0) ** 2).mean(axis=0) / fit.variance, [0.05, 0.95]).tolist()
     largest, kept = (int(t.present.sum(axis=1).max()) for t in (wanted, table))
-    return FieldFit(center, scale, field, largest, kept, int(fit.raised.sum()), (low, high))
+    return FieldFit(center, scale, field, fit.variance, largest, kept, int(fit.raised.sum()))
 
 
 def settled_field(

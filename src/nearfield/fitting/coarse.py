@@ -37,6 +37,9 @@ SHRINKAGES = (0.1, 0.2, 0.4, 0.8)
 """Of the coarsest covariance towards the field's, the fullest repair first."""
 COARSEST = 30
 """Means whose covariance is taken from the samples, at most; and fewer than half of the samples."""
+FOLDS = 5
+LARGE = 20_000
+"""Variables above which two folds have to do: each is a fit of the whole field."""
 GUARD = 2.5
 """Standard errors by which the block means have to be off, or the correction to be better, before it is made."""
 
@@ -171,7 +174,8 @@ def choose_correction(
     ladder = _ladder(y, graph, pooling, contiguous, seed, n_jobs)
     if ladder is None:
         return None
-    parts = split(len(y), fewer_folds(5, len(y)), contiguous, seed)
+    folds = FOLDS if y[0].size <= LARGE else 2
+    parts = split(len(y), fewer_folds(folds, len(y)), contiguous, seed)
     with one_torch_thread():
         found = Parallel(n_jobs=n_jobs, prefer="threads")(
             delayed(_fold)(y, graph, radius, pooling, ladder, part) for part in parts
