@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nearfield import LocalizedDiffusion
-from nearfield.coarsening import Coarsening, coarsen
+from nearfield.coarsening import Coarsening, box_step, coarsen
 from nearfield.data.target import GaussianMarkovField
 from nearfield.evaluation.metric import gaussian_kl
 from nearfield.fitting.closed_form import build_field
@@ -116,3 +116,14 @@ def test_too_few_samples_or_vertices_are_left_alone(n_samples, n, pooling):
     y, graph = np.random.default_rng(0).normal(size=(n_samples, n, 1)), DependencyGraph.chain(n)
     field = build_field(y, graph, 1, Pooling(1.0), False).field
     assert choose_correction(field, y, graph, 1, pooling) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "step"), [((30, 30), 3), ((100, 100), 3), ((110, 110), 4), ((300, 400), 17), ((900,), 3)]
+)
+def test_boxes_are_as_many_as_can_be_kept(shape, step):
+    """At most 1200 of them, and of their covariances with the vertices 50 million."""
+    graph = DependencyGraph.grid(shape)
+    assert box_step(graph) == step
+    blocks = coarsen(graph, step).graph.n_vertices
+    assert blocks <= 1.05 * min(1200, 5e7 / graph.n_vertices)

@@ -13,7 +13,6 @@ from nearfield.data.target import AutoregressiveChain, CoxIngersollRoss, DoubleW
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.matching import NoiseLevels, held_out
-from nearfield.fitting.method import _shared_law
 from nearfield.fitting.neural import choose_levels, default_recipe, fit_network, make_network
 from nearfield.fitting.paper import PaperRecipe, fit_paper
 from nearfield.fitting.quadratic import fit_quadratic
@@ -21,6 +20,7 @@ from nearfield.fitting.radius import LEVELS
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.selection import Candidate
 from nearfield.fitting.shown import shown_gaussian
+from nearfield.fitting.trained import _shared_law
 from nearfield.graph import DependencyGraph
 from nearfield.noise import Stream
 from nearfield.process import noise, noise_to_signal, signal, time_of

@@ -28,6 +28,10 @@ STEP = 3
 """Cells of a box along each axis."""
 MOST_BLOCKS = 1200
 """Blocks of the coarser graph at most: their covariance is kept as a matrix."""
+MOST_NUMBERS = 5e7
+"""Covariances of blocks with vertices at most (400 MB)."""
+FEWEST_BLOCKS = 30
+"""Blocks that are made however many vertices there are."""
 LANDMARKS = 16
 
 
@@ -68,9 +72,10 @@ def averages(label: Int[np.ndarray, " vertex"]) -> csr_array:
 
 
 def box_step(graph: DependencyGraph) -> int:
-    """Cells of a box along each axis: 3, or as many as leave at most ``MOST_BLOCKS`` blocks."""
+    """Cells of a box along each axis: 3, or as many as leave not too many blocks for a graph of this size."""
+    most = min(MOST_BLOCKS, max(FEWEST_BLOCKS, MOST_NUMBERS / graph.n_vertices))
     axes = 2 if graph.lattice is None else sum(length > 1 for length in graph.lattice.shape)
-    return max(STEP, math.ceil((graph.n_vertices / MOST_BLOCKS) ** (1 / max(1, axes))))
+    return max(STEP, math.ceil((graph.n_vertices / most) ** (1 / max(1, axes))))
 
 
 def coarsen(graph: DependencyGraph, step: int = STEP) -> Coarsening:

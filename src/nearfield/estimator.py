@@ -23,7 +23,8 @@ from nearfield.evaluation.report import page_path, write_report
 from nearfield.evaluation.training import TrainingMoments, block_length
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.fit_report import FitReport
-from nearfield.fitting.method import Method, Plan, fit_score
+from nearfield.fitting.fitted import Plan
+from nearfield.fitting.method import Method, fit_score
 from nearfield.fitting.moments import MomentWarning
 from nearfield.fitting.paper import PaperRecipe
 from nearfield.fitting.recipe import Recipe

@@ -39,7 +39,7 @@ COARSEST = 30
 """Means whose covariance is taken from the samples, at most; and fewer than half of the samples."""
 FOLDS = 5
 LARGE = 20_000
-"""Variables above which two folds have to do: each is a fit of the whole field."""
+"""Variables above which only one half is held out, once: each fold is a fit of the whole field."""
 GUARD = 2.5
 """Standard errors by which the block means have to be off, or the correction to be better, before it is made."""
 
@@ -174,15 +174,14 @@ def choose_correction(
     ladder = _ladder(y, graph, pooling, contiguous, seed, n_jobs)
     if ladder is None:
         return None
-    folds = FOLDS if y[0].size <= LARGE else 2
-    parts = split(len(y), fewer_folds(folds, len(y)), contiguous, seed)
+    large = y[0].size > LARGE
+    parts = split(len(y), fewer_folds(2 if large else FOLDS, len(y)), contiguous, seed)[: 1 if large else None]
     with one_torch_thread():
         found = Parallel(n_jobs=n_jobs, prefer="threads")(
             delayed(_fold)(y, graph, radius, pooling, ladder, part) for part in parts
         )
     candidates = ladder.scales()
-    change = np.empty((len(candidates), len(y)))
-    change[:, np.concatenate(parts)] = np.concatenate(found, axis=1)
+    change = np.concatenate(found, axis=1)[:, np.argsort(np.concatenate(parts))]
     needed = any(abs(off.mean()) > GUARD * standard_error(off, contiguous) for off in _excess(fitted, y, ladder))
     for scale, loss in zip(candidates, change, strict=True):
         error = standard_error(loss, contiguous)

@@ -2,115 +2,39 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from nearfield.fitting.band import choose_band
 from nearfield.fitting.closed_form import build_field, fit_masked, fit_windowed, settled_field, warn_of
-from nearfield.fitting.coarse import Scale, choose_correction, corrected
+from nearfield.fitting.coarse import choose_correction, corrected
 from nearfield.fitting.covariance import Pooling, Standardize, location_and_scale
+from nearfield.fitting.fitted import Chosen, Fitted, Plan, Radius, given
 from nearfield.fitting.moments import MomentWarning, described, moments
-from nearfield.fitting.neural import FEWEST, LevelChoice, NetworkFit, choose_levels, default_recipe, fit_network
+from nearfield.fitting.neural import FEWEST
 from nearfield.fitting.paper import PaperRecipe, fit_paper
 from nearfield.fitting.predictive import choose_predictive
 from nearfield.fitting.processor import require_compiler
 from nearfield.fitting.radius import select_masked_radius, select_radius_by_time
 from nearfield.fitting.rarity import warn_of_rare
 from nearfield.fitting.recipe import Recipe
-from nearfield.fitting.selection import SelectionReport, select_field
+from nearfield.fitting.selection import select_field
 from nearfield.fitting.symmetry import named
-from nearfield.fitting.training import TrainingReport
+from nearfield.fitting.trained import fit_trained
 from nearfield.graph import DependencyGraph
-from nearfield.process import time_of
-from nearfield.score.base import Score
-from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import GaussianField
-from nearfield.score.hybrid import HybridScore
-from nearfield.score.predictive import PredictiveField
-from nearfield.score.switch import SwitchedScore
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 Method = Literal["auto", "gaussian", "windowed", "masked", "neural", "hybrid", "paper"]
-Radius = int | tuple[tuple[float, int], ...]
-CLEAR = 3.0
-"""Standard errors beyond which vertices differ so clearly that a network must tell them apart."""
 LARGEST_AUTO = 20_000
 """Vertices of the largest graphs on which "auto" tries a network."""
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A fitted score and what was chosen on the way.
-
-    Parameters
-    ----------
-    center, scale : ndarray, shape (vertex, channel)
-        The score describes ``(x - center) / scale``.
-    score : Score
-    radius : int or tuple of (float, int)
-        Hops, or OU times and hops.
-    pooling : Pooling
-    selection : SelectionReport or None
-        None when nothing was left to choose.
-    reason : str
-        The choice in a sentence.
-    seconds : dict of str to float
-        Wall time of choosing, fitting and training.
-    training : TrainingReport or None
-        Of the network, if one was trained; of the first of several.
-    levels : tuple of LevelChoice or None
-        Network against Gaussian, where the method is to choose.
-    predictive : PredictiveField or None
-        What scores in place of a Gaussian field, where held-out score prefers it.
-    correction : Scale or None
-        How a Gaussian field is corrected at larger scales.
-    band : float
-        What conditional variances of a Gaussian field are multiplied by.
-    """
-
-    center: Float[np.ndarray, "vertex channel"]
-    scale: Float[np.ndarray, "vertex channel"]
-    score: Score
-    radius: Radius
-    pooling: Pooling
-    selection: SelectionReport | None
-    reason: str
-    seconds: dict[str, float]
-    training: TrainingReport | None = None
-    levels: tuple[LevelChoice, ...] | None = None
-    predictive: PredictiveField | None = None
-    correction: Scale | None = None
-    band: float = 1.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a network is trained, and whom it tells.
-
-    Parameters
-    ----------
-    recipe : Recipe or PaperRecipe, optional
-        By default what `default_recipe` says; a PaperRecipe for "paper".
-    validation_fraction : float
-        Share of the samples held out, where no recipe is given.
-    checkpoint : path, optional
-        File the training is kept in, and gone on from if it is there.
-    progress : callable, optional
-        Called after each step with the steps taken, their number and the last held-out loss.
-    """
-
-    recipe: Recipe | PaperRecipe | None = None
-    validation_fraction: float = 0.15
-    checkpoint: str | os.PathLike[str] | None = None
-    progress: Callable[[int, int, float], object] | None = None
 
 
 def fit_score(
@@ -174,24 +98,14 @@ def fit_score(
         # A radius is the network's; where pooling is given as well, nothing of the field is needed.
         hops = 0 if pooling is not None and radius is not None else None
         chosen = _choose(x, graph, hops, pooling, options, search)
-        return _network(x, chosen, None, graph, method, radius, plan or Plan(), options)
+        return fit_trained(x, chosen, None, graph, method, radius, plan or Plan(), options)
     chosen = _choose(x, graph, radius, pooling, options, search)
     field = _field(x, graph, chosen, options, n_jobs)
     if method == "gaussian":
         return _scored(x, graph, field, options, n_jobs)
     if (why := _too_much(x)) is not None:
         return replace(field, reason=f"{field.reason} {why}")
-    return _network(x, chosen, field, graph, method, radius, plan or Plan(), options)
-
-
-class Chosen(NamedTuple):
-    """Hops and pooling of the Gaussian field, how they were chosen and the seconds that took."""
-
-    radius: int
-    pooling: Pooling
-    selection: SelectionReport | None
-    reason: str
-    seconds: float
+    return fit_trained(x, chosen, field, graph, method, radius, plan or Plan(), options)
 
 
 def _choose(
@@ -204,7 +118,7 @@ def _choose(
 ) -> Chosen:
     start = time.perf_counter()
     if radius is not None and pooling is not None:
-        return Chosen(radius, pooling, None, _given(radius, pooling), 0.0)
+        return Chosen(radius, pooling, None, given(radius, pooling), 0.0)
     selection = select_field(x, graph, radius=radius, pooling=pooling, **search, **options)
     choice = selection.choice
     return Chosen(choice.radius, choice.pooling, selection, selection.reason, time.perf_counter() - start)
@@ -275,7 +189,7 @@ def _windowed(
     table = ((1.0, used),) if isinstance(used, int) else used
     center, scale, score = fit_windowed(x, graph, table, pooling, options["standardize"])
     seconds = {"select": selected - start, "fit": time.perf_counter() - selected}
-    return Fitted(center, scale, score, used, pooling, selection, _given(used, pooling), seconds)
+    return Fitted(center, scale, score, used, pooling, selection, given(used, pooling), seconds)
 
 
 def _masked(x: np.ndarray, graph: DependencyGraph, radius: int | None, options: dict[str, Any]) -> Fitted:
@@ -285,7 +199,7 @@ def _masked(x: np.ndarray, graph: DependencyGraph, radius: int | None, options: 
     center, scale, score = fit_masked(x, graph, used, options["standardize"])
     seconds = {"select": selected - start, "fit": time.perf_counter() - selected}
     pooling = Pooling(0.0)
-    return Fitted(center, scale, score, used, pooling, None, _given(used, pooling), seconds)
+    return Fitted(center, scale, score, used, pooling, None, given(used, pooling), seconds)
 
 
 def _paper(
@@ -306,7 +220,7 @@ def _paper(
         progress=None if tell is None else lambda step, loss: tell(step, recipe.steps, loss),
     )
     seconds = {"select": selected - start, "train": time.perf_counter() - selected}
-    return Fitted(center, scale, score, radius, pooling, None, _given(radius, pooling), seconds)
+    return Fitted(center, scale, score, radius, pooling, None, given(radius, pooling), seconds)
 
 
 def _too_much(x: np.ndarray) -> str | None:
@@ -321,120 +235,3 @@ def _too_much(x: np.ndarray) -> str | None:
     if x.shape[1] > LARGEST_AUTO:
         return f"No network was tried on more than {LARGEST_AUTO} vertices; method='hybrid' trains one regardless."
     return None
-
-
-def _network(
-    x: np.ndarray,
-    chosen: Chosen,
-    field: Fitted | None,
-    graph: DependencyGraph,
-    method: Method,
-    radius: int | None,
-    plan: Plan,
-    options: dict[str, Any],
-) -> Fitted:
-    """Train a network; where there is a field, let the network serve only where it is better."""
-    start = time.perf_counter()
-    contiguous, seed = options["contiguous"], options["seed"]
-    pooling = _shared_law(chosen)
-    if field is None:
-        center, scale = location_and_scale(x, graph, pooling, options["standardize"])
-    else:
-        center, scale = field.center, field.scale
-    z = (x - center) / scale
-    assert not isinstance(plan.recipe, PaperRecipe)
-    recipe = plan.recipe or default_recipe(graph, len(x), plan.validation_fraction, seed)
-    tell = plan.progress
-    fit = fit_network(
-        z,
-        graph,
-        "neural" if method == "neural" else "hybrid",
-        hops=chosen.radius,
-        pooling=pooling,
-        recipe=recipe,
-        radius=radius,
-        contiguous=contiguous,
-        checkpoint=plan.checkpoint,
-        progress=None if tell is None else lambda step, loss: tell(step, recipe.members * recipe.steps, loss),
-    )
-    score, training = fit.score, fit.members[0].training
-    assert score.radius is not None
-    seconds, reason = {"select": chosen.seconds}, _described(fit)
-    found = Fitted(center, scale, score, score.radius, pooling, chosen.selection, reason, seconds, training=training)
-    if field is not None:
-        found = _switched(fit, z, graph, chosen, field, found, contiguous=contiguous, seed=seed)
-    return replace(found, seconds=found.seconds | {"train": time.perf_counter() - start})
-
-
-def _switched(
-    fit: NetworkFit,
-    z: np.ndarray,
-    graph: DependencyGraph,
-    chosen: Chosen,
-    field: Fitted,
-    network: Fitted,
-    *,
-    contiguous: bool,
-    seed: int,
-) -> Fitted:
-    """Compare a hybrid with the field and put each where it serves."""
-    assert isinstance(field.score, GaussianField)
-    hybrid = fit.score
-    assert isinstance(hybrid, HybridScore | EnsembleScore)
-    levels = choose_levels(
-        fit, z, graph, radius=chosen.radius, pooling=chosen.pooling, contiguous=contiguous, seed=seed
-    )
-    reason = f"{field.reason} {network.reason} {_compared(levels)}"
-    found = replace(field, reason=reason, training=network.training, levels=levels)
-    if not any(level.switched for level in levels):
-        return found
-    choice = tuple((time_of(level.sigma), level.switched) for level in levels)
-    return replace(found, score=SwitchedScore(field.score, hybrid, choice), radius=network.radius)
-
-
-def _shared_law(chosen: Chosen) -> Pooling:
-    """Pooling for a network: one law, unless held-out loss says clearly that vertices differ.
-
-    The field's pooling rests on differences of some 1e-4 nats per dimension. Numbers of each vertex, which a network
-    learns where laws differ, cost far more than that: on Cox-Ingersoll-Ross chains four times the excess risk.
-    """
-    alike = [c for c in chosen.selection.table if c.pooling == Pooling(1.0)] if chosen.selection is not None else []
-    return Pooling(1.0) if any(c.difference <= CLEAR * c.difference_error for c in alike) else chosen.pooling
-
-
-def _described(fit: NetworkFit) -> str:
-    score, training = fit.members[0].score, fit.members[0].training
-    shown = (
-        f", shown a Gaussian that reads {score.gaussian.radius}: {score.radius} in all"
-        if isinstance(score, HybridScore)
-        else ""
-    )
-    why = {"budget": "", "patience": ", then no better", "diverged": ", then diverging"}[training.reason]
-    images = f" Trained on images under {', '.join(training.symmetries)} as well." if training.symmetries else ""
-    losses = ", ".join(f"{member.training.best.loss:.4f}" for member in fit.members[1:])
-    others = f" Mean of {len(fit.members)} networks; the losses of the others are {losses}." if losses else ""
-    return (
-        f"Network reading {score.network.radius} hops{shown}; held-out loss {training.best.loss:.4f} after "
-        f"{training.best.step} of {len(training.losses)} steps{why}.{images}{others}"
-    )
-
-
-def _compared(levels: tuple[LevelChoice, ...]) -> str:
-    used = [level.sigma for level in levels if level.switched]
-    if not used:
-        return "Nowhere clearly better than the Gaussian field, which serves at every noise level."
-    gain = sum(level.gaussian - level.hybrid for level in levels if level.switched)
-    return (
-        f"Serves at {len(used)} of {len(levels)} noise levels, between {used[0]:.2g} and {used[-1]:.2g} times the "
-        f"signal, where its held-out denoising error is lower by {gain:.3g} in all; the Gaussian field at the others."
-    )
-
-
-def _given(radius: Radius, pooling: Pooling) -> str:
-    if isinstance(radius, int):
-        return f"Radius {radius}, pooling strength {pooling.strength:g}."
-    used = [r for _, r in radius]
-    return (
-        f"Radius {min(used)} to {max(used)} by noise level, each the smallest whose held-out denoising loss is within "
-        f"one standard error of the lowest; pooling strength {pooling.strength:g}."
-    )

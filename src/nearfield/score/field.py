@@ -268,9 +268,10 @@ class GaussianField(Score):
         return self._block_covariance(self._averages(label, size))
 
     def _block_covariance(self, rows: sp.csr_array) -> Float[np.ndarray, "variable variable"]:
-        parts = [self._covary(rows[i : i + CHUNK].toarray()) for i in range(0, rows.shape[0], CHUNK)]
-        covariance = np.concatenate([(rows @ part.T).T for part in parts])
-        return (covariance + covariance.T) / 2
+        """Covariance A P_0^{-1} A' = B B' of averages A, B = A F^{-1}."""
+        starts = range(0, rows.shape[0], CHUNK)
+        half = np.concatenate([self._solve_triangle(rows[i : i + CHUNK].toarray(), transposed=True) for i in starts])
+        return half @ half.T
 
     def _averages(self, label: Int[np.ndarray, " vertex"], size: Float[np.ndarray, "block channel"]) -> sp.csr_array:
         """Matrix A that takes the means of blocks, over their scale, from variables in elimination order."""
