@@ -9,7 +9,7 @@ from scipy.stats import chi2, norm
 
 from nearfield.evaluation.agreement import FALSE_ALARM, Agreement, drift_names, threshold
 from nearfield.evaluation.moment import Moments, Yardstick, statistics_of
-from nearfield.evaluation.ruler import Ruler
+from nearfield.evaluation.ruler import Ruler, windowed
 from nearfield.graph import DependencyGraph
 
 LAW = Law(24)
@@ -74,6 +74,14 @@ def test_wavebands_share_out_the_variance():
     power = sum(c * named(found, ruler, label) for c, label in zip(count, labels, strict=True)) / 96
     whole = named(found, ruler, "the whole domain")  # wavenumber zero, in no band
     assert power + whole == pytest.approx(named(found, ruler, "total variance"))
+
+
+def test_axes_that_do_not_close_are_tapered_at_unit_power():
+    tapered, axes = windowed(np.ones((1, 240)), DependencyGraph.grid((8, 30), periodic=(True, False)).lattice)
+    assert axes == (1, 2)
+    assert np.mean(tapered**2) == pytest.approx(1.0)
+    assert np.ptp(tapered, axis=1).max() == 0.0
+    assert tapered[0, 0, 0] < 0.01 * tapered[0, 0, 15]
 
 
 @pytest.mark.parametrize("block", [1, 4])
