@@ -95,6 +95,22 @@ def test_fields_that_are_right_stay_as_they_are():
     assert divergence[1] < 1.05 * divergence[0]
 
 
+def test_draws_that_are_not_like_the_data_are_a_reason_to_correct(monkeypatch):
+    """Though the guard lets block means pass, which is made sure of here."""
+    monkeypatch.setattr("nearfield.fitting.coarse.GUARD", np.inf)
+    law = GaussianMarkovField.stationary((12, 12))
+    y = law.sample(100, random_state=0)
+    y = y - y.mean()
+    field = build_field(y, law.graph, 2, Pooling(1.0), False).field
+    assert choose_correction(field, y, law.graph, 2, Pooling(1.0)) is None
+    scale = choose_correction(field, y, law.graph, 2, Pooling(1.0), needed=True)
+    assert scale is not None
+    mode = np.linalg.eigh(y[..., 0].T @ y[..., 0])[1][:, -1]
+    data = np.mean((y[..., 0] @ mode) ** 2)
+    before, after = (mode @ law.covariance() @ mode / data for law in (field, corrected(field, y, law.graph, scale)))
+    assert 1.2 * before < after < 1.2
+
+
 def test_one_law_is_carried_to_larger_lattices():
     """In the middle of the larger lattice neighbours have the covariances of the middle of the smaller one."""
     graph, onto = DependencyGraph.chain(60), DependencyGraph.chain(90)

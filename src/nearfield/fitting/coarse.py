@@ -142,15 +142,16 @@ def choose_correction(
     radius: int,
     pooling: Pooling,
     *,
+    needed: bool = False,
     contiguous: bool = False,
     seed: int = 0,
     n_jobs: int | None = None,
 ) -> Scale | None:
     """Choose whether and how a field is corrected at larger scales, by held-out loss.
 
-    A field needs a correction if one is better by ``GUARD`` standard errors, or the block means of the samples are off
-    by as many; others are left as they are. The fullest correction is taken whose held-out loss is not above that of
-    the field by more than one standard error.
+    A field needs a correction if its draws are known not to be like the data, if one is better by ``GUARD`` standard
+    errors, or if the block means of the samples are off by as many; others are left as they are. The fullest correction
+    is taken whose held-out loss is not above that of the field by more than one standard error.
 
     Parameters
     ----------
@@ -161,6 +162,8 @@ def choose_correction(
     graph : DependencyGraph
     radius, pooling
         Of the field.
+    needed : bool
+        Whether draws are known not to be like the data.
     contiguous, seed, n_jobs
         As in `select_field`.
 
@@ -182,7 +185,9 @@ def choose_correction(
         )
     candidates = ladder.scales()
     change = np.concatenate(found, axis=1)[:, np.argsort(np.concatenate(parts))]
-    needed = any(abs(off.mean()) > GUARD * standard_error(off, contiguous) for off in _excess(fitted, y, ladder))
+    needed = needed or any(
+        abs(off.mean()) > GUARD * standard_error(off, contiguous) for off in _excess(fitted, y, ladder)
+    )
     for scale, loss in zip(candidates, change, strict=True):
         error = standard_error(loss, contiguous)
         if loss.mean() <= error and (needed or loss.mean() < -GUARD * error):

@@ -136,12 +136,13 @@ def _field(
     warn_of(fit, len(x))
     center, scale, field = fit.center, fit.scale, fit.field
     fitted, y = time.perf_counter(), (x - center) / scale
-    law = choose_correction(
-        field, y, graph, radius, pooling, contiguous=options["contiguous"], seed=options["seed"], n_jobs=n_jobs
-    )
-    score = corrected(field, y, graph, law)
-    made = time.perf_counter()
-    if (off := described(moments(score, y, graph, contiguous=options["contiguous"], seed=options["seed"]))) is not None:
+    shared = {name: options[name] for name in ("contiguous", "seed")}
+    off = described(moments(field, y, graph, **shared))
+    law = choose_correction(field, y, graph, radius, pooling, needed=off is not None, n_jobs=n_jobs, **shared)
+    score, made = corrected(field, y, graph, law), time.perf_counter()
+    if law is not None:
+        off = described(moments(score, y, graph, **shared))
+    if off is not None:
         warnings.warn(off, MomentWarning, stacklevel=2)
     seconds = {"select": selected, "fit": fitted - start, "correct": made - fitted, "check": time.perf_counter() - made}
     reason = reason if law is None else f"{reason} {law.describe()}"
