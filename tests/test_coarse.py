@@ -127,6 +127,15 @@ def test_one_law_is_carried_to_larger_lattices():
     assert not np.allclose(extend(field, graph, onto).covariance()[36:42, 36:42], small[27:33, 27:33], atol=0.03)
 
 
+def test_a_correction_that_cannot_be_carried_over_is_lost_with_a_warning():
+    graph, onto = DependencyGraph.grid((12, 12)), DependencyGraph.grid((30, 30))
+    y = np.random.default_rng(0).normal(size=(50, 144, 1))
+    field = build_field(y, graph, 1, Pooling(1.0), False).field
+    law = corrected(field, y, graph, Scale(3, 6, Pooling(1.0)))
+    with pytest.warns(UserWarning, match="correction at larger scales is lost: blocks of 3 cells"):
+        assert extend(law, graph, onto).coarse is None
+
+
 @pytest.mark.parametrize(("n_samples", "n", "pooling"), [(3, 20, Pooling(1.0)), (30, 2, Pooling(0.0))])
 def test_too_few_samples_or_vertices_are_left_alone(n_samples, n, pooling):
     y, graph = np.random.default_rng(0).normal(size=(n_samples, n, 1)), DependencyGraph.chain(n)

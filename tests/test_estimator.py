@@ -494,3 +494,18 @@ def test_a_vertex_that_varies_in_one_sample_only_is_named_and_fitted_apart(metho
         model = nf.LocalizedDiffusion(method=method, pooling=pooling, random_state=0).fit(x)
     np.testing.assert_allclose(model.marginal_.scale[7], x[:, 7].std(), rtol=1e-12)
     assert np.isfinite(model.sample(5, random_state=0)).all()
+
+
+@pytest.mark.parametrize("missing", ["codec", "score", "parameters", "an array", "nothing known"])
+def test_a_model_of_another_make_is_refused_by_name(missing, tmp_path):
+    nf.LocalizedDiffusion(method="gaussian", radius=1, pooling=1.0).fit(chain()).save(tmp_path / "m")
+    metadata, arrays = store.read(tmp_path / "m")
+    if missing == "an array":
+        arrays = {name: array for name, array in arrays.items() if "center" not in name}
+    elif missing == "nothing known":
+        metadata = {**metadata, "parameters": {**metadata["parameters"], "temperature": 1}}
+    else:
+        metadata = {name: value for name, value in metadata.items() if name != missing}
+    store.write(tmp_path / "other", metadata, arrays)
+    with pytest.raises(ValueError, match="no model of this nearfield"):
+        nf.load(tmp_path / "other")

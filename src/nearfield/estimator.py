@@ -549,7 +549,7 @@ def load(path: str | os.PathLike[str]) -> LocalizedDiffusion:
     Raises
     ------
     ValueError
-        If the file is not a model, of an unknown schema, truncated or altered.
+        If the file is not a model, of an unknown schema or another make, truncated or altered.
     OSError
         If it cannot be read.
     """
@@ -558,9 +558,15 @@ def load(path: str | os.PathLike[str]) -> LocalizedDiffusion:
         raise ValueError(
             f"{os.fspath(path)} is the checkpoint of a training, not a model; fit(..., checkpoint=...) goes on from it"
         )
-    learned = Model.from_content(metadata, arrays)
-    parameters = parameters_from_plain(metadata["parameters"], learned.codec.graph)
-    model = LocalizedDiffusion(**parameters)._take(learned)
+    try:
+        learned = Model.from_content(metadata, arrays)
+        parameters = parameters_from_plain(metadata["parameters"], learned.codec.graph)
+        model = LocalizedDiffusion(**parameters)._take(learned)
+    except (KeyError, TypeError) as lacking:
+        raise ValueError(
+            f"{os.fspath(path)} is no model of this nearfield ({lacking}); install the nearfield that wrote it, or fit "
+            "and save the model again"
+        ) from lacking
     model.digest_ = content_digest(metadata, arrays)
     return model
 

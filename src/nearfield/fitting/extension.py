@@ -6,6 +6,7 @@ extended-domain models of Remark 2.2 of arXiv 2505.04417).
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -156,13 +157,18 @@ def _field(field: GaussianField, graph: DependencyGraph, onto: DependencyGraph) 
 
 
 def _coarse(field: GaussianField, graph: DependencyGraph, onto: DependencyGraph) -> CoarseLaw | None:
-    """Law of the block means of the larger lattice; none where blocks are too few to tell of more of them."""
+    """Law of the block means of the larger lattice; none, with a warning, where blocks are too few to tell of more."""
     if field.coarse is None:
         return None
     old, new = coarsen(graph, field.coarse.step), coarsen(onto, field.coarse.step)
     try:
         law = _field(field.coarse.law, old.graph, new.graph)
     except ValueError:
+        warnings.warn(
+            f"the correction at larger scales is lost: blocks of {field.coarse.step} cells a side on {graph!r} are too "
+            f"few to tell of those on {onto!r}; fit larger samples",
+            stacklevel=2,
+        )
         return None
     size = np.repeat(field.coarse.size[:1], new.graph.n_vertices, axis=0)
     return CoarseLaw(new.label, new.step, size, law)
