@@ -13,8 +13,9 @@ products and solves:
 
 Conditional laws are fitted at a single scale, and their errors add up in the few directions of largest scale. A field
 is therefore corrected by the law q of its block means :math:`z = A x` on a coarser graph, which is a `GaussianField`
-itself and may be corrected in turn: :math:`p(x) = p_0(x\mid z)\,q(z)` is, of all laws in which z is q, the nearest to
-the field :math:`p_0` in Kullback-Leibler divergence. With :math:`C_z = A P_0^{-1} A^\top` and Q the covariance of q,
+itself and may be corrected in turn: :math:`p(x) = p_0(x\mid z)\,q(z)`, (N.13), is, of all laws in which z is q, the
+nearest to the field :math:`p_0` in Kullback-Leibler divergence. With :math:`C_z = A P_0^{-1} A^\top` and Q the
+covariance of q,
 
 * precision: :math:`P = P_0 + A^\top (Q^{-1} - C_z^{-1}) A`;
 * sample: :math:`x + K (z - A x)` of a draw x of the field and z of q, :math:`K = P_0^{-1} A^\top C_z^{-1}`;
