@@ -24,6 +24,7 @@ from nearfield.coordinate import Metric, checked_axes, checked_points, close_pai
 from nearfield.lattice import Lattice
 from nearfield.neighborhood import Neighborhood, ball_sizes, growth, on_lattice, ranked
 from nearfield.number import whole_number
+from nearfield.product import product_lattice, product_links, product_mask, product_points
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -41,8 +42,9 @@ class DependencyGraph:
     """Undirected graph of direct dependence, immutable, compared by value.
 
     Made by its constructors: `chain`, `ring`, `grid`, `torus`, `latlon`, `knn`, `within`, `from_edges` and
-    `from_adjacency`; `subgraph` removes vertices. Two graphs are equal when lattice or edges, removed cells,
-    coordinates and metric are; a lattice and the same edges given as a list are different graphs.
+    `from_adjacency`; `subgraph` removes vertices, `product` pairs them with those of another graph. Two graphs are
+    equal when lattice or edges, removed cells, coordinates and metric are; a lattice and the same edges given as a list
+    are different graphs.
 
     Attributes
     ----------
@@ -342,6 +344,45 @@ class DependencyGraph:
         keep = np.zeros(self.lattice.shape, dtype=bool)
         keep.flat[self._cells[stays]] = True
         return DependencyGraph(lattice=self.lattice, keep=keep, coordinates=coordinates, metric=self.metric)
+
+    def product(self, other: DependencyGraph) -> DependencyGraph:
+        """Return the graph of pairs of vertices, such as stations times days.
+
+        Pairs are neighbours when one part is the same and the other is one step apart; the distance is the sum of the
+        distances. They are numbered in C order, as the cells of an array with this graph's dimension(s) first.
+
+        Lattices of at most three axes together make a lattice, in which cells removed from either are removed; all
+        else, lattices of several axes with diagonals too, makes a list of edges. If both have euclidean coordinates,
+        the product has those of both side by side: bring them to one unit first, as fields are then fitted by straight
+        lines through both. Otherwise it has none, and fields are fitted by hops.
+
+        Parameters
+        ----------
+        other : DependencyGraph
+            The second part of the pairs.
+
+        Raises
+        ------
+        TypeError
+            If the other is no graph.
+
+        Examples
+        --------
+        >>> stations = DependencyGraph.knn([[47.4, 8.5], [47.6, 7.6], [46.2, 6.1]], 1, metric="haversine")
+        >>> stations.product(DependencyGraph.chain(5))
+        DependencyGraph(15 vertices, 22 edges)
+        >>> DependencyGraph.grid((3, 4)).product(DependencyGraph.ring(24))
+        DependencyGraph.grid((3, 4, 24), periodic=(False, False, True))
+        """
+        if not isinstance(other, DependencyGraph):
+            raise TypeError(f"other must be a DependencyGraph, got {other!r}; for n days give DependencyGraph.chain(n)")
+        points = None
+        if self.metric == other.metric == "euclidean":
+            points = product_points(self.coordinates, other.coordinates)
+        lattice = product_lattice(self.lattice, other.lattice)
+        if lattice is None:
+            return DependencyGraph(links=product_links(self.adjacency, other.adjacency), coordinates=points)
+        return DependencyGraph(lattice=lattice, keep=product_mask(self.keep, other.keep, lattice), coordinates=points)
 
     @cached_property
     def n_vertices(self) -> int:
