@@ -7,7 +7,9 @@ import pickle
 
 import numpy as np
 import pytest
+import xarray as xr
 
+from nearfield.data.codec import Codec
 from nearfield.graph import DependencyGraph
 
 RNG = np.random.default_rng(2)
@@ -89,6 +91,33 @@ def test_products_are_graphs_as_others_are(right):
 def test_three_axes_associate():
     a, b, c = (DependencyGraph.chain(n) for n in (2, 3, 4))
     assert a.product(b).product(c) == a.product(b.product(c)) == DependencyGraph.grid((2, 3, 4))
+
+
+def test_data_with_the_dimensions_in_another_order_are_refused():
+    stations, chain = FACTORS["stations"], DependencyGraph.chain(5)
+    data = xr.DataArray(RNG.normal(size=(20, 6, 5)), dims=("sample", "station", "day"))
+    graph = stations.product(chain)
+    assert graph.parts == (6, 5)
+    assert Codec.fit(data, graph=graph).graph == graph
+    assert Codec.fit(data.stack(vertex=("station", "day")).reset_index("vertex"), graph=graph).graph == graph
+    turned = data.transpose("sample", "day", "station")
+    for wrong in (turned, turned.expand_dims("z")):
+        with pytest.raises(ValueError, match="last running fastest"):
+            Codec.fit(wrong, sample_dim="sample", graph=graph)
+    with pytest.raises(ValueError, match="last running fastest"):
+        Codec.fit(data, graph=chain.product(stations))
+
+
+def test_parts_may_be_of_several_dimensions_and_of_one_vertex():
+    grid, stations = DependencyGraph.grid((2, 3), diagonal=True), FACTORS["stations"]
+    graph = grid.product(stations.product(DependencyGraph.chain(1)))
+    assert graph.parts == (6, 6, 1)
+    data = xr.DataArray(RNG.normal(size=(20, 2, 3, 6)), dims=("sample", "y", "x", "station"))
+    assert Codec.fit(data, graph=graph).graph == graph
+    assert Codec.fit(data.expand_dims("day", 4), sample_dim="sample", graph=graph).graph == graph
+    with pytest.raises(ValueError, match="last running fastest"):
+        Codec.fit(data.transpose("sample", "y", "station", "x"), graph=graph)
+    assert graph.subgraph(np.arange(36) % 2 == 0).parts == ()
 
 
 @pytest.mark.parametrize("other", [5, None, np.eye(3)])

@@ -58,6 +58,8 @@ class DependencyGraph:
         Where the vertices are. With the haversine metric: latitude and longitude in degrees.
     metric : {"euclidean", "haversine"}
         Distance between coordinates.
+    parts : tuple of int
+        Numbers of vertices of the two or more graphs of which it is a product off lattices; empty for other graphs.
 
     Examples
     --------
@@ -73,6 +75,7 @@ class DependencyGraph:
     links: tuple[Int[np.ndarray, " vertex+1"], Int[np.ndarray, " 2*edge"]] | None = None
     coordinates: Float[np.ndarray, "vertex axis"] | None = None
     metric: Metric = "euclidean"
+    parts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.lattice is None) == (self.links is None):
@@ -356,6 +359,8 @@ class DependencyGraph:
         the product has those of both side by side: bring them to one unit first, as fields are then fitted by straight
         lines through both. Otherwise it has none, and fields are fitted by hops.
 
+        Data whose dimensions come in another order than the parts are refused, unless they are equally long.
+
         Parameters
         ----------
         other : DependencyGraph
@@ -381,7 +386,9 @@ class DependencyGraph:
             points = product_points(self.coordinates, other.coordinates)
         lattice = product_lattice(self.lattice, other.lattice)
         if lattice is None:
-            return DependencyGraph(links=product_links(self.adjacency, other.adjacency), coordinates=points)
+            parts = (self.parts or (len(self),)) + (other.parts or (len(other),))
+            links = product_links(self.adjacency, other.adjacency)
+            return DependencyGraph(links=links, coordinates=points, parts=parts)
         return DependencyGraph(lattice=lattice, keep=product_mask(self.keep, other.keep, lattice), coordinates=points)
 
     @cached_property
@@ -578,7 +585,7 @@ class DependencyGraph:
         >>> DependencyGraph.chain(3).state()
         ({'metric': 'euclidean', 'shape': [3], 'periodic': [False], 'diagonal': False}, {})
         """
-        config: dict[str, Any] = {"metric": self.metric}
+        config: dict[str, Any] = {"metric": self.metric} | ({"parts": list(self.parts)} if self.parts else {})
         if self.lattice is not None:
             config |= {"shape": list(self.lattice.shape), "periodic": list(self.lattice.periodic)}
             config["diagonal"] = self.lattice.diagonal
@@ -609,7 +616,8 @@ class DependencyGraph:
             lattice = Lattice(tuple(config["shape"]), tuple(config["periodic"]), config["diagonal"])
         else:
             links = arrays["pointers"], arrays["columns"]
-        return cls(lattice, arrays.get("keep"), links, arrays.get("coordinates"), config["metric"])
+        parts = tuple(config.get("parts", ()))
+        return cls(lattice, arrays.get("keep"), links, arrays.get("coordinates"), config["metric"], parts)
 
     def __reduce__(self) -> tuple[Any, ...]:  # pickled arrays come back writeable, the constructor sees to it
         return DependencyGraph.from_state, self.state()
