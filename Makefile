@@ -18,7 +18,7 @@ BENCHMARKS := gaussian_chain gaussian_grid temperature moments scale
 help:
 	@echo "make demo    learn temperature maps and gravel, draw new ones, complete a map, write $(DEMO)/"
 	@echo "make test    the fast test suite"
-	@echo "make check   all that CI runs: format, lint, layers, types, demo, example, every test"
+	@echo "make check   all that CI runs: format, lint, layers, types, demo, examples, every test"
 	@echo "make format  rewrite the code as check wants it"
 	@echo "make docs    the pages of docs/, into site/"
 	@echo "make bench   the benchmarks, one table each"
@@ -42,7 +42,8 @@ check: $(VENV)/dev.stamp
 	time $(BIN)/mypy
 	time $(MKDOCS)
 	time $(BIN)/nearfield demo --out $(DEMO)
-	time $(BIN)/python examples/01_field_at_every_scale.py $(DEMO)/field_at_every_scale.png
+	for example in examples/0*.py; do echo "== $$example"; \
+	time $(BIN)/python $$example $(DEMO)/$$(basename $$example .py).png; done
 	$(PYTEST) -m "slow or not slow" --doctest-modules --durations 10 src tests
 
 format: $(VENV)/dev.stamp

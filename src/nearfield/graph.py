@@ -24,6 +24,7 @@ from nearfield.coordinate import Metric, checked_axes, checked_points, close_pai
 from nearfield.lattice import Lattice
 from nearfield.neighborhood import Neighborhood, ball_sizes, growth, on_lattice, ranked
 from nearfield.number import whole_number
+from nearfield.product import product_lattice, product_links, product_mask, product_points
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -41,8 +42,9 @@ class DependencyGraph:
     """Undirected graph of direct dependence, immutable, compared by value.
 
     Made by its constructors: `chain`, `ring`, `grid`, `torus`, `latlon`, `knn`, `within`, `from_edges` and
-    `from_adjacency`; `subgraph` removes vertices. Two graphs are equal when lattice or edges, removed cells,
-    coordinates and metric are; a lattice and the same edges given as a list are different graphs.
+    `from_adjacency`; `subgraph` removes vertices, `product` pairs them with those of another graph. Two graphs are
+    equal when lattice or edges, removed cells, coordinates and metric are; a lattice and the same edges given as a list
+    are different graphs.
 
     Attributes
     ----------
@@ -56,6 +58,8 @@ class DependencyGraph:
         Where the vertices are. With the haversine metric: latitude and longitude in degrees.
     metric : {"euclidean", "haversine"}
         Distance between coordinates.
+    parts : tuple of int
+        Numbers of vertices of the two or more graphs of which it is a product off lattices; empty for other graphs.
 
     Examples
     --------
@@ -71,6 +75,7 @@ class DependencyGraph:
     links: tuple[Int[np.ndarray, " vertex+1"], Int[np.ndarray, " 2*edge"]] | None = None
     coordinates: Float[np.ndarray, "vertex axis"] | None = None
     metric: Metric = "euclidean"
+    parts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.lattice is None) == (self.links is None):
@@ -343,6 +348,49 @@ class DependencyGraph:
         keep.flat[self._cells[stays]] = True
         return DependencyGraph(lattice=self.lattice, keep=keep, coordinates=coordinates, metric=self.metric)
 
+    def product(self, other: DependencyGraph) -> DependencyGraph:
+        """Return the graph of pairs of vertices, such as stations times days.
+
+        Pairs are neighbours when one part is the same and the other is one step apart; the distance is the sum of the
+        distances. They are numbered in C order, as the cells of an array with this graph's dimension(s) first.
+
+        Lattices of at most three axes together make a lattice, in which cells removed from either are removed; all
+        else, lattices of several axes with diagonals too, makes a list of edges. If both have euclidean coordinates,
+        the product has those of both side by side: bring them to one unit first, as fields are then fitted by straight
+        lines through both. Otherwise it has none, and fields are fitted by hops.
+
+        Data whose dimensions come in another order than the parts are refused, unless they are equally long.
+
+        Parameters
+        ----------
+        other : DependencyGraph
+            The second part of the pairs.
+
+        Raises
+        ------
+        TypeError
+            If the other is no graph.
+
+        Examples
+        --------
+        >>> stations = DependencyGraph.knn([[47.4, 8.5], [47.6, 7.6], [46.2, 6.1]], 1, metric="haversine")
+        >>> stations.product(DependencyGraph.chain(5))
+        DependencyGraph(15 vertices, 22 edges)
+        >>> DependencyGraph.grid((3, 4)).product(DependencyGraph.ring(24))
+        DependencyGraph.grid((3, 4, 24), periodic=(False, False, True))
+        """
+        if not isinstance(other, DependencyGraph):
+            raise TypeError(f"other must be a DependencyGraph, got {other!r}; for n days give DependencyGraph.chain(n)")
+        points = None
+        if self.metric == other.metric == "euclidean":
+            points = product_points(self.coordinates, other.coordinates)
+        lattice = product_lattice(self.lattice, other.lattice)
+        if lattice is None:
+            parts = (self.parts or (len(self),)) + (other.parts or (len(other),))
+            links = product_links(self.adjacency, other.adjacency)
+            return DependencyGraph(links=links, coordinates=points, parts=parts)
+        return DependencyGraph(lattice=lattice, keep=product_mask(self.keep, other.keep, lattice), coordinates=points)
+
     @cached_property
     def n_vertices(self) -> int:
         """Number of vertices."""
@@ -537,7 +585,7 @@ class DependencyGraph:
         >>> DependencyGraph.chain(3).state()
         ({'metric': 'euclidean', 'shape': [3], 'periodic': [False], 'diagonal': False}, {})
         """
-        config: dict[str, Any] = {"metric": self.metric}
+        config: dict[str, Any] = {"metric": self.metric} | ({"parts": list(self.parts)} if self.parts else {})
         if self.lattice is not None:
             config |= {"shape": list(self.lattice.shape), "periodic": list(self.lattice.periodic)}
             config["diagonal"] = self.lattice.diagonal
@@ -568,7 +616,8 @@ class DependencyGraph:
             lattice = Lattice(tuple(config["shape"]), tuple(config["periodic"]), config["diagonal"])
         else:
             links = arrays["pointers"], arrays["columns"]
-        return cls(lattice, arrays.get("keep"), links, arrays.get("coordinates"), config["metric"])
+        parts = tuple(config.get("parts", ()))
+        return cls(lattice, arrays.get("keep"), links, arrays.get("coordinates"), config["metric"], parts)
 
     def __reduce__(self) -> tuple[Any, ...]:  # pickled arrays come back writeable, the constructor sees to it
         return DependencyGraph.from_state, self.state()

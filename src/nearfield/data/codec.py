@@ -492,6 +492,8 @@ def _place(
     if graph.keep is not None and layout.n_cells == graph.keep.size:
         cells = graph.keep.ravel()
     agrees = len(long) <= 1 or lattice is None or tuple(n for n in lattice if n > 1) == long
+    if len(long) > 1:  # a product's parts begin where dimensions do
+        agrees = agrees and set(np.cumprod(graph.parts, dtype=int).tolist()) <= {1, *np.cumprod(long).tolist()}
     if int(cells.sum()) != graph.n_vertices or not agrees:
         raise ValueError(
             f"graph must have a vertex for each cell of the data, {layout.dims} = {layout.shape}, got {graph!r}; its "
