@@ -200,6 +200,11 @@ class Near(NamedTuple):
         """Replace the values of each vertex by the average."""
         return self.weight @ values
 
+    @property
+    def lenders(self) -> Int[np.ndarray, " vertex"]:
+        """How many vertices each average is over."""
+        return np.diff(self.weight.indptr)
+
     def around(self, rows: slice) -> tuple[Int[np.ndarray, " near"], sp.csr_array]:
         """Vertices that have weight in the averages of some rows, in order, and these weights (row, near)."""
         part = self.weight[rows]
@@ -224,6 +229,11 @@ class Alike(NamedTuple):
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Replace the values of each vertex by the average."""
         return (self.share @ (self.total @ values))[self.borrower]
+
+    @property
+    def lenders(self) -> Int[np.ndarray, " vertex"]:
+        """How many vertices each average is over."""
+        return np.rint(1.0 / self.share.max(axis=1)).astype(np.int64)[self.borrower]
 
     def mean(self, parts: Sequence[slice], values: Callable[[slice], np.ndarray]) -> np.ndarray:
         """Average for each need of values that are made in parts of the graph."""
@@ -314,16 +324,42 @@ def location_and_scale(
     fitted = np.broadcast_to(standardize, x.shape[1:])
     if not fitted.any():
         return np.zeros(x.shape[1:]), np.ones(x.shape[1:])
-    pooling = pooling.of_location
-    own = x.mean(axis=0)
-    spread = x.var(axis=0)
+    return pooled_location(vertex_moments(x), graph, pooling.of_location, fitted, smooth)
+
+
+class VertexMoments(NamedTuple):
+    """Mean and variance of each vertex and channel, where it varies rarely, and the number of samples they are of.
+
+    Those of several sets of samples stand along an axis between vertices and channels.
+    """
+
+    mean: Float[np.ndarray, "vertex *set channel"]
+    variance: Float[np.ndarray, "vertex *set channel"]
+    rare: Bool[np.ndarray, "vertex *set channel"]
+    n_samples: int | Int[np.ndarray, "set 1"]
+
+
+def vertex_moments(x: Float[np.ndarray, "sample vertex channel"]) -> VertexMoments:
+    """Moments of samples."""
+    variance, rare = x.var(axis=0), rarely_varying(x)
+    rare &= (~rare & (variance > 0)).any(axis=0)  # where all are, they are alike
+    return VertexMoments(x.mean(axis=0), variance, rare, len(x))
+
+
+def pooled_location(
+    moments: VertexMoments,
+    graph: DependencyGraph,
+    pooling: Pooling,
+    fitted: Bool[np.ndarray, "vertex *set channel"],
+    smooth: Smoother | None = None,
+) -> tuple[Float[np.ndarray, "vertex *set channel"], Float[np.ndarray, "vertex *set channel"]]:
+    """Location and scale as `location_and_scale` pools them, where they are ``fitted``."""
+    own, spread, rare, n_samples = moments
     if pooling.strength == 0.0:
         return np.where(fitted, own, 0.0), np.where(fitted, np.sqrt(spread), 1.0)
-    rare = rarely_varying(x)
-    rare &= (~rare & (spread > 0)).any(axis=0)  # where all are, they are alike
     average = _without(rare, smooth or smoother(graph, pooling.bandwidth))
     shift = pooling.strength * (average(own) - own)
-    sampling = np.maximum(spread, 1e-12 * spread.mean(axis=0)) / len(x)
+    sampling = np.maximum(spread, 1e-12 * spread.mean(axis=0)) / n_samples
     alike = (shift**2 / sampling).mean(axis=0) <= LOCATION_LIMIT
     center = own + np.where(alike, shift, 0.0)
     spread = spread + (own - center) ** 2
@@ -331,12 +367,16 @@ def location_and_scale(
     return np.where(fitted, center, 0.0), np.where(fitted, np.sqrt(spread), 1.0)
 
 
-def _without(rare: Bool[np.ndarray, "vertex channel"], smooth: Smoother) -> Callable[[np.ndarray], np.ndarray]:
+def _without(rare: Bool[np.ndarray, "vertex *set channel"], smooth: Smoother) -> Callable[[np.ndarray], np.ndarray]:
     """Average over the other vertices alone; the rare ones keep their values."""
+
+    def average(values: np.ndarray) -> np.ndarray:
+        return smooth(values.reshape(len(values), -1)).reshape(values.shape)
+
     if not rare.any():
-        return smooth.__call__
-    share = np.where(rare, 1.0, smooth((~rare).astype(float)))
-    return lambda values: np.where(rare, values, smooth(np.where(rare, 0.0, values)) / share)
+        return average
+    share = np.where(rare, 1.0, average((~rare).astype(float)))
+    return lambda values: np.where(rare, values, average(np.where(rare, 0.0, values)) / share)
 
 
 def local_blocks(
