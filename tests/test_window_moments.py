@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nearfield.fitting import selection, window_moments
+from nearfield.fitting import covariance, selection, window_moments
 from nearfield.fitting.covariance import Pooling, local_blocks, predecessors
 from nearfield.fitting.held_out import split
 from nearfield.fitting.selection import select_field
 from nearfield.fitting.window_moments import FoldMoments, fold_moments, recentred, whole
 from nearfield.graph import DependencyGraph
+from nearfield.lattice import Lattice
 
 GRAPHS = [
     DependencyGraph.grid((4, 5)),
@@ -71,6 +72,16 @@ def test_held_out_losses_are_those_of_blocks_gathered_anew(graph, pooling, stand
     np.testing.assert_allclose([c.error for c in kept.table], [c.error for c in anew.table], rtol=1e-9)
 
 
+def test_distinct_rows_are_those_of_numpy():
+    rows = np.random.default_rng(0).random((200, 11)) < 0.9
+    kinds, which, count = covariance._distinct(rows)
+    expected = np.unique(rows, axis=0, return_counts=True)
+    order = np.lexsort(kinds.T[::-1])
+    np.testing.assert_array_equal(kinds[order], expected[0])
+    np.testing.assert_array_equal(count[order], expected[1])
+    np.testing.assert_array_equal(kinds[which], rows)
+
+
 def test_moments_are_kept_within_the_room_there_is(monkeypatch):
     """Blocks of 1, 3 and 5 members are 1, 6 and 15 numbers; of radius 1 and 2 both are, with radius 0 they are not."""
     graph, x = DependencyGraph.ring(20), temperatures(12, 20, 1)
@@ -109,7 +120,10 @@ def test_in_a_choice_nothing_is_computed_twice(monkeypatch):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 12, 12))
     x += 0.7 * (np.roll(x, 1, axis=1) + np.roll(x, 1, axis=2))
+    tables, smoothers = counted(monkeypatch, Lattice, "table"), counted(monkeypatch, covariance, "_smoother")
     report = select_field(x.reshape(60, 144, 1), DependencyGraph.grid((12, 12)))
+    assert len(tables) <= 3  # the widest for windows and for weights; the others are part of them
+    assert len(smoothers) == len({(bandwidth, id(table)) for _, bandwidth, table in smoothers})
     assert len(report.table) > 30
     assert len(counts["fold_moments"]) == len({c.radius for c in report.table}) <= 9
     assert len(counts["vertex_moments"]) == 5

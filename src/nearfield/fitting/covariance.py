@@ -26,6 +26,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from nearfield.adjacency import read_only
 from nearfield.fitting.maximin import maximin_order, nearest_earlier, neighbour_count, points_of, scattered
 from nearfield.fitting.rarity import rarely_varying
 from nearfield.graph import DependencyGraph, Neighborhood
@@ -130,13 +131,17 @@ def elimination_order(graph: DependencyGraph) -> Int[np.ndarray, " vertex"]:
     ndarray of int, shape (vertex,)
         The vertices, first to last.
     """
+    return graph.memory.get("elimination order", lambda: _order(graph), size=lambda order: order.nbytes)
+
+
+def _order(graph: DependencyGraph) -> Int[np.ndarray, " vertex"]:
+    """Compute the order, read-only."""
     if graph.lattice is not None:
-        return np.arange(graph.n_vertices)
+        return read_only(np.arange(graph.n_vertices))
     if scattered(graph):
-        return maximin_order(points_of(graph))
-    return np.asarray(
-        sp.csgraph.reverse_cuthill_mckee(graph.adjacency.tocsr(), symmetric_mode=True)[::-1], dtype=np.int64
-    )
+        return read_only(maximin_order(points_of(graph)))
+    found = sp.csgraph.reverse_cuthill_mckee(graph.adjacency.tocsr(), symmetric_mode=True)[::-1]
+    return read_only(np.array(found, dtype=np.int64))
 
 
 def predecessors(graph: DependencyGraph, radius: int, order: Int[np.ndarray, " vertex"] | None = None) -> Neighborhood:
@@ -157,7 +162,10 @@ def predecessors(graph: DependencyGraph, radius: int, order: Int[np.ndarray, " v
     Neighborhood
         Column 0 is the vertex itself. On lattices a column is one offset; elsewhere the members are ranked by distance.
     """
-    order = elimination_order(graph) if order is None else order
+    if order is None:
+        order = elimination_order(graph)
+        key = ("predecessors", radius)
+        return graph.memory.get(key, lambda: predecessors(graph, radius, order), size=lambda table: table.n_bytes)
     if scattered(graph):
         return nearest_earlier(graph, neighbour_count(graph, radius), order, radius)
     position = np.empty(graph.n_vertices, dtype=np.int64)
@@ -186,9 +194,19 @@ def kernel(
     graph: DependencyGraph, bandwidth: float
 ) -> tuple[Int[np.ndarray, "vertex width"], Float[np.ndarray, "vertex width"]]:
     """Neighbours and unnormalised Gaussian weights of the pooling average, cut off at ``REACH`` bandwidths."""
+    return graph.memory.get(
+        ("kernel", bandwidth), lambda: _kernel(graph, bandwidth), size=lambda found: sum(part.nbytes for part in found)
+    )
+
+
+def _kernel(
+    graph: DependencyGraph, bandwidth: float
+) -> tuple[Int[np.ndarray, "vertex width"], Float[np.ndarray, "vertex width"]]:
+    """Compute them, read-only."""
     table = graph.neighborhood(max(1, math.ceil(REACH * bandwidth)))
     squared = (table.offsets**2).sum(axis=1)[None] if table.offsets is not None else table.hops.astype(float) ** 2
-    return table.index, np.where(table.present, np.exp(-squared / (2.0 * bandwidth**2)), 0.0)
+    weight = np.where(table.present, np.exp(-squared / (2.0 * bandwidth**2)), 0.0)
+    return table.index, read_only(weight)
 
 
 class Near(NamedTuple):
@@ -199,6 +217,11 @@ class Near(NamedTuple):
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Replace the values of each vertex by the average."""
         return self.weight @ values
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the weights."""
+        return self.weight.data.nbytes + self.weight.indices.nbytes
 
     @property
     def lenders(self) -> Int[np.ndarray, " vertex"]:
@@ -231,6 +254,11 @@ class Alike(NamedTuple):
         return (self.share @ (self.total @ values))[self.borrower]
 
     @property
+    def n_bytes(self) -> int:
+        """Memory of the arrays."""
+        return self.need.nbytes + self.borrower.nbytes + self.total.data.nbytes + self.share.nbytes
+
+    @property
     def lenders(self) -> Int[np.ndarray, " vertex"]:
         """How many vertices each average is over."""
         return np.rint(1.0 / self.share.max(axis=1)).astype(np.int64)[self.borrower]
@@ -248,12 +276,7 @@ Smoother: TypeAlias = Near | Alike
 """Replaces the values of each vertex by an average over vertices like it."""
 
 
-def smoother(
-    graph: DependencyGraph,
-    bandwidth: float,
-    table: Neighborhood | None = None,
-    near: tuple[np.ndarray, np.ndarray] | None = None,
-) -> Smoother:
+def smoother(graph: DependencyGraph, bandwidth: float, table: Neighborhood | None = None) -> Smoother:
     """Make the pooling average over the vertices that have all window members of the vertex at hand.
 
     On lattices a vertex also lends its moments with neighbours that come later in the elimination order: where a
@@ -266,18 +289,26 @@ def smoother(
         Of the Gaussian weights; infinity weighs all vertices alike.
     table : Neighborhood, optional
         The windows; by default all vertices are alike.
-    near : tuple of ndarray, optional
-        What `kernel` returns, where it is known already.
 
     Returns
     -------
     callable
         From and to (vertex, value).
     """
+    # with the table, so that no other can have its number
+    return graph.memory.get(
+        ("smoother", bandwidth, id(table)),
+        lambda: (table, _smoother(graph, bandwidth, table)),
+        size=lambda kept: kept[1].n_bytes + (0 if table is None else table.n_bytes),
+    )[1]
+
+
+def _smoother(graph: DependencyGraph, bandwidth: float, table: Neighborhood | None) -> Smoother:
+    """Compute the average."""
     if math.isinf(bandwidth):
         everything = np.ones((graph.n_vertices, 1), dtype=bool)
         return _alike(everything, everything) if table is None else _alike(table.present, _lent(table))
-    index, weight = kernel(graph, bandwidth) if near is None else near
+    index, weight = kernel(graph, bandwidth)
     if table is not None:
         weight, needed, lent = weight.copy(), *(np.packbits(which, axis=1) for which in (table.present, _lent(table)))
         for start in range(0, len(index), 4096):
@@ -297,11 +328,22 @@ def _lent(table: Neighborhood) -> Bool[np.ndarray, "vertex width"]:
 
 
 def _alike(needed: Bool[np.ndarray, "vertex width"], lent: Bool[np.ndarray, "vertex width"]) -> Alike:
-    need, borrower = np.unique(needed, axis=0, return_inverse=True)
-    offer, lender, count = np.unique(lent, axis=0, return_inverse=True, return_counts=True)
-    total = sp.csr_array((np.ones(len(lent)), (lender.reshape(-1), np.arange(len(lent)))), (len(offer), len(lent)))
+    need, borrower, _ = _distinct(needed)
+    offer, lender, count = _distinct(lent)
+    total = sp.csr_array((np.ones(len(lent)), (lender, np.arange(len(lent)))), (len(offer), len(lent)))
     inside = ((need.astype(np.float32) @ (~offer).astype(np.float32).T) == 0).astype(float)  # [need, offer]
-    return Alike(need, borrower.reshape(-1), total, inside / (inside @ count)[:, None])
+    return Alike(need, borrower, total, inside / (inside @ count)[:, None])
+
+
+def _distinct(
+    rows: Bool[np.ndarray, "row column"],
+) -> tuple[Bool[np.ndarray, "kind column"], Int[np.ndarray, " row"], Int[np.ndarray, " kind"]]:
+    """Distinct rows, which of them each row is, and how many are each."""
+    bits = np.ascontiguousarray(np.packbits(rows, axis=1))
+    _, first, kind, count = np.unique(
+        bits.view(f"V{bits.shape[1]}").reshape(-1), return_index=True, return_inverse=True, return_counts=True
+    )
+    return rows[first], kind.reshape(-1), count
 
 
 def location_and_scale(

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, cached_property, lru_cache, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +25,6 @@ from nearfield.fitting.covariance import (
     Smoother,
     Standardize,
     VertexMoments,
-    elimination_order,
     kernel,
     pooled_location,
     predecessors,
@@ -83,9 +82,7 @@ class _Trials:
         self.losses: dict[tuple[int, Pooling], Float[np.ndarray, " sample"]] = {}
         self.fits: dict[tuple[int, Pooling], tuple[bool, bool]] = {}
         self.law = cache(self._law)
-        self.windows = cache(partial(predecessors, graph, order=elimination_order(graph)))
-        self.near = cache(partial(kernel, graph))
-        self.smoother = lru_cache(maxsize=8)(self._smoother)
+        self.windows = cache(partial(predecessors, graph))
         self.location = cache(self._location)
 
     def loss(self, radius: int, pooling: Pooling) -> float:
@@ -127,11 +124,9 @@ class _Trials:
             return None, f"{fewest} samples support no wider windows without pooling"
         return wider, limit
 
-    def _smoother(self, bandwidth: float, radius: int | None) -> Smoother:
+    def smoother(self, bandwidth: float, radius: int | None) -> Smoother:
         """Pooling average of vertices, or of the windows of a radius; it is the same in every fold."""
-        table = None if radius is None else self.windows(radius)
-        near = None if math.isinf(bandwidth) else self.near(bandwidth)
-        return smoother(self.graph, bandwidth, table, near)
+        return smoother(self.graph, bandwidth, None if radius is None else self.windows(radius))
 
     def _law(self, fold: int) -> Matern | None:
         """Return what blocks of points in space are shrunk towards, fitted to the samples that train a fold."""
@@ -221,7 +216,7 @@ class _Trials:
     def _borrowed(self, bandwidth: float) -> float:
         if math.isinf(bandwidth):
             return float(self.graph.n_vertices)
-        _, weight = self.near(bandwidth)
+        _, weight = kernel(self.graph, bandwidth)
         return float((weight.sum(axis=1) ** 2 / (weight**2).sum(axis=1)).mean())
 
     def table(self) -> tuple[tuple[Candidate, ...], int, int]:
