@@ -137,8 +137,9 @@ def regress_moments(
     found = []
     for start in range(0, len(moments), step):
         rows = slice(start, start + step)
-        blocks = with_nugget(isolate(whole(moments[rows], member), present[rows]), pooling.nugget)
-        found.append(_regressed(blocks, channels))
+        blocks, cut = whole(moments[rows], member), ~present[rows].all(axis=1)
+        blocks[cut] = isolate(blocks[cut], present[rows][cut])
+        found.append(_regressed(with_nugget(blocks, pooling.nugget), channels))
     return _joined(found, borrower).regression
 
 
@@ -230,7 +231,9 @@ def regress(
         block[:, n_channels:, n_channels:],
     )
     jitter = 1e-12 * others.diagonal(dim1=1, dim2=2).mean(dim=1) if others.shape[1] else torch.zeros(len(block))
-    factor, failed = torch.linalg.cholesky_ex(others + jitter[:, None, None] * torch.eye(others.shape[1]))
+    jittered = others.clone()
+    jittered.diagonal(dim1=1, dim2=2).add_(jitter[:, None])
+    factor, failed = torch.linalg.cholesky_ex(jittered)
     if failed.any():
         bad = failed > 0
         scale = others[bad].diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]

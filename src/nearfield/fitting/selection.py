@@ -84,6 +84,7 @@ class _Trials:
         self.law = cache(self._law)
         self.windows = cache(partial(predecessors, graph))
         self.location = cache(self._location)
+        self.borrowed = cache(self._borrowed)
 
     def loss(self, radius: int, pooling: Pooling) -> float:
         """Mean held-out loss of a candidate."""
@@ -211,7 +212,7 @@ class _Trials:
 
     def _own(self, pooling: Pooling) -> float:
         own = (1 - pooling.strength) ** 2
-        return own + (1 - own) / self._borrowed(pooling.bandwidth)
+        return own + (1 - own) / self.borrowed(pooling.bandwidth)
 
     def _borrowed(self, bandwidth: float) -> float:
         if math.isinf(bandwidth):
@@ -266,12 +267,11 @@ def conditional_loss(
 ) -> Float[np.ndarray, " sample"]:
     """Negative log-density of a sparse Cholesky field per sample, in nats per dimension."""
     n_samples, n, _ = y.shape
-    others = y[:, index[:, 1:]].reshape(n_samples, n, -1)
-    residual = y - np.einsum("svm,vmc->svc", others, fit.coefficient, optimize=True)
-    root = fit.root
-    white = np.einsum("vcd,svd->svc", np.linalg.inv(root), residual)
-    half_log_det = np.log(np.diagonal(root, axis1=1, axis2=2)).mean()
-    return 0.5 * (white**2).mean(axis=(1, 2)) + half_log_det + 0.5 * math.log(2 * math.pi)
+    others = y[:, index[:, 1:]].reshape(n_samples, n, -1).transpose(1, 0, 2)
+    residual = y.transpose(1, 0, 2) - others @ fit.coefficient
+    white = residual @ np.linalg.inv(fit.root).transpose(0, 2, 1)
+    half_log_det = np.log(np.diagonal(fit.root, axis1=1, axis2=2)).mean()
+    return 0.5 * (white**2).mean(axis=(0, 2)) + half_log_det + 0.5 * math.log(2 * math.pi)
 
 
 def select_field(
