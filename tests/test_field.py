@@ -15,6 +15,7 @@ import torch
 
 from nearfield import noise as noise_numbers
 from nearfield.process import noise, signal, time_of
+from nearfield.score import field as field_module
 from nearfield.score import solver as module
 from nearfield.score.field import CoarseLaw, GaussianField
 from nearfield.score.solver import conjugate_gradients
@@ -77,6 +78,21 @@ def truth(field: GaussianField) -> np.ndarray:
     gain = covariance @ mean.T @ np.linalg.inv(mean @ covariance @ mean.T)
     rest = np.eye(len(place)) - gain @ mean
     return rest @ covariance @ rest.T + gain @ truth(field.coarse.law) @ gain.T
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_covariance_of_block_means_is_that_of_the_dense_one(channels, shuffled, monkeypatch):
+    """Of blocks that follow the elimination order, and of such as are all over it, in several chunks."""
+    monkeypatch.setattr(field_module, "CHUNK", 3)
+    field, rng = random_field(23, channels, 4), np.random.default_rng(1)
+    label = field.order.argsort() // 3
+    label = rng.permutation(label) if shuffled else label
+    size = rng.uniform(0.5, 2.0, size=(label.max() + 1, channels))
+    mean = (label == np.arange(len(size))[:, None]) / np.bincount(label)[:, None]
+    rows = np.kron(mean, np.eye(channels)) / size.reshape(-1, 1)
+    expected = rows @ field.covariance() @ rows.T
+    np.testing.assert_allclose(field.block_covariance(label, size), expected, rtol=1e-11, atol=1e-12)
 
 
 def states(field: GaussianField, n: int = 3) -> np.ndarray:

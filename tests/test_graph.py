@@ -462,6 +462,31 @@ def test_a_large_grid_is_a_stencil():
     assert peak < 2 * 2**30
 
 
+@pytest.mark.parametrize("graph", [*LATTICES.values(), *GENERAL.values()], ids=[*LATTICES, *GENERAL])
+def test_a_table_out_of_a_wider_one_is_the_table(graph):
+    wide = copy.deepcopy(graph)
+    assert wide.neighborhood(5) is wide.neighborhood(5)
+    for radius in range(5):
+        table, expected = wide.neighborhood(radius), copy.deepcopy(graph).neighborhood(radius)
+        for name in ("index", "present", "hops", "offsets"):
+            np.testing.assert_array_equal(getattr(table, name), getattr(expected, name))
+        assert table.hops.dtype == expected.hops.dtype
+
+
+def test_what_is_kept_is_bounded_and_no_part_of_the_graph(monkeypatch):
+    graph = DependencyGraph.grid((20, 20))
+    first = graph.neighborhood(2)
+    monkeypatch.setattr(graph.memory, "limit", int(1.2 * first.n_bytes))
+    assert graph.neighborhood(2) is first
+    assert graph.neighborhood(3) is not graph.neighborhood(3)  # too large
+    assert graph.neighborhood(2) is first
+    assert graph.neighborhood(1) is graph.neighborhood(1)
+    assert graph.neighborhood(2) is not first  # given up for radius 1
+    twin = pickle.loads(pickle.dumps(graph))
+    assert twin == graph
+    assert "memory" not in vars(twin)
+
+
 ASYMMETRIC = csr_array(np.array([[0, 1], [0, 0]]))
 CHAIN = DependencyGraph.chain(4)
 ERRORS = [

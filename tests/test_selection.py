@@ -241,7 +241,7 @@ def test_radii_tried_end_at_the_diameter_and_at_what_fits():
 
 def falling_until(turn: int):
     """Held-out losses that fall up to a radius and rise beyond it."""
-    return lambda self, test, radius, pooling: np.full(len(test), abs(radius - turn) / 100.0)
+    return lambda self, fold, radius, pooling: np.full(len(self.parts[fold]), abs(radius - turn) / 100.0)
 
 
 @pytest.mark.parametrize(

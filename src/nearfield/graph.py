@@ -22,7 +22,8 @@ from scipy.sparse import csgraph, csr_array
 from nearfield.adjacency import checked_edges, checked_pattern, links_of, pattern_of, pointers_of, read_only
 from nearfield.coordinate import Metric, checked_axes, checked_points, close_pairs, nearest_pairs, positions
 from nearfield.lattice import Lattice
-from nearfield.neighborhood import Neighborhood, ball_sizes, growth, on_lattice, ranked
+from nearfield.memory import Memory
+from nearfield.neighborhood import Neighborhood, ball_sizes, growth, narrowed, on_lattice, ranked
 from nearfield.number import whole_number
 from nearfield.product import product_lattice, product_links, product_mask, product_points
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["DependencyGraph", "Lattice", "Metric", "Neighborhood"]
 
 LARGEST_DENSE = 20_000  # vertices; a dense matrix of hops is 3.2 GB there
+LARGEST_KEPT = 1 << 26  # bytes of tables that a graph keeps for reuse (64 MiB)
+WIDER = 64  # by how much wider a table is looked for of which another is part
 EXACT_DIAMETER = 2_000  # vertices up to which all pairs are searched for the diameter
 
 
@@ -512,12 +515,25 @@ class DependencyGraph:
         [0, 5, 1]
         """
         radius = whole_number("radius", radius, 0, "give a number of hops; 0 is the vertex alone")
+        return self.memory.get(("neighborhood", radius), lambda: self._table(radius), size=lambda table: table.n_bytes)
+
+    def _table(self, radius: int) -> Neighborhood:
+        """Compute a table of neighbours, or take it out of a wider one."""
+        if self.lattice is not None:
+            wider = self.memory.first(("neighborhood", r) for r in range(radius + 1, radius + WIDER))
+            if wider is not None:
+                return narrowed(wider, self.lattice, radius)
         if self._whole is not None:
             return Neighborhood(*self._whole.table(radius))
         if self.lattice is not None:
             return on_lattice(self.lattice, self._cells, self.adjacency, radius)
         points = None if self.coordinates is None else positions(self.coordinates, self.metric)
         return ranked(self.adjacency, radius, points)
+
+    @cached_property
+    def memory(self) -> Memory:
+        """What has been computed of the graph, which never changes; no part of its value."""
+        return Memory(LARGEST_KEPT)
 
     def growth(self, radius: int | None = None) -> tuple[float, float]:
         r"""(S, nu) such that :math:`|N_j^r| \le 1 + S r^\nu` for every vertex j and r >= 1, (3.12).

@@ -54,6 +54,11 @@ class Neighborhood:
             if array is not None:
                 array.setflags(write=False)
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the arrays."""
+        return sum(array.nbytes for array in (self.index, self.present, self.hops, self.offsets) if array is not None)
+
     def __reduce__(self) -> tuple[Any, ...]:  # pickled arrays come back writeable, the constructor sees to it
         return Neighborhood, (self.index, self.present, self.hops, self.offsets)
 
@@ -165,6 +170,24 @@ def on_lattice(lattice: Lattice, cells: Int[np.ndarray, " vertex"], adjacency: c
         place = lattice.columns(cells[rows], cells[layer.indices], offsets)
         index[rows, place], hops[rows, place] = layer.indices, hop
     return Neighborhood(index, hops >= 0, hops, offsets)
+
+
+def narrowed(table: Neighborhood, lattice: Lattice, radius: int) -> Neighborhood:
+    """Table of a smaller radius on the same lattice: its leading columns, less what gone cells put farther off.
+
+    Examples
+    --------
+    >>> lattice = Lattice((3,), (False,))
+    >>> narrowed(Neighborhood(*lattice.table(2)), lattice, 1).index.tolist()
+    [[0, 0, 1], [1, 0, 2], [2, 1, 2]]
+    """
+    assert table.offsets is not None
+    width = len(lattice.stencil(radius)[0])
+    hops, present = table.hops[:, :width].copy(), table.present[:, :width] & (table.hops[:, :width] <= radius)
+    hops[~present] = -1
+    return Neighborhood(
+        np.where(present, table.index[:, :width], table.index[:, :1]), present, hops, table.offsets[:width].copy()
+    )
 
 
 def growth(adjacency: csr_array, largest_component: int, radius: int | None = None) -> tuple[float, float]:

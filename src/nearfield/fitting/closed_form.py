@@ -162,7 +162,7 @@ def build_field(
     channels = x.shape[2]
     center, scale = location_and_scale(x, graph, pooling, standardize)
     order = elimination_order(graph)
-    wanted = predecessors(graph, radius, order)
+    wanted = predecessors(graph, radius)
     table = cap_members(wanted, len(x), channels, pooling)
     law = fit_matern(x, graph, standardize) if pooling.strength > 0.0 else None
     fit = regress_windows((x - center) / scale, table, graph, pooling, law)

@@ -26,6 +26,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from nearfield.adjacency import read_only
 from nearfield.fitting.maximin import maximin_order, nearest_earlier, neighbour_count, points_of, scattered
 from nearfield.fitting.rarity import rarely_varying
 from nearfield.graph import DependencyGraph, Neighborhood
@@ -130,13 +131,17 @@ def elimination_order(graph: DependencyGraph) -> Int[np.ndarray, " vertex"]:
     ndarray of int, shape (vertex,)
         The vertices, first to last.
     """
+    return graph.memory.get("elimination order", lambda: _order(graph), size=lambda order: order.nbytes)
+
+
+def _order(graph: DependencyGraph) -> Int[np.ndarray, " vertex"]:
+    """Compute the order, read-only."""
     if graph.lattice is not None:
-        return np.arange(graph.n_vertices)
+        return read_only(np.arange(graph.n_vertices))
     if scattered(graph):
-        return maximin_order(points_of(graph))
-    return np.asarray(
-        sp.csgraph.reverse_cuthill_mckee(graph.adjacency.tocsr(), symmetric_mode=True)[::-1], dtype=np.int64
-    )
+        return read_only(maximin_order(points_of(graph)))
+    found = sp.csgraph.reverse_cuthill_mckee(graph.adjacency.tocsr(), symmetric_mode=True)[::-1]
+    return read_only(np.array(found, dtype=np.int64))
 
 
 def predecessors(graph: DependencyGraph, radius: int, order: Int[np.ndarray, " vertex"] | None = None) -> Neighborhood:
@@ -157,7 +162,10 @@ def predecessors(graph: DependencyGraph, radius: int, order: Int[np.ndarray, " v
     Neighborhood
         Column 0 is the vertex itself. On lattices a column is one offset; elsewhere the members are ranked by distance.
     """
-    order = elimination_order(graph) if order is None else order
+    if order is None:
+        order = elimination_order(graph)
+        key = ("predecessors", radius)
+        return graph.memory.get(key, lambda: predecessors(graph, radius, order), size=lambda table: table.n_bytes)
     if scattered(graph):
         return nearest_earlier(graph, neighbour_count(graph, radius), order, radius)
     position = np.empty(graph.n_vertices, dtype=np.int64)
@@ -186,9 +194,19 @@ def kernel(
     graph: DependencyGraph, bandwidth: float
 ) -> tuple[Int[np.ndarray, "vertex width"], Float[np.ndarray, "vertex width"]]:
     """Neighbours and unnormalised Gaussian weights of the pooling average, cut off at ``REACH`` bandwidths."""
+    return graph.memory.get(
+        ("kernel", bandwidth), lambda: _kernel(graph, bandwidth), size=lambda found: sum(part.nbytes for part in found)
+    )
+
+
+def _kernel(
+    graph: DependencyGraph, bandwidth: float
+) -> tuple[Int[np.ndarray, "vertex width"], Float[np.ndarray, "vertex width"]]:
+    """Compute them, read-only."""
     table = graph.neighborhood(max(1, math.ceil(REACH * bandwidth)))
     squared = (table.offsets**2).sum(axis=1)[None] if table.offsets is not None else table.hops.astype(float) ** 2
-    return table.index, np.where(table.present, np.exp(-squared / (2.0 * bandwidth**2)), 0.0)
+    weight = np.where(table.present, np.exp(-squared / (2.0 * bandwidth**2)), 0.0)
+    return table.index, read_only(weight)
 
 
 class Near(NamedTuple):
@@ -199,6 +217,16 @@ class Near(NamedTuple):
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Replace the values of each vertex by the average."""
         return self.weight @ values
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the weights."""
+        return self.weight.data.nbytes + self.weight.indices.nbytes
+
+    @property
+    def lenders(self) -> Int[np.ndarray, " vertex"]:
+        """How many vertices each average is over."""
+        return np.diff(self.weight.indptr)
 
     def around(self, rows: slice) -> tuple[Int[np.ndarray, " near"], sp.csr_array]:
         """Vertices that have weight in the averages of some rows, in order, and these weights (row, near)."""
@@ -225,6 +253,16 @@ class Alike(NamedTuple):
         """Replace the values of each vertex by the average."""
         return (self.share @ (self.total @ values))[self.borrower]
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the arrays."""
+        return self.need.nbytes + self.borrower.nbytes + self.total.data.nbytes + self.share.nbytes
+
+    @property
+    def lenders(self) -> Int[np.ndarray, " vertex"]:
+        """How many vertices each average is over."""
+        return np.rint(1.0 / self.share.max(axis=1)).astype(np.int64)[self.borrower]
+
     def mean(self, parts: Sequence[slice], values: Callable[[slice], np.ndarray]) -> np.ndarray:
         """Average for each need of values that are made in parts of the graph."""
         total = 0.0
@@ -238,12 +276,7 @@ Smoother: TypeAlias = Near | Alike
 """Replaces the values of each vertex by an average over vertices like it."""
 
 
-def smoother(
-    graph: DependencyGraph,
-    bandwidth: float,
-    table: Neighborhood | None = None,
-    near: tuple[np.ndarray, np.ndarray] | None = None,
-) -> Smoother:
+def smoother(graph: DependencyGraph, bandwidth: float, table: Neighborhood | None = None) -> Smoother:
     """Make the pooling average over the vertices that have all window members of the vertex at hand.
 
     On lattices a vertex also lends its moments with neighbours that come later in the elimination order: where a
@@ -256,18 +289,26 @@ def smoother(
         Of the Gaussian weights; infinity weighs all vertices alike.
     table : Neighborhood, optional
         The windows; by default all vertices are alike.
-    near : tuple of ndarray, optional
-        What `kernel` returns, where it is known already.
 
     Returns
     -------
     callable
         From and to (vertex, value).
     """
+    # with the table, so that no other can have its number
+    return graph.memory.get(
+        ("smoother", bandwidth, id(table)),
+        lambda: (table, _smoother(graph, bandwidth, table)),
+        size=lambda kept: kept[1].n_bytes + (0 if table is None else table.n_bytes),
+    )[1]
+
+
+def _smoother(graph: DependencyGraph, bandwidth: float, table: Neighborhood | None) -> Smoother:
+    """Compute the average."""
     if math.isinf(bandwidth):
         everything = np.ones((graph.n_vertices, 1), dtype=bool)
         return _alike(everything, everything) if table is None else _alike(table.present, _lent(table))
-    index, weight = kernel(graph, bandwidth) if near is None else near
+    index, weight = kernel(graph, bandwidth)
     if table is not None:
         weight, needed, lent = weight.copy(), *(np.packbits(which, axis=1) for which in (table.present, _lent(table)))
         for start in range(0, len(index), 4096):
@@ -287,11 +328,22 @@ def _lent(table: Neighborhood) -> Bool[np.ndarray, "vertex width"]:
 
 
 def _alike(needed: Bool[np.ndarray, "vertex width"], lent: Bool[np.ndarray, "vertex width"]) -> Alike:
-    need, borrower = np.unique(needed, axis=0, return_inverse=True)
-    offer, lender, count = np.unique(lent, axis=0, return_inverse=True, return_counts=True)
-    total = sp.csr_array((np.ones(len(lent)), (lender.reshape(-1), np.arange(len(lent)))), (len(offer), len(lent)))
+    need, borrower, _ = _distinct(needed)
+    offer, lender, count = _distinct(lent)
+    total = sp.csr_array((np.ones(len(lent)), (lender, np.arange(len(lent)))), (len(offer), len(lent)))
     inside = ((need.astype(np.float32) @ (~offer).astype(np.float32).T) == 0).astype(float)  # [need, offer]
-    return Alike(need, borrower.reshape(-1), total, inside / (inside @ count)[:, None])
+    return Alike(need, borrower, total, inside / (inside @ count)[:, None])
+
+
+def _distinct(
+    rows: Bool[np.ndarray, "row column"],
+) -> tuple[Bool[np.ndarray, "kind column"], Int[np.ndarray, " row"], Int[np.ndarray, " kind"]]:
+    """Distinct rows, which of them each row is, and how many are each."""
+    bits = np.ascontiguousarray(np.packbits(rows, axis=1))
+    _, first, kind, count = np.unique(
+        bits.view(f"V{bits.shape[1]}").reshape(-1), return_index=True, return_inverse=True, return_counts=True
+    )
+    return rows[first], kind.reshape(-1), count
 
 
 def location_and_scale(
@@ -314,16 +366,42 @@ def location_and_scale(
     fitted = np.broadcast_to(standardize, x.shape[1:])
     if not fitted.any():
         return np.zeros(x.shape[1:]), np.ones(x.shape[1:])
-    pooling = pooling.of_location
-    own = x.mean(axis=0)
-    spread = x.var(axis=0)
+    return pooled_location(vertex_moments(x), graph, pooling.of_location, fitted, smooth)
+
+
+class VertexMoments(NamedTuple):
+    """Mean and variance of each vertex and channel, where it varies rarely, and the number of samples they are of.
+
+    Those of several sets of samples stand along an axis between vertices and channels.
+    """
+
+    mean: Float[np.ndarray, "vertex *set channel"]
+    variance: Float[np.ndarray, "vertex *set channel"]
+    rare: Bool[np.ndarray, "vertex *set channel"]
+    n_samples: int | Int[np.ndarray, "set 1"]
+
+
+def vertex_moments(x: Float[np.ndarray, "sample vertex channel"]) -> VertexMoments:
+    """Moments of samples."""
+    variance, rare = x.var(axis=0), rarely_varying(x)
+    rare &= (~rare & (variance > 0)).any(axis=0)  # where all are, they are alike
+    return VertexMoments(x.mean(axis=0), variance, rare, len(x))
+
+
+def pooled_location(
+    moments: VertexMoments,
+    graph: DependencyGraph,
+    pooling: Pooling,
+    fitted: Bool[np.ndarray, "vertex *set channel"],
+    smooth: Smoother | None = None,
+) -> tuple[Float[np.ndarray, "vertex *set channel"], Float[np.ndarray, "vertex *set channel"]]:
+    """Location and scale as `location_and_scale` pools them, where they are ``fitted``."""
+    own, spread, rare, n_samples = moments
     if pooling.strength == 0.0:
         return np.where(fitted, own, 0.0), np.where(fitted, np.sqrt(spread), 1.0)
-    rare = rarely_varying(x)
-    rare &= (~rare & (spread > 0)).any(axis=0)  # where all are, they are alike
     average = _without(rare, smooth or smoother(graph, pooling.bandwidth))
     shift = pooling.strength * (average(own) - own)
-    sampling = np.maximum(spread, 1e-12 * spread.mean(axis=0)) / len(x)
+    sampling = np.maximum(spread, 1e-12 * spread.mean(axis=0)) / n_samples
     alike = (shift**2 / sampling).mean(axis=0) <= LOCATION_LIMIT
     center = own + np.where(alike, shift, 0.0)
     spread = spread + (own - center) ** 2
@@ -331,12 +409,16 @@ def location_and_scale(
     return np.where(fitted, center, 0.0), np.where(fitted, np.sqrt(spread), 1.0)
 
 
-def _without(rare: Bool[np.ndarray, "vertex channel"], smooth: Smoother) -> Callable[[np.ndarray], np.ndarray]:
+def _without(rare: Bool[np.ndarray, "vertex *set channel"], smooth: Smoother) -> Callable[[np.ndarray], np.ndarray]:
     """Average over the other vertices alone; the rare ones keep their values."""
+
+    def average(values: np.ndarray) -> np.ndarray:
+        return smooth(values.reshape(len(values), -1)).reshape(values.shape)
+
     if not rare.any():
-        return smooth.__call__
-    share = np.where(rare, 1.0, smooth((~rare).astype(float)))
-    return lambda values: np.where(rare, values, smooth(np.where(rare, 0.0, values)) / share)
+        return average
+    share = np.where(rare, 1.0, average((~rare).astype(float)))
+    return lambda values: np.where(rare, values, average(np.where(rare, 0.0, values)) / share)
 
 
 def local_blocks(

@@ -35,6 +35,8 @@ def candidate_radii(graph: DependencyGraph, n_channels: int = 1) -> tuple[int, .
     """Radii worth trying on a graph: denser at small radii, bounded by the size of the windows and by the diameter."""
     axes = len(graph.lattice.shape) if graph.lattice is not None else 0
     ladder = {1: (0, 1, 2, 3, 4, 6, 8, 12, 16), 2: (0, 1, 2, 3, 4, 5, 6), 3: (0, 1, 2, 3)}.get(axes, (0, 1, 2, 3, 4))
+    if graph.lattice is not None:
+        graph.neighborhood(ladder[-1])  # the others are part of it
     kept, pairs = [0], graph.n_vertices
     for radius in ladder[1:]:
         members = _members(graph, radius)

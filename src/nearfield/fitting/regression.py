@@ -6,6 +6,7 @@ what is kept: the coefficients. Where all vertices have one law, each kind of wi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +16,7 @@ import torch
 
 from nearfield.fitting.covariance import Alike, Near, Pooling, Smoother, isolate, local_blocks, pooled_blocks, smoother
 from nearfield.fitting.matern import Matern, own_share, shrunk_blocks
+from nearfield.fitting.window_moments import whole
 from nearfield.graph import DependencyGraph, Neighborhood
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ VARIANCE_FLOOR = 1e-10
 """A conditional variance is at least this fraction of the variance it is conditioned down from."""
 PART = 1 << 24
 """Numbers in the blocks that are held at once (128 MiB)."""
+HALVES = 1 << 19
+"""Numbers in the blocks that are made of their halves at once (4 MiB)."""
 
 
 class Regression(NamedTuple):
@@ -101,6 +105,42 @@ def regress_windows(
         for blocks in _pooled_parts(y, table, graph, pooling, law, smooth, parts)
     ]
     return _joined(found, slice(None))
+
+
+def regress_moments(
+    moments: Float[np.ndarray, "vertex pair"],
+    table: Neighborhood,
+    graph: DependencyGraph,
+    pooling: Pooling,
+    n_samples: int,
+    law: Matern | None = None,
+    smooth: Smoother | None = None,
+) -> Regression:
+    """Regress as `regress_windows` does, from the lower halves of the blocks, which are there already."""
+    width, pairs = table.index.shape[1], moments.shape[1]
+    member = (math.isqrt(8 * pairs + 1) - 1) // 2
+    channels = member // width
+    if law is not None:
+        blocks = borrowed_blocks(whole(moments, member), table, graph, pooling, law, n_samples)
+        return regress(blocks, channels)[0]
+    present = table.present
+    borrower: np.ndarray | slice = slice(None)
+    if isinstance(smooth, Alike):
+        mean = smooth.share @ (smooth.total @ moments)
+        if pooling.strength == 1.0:
+            moments, present, borrower = mean, smooth.need, smooth.borrower
+        else:
+            moments = (1 - pooling.strength) * moments + pooling.strength * mean[smooth.borrower]
+    elif smooth is not None:
+        moments = (1 - pooling.strength) * moments + pooling.strength * smooth(moments)
+    step = max(1, HALVES // member**2)
+    found = []
+    for start in range(0, len(moments), step):
+        rows = slice(start, start + step)
+        blocks, cut = whole(moments[rows], member), ~present[rows].all(axis=1)
+        blocks[cut] = isolate(blocks[cut], present[rows][cut])
+        found.append(_regressed(with_nugget(blocks, pooling.nugget), channels))
+    return _joined(found, borrower).regression
 
 
 def _pooled_parts(
@@ -191,7 +231,9 @@ def regress(
         block[:, n_channels:, n_channels:],
     )
     jitter = 1e-12 * others.diagonal(dim1=1, dim2=2).mean(dim=1) if others.shape[1] else torch.zeros(len(block))
-    factor, failed = torch.linalg.cholesky_ex(others + jitter[:, None, None] * torch.eye(others.shape[1]))
+    jittered = others.clone()
+    jittered.diagonal(dim1=1, dim2=2).add_(jitter[:, None])
+    factor, failed = torch.linalg.cholesky_ex(jittered)
     if failed.any():
         bad = failed > 0
         scale = others[bad].diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]

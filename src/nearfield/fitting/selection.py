@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, lru_cache, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,18 +24,20 @@ from nearfield.fitting.covariance import (
     Pooling,
     Smoother,
     Standardize,
-    elimination_order,
+    VertexMoments,
     kernel,
-    location_and_scale,
+    pooled_location,
     predecessors,
     smoother,
+    vertex_moments,
 )
 from nearfield.fitting.held_out import candidate_radii, fewer_folds, representative, split, standard_error, wider_radius
 from nearfield.fitting.matern import Matern, fit_matern
 from nearfield.fitting.maximin import scattered
 from nearfield.fitting.reason import reason_of
-from nearfield.fitting.regression import Regression, cap_members, regress_windows
-from nearfield.graph import DependencyGraph
+from nearfield.fitting.regression import Regression, cap_members, regress_moments, regress_windows
+from nearfield.fitting.window_moments import FoldMoments, recentred
+from nearfield.graph import DependencyGraph, Neighborhood
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -80,9 +82,9 @@ class _Trials:
         self.losses: dict[tuple[int, Pooling], Float[np.ndarray, " sample"]] = {}
         self.fits: dict[tuple[int, Pooling], tuple[bool, bool]] = {}
         self.law = cache(self._law)
-        self.windows = cache(partial(predecessors, graph, order=elimination_order(graph)))
-        self.near = cache(partial(kernel, graph))
-        self.smoother = lru_cache(maxsize=8)(self._smoother)
+        self.windows = cache(partial(predecessors, graph))
+        self.location = cache(self._location)
+        self.borrowed = cache(self._borrowed)
 
     def loss(self, radius: int, pooling: Pooling) -> float:
         """Mean held-out loss of a candidate."""
@@ -91,7 +93,7 @@ class _Trials:
             values = np.empty(len(self.x))
             with one_torch_thread():
                 parts = Parallel(n_jobs=self.n_jobs, prefer="threads")(
-                    delayed(self._fold)(test, radius, pooling) for test in self.parts
+                    delayed(self._fold)(fold, radius, pooling) for fold in range(len(self.parts))
                 )
             values[np.concatenate(self.parts)] = np.concatenate(parts)
             self.losses[key] = values
@@ -123,28 +125,67 @@ class _Trials:
             return None, f"{fewest} samples support no wider windows without pooling"
         return wider, limit
 
-    def _smoother(self, bandwidth: float, radius: int | None) -> Smoother:
+    def smoother(self, bandwidth: float, radius: int | None) -> Smoother:
         """Pooling average of vertices, or of the windows of a radius; it is the same in every fold."""
-        table = None if radius is None else self.windows(radius)
-        near = None if math.isinf(bandwidth) else self.near(bandwidth)
-        return smoother(self.graph, bandwidth, table, near)
+        return smoother(self.graph, bandwidth, None if radius is None else self.windows(radius))
 
-    def _law(self, held_out: tuple[int, ...]) -> Matern | None:
-        """Return what blocks of points in space are shrunk towards, fitted to the other samples."""
-        return fit_matern(np.delete(self.x, held_out, axis=0), self.graph, self.standardize)
+    def _law(self, fold: int) -> Matern | None:
+        """Return what blocks of points in space are shrunk towards, fitted to the samples that train a fold."""
+        return fit_matern(np.delete(self.x, self.parts[fold], axis=0), self.graph, self.standardize)
 
-    def _fold(self, held_out: np.ndarray, radius: int, pooling: Pooling) -> Float[np.ndarray, " sample"]:
-        channels, alike = self.x.shape[2], pooling.of_location
-        train = np.delete(self.x, held_out, axis=0)
-        if alike.strength == 0 and np.logical_and(np.ptp(train, axis=0) == 0, self.standardize).any():
-            return np.full(len(held_out), math.inf)  # a vertex that varies in the held-out samples alone has no scale
-        vertices = None if alike.strength == 0 else self.smoother(alike.bandwidth, None)
-        center, scale = location_and_scale(train, self.graph, pooling, self.standardize, vertices)
-        table = cap_members(self.windows(radius), len(train), channels, pooling)
-        law = None if pooling.strength == 0 else self.law(tuple(held_out.tolist()))
+    @cached_property
+    def own(self) -> VertexMoments:
+        """Moments of the vertices in what trains each fold."""
+        each = [vertex_moments(np.delete(self.x, test, axis=0)) for test in self.parts]
+        mean, variance, rare, n_samples = zip(*each, strict=True)
+        mean, variance, rare = (np.stack(part, axis=1) for part in (mean, variance, rare))
+        return VertexMoments(mean, variance, rare, np.array(n_samples)[:, None])
+
+    @cached_property
+    def moments(self) -> FoldMoments:
+        """Second moments of the windows."""
+        return FoldMoments(self.x, self.parts, self.own.mean.swapaxes(0, 1))
+
+    @cached_property
+    def constant(self) -> list[bool]:
+        """Whether a vertex with a scale varies in the held-out samples of a fold alone."""
+        ranges = (np.ptp(np.delete(self.x, test, axis=0), axis=0) for test in self.parts)
+        return [bool(np.logical_and(found == 0, self.standardize).any()) for found in ranges]
+
+    def _location(self, alike: Pooling) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Location and scale of each fold."""
+        smooth = None if alike.strength == 0 else self.smoother(alike.bandwidth, None)
+        fitted = np.broadcast_to(self.standardize, self.own.mean.shape)
+        found = pooled_location(self.own, self.graph, alike, fitted, smooth)
+        center, scale = (np.ascontiguousarray(part.swapaxes(0, 1)) for part in found)
+        return list(zip(center, scale, strict=True))
+
+    def _fold(self, fold: int, radius: int, pooling: Pooling) -> Float[np.ndarray, " sample"]:
+        held_out, alike = self.parts[fold], replace(pooling.of_location, nugget=0.0)
+        if alike.strength == 0 and self.constant[fold]:
+            return np.full(len(held_out), math.inf)  # it has no scale
+        center, scale = self.location(alike)[fold]
+        n_samples, whole = len(self.x) - len(held_out), self.windows(radius)
+        table = cap_members(whole, n_samples, self.x.shape[2], pooling)
+        law = None if pooling.strength == 0 else self.law(fold)
         windows = None if pooling.strength == 0 or law is not None else self.smoother(pooling.bandwidth, radius)
-        fit = regress_windows((train - center) / scale, table, self.graph, pooling, law, windows).regression
+        kept = (
+            None if table is not whole or self._singular(windows, table, n_samples) else self.moments.of(radius, table)
+        )
+        if kept is None:
+            y = (np.delete(self.x, held_out, axis=0) - center) / scale
+            fit = regress_windows(y, table, self.graph, pooling, law, windows).regression
+        else:
+            blocks = recentred(kept[fold], table.index, self.own.mean[:, fold] - center, scale)
+            fit = regress_moments(blocks, table, self.graph, pooling, n_samples, law, windows)
         return conditional_loss((self.x[held_out] - center) / scale, table.index, fit) + np.log(scale).mean()
+
+    def _singular(self, windows: Smoother | None, table: Neighborhood, n_samples: int) -> bool:
+        """Whether a pooled block has less rank than members: its regression is of rounding, to be done as in a fit."""
+        if windows is None:
+            return False
+        members = table.present.sum(axis=1) * self.x.shape[2]
+        return bool((members >= windows.lenders * (n_samples - 1)).any())
 
     def first_sound(self, chosen: int, table: Sequence[Candidate]) -> int:
         """Return the chosen candidate or, if its draws have not the variance of the data, the best whose draws have."""
@@ -171,12 +212,12 @@ class _Trials:
 
     def _own(self, pooling: Pooling) -> float:
         own = (1 - pooling.strength) ** 2
-        return own + (1 - own) / self._borrowed(pooling.bandwidth)
+        return own + (1 - own) / self.borrowed(pooling.bandwidth)
 
     def _borrowed(self, bandwidth: float) -> float:
         if math.isinf(bandwidth):
             return float(self.graph.n_vertices)
-        _, weight = self.near(bandwidth)
+        _, weight = kernel(self.graph, bandwidth)
         return float((weight.sum(axis=1) ** 2 / (weight**2).sum(axis=1)).mean())
 
     def table(self) -> tuple[tuple[Candidate, ...], int, int]:
@@ -226,12 +267,11 @@ def conditional_loss(
 ) -> Float[np.ndarray, " sample"]:
     """Negative log-density of a sparse Cholesky field per sample, in nats per dimension."""
     n_samples, n, _ = y.shape
-    others = y[:, index[:, 1:]].reshape(n_samples, n, -1)
-    residual = y - np.einsum("svm,vmc->svc", others, fit.coefficient, optimize=True)
-    root = fit.root
-    white = np.einsum("vcd,svd->svc", np.linalg.inv(root), residual)
-    half_log_det = np.log(np.diagonal(root, axis1=1, axis2=2)).mean()
-    return 0.5 * (white**2).mean(axis=(1, 2)) + half_log_det + 0.5 * math.log(2 * math.pi)
+    others = y[:, index[:, 1:]].reshape(n_samples, n, -1).transpose(1, 0, 2)
+    residual = y.transpose(1, 0, 2) - others @ fit.coefficient
+    white = residual @ np.linalg.inv(fit.root).transpose(0, 2, 1)
+    half_log_det = np.log(np.diagonal(fit.root, axis1=1, axis2=2)).mean()
+    return 0.5 * (white**2).mean(axis=(0, 2)) + half_log_det + 0.5 * math.log(2 * math.pi)
 
 
 def select_field(

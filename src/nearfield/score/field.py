@@ -269,10 +269,27 @@ class GaussianField(Score):
         return self._block_covariance(self._averages(label, size))
 
     def _block_covariance(self, rows: sp.csr_array) -> Float[np.ndarray, "variable variable"]:
-        """Covariance A P_0^{-1} A' = B B' of averages A, B = A F^{-1}."""
-        starts = range(0, rows.shape[0], CHUNK)
-        half = np.concatenate([self._solve_triangle(rows[i : i + CHUNK].toarray(), transposed=True) for i in starts])
-        return half @ half.T
+        """Covariance A P_0^{-1} A' = B B' of averages A, B = A F^{-1}.
+
+        B ends where A does: averages are taken in the order in which they end, each on what comes before that.
+        """
+        ends = np.maximum.reduceat(rows.indices, rows.indptr[:-1]) + 1
+        order, halves = np.argsort(ends, kind="stable"), []
+        covariance = np.empty((len(order), len(order)))
+        for start in range(0, len(order), CHUNK):
+            chunk = order[start : start + CHUNK]
+            end = ends[chunk[-1]]
+            part = rows[chunk, :end].toarray()
+            if end == len(self._place):
+                half = self._solve_triangle(part, transposed=True)
+            else:
+                half = triangle(self.factor[:end, :end]).solve(np.ascontiguousarray(part.T), trans="T").T
+            halves.append((chunk, np.ascontiguousarray(half)))
+            for earlier, other in halves:
+                product = half[:, : other.shape[1]] @ other.T
+                covariance[np.ix_(chunk, earlier)] = product
+                covariance[np.ix_(earlier, chunk)] = product.T
+        return covariance
 
     def _averages(self, label: Int[np.ndarray, " vertex"], size: Float[np.ndarray, "block channel"]) -> sp.csr_array:
         """Matrix A that takes the means of blocks, over their scale, from variables in elimination order."""

@@ -1,0 +1,59 @@
+"""Results that are kept for reuse, within a bound of bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from threading import RLock
+from typing import Any, TypeVar, final
+
+Kept = TypeVar("Kept")
+
+
+@final
+class Memory:
+    """Results by key; where there is no room for another, those used longest ago are given up.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes kept at most. A result that is larger is made anew each time.
+
+    Examples
+    --------
+    >>> memory = Memory(100)
+    >>> memory.get("square", lambda: 12**2, size=lambda found: 8), memory.get("square", lambda: 0, size=lambda found: 8)
+    (144, 144)
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._kept: dict[Hashable, tuple[Any, int]] = {}
+        self._lock = RLock()
+
+    def get(self, key: Hashable, make: Callable[[], Kept], size: Callable[[Kept], int]) -> Kept:
+        """Return what is kept under a key, or make and keep it.
+
+        Parameters
+        ----------
+        key : hashable
+        make : callable
+            Called without arguments where nothing is kept.
+        size : callable
+            Bytes of what was made.
+        """
+        with self._lock:
+            if key in self._kept:
+                self._kept[key] = self._kept.pop(key)  # the latest
+                return self._kept[key][0]
+            made = make()
+            taken = size(made)
+            if taken <= self.limit:
+                while sum(bytes_ for _, bytes_ in self._kept.values()) + taken > self.limit:
+                    del self._kept[next(iter(self._kept))]
+                self._kept[key] = made, taken
+            return made
+
+    def first(self, keys: Iterable[Hashable]) -> Any | None:
+        """Return what is kept under the first of these keys that has something, or None."""
+        with self._lock:
+            return next((self._kept[key][0] for key in keys if key in self._kept), None)
