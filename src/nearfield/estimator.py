@@ -215,7 +215,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         start = time.perf_counter()
         codec = Codec.fit(X, sample_dim=sample_dim, graph=self.graph)
         features = _features(X, codec)
-        x = codec.encode(X).astype(np.float64)
+        x = codec.encode(X).astype(np.float64)[codec.order(X)]  # blocks are held out of time, not of storage
         encoded = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught, fit_bars(verbose=self.verbose) as (candidates, steps):
             warnings.simplefilter("always")
@@ -446,7 +446,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         page_path(path)
         self._same_columns(X)
-        x = self.codec_.encode(X).astype(np.float64)
+        x = self.codec_.encode(X).astype(np.float64)[self.codec_.order(X)]
         seen = bool(np.isin(fingerprints(x), self.training_samples_).any())
         z = self._draw(min(max(len(x), 200), 1000), self.fit_report_.seed, stream=Stream.REPORT)
         provenance = self._provenance(self.fit_report_.seed)
@@ -599,7 +599,7 @@ def select_radius(
     """
     check_parameters(LocalizedDiffusion(graph=graph, pooling=pooling).get_params(deep=False))
     codec = Codec.fit(X, sample_dim=sample_dim, graph=graph)
-    x = codec.encode(X).astype(np.float64)
+    x = codec.encode(X).astype(np.float64)[codec.order(X)]
     if not codec.has_time_axis:
         warn_of_likeness(x, codec.container, codec.sample_dims)
     return select_field(

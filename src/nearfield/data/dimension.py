@@ -1,21 +1,18 @@
-"""Which dimensions of data count samples, and whether those follow each other in time."""
+"""Which dimensions of data count samples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import xarray as xr
 
-__all__ = ["SAMPLE_NAMES", "TIME_NAMES", "find_sample_dims", "is_time", "sample_axis"]
+__all__ = ["SAMPLE_NAMES", "TIME_NAMES", "find_sample_dims"]
 
 SAMPLE_NAMES = ("sample", "realization", "member", "number", "ensemble")
 """Dimensions that are samples wherever they occur."""
 
 TIME_NAMES = ("time", "year")
 """Dimensions that are samples when no other is."""
-
-_OTHER_TIME_NAMES = ("date", "datetime", "month", "season", "week", "day", "hour")
 
 
 def find_sample_dims(variable: xr.DataArray, sample_dim: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -66,37 +63,3 @@ def find_sample_dims(variable: xr.DataArray, sample_dim: str | Sequence[str] | N
         f"sample_dim must say which dimension counts the samples: none of {list(variable.dims)} is called "
         f"{', '.join(SAMPLE_NAMES + TIME_NAMES)}"
     )
-
-
-def is_time(variable: xr.DataArray, dim: str) -> bool:
-    """Whether samples along a dimension follow each other in time, so that neighbours among them may be dependent.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> is_time(xr.DataArray(np.zeros(3), dims="year"), "year")
-    True
-    """
-    if dim.lower() in TIME_NAMES + _OTHER_TIME_NAMES:
-        return True
-    if dim not in variable.coords:
-        return False
-    coordinate = variable.coords[dim]
-    dated = coordinate.dtype.kind == "M" or (
-        coordinate.dtype.kind == "O" and coordinate.size > 0 and hasattr(coordinate.values[0], "timetuple")
-    )
-    return dated or coordinate.attrs.get("standard_name") == "time"
-
-
-def sample_axis(data: Any) -> str:
-    """Name the first axis of an array: a time, if the rows of a data frame are dated.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> sample_axis(np.zeros((3, 2)))
-    'sample'
-    """
-    index = getattr(data, "index", None)
-    dated = getattr(index, "inferred_type", None) in ("datetime64", "datetime", "date", "period")
-    return "time" if dated or getattr(index, "name", None) in TIME_NAMES else "sample"
