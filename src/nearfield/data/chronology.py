@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from jaxtyping import Int
     from numpy import ndarray
 
-__all__ = ["TIME_NAMES", "follows_time", "is_dated", "is_time", "row_order", "sample_axis", "time_order"]
+__all__ = [
+    "TIME_NAMES",
+    "follows_time",
+    "is_dated",
+    "is_time",
+    "row_order",
+    "sample_axis",
+    "time_order",
+    "written_dates",
+]
 
 TIME_NAMES = ("time", "datetime", "date", "year")
 """What times are called that do not come again."""
@@ -106,7 +115,8 @@ def follows_time(name: object, attrs: Mapping[Any, Any]) -> bool:
     (True, True, False)
     """
     standard = attrs.get("standard_name")
-    return standard == "time" or (standard is None and str(name).lower() in TIME_NAMES)
+    named = str(name).lower() in TIME_NAMES or str(attrs.get("axis", "")).upper() == "T"
+    return standard == "time" or (standard is None and named)
 
 
 def _along(variable: xr.DataArray, dim: str) -> list[tuple[str, ndarray, Mapping[Any, Any]]]:
@@ -135,7 +145,7 @@ def _clocks(
     found: dict[str, ndarray] = {}
     dated: list[tuple[bool, str, ndarray]] = []
     for name, values, attrs in coordinates:
-        times = _as_dates(values) if values.dtype.kind in "UOT" else values
+        times = written_dates(values) if values.dtype.kind in "UOT" else values
         if times.dtype.kind not in "iufMO" or (times.dtype.kind == "O" and not is_dated(times)):
             continue
         called = follows_time(name, attrs)
@@ -164,8 +174,14 @@ def _ranks(values: ndarray) -> ndarray:
     return np.unique(values, return_inverse=True)[1].reshape(-1)
 
 
-def _as_dates(values: ndarray) -> ndarray:
-    """Return dates that are written out, as 2001-01-30, as dates; anything else as it is."""
+def written_dates(values: ndarray) -> ndarray:
+    """Return dates that are written out, as 2001-01-30, as dates; anything else as it is.
+
+    Examples
+    --------
+    >>> written_dates(np.array(["2001-01-30"])).dtype.kind, written_dates(np.array(["Paris"])).dtype.kind
+    ('M', 'U')
+    """
     if not all(isinstance(v, str) and v[:4].isdigit() and v[4:5] in ("", "-") for v in values.flat):
         return values
     try:

@@ -19,7 +19,7 @@ from nearfield.data.admission import (
     refuse_missing,
 )
 from nearfield.data.chronology import is_time, row_order, sample_axis, time_order
-from nearfield.data.dimension import SAMPLE_NAMES, TIME_NAMES, find_sample_dims
+from nearfield.data.dimension import find_sample_dims, may_count_samples
 from nearfield.data.layout import Layout, plain_attrs
 from nearfield.data.placement import place_graph, stack_cells
 from nearfield.graph import DependencyGraph
@@ -414,10 +414,10 @@ class Codec:
                 raise ValueError(f"data must have the variables {names}, got {list(data.data_vars)}; select them")
             data = data[[of[str(name)] for name in names]]
         variables = self._array_variables(data, allow_missing) if kind == "array" else as_variables(data)[1]
-        known = {*self.sample_dims, *SAMPLE_NAMES, *TIME_NAMES, _SECOND_MEMBER_AXIS}
+        known = {*self.sample_dims, *self.layout.dims}
         for variable in variables:
             self.layout.require_same(variable)
-            unknown = [dim for dim in variable.dims if dim not in self.layout.dims and dim not in known]
+            unknown = [d for d in variable.dims if d not in known and not may_count_samples(variable, str(d))]
             if unknown:
                 raise ValueError(
                     f"data must have the dimensions {list(self.layout.dims)} and samples {list(self.sample_dims)}, got "
