@@ -19,6 +19,7 @@ from nearfield.data import store
 from nearfield.data.admission import warn_of_likeness
 from nearfield.data.codec import Codec
 from nearfield.data.marginal import Marginal, MarginalChoice
+from nearfield.data.table import as_frame, is_table
 from nearfield.evaluation.report import page_path, write_report
 from nearfield.evaluation.training import TrainingMoments, block_length
 from nearfield.fitting.covariance import Pooling
@@ -215,7 +216,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         start = time.perf_counter()
         codec = Codec.fit(X, sample_dim=sample_dim, graph=self.graph)
         features = _features(X, codec)
-        x = codec.encode(X).astype(np.float64)
+        x = codec.encode(X).astype(np.float64)[codec.order(X)]  # blocks are held out of time, not of storage
         encoded = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught, fit_bars(verbose=self.verbose) as (candidates, steps):
             warnings.simplefilter("always")
@@ -283,7 +284,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
 
         Returns
         -------
-        DataArray, Dataset or ndarray
+        DataArray, Dataset, ndarray or DataFrame
             As the training data, with the axis ``member`` in place of the samples.
 
         Raises
@@ -302,7 +303,9 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             at_least_one("steps", steps)
         seed = seed_of(random_state)
         z = self._draw(int(n_samples), seed, sampler, steps)
-        return self.codec_.decode(self.marginal_.inverse(z), attrs=self._provenance(seed))
+        drawn = self.codec_.decode(self.marginal_.inverse(z), attrs=self._provenance(seed))
+        columns = getattr(self, "feature_names_in_", None)
+        return drawn if columns is None else as_frame(drawn, columns, attrs=self._provenance(seed))
 
     def _draw(
         self,
@@ -404,8 +407,9 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
 
         Returns
         -------
-        DataArray, Dataset or ndarray
-            Shape (member, ...) over the dimensions of X; observed values are returned unchanged.
+        DataArray, Dataset, ndarray or DataFrame
+            Shape (member, ...) over the dimensions of X, for a data frame the rows of each member below those of the
+            one before; observed values are returned unchanged.
 
         Raises
         ------
@@ -419,7 +423,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         seed = seed_of(random_state)
         x = self.codec_.encode(X, allow_missing=True).astype(np.float64)
         filled = self._model().complete(field, x, n_samples, seed)
-        return self.codec_.decode(filled, like=X, attrs=self._provenance(seed))
+        completed = self.codec_.decode(filled, like=X, attrs=self._provenance(seed))
+        return as_frame(completed, X.columns, X.index, self._provenance(seed)) if is_table(X) else completed
 
     def report(self, path: str | os.PathLike[str], X: Data) -> dict[str, Any]:
         """Write an HTML page, and its numbers as JSON beside it, that says whether the model is like the data.
@@ -446,7 +451,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         page_path(path)
         self._same_columns(X)
-        x = self.codec_.encode(X).astype(np.float64)
+        x = self.codec_.encode(X).astype(np.float64)[self.codec_.order(X)]
         seen = bool(np.isin(fingerprints(x), self.training_samples_).any())
         z = self._draw(min(max(len(x), 200), 1000), self.fit_report_.seed, stream=Stream.REPORT)
         provenance = self._provenance(self.fit_report_.seed)
@@ -599,7 +604,7 @@ def select_radius(
     """
     check_parameters(LocalizedDiffusion(graph=graph, pooling=pooling).get_params(deep=False))
     codec = Codec.fit(X, sample_dim=sample_dim, graph=graph)
-    x = codec.encode(X).astype(np.float64)
+    x = codec.encode(X).astype(np.float64)[codec.order(X)]
     if not codec.has_time_axis:
         warn_of_likeness(x, codec.container, codec.sample_dims)
     return select_field(

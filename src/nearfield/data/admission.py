@@ -15,6 +15,8 @@ import scipy.sparse
 import xarray as xr
 from sklearn.utils.validation import check_array
 
+from nearfield.data.table import is_table, refuse_columns, refuse_table
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from numpy import ndarray
@@ -86,6 +88,8 @@ def as_variables(data: Data, graph: DependencyGraph | None = None) -> tuple[Cont
                 f"{variables[0].name!r} but not for {other}; pick variables with data[[...]]"
             )
         return "Dataset", variables
+    if is_table(data):
+        refuse_table(data, graph)
     array = as_array(data)
     grid = array.ndim - 1 in _ARRAY_DIMS
     if graph is not None:
@@ -129,8 +133,8 @@ def as_array(data: Any) -> ndarray:
     """
     if isinstance(data, np.ma.MaskedArray):
         data = np.ma.filled(data.astype(np.float64), np.nan)
-    if hasattr(data, "columns") and hasattr(data, "dtypes"):
-        _refuse_columns(data)
+    if is_table(data):
+        refuse_columns(data)
     if not scipy.sparse.issparse(data):
         kind = np.asarray(data).dtype.kind
         if kind not in "iufcO":
@@ -141,25 +145,6 @@ def as_array(data: Any) -> ndarray:
     if array.size == 0:
         raise ValueError(f"X must have at least one sample and one vertex, got shape {array.shape}")
     return array
-
-
-def _refuse_columns(frame: Any) -> None:
-    """Refuse a data frame with a column that holds no numbers, or with two columns of one name."""
-    names = list(frame.columns)
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"X must have columns of different names, got {twice!r} more than once; rename them")
-    for name, dtype in zip(names, frame.dtypes, strict=True):
-        if getattr(dtype, "kind", "O") in "iufc":
-            continue
-        try:
-            if np.asarray(column := frame[name]).dtype.kind in "mMb":
-                raise TypeError(f"{dtype} is no kind of number")
-            np.asarray(column, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise TypeError(
-                f"X must hold real numbers, got column {name!r} of {dtype}; drop it, or make dates the index"
-            ) from error
 
 
 def _real(variable: xr.DataArray) -> xr.DataArray:

@@ -18,13 +18,15 @@ from nearfield.data.admission import (
     refuse_infinite,
     refuse_missing,
 )
-from nearfield.data.dimension import SAMPLE_NAMES, TIME_NAMES, find_sample_dims, is_time, sample_axis
+from nearfield.data.chronology import is_time, row_order, sample_axis, time_order
+from nearfield.data.dimension import find_sample_dims, may_count_samples
 from nearfield.data.layout import Layout, plain_attrs
+from nearfield.data.placement import place_graph, stack_cells
 from nearfield.graph import DependencyGraph
 from nearfield.score.base import part_of
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
     from numpy import ndarray
 
     from nearfield.data.admission import Container, Data
@@ -163,7 +165,7 @@ class Codec:
                 )
             variables, sample_dims = [variable.rename(sample=name) for variable in variables], (name,)
         layout = Layout.from_variable(variables[0], sample_dims)
-        values = _stack(variables, sample_dims, layout)
+        values = stack_cells(variables, sample_dims, layout)
         if len(values) < 2:
             raise ValueError(
                 f"data must have at least 2 samples to fit a law to, got 1 sample ({sample_dims}); add samples"
@@ -178,7 +180,7 @@ class Codec:
         refuse_missing(missing, ~absent, layout, container)
         refuse_extreme(values, ~absent, layout, container)
         refuse_constant(values, ~absent, layout, container)
-        present, graph = _place(graph, layout, ~absent)
+        present, graph = place_graph(graph, layout, ~absent)
         return cls(
             container=container,
             layout=layout,
@@ -230,7 +232,7 @@ class Codec:
         True
         """
         variables = self._aligned(data, allow_missing)
-        values = _stack(variables, self._samples_of(variables[0]), self.layout)
+        values = stack_cells(variables, self._samples_of(variables[0]), self.layout)
         refuse_infinite(values, self.layout, self.container)
         if not self.present.all():
             extra = ~np.isnan(values).all(axis=(0, 2)) & ~self.present
@@ -242,6 +244,13 @@ class Codec:
         if not allow_missing:
             refuse_missing(np.isnan(values), self.present, self.layout, self.container)
         return values if self.present.all() else values[:, self.present]
+
+    def order(self, data: Data) -> Int[ndarray, " sample"]:
+        """Return the numbers of the samples that `encode` gives, in the order of time where dates are known."""
+        if "array" in self.container:
+            return row_order(data)
+        variable = self._aligned(data, allow_missing=False)[0]
+        return time_order(variable, self._samples_of(variable))
 
     def decode(
         self,
@@ -405,10 +414,10 @@ class Codec:
                 raise ValueError(f"data must have the variables {names}, got {list(data.data_vars)}; select them")
             data = data[[of[str(name)] for name in names]]
         variables = self._array_variables(data, allow_missing) if kind == "array" else as_variables(data)[1]
-        known = {*self.sample_dims, *SAMPLE_NAMES, *TIME_NAMES, _SECOND_MEMBER_AXIS}
+        known = {*self.sample_dims, *self.layout.dims}
         for variable in variables:
             self.layout.require_same(variable)
-            unknown = [dim for dim in variable.dims if dim not in self.layout.dims and dim not in known]
+            unknown = [d for d in variable.dims if d not in known and not may_count_samples(variable, str(d))]
             if unknown:
                 raise ValueError(
                     f"data must have the dimensions {list(self.layout.dims)} and samples {list(self.sample_dims)}, got "
@@ -469,42 +478,6 @@ class Codec:
         if like is None:
             return xr.Dataset(named, attrs=dict(self.attrs)).assign_attrs(attrs)
         return like.drop_vars(list(named)).assign({n: named[str(n)] for n in like.data_vars}).assign_attrs(attrs)
-
-
-def _stack(
-    variables: Sequence[xr.DataArray], sample_dims: Sequence[str], layout: Layout
-) -> Float[ndarray, "sample cell channel"]:
-    """Gather all cells of all variables in a new array."""
-    n_samples = int(np.prod([variables[0].sizes[dim] for dim in sample_dims]))
-    columns = [v.transpose(*sample_dims, *layout.dims).values.reshape(n_samples, layout.n_cells) for v in variables]
-    return np.stack(columns, axis=-1)
-
-
-def _place(
-    graph: DependencyGraph | None, layout: Layout, present: Bool[ndarray, " cell"]
-) -> tuple[Bool[ndarray, " cell"], DependencyGraph]:
-    """Match the graph to the cells of the layout and take cells without data out of it."""
-    if graph is None:
-        graph = layout.infer_graph()
-    cells = np.ones(layout.n_cells, dtype=bool)
-    lattice = graph.lattice.shape if graph.lattice is not None else None
-    long = tuple(n for n in layout.shape if n > 1)
-    if graph.keep is not None and layout.n_cells == graph.keep.size:
-        cells = graph.keep.ravel()
-    agrees = len(long) <= 1 or lattice is None or tuple(n for n in lattice if n > 1) == long
-    if len(long) > 1:  # a product's parts begin where dimensions do
-        agrees = agrees and set(np.cumprod(graph.parts, dtype=int).tolist()) <= {1, *np.cumprod(long).tolist()}
-    if int(cells.sum()) != graph.n_vertices or not agrees:
-        raise ValueError(
-            f"graph must have a vertex for each cell of the data, {layout.dims} = {layout.shape}, got {graph!r}; its "
-            "vertices follow the dimensions of the data, the last running fastest"
-        )
-    if (present & ~cells).any():
-        raise ValueError(
-            f"data has values at {(present & ~cells).sum()} vertices that the graph leaves out, first "
-            f"{layout.name(int((present & ~cells).argmax()))}; set them to NaN, or keep them in the graph"
-        )
-    return present, graph.subgraph(present[cells])
 
 
 def _member_coords(sizes: Mapping[str, int]) -> dict[str, xr.Variable]:
