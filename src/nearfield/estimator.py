@@ -19,6 +19,7 @@ from nearfield.data import store
 from nearfield.data.admission import warn_of_likeness
 from nearfield.data.codec import Codec
 from nearfield.data.marginal import Marginal, MarginalChoice
+from nearfield.data.missing import refuse_observed, warn_of_gaps
 from nearfield.evaluation.report import page_path, write_report
 from nearfield.evaluation.training import TrainingMoments, block_length
 from nearfield.fitting.covariance import Pooling
@@ -202,7 +203,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         TypeError
             If X or a parameter is of a kind that cannot be used.
         ValueError
-            If X has missing or infinite values, values that the marginal does not take, constant vertices, too few
+            If X has missing or infinite values, fill numbers, values that the marginal does not take, constant vertices, too few
             samples or an unclear layout, a parameter is out of range, or ``strict`` finds other moments in the draws.
         OSError
             If the checkpoint cannot be written or read.
@@ -219,6 +220,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         encoded = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught, fit_bars(verbose=self.verbose) as (candidates, steps):
             warnings.simplefilter("always")
+            warn_of_gaps(x)
             if not codec.has_time_axis:
                 warn_of_likeness(x, codec.container, codec.sample_dims)
             marginal = Marginal.fit(x, self.marginal, [channel.name for channel in codec.channels])
@@ -418,6 +420,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         field = self._field("impute")
         seed = seed_of(random_state)
         x = self.codec_.encode(X, allow_missing=True).astype(np.float64)
+        refuse_observed(x, self.marginal_.transform(x), len(self.training_samples_))
         filled = self._model().complete(field, x, n_samples, seed)
         return self.codec_.decode(filled, like=X, attrs=self._provenance(seed))
 
@@ -600,6 +603,7 @@ def select_radius(
     check_parameters(LocalizedDiffusion(graph=graph, pooling=pooling).get_params(deep=False))
     codec = Codec.fit(X, sample_dim=sample_dim, graph=graph)
     x = codec.encode(X).astype(np.float64)
+    warn_of_gaps(x)
     if not codec.has_time_axis:
         warn_of_likeness(x, codec.container, codec.sample_dims)
     return select_field(

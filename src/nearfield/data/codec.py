@@ -20,6 +20,7 @@ from nearfield.data.admission import (
 )
 from nearfield.data.dimension import SAMPLE_NAMES, TIME_NAMES, find_sample_dims, is_time, sample_axis
 from nearfield.data.layout import Layout, plain_attrs
+from nearfield.data.missing import MISSING_NAMES, refuse_fill, valid_range
 from nearfield.graph import DependencyGraph
 from nearfield.score.base import part_of
 
@@ -175,7 +176,10 @@ class Codec:
             raise ValueError(
                 "data must have a vertex that is not NaN in every sample, got NaN only; is a mask inverted?"
             )
-        refuse_missing(missing, ~absent, layout, container)
+        refuse_missing(missing, ~absent, layout, container, data)
+        for k, variable in enumerate(variables):
+            what = "data" if variable.name is None else f"variable {variable.name!r}"
+            refuse_fill(values[:, ~absent, k], what, valid_range(variable.attrs, variable.encoding))
         refuse_extreme(values, ~absent, layout, container)
         refuse_constant(values, ~absent, layout, container)
         present, graph = _place(graph, layout, ~absent)
@@ -191,7 +195,7 @@ class Codec:
                     name=None if variable.name is None else str(variable.name),
                     dims=tuple(str(dim) for dim in variable.dims),
                     dtype=float_dtype(variable),
-                    attrs=plain_attrs(variable.attrs),
+                    attrs={k: v for k, v in plain_attrs(variable.attrs).items() if k not in MISSING_NAMES},
                 )
                 for variable in variables
             ),
@@ -240,7 +244,7 @@ class Codec:
                     f"{self.layout.name(int(extra.argmax()))}; set them to NaN, or fit with them"
                 )
         if not allow_missing:
-            refuse_missing(np.isnan(values), self.present, self.layout, self.container)
+            refuse_missing(np.isnan(values), self.present, self.layout, self.container, data)
         return values if self.present.all() else values[:, self.present]
 
     def decode(
