@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from nearfield.data import store
 from nearfield.data.admission import warn_of_likeness
 from nearfield.data.codec import Codec
+from nearfield.data.duplicate import fingerprints, warn_of_duplicates
 from nearfield.data.marginal import Marginal, MarginalChoice
 from nearfield.data.missing import refuse_observed, warn_of_gaps
 from nearfield.evaluation.report import page_path, write_report
@@ -31,7 +32,7 @@ from nearfield.fitting.paper import PaperRecipe
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.selection import SelectionReport, select_field
 from nearfield.graph import DependencyGraph
-from nearfield.model import Model, content_digest, fingerprints, largest_eigenvalue
+from nearfield.model import Model, content_digest, largest_eigenvalue
 from nearfield.noise import Stream, seed_of
 from nearfield.parameter import (
     asked_pooling,
@@ -203,8 +204,10 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         TypeError
             If X or a parameter is of a kind that cannot be used.
         ValueError
-            If X has missing or infinite values, fill numbers, values that the marginal does not take, constant vertices, too few
-            samples or an unclear layout, a parameter is out of range, or ``strict`` finds other moments in the draws.
+            If X has missing or infinite values, fill numbers, values that the marginal does not take, constant
+            vertices,
+            too few samples or an unclear layout, a parameter is out of range, or ``strict`` finds other moments in the
+            draws.
         OSError
             If the checkpoint cannot be written or read.
         """
@@ -221,6 +224,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         with warnings.catch_warnings(record=True) as caught, fit_bars(verbose=self.verbose) as (candidates, steps):
             warnings.simplefilter("always")
             warn_of_gaps(x)
+            warn_of_duplicates(x)
             if not codec.has_time_axis:
                 warn_of_likeness(x, codec.container, codec.sample_dims)
             marginal = Marginal.fit(x, self.marginal, [channel.name for channel in codec.channels])
@@ -604,6 +608,7 @@ def select_radius(
     codec = Codec.fit(X, sample_dim=sample_dim, graph=graph)
     x = codec.encode(X).astype(np.float64)
     warn_of_gaps(x)
+    warn_of_duplicates(x)
     if not codec.has_time_axis:
         warn_of_likeness(x, codec.container, codec.sample_dims)
     return select_field(
