@@ -145,6 +145,37 @@ def test_many_zeros_are_warned_of():
         SquareRoot.fit(x, "rain")
 
 
+@pytest.mark.parametrize("make", [SquareRoot.fit, Quantile.fit])
+@pytest.mark.parametrize("noise", [1e-19, 1e-9, 5e-4])
+def test_negative_noise_of_packing_leaves_a_positive_law_positive(make, noise):
+    """As if the noise, of either sign, had been zero; the median is 1."""
+    x = draws("lognormal")
+    clean = x.copy()
+    clean[[3, 70, 200], [2, 4, 1]] = 0.0
+    noisy = x.copy()
+    noisy[[3, 70, 200], [2, 4, 1]] = [-noise, noise / 2, -noise / 3]
+    with pytest.warns(UserWarning, match=r"2 of 2000 values of variable 'rain' are negative by .* noise of a law"):
+        warp = make(noisy, "rain")
+    warp.check(noisy)
+    u = np.linspace(-6, 6, 50)[:, None] + np.zeros(VERTICES)
+    assert (warp.inverse(u) > 0).all()
+    np.testing.assert_allclose(warp.inverse(u), make(clean).inverse(u), rtol=1e-3)
+    np.testing.assert_allclose(warp.transform(noisy), warp.transform(clean), rtol=1e-12)
+    np.testing.assert_allclose(warp.log_slope(noisy), warp.log_slope(clean), rtol=1e-12)
+
+
+def test_new_data_may_be_negative_by_noise_and_signed_data_stay_signed():
+    x = draws("gamma")
+    for warp in (SquareRoot.fit(x), Quantile.fit(x)):
+        warp.check(np.array([[-1e-19] * VERTICES]))
+        with pytest.raises(ValueError, match=">= 0"):
+            warp.check(np.array([[-0.01] * VERTICES]))
+    assert Quantile.fit(x - 0.01).zero is None
+    outlier = draws("signed")
+    outlier[4, 4] = 1e9
+    assert Quantile.fit(outlier).zero is None
+
+
 # quantiles
 
 

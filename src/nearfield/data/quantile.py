@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 from sklearn.preprocessing import QuantileTransformer
 
-from nearfield.data.warp import TIES_WARNED, Warp, half_smallest, refuse, subject
+from nearfield.data.warp import TIES_WARNED, Warp, half_smallest, packing_noise, refuse, subject
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -54,6 +54,8 @@ class Quantile(Warp):
         Location and scale before the map, of the logarithms where there is a `zero`.
     zero : float or None
         What zeros are taken as; None for signed data.
+    noise, tolerance : float
+        Of data that are never negative; see `packing_noise`.
 
     Examples
     --------
@@ -72,6 +74,8 @@ class Quantile(Warp):
     center: Float[ndarray, " vertex"]
     scale: Float[ndarray, " vertex"]
     zero: float | None
+    noise: float = 0.0
+    tolerance: float = 0.0
 
     @classmethod
     def fit(cls, x: Float[ndarray, "sample vertex"], variable: str = "") -> Quantile:
@@ -85,17 +89,19 @@ class Quantile(Warp):
         Warns
         -----
         UserWarning
-            If more than ``TIES_WARNED`` of them are equal.
+            If more than ``TIES_WARNED`` of them are equal, or some are negative by as little as packing does.
         """
+        noise, tolerance = packing_noise(x, variable)
+        x = np.where(x <= noise, 0.0, x) if noise else x
         rng = np.random.default_rng(0)
         chosen = np.arange(x.size) if x.size <= _MOST else rng.choice(x.size, _MOST, replace=False)
         _judge_ties(x.ravel()[chosen], variable)
-        zero = None if x.min() < 0 else half_smallest(x)
+        zero = None if x.min() < 0 else half_smallest(x, noise)
         y = x if zero is None else np.log(np.where(x == 0, zero, x))
         center, scale = _location_and_scale(y, chosen)
         vertex = chosen % x.shape[1] if len(center) > 1 else 0
         values, normals = _knots((y.ravel()[chosen] - center[vertex]) / scale[vertex])
-        return cls(variable, values, normals, center, scale, zero)
+        return cls(variable, values, normals, center, scale, zero, noise, tolerance)
 
     @property
     def name(self) -> str:
@@ -106,7 +112,7 @@ class Quantile(Warp):
         """Accept everything; what is not negative only, if the training data were so."""
         if self.zero is not None:
             rule = f"{subject(self.variable)} must be >= 0, as all training data were, for marginal='quantile'"
-            refuse(x < 0, x, rule, "correct these data, or fit with such data among them")
+            refuse(x < -self.tolerance, x, rule, "correct these data, or fit with such data among them")
 
     def transform(self, x: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
         """Map data to values of a normal law."""
@@ -126,7 +132,7 @@ class Quantile(Warp):
         """Logarithm of the derivative; at a knot that of the line above it."""
         line = np.searchsorted(self.values, self._standardized(x), side="right")
         slope = np.log(self._slopes)[line] - np.log(self.scale)
-        return slope if self.zero is None else slope - np.log(np.where(x == 0, self.zero, x))
+        return slope if self.zero is None else slope - np.log(np.where(x <= self.noise, self.zero, x))
 
     @property
     def _slopes(self) -> Float[ndarray, " line"]:
@@ -139,7 +145,7 @@ class Quantile(Warp):
         return np.concatenate([[below], np.diff(normals) / np.diff(values), [above]])
 
     def _standardized(self, x: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
-        y = x if self.zero is None else np.log(np.where(x == 0, self.zero, x))
+        y = x if self.zero is None else np.log(np.where(x <= self.noise, self.zero, x))
         return (y - self.center) / self.scale
 
 
