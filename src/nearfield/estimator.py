@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from nearfield.data import store
 from nearfield.data.admission import warn_of_likeness
+from nearfield.data.circular import warn_of_circles
 from nearfield.data.codec import Codec
 from nearfield.data.duplicate import fingerprints, warn_of_duplicates
 from nearfield.data.marginal import Marginal, MarginalChoice
@@ -225,6 +226,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             warnings.simplefilter("always")
             warn_of_gaps(x)
             warn_of_duplicates(x)
+            warn_of_circles(x, [c.name for c in codec.channels], [c.attrs for c in codec.channels])
             if not codec.has_time_axis:
                 warn_of_likeness(x, codec.container, codec.sample_dims)
             marginal = Marginal.fit(x, self.marginal, [channel.name for channel in codec.channels])
