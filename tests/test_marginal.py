@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -251,6 +252,38 @@ def test_a_value_that_is_most_of_the_data_is_refused():
         Quantile.fit(dry, "rain")
     with pytest.raises(ValueError, match="at least 20 values for marginal='quantile', got 15"):
         Quantile.fit(draws()[:3])
+
+
+@pytest.mark.parametrize("power", [1, 0.5, 2])
+def test_bounds_that_the_data_crowd_before_are_kept(power):
+    """The largest is within what the data leave: of fractions, of saturated ones, and of signed ones both ways."""
+    uniform = np.random.default_rng(0).random((400, VERTICES))
+    u = np.linspace(-8, 8, 400)[:, None] + np.zeros(VERTICES)
+    for x in (1 - uniform**power, np.minimum(1.2 * uniform, 1)):
+        ties = pytest.warns(UserWarning, match="are 1:") if (x == 1).any() else contextlib.nullcontext()
+        with ties:
+            warp = Quantile.fit(x)
+        assert (warp.lower, warp.upper) == (None, x.max())
+        assert warp.inverse(u).min() > 0
+        assert warp.inverse(u).max() == x.max()
+    signed = Quantile.fit(2 * uniform - 1)
+    assert -1 <= signed.inverse(u).min() == signed.lower < -0.99
+    assert 1 >= signed.inverse(u).max() == signed.upper > 0.99
+    again = Quantile(**signed.state()[0], **signed.state()[1])
+    assert np.array_equal(again.inverse(u), signed.inverse(u))
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.9])
+def test_tails_are_no_bounds(rho):
+    for seed in range(10):
+        normal = np.random.default_rng(seed).normal(size=(100, 20))
+        for k in range(1, 20):
+            normal[:, k] = rho * normal[:, k - 1] + np.sqrt(1 - rho**2) * normal[:, k]
+        for x in (normal, np.exp(normal), normal**3, -np.log(ndtr(normal))):
+            warp = Quantile.fit(x)
+            assert warp.upper is None
+            assert warp.lower is None or x.min() >= 0
+    assert Quantile.fit(ndtr(normal[:40])).upper is None  # too few values to say
 
 
 def test_quantiles_are_of_a_bounded_number_of_values(monkeypatch):
