@@ -42,7 +42,7 @@ def globe(dims=("time", "lat", "lon"), dtype="float64"):
             "opaque": ("lat", np.array([{}, [], 1, "a"], dtype=object)),
         },
         name="sst",
-        attrs={"units": "K", "valid_range": np.array([200.0, 330.0]), "count": np.int16(3), "made": lambda: 0},
+        attrs={"units": "K", "actual_range": np.array([200.0, 330.0]), "count": np.int16(3), "made": lambda: 0},
     )
     return data.transpose(*dims, transpose_coords=False)
 
@@ -400,7 +400,7 @@ def test_a_single_field_and_provenance():
     codec = Codec.fit(globe())
     mean = codec.decode(codec.encode(globe()).mean(axis=0), lead=(), attrs={"digest": "abc"})
     assert mean.dims == ("lat", "lon")
-    assert mean.attrs == {"units": "K", "valid_range": [200.0, 330.0], "count": 3, "digest": "abc"}
+    assert mean.attrs == {"units": "K", "actual_range": [200.0, 330.0], "count": 3, "digest": "abc"}
     dataset = Codec.fit(channels())
     assert dataset.decode(np.zeros((1, 22, 2)), attrs={"seed": 1}).attrs == {
         "title": "two",

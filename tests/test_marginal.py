@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -145,6 +146,37 @@ def test_many_zeros_are_warned_of():
         SquareRoot.fit(x, "rain")
 
 
+@pytest.mark.parametrize("make", [SquareRoot.fit, Quantile.fit])
+@pytest.mark.parametrize("noise", [1e-19, 1e-9, 5e-4])
+def test_negative_noise_of_packing_leaves_a_positive_law_positive(make, noise):
+    """As if the noise, of either sign, had been zero; the median is 1."""
+    x = draws("lognormal")
+    clean = x.copy()
+    clean[[3, 70, 200], [2, 4, 1]] = 0.0
+    noisy = x.copy()
+    noisy[[3, 70, 200], [2, 4, 1]] = [-noise, noise / 2, -noise / 3]
+    with pytest.warns(UserWarning, match=r"2 of 2000 values of variable 'rain' are negative by .* noise of a law"):
+        warp = make(noisy, "rain")
+    warp.check(noisy)
+    u = np.linspace(-6, 6, 50)[:, None] + np.zeros(VERTICES)
+    assert (warp.inverse(u) > 0).all()
+    np.testing.assert_allclose(warp.inverse(u), make(clean).inverse(u), rtol=1e-3)
+    np.testing.assert_allclose(warp.transform(noisy), warp.transform(clean), rtol=1e-12)
+    np.testing.assert_allclose(warp.log_slope(noisy), warp.log_slope(clean), rtol=1e-12)
+
+
+def test_new_data_may_be_negative_by_noise_and_signed_data_stay_signed():
+    x = draws("gamma")
+    for warp in (SquareRoot.fit(x), Quantile.fit(x)):
+        warp.check(np.array([[-1e-19] * VERTICES]))
+        with pytest.raises(ValueError, match=">= 0"):
+            warp.check(np.array([[-0.01] * VERTICES]))
+    assert Quantile.fit(x - 0.01).zero is None
+    outlier = draws("signed")
+    outlier[4, 4] = 1e9
+    assert Quantile.fit(outlier).zero is None
+
+
 # quantiles
 
 
@@ -220,6 +252,38 @@ def test_a_value_that_is_most_of_the_data_is_refused():
         Quantile.fit(dry, "rain")
     with pytest.raises(ValueError, match="at least 20 values for marginal='quantile', got 15"):
         Quantile.fit(draws()[:3])
+
+
+@pytest.mark.parametrize("power", [1, 0.5, 2])
+def test_bounds_that_the_data_crowd_before_are_kept(power):
+    """The largest is within what the data leave: of fractions, of saturated ones, and of signed ones both ways."""
+    uniform = np.random.default_rng(0).random((400, VERTICES))
+    u = np.linspace(-8, 8, 400)[:, None] + np.zeros(VERTICES)
+    for x in (1 - uniform**power, np.minimum(1.2 * uniform, 1)):
+        ties = pytest.warns(UserWarning, match="are 1:") if (x == 1).any() else contextlib.nullcontext()
+        with ties:
+            warp = Quantile.fit(x)
+        assert (warp.lower, warp.upper) == (None, x.max())
+        assert warp.inverse(u).min() > 0
+        assert warp.inverse(u).max() == x.max()
+    signed = Quantile.fit(2 * uniform - 1)
+    assert -1 <= signed.inverse(u).min() == signed.lower < -0.99
+    assert 1 >= signed.inverse(u).max() == signed.upper > 0.99
+    again = Quantile(**signed.state()[0], **signed.state()[1])
+    assert np.array_equal(again.inverse(u), signed.inverse(u))
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.9])
+def test_tails_are_no_bounds(rho):
+    for seed in range(10):
+        normal = np.random.default_rng(seed).normal(size=(100, 20))
+        for k in range(1, 20):
+            normal[:, k] = rho * normal[:, k - 1] + np.sqrt(1 - rho**2) * normal[:, k]
+        for x in (normal, np.exp(normal), normal**3, -np.log(ndtr(normal))):
+            warp = Quantile.fit(x)
+            assert warp.upper is None
+            assert warp.lower is None or x.min() >= 0
+    assert Quantile.fit(ndtr(normal[:40])).upper is None  # too few values to say
 
 
 def test_quantiles_are_of_a_bounded_number_of_values(monkeypatch):

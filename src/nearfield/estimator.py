@@ -17,8 +17,11 @@ from tqdm.auto import tqdm
 
 from nearfield.data import store
 from nearfield.data.admission import warn_of_likeness
+from nearfield.data.circular import warn_of_circles
 from nearfield.data.codec import Codec
+from nearfield.data.duplicate import fingerprints, warn_of_duplicates
 from nearfield.data.marginal import Marginal, MarginalChoice
+from nearfield.data.missing import refuse_observed, warn_of_gaps
 from nearfield.data.table import as_frame, is_table
 from nearfield.evaluation.report import page_path, write_report
 from nearfield.evaluation.training import TrainingMoments, block_length
@@ -31,7 +34,7 @@ from nearfield.fitting.paper import PaperRecipe
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.selection import SelectionReport, select_field
 from nearfield.graph import DependencyGraph
-from nearfield.model import Model, content_digest, fingerprints, largest_eigenvalue
+from nearfield.model import Model, content_digest, largest_eigenvalue
 from nearfield.noise import Stream, seed_of
 from nearfield.parameter import (
     asked_pooling,
@@ -203,8 +206,9 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         TypeError
             If X or a parameter is of a kind that cannot be used.
         ValueError
-            If X has missing or infinite values, values that the marginal does not take, constant vertices, too few
-            samples or an unclear layout, a parameter is out of range, or ``strict`` finds other moments in the draws.
+            If X has missing or infinite values, fill numbers, values that the marginal does not take, constant
+            vertices, too few samples or an unclear layout, a parameter is out of range, or ``strict`` finds other
+            moments in the draws.
         OSError
             If the checkpoint cannot be written or read.
         """
@@ -220,6 +224,9 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         encoded = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught, fit_bars(verbose=self.verbose) as (candidates, steps):
             warnings.simplefilter("always")
+            warn_of_gaps(x)
+            warn_of_duplicates(x)
+            warn_of_circles(x, [c.name for c in codec.channels], [c.attrs for c in codec.channels])
             if not codec.has_time_axis:
                 warn_of_likeness(x, codec.container, codec.sample_dims)
             marginal = Marginal.fit(x, self.marginal, [channel.name for channel in codec.channels])
@@ -422,6 +429,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         field = self._field("impute")
         seed = seed_of(random_state)
         x = self.codec_.encode(X, allow_missing=True).astype(np.float64)
+        refuse_observed(x, self.marginal_.transform(x), len(self.training_samples_))
         filled = self._model().complete(field, x, n_samples, seed)
         completed = self.codec_.decode(filled, like=X, attrs=self._provenance(seed))
         return as_frame(completed, X.columns, X.index, self._provenance(seed)) if is_table(X) else completed
@@ -605,6 +613,8 @@ def select_radius(
     check_parameters(LocalizedDiffusion(graph=graph, pooling=pooling).get_params(deep=False))
     codec = Codec.fit(X, sample_dim=sample_dim, graph=graph)
     x = codec.encode(X).astype(np.float64)[codec.order(X)]
+    warn_of_gaps(x)
+    warn_of_duplicates(x)
     if not codec.has_time_axis:
         warn_of_likeness(x, codec.container, codec.sample_dims)
     return select_field(

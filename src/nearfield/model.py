@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,7 +32,7 @@ from nearfield.score.switch import SwitchedScore
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt64
 
-__all__ = ["Model", "content_digest", "fingerprints", "largest_eigenvalue"]
+__all__ = ["Model", "content_digest", "largest_eigenvalue"]
 
 _KINDS = (
     GaussianField,
@@ -72,7 +71,7 @@ class Model:
     largest_eigenvalue : float
         Of the covariance of the standardised data.
     training_samples : ndarray of uint64, shape (sample,)
-        `fingerprints` of the data.
+        `nearfield.data.duplicate.fingerprints` of the data.
     fit_report : FitReport
         What was chosen and why, times and warnings.
     training_moments : TrainingMoments or None
@@ -297,19 +296,6 @@ def content_digest(metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
     if report["training"] is not None:
         report["training"] = {k: v for k, v in report["training"].items() if k != "seconds"}
     return store.digest({**metadata, "fitted": fitted | {"fit_report": report}}, arrays)
-
-
-def fingerprints(x: Float[np.ndarray, "sample vertex channel"]) -> UInt64[np.ndarray, " sample"]:
-    """Tell samples apart, whatever order or company they come in: a hash of the bytes of each.
-
-    Examples
-    --------
-    >>> x = np.arange(6.0).reshape(3, 2, 1)
-    >>> np.isin(fingerprints(x[::-1]), fingerprints(x[1:])).tolist()
-    [True, True, False]
-    """
-    hashes = (hashlib.blake2b(np.ascontiguousarray(sample).tobytes(), digest_size=8) for sample in x)
-    return np.array([int.from_bytes(h.digest(), "little") for h in hashes], dtype=np.uint64)
 
 
 def largest_eigenvalue(z: Float[np.ndarray, "sample vertex channel"]) -> float:

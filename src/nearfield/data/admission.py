@@ -15,6 +15,7 @@ import scipy.sparse
 import xarray as xr
 from sklearn.utils.validation import check_array
 
+from nearfield.data.missing import declared
 from nearfield.data.table import is_table, refuse_columns, refuse_table
 
 if TYPE_CHECKING:
@@ -157,9 +158,11 @@ def _real(variable: xr.DataArray) -> xr.DataArray:
     if variable.dtype.kind not in "iufO":
         raise TypeError(f"{what} must hold real numbers, got dtype {variable.dtype}; convert with .astype(float)")
     try:
-        return variable.astype(float_dtype(variable), copy=False)
+        real = variable.astype(float_dtype(variable), copy=False)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{what} must hold real numbers, got objects that are none: {error}") from error
+    missing, told = declared(real.values, variable.attrs, variable.encoding)
+    return real.copy(data=np.where(missing, np.nan, real.values).astype(real.dtype, copy=False)) if told else real
 
 
 def float_dtype(variable: xr.DataArray) -> str:
@@ -210,7 +213,11 @@ def refuse_extreme(
 
 
 def refuse_missing(
-    missing: Bool[ndarray, "sample cell channel"], present: Bool[ndarray, " cell"], layout: Layout, container: Container
+    missing: Bool[ndarray, "sample cell channel"],
+    present: Bool[ndarray, " cell"],
+    layout: Layout,
+    container: Container,
+    data: Data | None = None,
 ) -> None:
     """Refuse vertices with NaN, naming the first.
 
@@ -224,6 +231,8 @@ def refuse_missing(
         Names the cells.
     container : str
         What the data are, for the message.
+    data : DataArray, Dataset, array or None
+        What the user gave: its attributes may say which numbers mean missing.
 
     Raises
     ------
@@ -235,10 +244,19 @@ def refuse_missing(
         first = int(partly.argmax())
         affected = missing[:, first].any(axis=1).sum()
         raise ValueError(
-            f"{_subject(container)} contains NaN in some samples or variables at {partly.sum()} of {present.sum()} "
-            f"vertices, first {layout.name(first)} ({affected} of {len(missing)} samples); fill them, drop those "
-            "samples, or set those vertices to NaN in every sample to leave them out"
+            f"{_subject(container)} contains NaN{_declared_in(data)} in some samples or variables at {partly.sum()} of "
+            f"{present.sum()} vertices, first {layout.name(first)} ({affected} of {len(missing)} samples); fill them, "
+            "drop those samples, or set those vertices to NaN in every sample to leave them out"
         )
+
+
+def _declared_in(data: Data | None) -> str:
+    """Say which numbers mean missing by the attributes."""
+    if not isinstance(data, xr.DataArray | xr.Dataset):
+        return ""
+    variables = [data] if isinstance(data, xr.DataArray) else list(data.data_vars.values())
+    told = [declared(v.values.astype(np.float64), v.attrs, v.encoding)[1] for v in variables]
+    return f", which attributes say of {', '.join(filter(None, told))}," if any(told) else ""
 
 
 def refuse_constant(

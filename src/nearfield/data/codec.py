@@ -21,6 +21,7 @@ from nearfield.data.admission import (
 from nearfield.data.chronology import is_time, row_order, sample_axis, time_order
 from nearfield.data.dimension import find_sample_dims, may_count_samples
 from nearfield.data.layout import Layout, plain_attrs
+from nearfield.data.missing import MISSING_NAMES, refuse_fill, valid_range
 from nearfield.data.placement import place_graph, stack_cells
 from nearfield.graph import DependencyGraph
 from nearfield.score.base import part_of
@@ -177,7 +178,10 @@ class Codec:
             raise ValueError(
                 "data must have a vertex that is not NaN in every sample, got NaN only; is a mask inverted?"
             )
-        refuse_missing(missing, ~absent, layout, container)
+        refuse_missing(missing, ~absent, layout, container, data)
+        for k, variable in enumerate(variables):
+            what = "data" if variable.name is None else f"variable {variable.name!r}"
+            refuse_fill(values[:, ~absent, k], what, valid_range(variable.attrs, variable.encoding))
         refuse_extreme(values, ~absent, layout, container)
         refuse_constant(values, ~absent, layout, container)
         present, graph = place_graph(graph, layout, ~absent)
@@ -193,7 +197,7 @@ class Codec:
                     name=None if variable.name is None else str(variable.name),
                     dims=tuple(str(dim) for dim in variable.dims),
                     dtype=float_dtype(variable),
-                    attrs=plain_attrs(variable.attrs),
+                    attrs={k: v for k, v in plain_attrs(variable.attrs).items() if k not in MISSING_NAMES},
                 )
                 for variable in variables
             ),
@@ -242,7 +246,7 @@ class Codec:
                     f"{self.layout.name(int(extra.argmax()))}; set them to NaN, or fit with them"
                 )
         if not allow_missing:
-            refuse_missing(np.isnan(values), self.present, self.layout, self.container)
+            refuse_missing(np.isnan(values), self.present, self.layout, self.container, data)
         return values if self.present.all() else values[:, self.present]
 
     def order(self, data: Data) -> Int[ndarray, " sample"]:

@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from numpy import ndarray
 
-__all__ = ["TIES_WARNED", "Identity", "Logarithm", "SquareRoot", "Warp", "half_smallest", "refuse", "subject"]
+__all__ = [
+    "TIES_WARNED",
+    "Identity",
+    "Logarithm",
+    "SquareRoot",
+    "Warp",
+    "half_smallest",
+    "packing_noise",
+    "refuse",
+    "subject",
+]
 
 TIES_WARNED = 0.05
 """One value that is more than this share of a variable is warned of: no continuous law has it."""
@@ -30,6 +40,10 @@ _BEND = 0.2
 """Where the square root bends into a logarithm, as a fraction of the mean root. Of .02 to .5, .2 has the highest
 held-out log-density for Cox-Ingersoll-Ross paths, and for Gamma (shape 4) and Rayleigh laws it is within .005 nats per
 dimension of the best."""
+
+
+_NOISE = 1e-3
+"""Share of the median positive value by which a positive law may be negative."""
 
 
 class Warp(abc.ABC):
@@ -183,6 +197,8 @@ class SquareRoot(Warp):
         tau, in roots of the unit of the data, positive.
     zero : float
         What zeros are taken as, positive.
+    noise, tolerance : float
+        Values up to the one are taken as zeros, and data may be negative down to minus the other; see `packing_noise`.
 
     Examples
     --------
@@ -196,6 +212,8 @@ class SquareRoot(Warp):
     variable: str
     bend: float
     zero: float
+    noise: float = 0.0
+    tolerance: float = 0.0
 
     @classmethod
     def fit(cls, x: Float[ndarray, "sample vertex"], variable: str = "") -> SquareRoot:
@@ -209,18 +227,19 @@ class SquareRoot(Warp):
         Warns
         -----
         UserWarning
-            If more than ``TIES_WARNED`` of the data are zero.
+            If more than ``TIES_WARNED`` of the data are zero, or some are negative by as little as packing does.
         """
-        _refuse_negative(x, variable)
-        zero = half_smallest(x)
-        share = 1 - np.count_nonzero(x) / x.size
+        noise, tolerance = packing_noise(x, variable)
+        _refuse_negative(x, variable, tolerance)
+        zero = half_smallest(x, noise)
+        share = np.count_nonzero(x <= noise) / x.size
         if share > TIES_WARNED:
             warnings.warn(
                 f"{share:.0%} of the values of {subject(variable)} are zero: marginal='sqrt' takes them as {zero:g}, "
                 "half the smallest positive one, and generates positive values only. Model where it is zero apart.",
                 stacklevel=2,
             )
-        return cls(variable, _BEND * float(np.sqrt(x).mean()), zero)
+        return cls(variable, _BEND * float(np.sqrt(np.maximum(x, 0.0)).mean()), zero, noise, tolerance)
 
     @property
     def name(self) -> str:
@@ -229,7 +248,7 @@ class SquareRoot(Warp):
 
     def check(self, x: Float[ndarray, "*sample vertex"]) -> None:
         """Accept data that are not negative."""
-        _refuse_negative(x, self.variable)
+        _refuse_negative(x, self.variable, self.tolerance)
 
     def transform(self, x: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
         """Bent root."""
@@ -246,22 +265,54 @@ class SquareRoot(Warp):
         return -np.log(-2.0 * root * np.expm1(-root / self.bend))
 
     def _root(self, x: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
-        return np.sqrt(np.where(x == 0, self.zero, x))
+        return np.sqrt(np.where(x <= self.noise, self.zero, x))
 
 
-def _refuse_negative(x: Float[ndarray, "*sample vertex"], variable: str) -> None:
-    refuse(x < 0, x, f"{subject(variable)} must be >= 0 for marginal='sqrt'", "take 'quantile' or 'standardize'")
+def _refuse_negative(x: Float[ndarray, "*sample vertex"], variable: str, tolerance: float) -> None:
+    refuse(
+        x < -tolerance, x, f"{subject(variable)} must be >= 0 for marginal='sqrt'", "take 'quantile' or 'standardize'"
+    )
 
 
-def half_smallest(x: Float[ndarray, "sample vertex"]) -> float:
-    """Half the smallest positive value, which zeros are taken as.
+def packing_noise(x: Float[ndarray, "sample vertex"], variable: str) -> tuple[float, float]:
+    """How far data of a positive law are negative by noise, and how far they may be.
+
+    A thousandth of the median positive value counts as noise of packing or of an interpolation, which spreads around
+    zero: positive values as small are noise too. Data that are negative by more are signed, and have no noise.
+
+    Warns
+    -----
+    UserWarning
+        If there is some.
+
+    Examples
+    --------
+    >>> packing_noise(np.array([[0.0, 2.0, 4.0]]), ""), packing_noise(np.array([[-1.0, 2.0, 4.0]]), "")
+    ((0.0, 0.003), (0.0, 0.003))
+    """
+    positive = x[x > 0]
+    tolerance = _NOISE * float(np.median(positive)) if positive.size else 0.0
+    noise = max(0.0, -float(x.min()))
+    if not 0.0 < noise <= tolerance:
+        return 0.0, tolerance
+    warnings.warn(
+        f"{np.count_nonzero(x < 0)} of {x.size} values of {subject(variable)} are negative by {noise:.3g} at most, "
+        "less than a thousandth of the median positive value: they are taken for noise of a law that is never "
+        f"negative, and for zeros like all up to {noise:.3g}; add a constant if the sign is meant",
+        stacklevel=3,
+    )
+    return noise, tolerance
+
+
+def half_smallest(x: Float[ndarray, "sample vertex"], noise: float = 0.0) -> float:
+    """Half the smallest value above the noise, which zeros are taken as.
 
     Examples
     --------
     >>> half_smallest(np.array([[0.0, 0.2], [3.0, 1.0]]))
     0.1
     """
-    return 0.5 * float(x.min(initial=np.inf, where=x > 0))
+    return 0.5 * float(x.min(initial=np.inf, where=x > noise))
 
 
 def subject(variable: str) -> str:

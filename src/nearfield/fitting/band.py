@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from joblib import Parallel, delayed
 
+from nearfield.data.duplicate import duplicate_groups
 from nearfield.fitting.coarse import Scale, corrected
 from nearfield.fitting.covariance import Pooling, elimination_order, predecessors
 from nearfield.fitting.held_out import FEWEST_TO_CHOOSE, PATCH, fewer_folds, split, standard_error
@@ -71,7 +72,7 @@ def choose_band(
     """
     if len(y) < FEWEST_TO_CHOOSE or not 1 < graph.n_vertices <= DIRECT_LIMIT // y.shape[2]:
         return 1.0, ""
-    parts = split(len(y), fewer_folds(FOLDS, len(y)), contiguous, seed)
+    parts = split(len(y), fewer_folds(FOLDS, len(y)), contiguous, seed, duplicate_groups(y))
     near = _from_an_end(graph)
     if graph.n_vertices > PATCH // y.shape[2]:  # a piece of the graph stands for it
         piece = np.isin(np.arange(graph.n_vertices), near[: PATCH // y.shape[2]])

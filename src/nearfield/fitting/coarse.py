@@ -20,6 +20,7 @@ from joblib import Parallel, delayed
 from scipy.linalg import solve_triangular
 
 from nearfield.coarsening import Coarsening, box_step, coarsen
+from nearfield.data.duplicate import duplicate_groups
 from nearfield.fitting.choice import Candidate
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.covariance import Pooling
@@ -178,7 +179,8 @@ def choose_correction(
     if ladder is None:
         return None
     large = y[0].size > LARGE
-    parts = split(len(y), fewer_folds(2 if large else FOLDS, len(y)), contiguous, seed)[: 1 if large else None]
+    folds = fewer_folds(2 if large else FOLDS, len(y))
+    parts = split(len(y), folds, contiguous, seed, duplicate_groups(y))[: 1 if large else None]
     with one_torch_thread():
         found = Parallel(n_jobs=n_jobs, prefer="threads")(
             delayed(_fold)(y, graph, radius, pooling, ladder, part) for part in parts

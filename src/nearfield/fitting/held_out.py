@@ -71,10 +71,17 @@ def wider_radius(graph: DependencyGraph, radius: int, n_channels: int = 1) -> tu
     return wider, ""
 
 
-def split(n_samples: int, folds: int, contiguous: bool, seed: int = 0) -> list[np.ndarray]:
-    """Held-out sample numbers of each fold: contiguous blocks, or a seeded shuffle."""
-    numbers = np.arange(n_samples) if contiguous else np.random.default_rng(seed).permutation(n_samples)
-    return [np.sort(part) for part in np.array_split(numbers, folds)]
+def split(
+    n_samples: int, folds: int, contiguous: bool, seed: int = 0, groups: Int[np.ndarray, " sample"] | None = None
+) -> list[np.ndarray]:
+    """Held-out sample numbers of each fold: contiguous blocks, or a seeded shuffle, of `duplicate_groups` if given.
+
+    A sample that repeats another is in its fold. There are fewer folds if there are fewer groups.
+    """
+    n_groups = n_samples if groups is None else int(groups.max()) + 1
+    numbers = np.arange(n_groups) if contiguous else np.random.default_rng(seed).permutation(n_groups)
+    parts = [np.sort(part) for part in np.array_split(numbers, min(folds, n_groups))]
+    return parts if groups is None else [np.flatnonzero(np.isin(groups, part)) for part in parts]
 
 
 def fewer_folds(folds: int, n_samples: int) -> int:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, final
 import numpy as np
 import torch
 
+from nearfield.data.duplicate import duplicate_groups
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.held_out import standard_error
@@ -239,7 +240,7 @@ def _fit_member(
     number: int,
     progress: Callable[[int, float], object] | None,
 ) -> Member:
-    used, unseen = recipe.divide(len(z), contiguous, number)
+    used, unseen = recipe.divide(len(z), contiguous, number, duplicate_groups(z))
     channels, seed = z.shape[2], recipe.seed_of_member(number)
     embedding = 0 if pooling.one_law else EMBEDDING
     ahead, behind = _shares(radius, graph) if kind == "hybrid" else (radius, None)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 
+from nearfield.data.duplicate import duplicate_groups
 from nearfield.fitting.closed_form import whitening_factor
 from nearfield.fitting.covariance import Pooling, elimination_order, local_blocks, predecessors, smoother
 from nearfield.fitting.held_out import FEWEST_TO_CHOOSE, fewer_folds, representative, split, standard_error
@@ -114,7 +115,7 @@ def _choice(
     n_jobs: int | None,
 ) -> tuple[float, float, float, float, float]:
     """Strength, weight and tail of highest held-out score, its gain over the field's and the error of that."""
-    parts = split(len(y), fewer_folds(5, len(y)), contiguous, seed)
+    parts = split(len(y), fewer_folds(5, len(y)), contiguous, seed, duplicate_groups(y))
     part, used = representative(y, graph, parts, True)
     windows = predecessors(part, radius)
     smooth = None if pooling.strength == 0 or scattered(part) else smoother(part, pooling.bandwidth, windows)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nearfield import process
+from nearfield.data.duplicate import duplicate_groups
 from nearfield.fitting.closed_form import fit_masked, window_spectrum
 from nearfield.fitting.covariance import Pooling, Standardize, location_and_scale
 from nearfield.fitting.held_out import candidate_radii, fewer_folds, representative, split, standard_error
@@ -60,7 +61,7 @@ def select_radius_by_time(
     ValueError
         If there are fewer than four samples, or every vertex varies in held-out samples alone and nothing is pooled.
     """
-    parts = split(len(x), fewer_folds(folds, len(x)), contiguous, seed)
+    parts = split(len(x), fewer_folds(folds, len(x)), contiguous, seed, duplicate_groups(x))
     part, x = representative(x, graph, parts, standardize)
     radii = candidate_radii(part, x.shape[2])
     loss = np.empty((len(radii), len(LEVELS), len(x)))
@@ -115,7 +116,7 @@ def select_masked_radius(
 
     Arguments and errors as in `select_radius_by_time`; the same one-standard-error rule.
     """
-    parts = split(len(x), fewer_folds(folds, len(x)), contiguous, seed)
+    parts = split(len(x), fewer_folds(folds, len(x)), contiguous, seed, duplicate_groups(x))
     keep = compared(x, parts, standardize)
     graph, x = graph.subgraph(keep), x[:, keep]
     radii = candidate_radii(graph, x.shape[2])

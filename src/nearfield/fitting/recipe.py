@@ -137,10 +137,17 @@ class Recipe:
         """Decay of the average of the weights: `ema`, or what suits the steps."""
         return max(1 - 20 / self.steps, 0.0) if self.ema is None else self.ema
 
-    def divide(self, n_samples: int, contiguous: bool, member: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def divide(
+        self,
+        n_samples: int,
+        contiguous: bool,
+        member: int = 0,
+        groups: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Sample numbers for training and held out: the last ones, or drawn where samples come in no order.
 
-        What further members are held out comes before that, and from the end again once all has been.
+        What further members are held out comes before that, and from the end again once all has been. Repeats of what
+        is held out, by `duplicate_groups`, are held out too, if anything else is left.
 
         Raises
         ------
@@ -155,6 +162,10 @@ class Recipe:
         order = np.arange(n_samples) if contiguous else np.random.default_rng(self.seed).permutation(n_samples)
         order = np.roll(order, member * n_out)
         parts = order[:-n_out], order[-n_out:]
+        if groups is not None:
+            repeats = np.isin(groups[parts[0]], groups[parts[1]])
+            if not repeats.all():
+                parts = parts[0][~repeats], np.concatenate([parts[1], parts[0][repeats]])
         return (np.sort(parts[0]), np.sort(parts[1])) if contiguous else parts
 
     def seed_of_member(self, member: int) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 
+from nearfield.data.duplicate import duplicate_groups
 from nearfield.fitting.choice import Candidate, SelectionReport
 from nearfield.fitting.closed_form import NUGGETS, build_field
 from nearfield.fitting.covariance import (
@@ -327,7 +328,7 @@ def select_field(
         If there are fewer than four samples: nothing can be held out.
     """
     folds = fewer_folds(folds, len(x))
-    parts = split(len(x), folds, contiguous, seed)
+    parts = split(len(x), folds, contiguous, seed, duplicate_groups(x))
     part, used = representative(x, graph, parts, standardize)
     trials = _Trials(used, part, parts, contiguous, standardize, n_jobs)
     radii = candidate_radii(part, x.shape[2]) if radius is None else (radius,)

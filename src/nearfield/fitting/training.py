@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from nearfield.data import store
+from nearfield.data.duplicate import duplicate_groups
 from nearfield.fitting.held_out import standard_error
 from nearfield.fitting.matching import (
     HeldOut,
@@ -160,7 +161,8 @@ def train(
         )
     data = x.detach().to(next(network.parameters()))
     seed = recipe.seed_of_member(member)
-    (clean, mask), (unseen, unseen_mask) = divided(data, counted, recipe.divide(len(data), contiguous, member))
+    parts = recipe.divide(len(data), contiguous, member, duplicate_groups(x.detach().cpu().numpy()))
+    (clean, mask), (unseen, unseen_mask) = divided(data, counted, parts)
     symmetries = symmetries_of(network, clean, mask, recipe, contiguous)
 
     run = Run(

@@ -1,0 +1,337 @@
+"""Numbers that mean missing: those that attributes name, those that are customary, and what lies far beyond the rest.
+
+A number that stands for "missing" and is taken for a value ruins a fit unseen: one -9999 among thousands of
+temperatures makes every vertex tens of times too variable. What the attributes of labelled data declare missing becomes
+NaN. Customary fill numbers that lie further from the other values than these lie from each other are refused, and so is
+whatever is observed for `impute`. Any other gap far beyond the rest is warned of: it may be real.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from numpy import ndarray
+
+__all__ = ["MISSING_NAMES", "customary", "declared", "refuse_fill", "refuse_observed", "valid_range", "warn_of_gaps"]
+
+FILL_NAMES = ("_FillValue", "missing_value", "fill_value", "nodata", "_nodata", "nodatavals")
+"""Attributes that name numbers that mean missing."""
+RANGE_NAMES = ("valid_range", "valid_min", "valid_max")
+"""Attributes beyond which values mean missing."""
+MISSING_NAMES = FILL_NAMES + RANGE_NAMES
+
+_SHORT = (
+    -99.0,
+    -99.9,
+    -99.99,
+    -999.0,
+    -999.9,
+    -999.99,
+    -8888.0,
+    -9999.0,
+    -9999.9,
+    -99999.0,
+    -999999.0,
+    9999.0,
+    99999.0,
+)
+_BINARY = (-32767.0, -32768.0, 32767.0, 65535.0, -2147483647.0, -2147483648.0, 2147483647.0)
+_LARGE = (1e15, 1e20, 1e30, 1e33, 1e34, 1e35, 1e36, 1e37, 9.969209968386869e36, 3.4028234663852886e38)
+CUSTOMARY = np.unique([*_SHORT, *_BINARY, *_LARGE, *(-number for number in _LARGE)])
+"""Fill numbers of netCDF, GRIB, ESRI grids and tables of observations."""
+_EXACT = 1e-7  # relative: the rounding of float32
+_GAP = 100.0  # the ratio of deviations that is a gap; of Cauchy values one data set in a hundred has it
+_FEWEST = 8  # samples from which on quartiles say something
+_FILLS = 3  # numbers that may stand for missing at once
+_BLOCK = 1 << 20  # values at once
+_ASIDE = 0.1  # share of the samples, or values, that may lie beyond a gap
+_UNLIKELY = 10.0  # standard deviations beyond which a customary fill number is no observation
+
+
+def customary(x: ndarray) -> Bool[ndarray, "*shape"]:
+    """Whether values are customary fill numbers, to the rounding of float32.
+
+    Examples
+    --------
+    >>> customary(np.array([-9999.0, np.float32(1e20), 15.0, np.nan])).tolist()
+    [True, True, False, False]
+    """
+    found = np.abs(x) >= 99.0  # few are, so that the rest costs little
+    values = np.asarray(x[found], dtype=np.float64)
+    nearest = np.clip(np.searchsorted(CUSTOMARY, values), 1, len(CUSTOMARY) - 1)
+    close = [np.abs(values - CUSTOMARY[k]) <= _EXACT * np.abs(CUSTOMARY[k]) for k in (nearest - 1, nearest)]
+    found[found] = close[0] | close[1]
+    return found
+
+
+def declared(
+    values: ndarray, attrs: Mapping[Any, Any], encoding: Mapping[Any, Any]
+) -> tuple[Bool[ndarray, "*shape"], str]:
+    """Which values the attributes declare missing, and which numbers in how many values, in words.
+
+    Parameters
+    ----------
+    values : ndarray
+        Of a labelled variable, as floats.
+    attrs, encoding : mapping
+        Of the variable. The encoding counts where it does not say that values were packed: then it is of packed ones,
+        but for a range of whole numbers, which is unpacked.
+
+    Returns
+    -------
+    ndarray of bool, str
+        The text is empty where there are none.
+
+    Examples
+    --------
+    >>> declared(np.array([1.0, -9999.0]), {"_FillValue": -9999.0}, {})[1]
+    '-9999 in 1 of 2 values (_FillValue)'
+    """
+    packed = "scale_factor" in encoding or "add_offset" in encoding
+    missing = np.zeros(values.shape, dtype=bool)
+    told = []
+    for source, names in ((attrs, FILL_NAMES), ({} if packed else encoding, FILL_NAMES)):
+        for name in names:
+            for number in _numbers(source.get(name)):
+                with np.errstate(invalid="ignore"):
+                    hit = (np.abs(values - number) <= _EXACT * abs(number)) & ~missing
+                if hit.any():
+                    told.append(f"{number:g} in {np.count_nonzero(hit)} of {values.size} values ({name})")
+                    missing |= hit
+    low, high = valid_range(attrs, encoding)
+    beyond = ((values < low) | (values > high)) & ~missing
+    if np.count_nonzero(beyond) > 0.5 * values.size and len(np.unique(values[beyond])) > _FILLS:
+        warnings.warn(
+            f"the attribute valid_range or the like is ignored: {np.count_nonzero(beyond)} of {values.size} values are "
+            "beyond it, as if it were of other units or of the values that anomalies were taken of; drop or mend it",
+            stacklevel=4,
+        )
+    elif beyond.any():
+        first = float(values[beyond][0])
+        told.append(f"{first:g} and the like in {np.count_nonzero(beyond)} of {values.size} values (valid_range)")
+        missing |= beyond
+    return missing, ", ".join(told)
+
+
+def _numbers(given: Any) -> list[float]:
+    """Finite numbers that an attribute holds, which may be one, several, or text."""
+    try:
+        numbers = np.atleast_1d(np.asarray(given if given is not None else [], dtype=np.float64)).ravel()
+    except (TypeError, ValueError):
+        return []
+    return [float(number) for number in numbers if math.isfinite(number)]
+
+
+def valid_range(attrs: Mapping[Any, Any], encoding: Mapping[Any, Any]) -> tuple[float, float]:
+    """Lowest and highest valid value; whole numbers of data that were packed are packed ones.
+
+    Examples
+    --------
+    >>> valid_range({"valid_min": 0}, {})
+    (0.0, inf)
+    """
+    pair = _numbers(attrs.get("valid_range"))
+    low = pair[0] if len(pair) == 2 else -math.inf
+    high = pair[1] if len(pair) == 2 else math.inf
+    low = next(iter(_numbers(attrs.get("valid_min"))), low)
+    high = next(iter(_numbers(attrs.get("valid_max"))), high)
+    kinds = {np.asarray(attrs[name]).dtype.kind for name in RANGE_NAMES if name in attrs}
+    scale, offset = float(encoding.get("scale_factor", 1.0)), float(encoding.get("add_offset", 0.0))
+    if (scale, offset) != (1.0, 0.0) and kinds <= {"i", "u"}:
+        low, high = sorted((low * scale + offset, high * scale + offset))
+        return low - 0.5 * abs(scale), high + 0.5 * abs(scale)
+    return low - _rounding(low), high + _rounding(high)
+
+
+def _rounding(number: float) -> float:
+    return _EXACT * abs(number) if math.isfinite(number) else 0.0
+
+
+def refuse_fill(x: Float[ndarray, "sample vertex"], what: str, allowed: tuple[float, float]) -> None:
+    """Refuse customary fill numbers that lie further from the other values of a vertex than these are wide.
+
+    Parameters
+    ----------
+    x : ndarray, (sample, vertex)
+        One variable; NaN where nothing is.
+    what : str
+        The variable, for the message.
+    allowed : tuple of float
+        Range that attributes declare valid: what is in it is meant.
+
+    Raises
+    ------
+    ValueError
+        If there are any.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).normal(size=(50, 3))
+    >>> x[4, 1] = -9999
+    >>> refuse_fill(x, "data", (-np.inf, np.inf))
+    Traceback (most recent call last):
+    ...
+    ValueError: data must not hold fill numbers, got -9999 in 1 of 150 values, far beyond the rest; ...
+    """
+    likely = customary(x)
+    if not likely.any():
+        return
+    columns = np.flatnonzero(likely.any(axis=0))
+    some, hit = x[:, columns], likely[:, columns]
+    rest = np.where(hit, np.nan, some)
+    enough = (np.isfinite(rest).sum(axis=0) >= 2) & hit.any(axis=0)
+    if not enough.any():
+        return  # what is the same everywhere is refused as constant
+    some, hit, rest = some[:, enough], hit[:, enough], rest[:, enough]
+    low, high = np.nanmin(rest, axis=0), np.nanmax(rest, axis=0)
+    width = high - low
+    sparse = (np.isfinite(rest).sum(axis=0) < _FEWEST) | (width == 0)
+    if sparse.any():
+        others = np.where(likely, np.nan, x)
+        width = np.where(sparse, np.nanmax(others) - np.nanmin(others), width)
+    wrong = hit & (np.maximum(low - some, some - high) > width)
+    if all(math.isfinite(end) for end in allowed):
+        wrong &= (some < allowed[0]) | (some > allowed[1])
+    if wrong.any():
+        numbers, counts = np.unique(some[wrong], return_counts=True)
+        listed = ", ".join(f"{number:g} in {count}" for number, count in zip(numbers, counts, strict=True))
+        raise ValueError(
+            f"{what} must not hold fill numbers, got {listed} of {x.size} values, far beyond the rest; set what means "
+            "missing to NaN and fill it or drop those samples (if the numbers are meant, say so with the attribute "
+            "valid_range of a DataArray)"
+        )
+
+
+def refuse_observed(
+    x: Float[ndarray, "sample vertex channel"], z: Float[ndarray, "sample vertex channel"], n_samples: int
+) -> None:
+    """Refuse customary fill numbers among observations, and warn of what is beyond all that was fitted.
+
+    Parameters
+    ----------
+    x, z : ndarray, (sample, vertex, channel)
+        Observations, NaN elsewhere, and their standardised values.
+    n_samples : int
+        Number fitted: none of them is more than its root in standard deviations of its vertex.
+
+    Raises
+    ------
+    ValueError
+        If a fill number is more than ten standard deviations from the mean.
+
+    Warns
+    -----
+    UserWarning
+        If any other value is ten times further than any that was fitted can have been.
+
+    Examples
+    --------
+    >>> x = np.full((1, 2, 1), -9999.0)
+    >>> refuse_observed(x, x / 5, 100)
+    Traceback (most recent call last):
+    ...
+    ValueError: X must have NaN where nothing was observed, got -9999 in 2 of 2 values; ...
+    """
+    far = np.abs(z) > _UNLIKELY
+    wrong = far & customary(np.where(far, x, np.nan))
+    if wrong.any():
+        number = x[wrong][0]
+        count = np.count_nonzero(np.abs(x - number) <= _EXACT * abs(number))
+        raise ValueError(
+            f"X must have NaN where nothing was observed, got {number:g} in {count} of {x.size} values; replace that "
+            f"number by NaN, e.g. X.where(X != {number:g})"
+        )
+    beyond = np.abs(z) > _UNLIKELY * math.sqrt(n_samples)
+    if beyond.any():
+        warnings.warn(
+            f"{np.count_nonzero(beyond)} observed values are far beyond all that was fitted, first {x[beyond][0]:g}, "
+            f"{np.abs(z[beyond][0]):.3g} standard deviations from the mean; set them to NaN if they mean missing, and "
+            "look at the units",
+            stacklevel=3,
+        )
+
+
+def warn_of_gaps(x: Float[ndarray, "sample vertex channel"]) -> None:
+    """Warn of values, of samples, or of one number, that lie beyond a gap far from all the rest.
+
+    Deviations are from the median of a vertex, in its interquartile ranges. A gap is a ratio of 100 between one and the
+    next in order, for values and for the median deviations of samples; whatever lies beyond may be a tenth of them. A
+    number that occurs more than once, the lowest or highest of its variable, is told where it lies further from the
+    rest than the rest is wide.
+    """
+    for channel in range(x.shape[2]):
+        message = _gap(x[..., channel]) or _repeated(x[..., channel])
+        if message:
+            warnings.warn(
+                f"{message}: as if it were missing or wrong. Set it to NaN, drop those samples or mend the data; "
+                "location and scale of the vertices follow it otherwise",
+                stacklevel=2,
+            )
+
+
+def _gap(x: Float[ndarray, "sample vertex"]) -> str:
+    """Name the value or the sample beyond a gap."""
+    n, vertices = x.shape
+    if n < _FEWEST:
+        return ""
+    step = max(1, _BLOCK // n)
+    kept = max(1, int(_ASIDE * x.size / math.ceil(vertices / step)))
+    largest: list[tuple[ndarray, ndarray]] = []
+    shares = []
+    for start in range(0, vertices, step):
+        block = x[:, start : start + step]
+        low, middle, high = np.quantile(block, (0.25, 0.5, 0.75), axis=0)
+        usable = high > low
+        if not usable.any():
+            continue
+        deviation = np.abs(block - middle)[:, usable] / (high - low)[usable]
+        shares.append(np.median(deviation, axis=1))
+        flat, values = deviation.ravel(), block[:, usable].ravel()
+        top = np.argpartition(flat, -min(kept + 1, len(flat)))[-min(kept + 1, len(flat)) :]
+        largest.append((flat[top], values[top]))
+    if not shares:
+        return ""
+    sizes, values = (np.concatenate(parts) for parts in zip(*largest, strict=True))
+    order = np.argsort(sizes)
+    found = _beyond(sizes[order], max(1, int(_ASIDE * x.size)))
+    if found:
+        return (
+            f"{found} of {x.size} values are far beyond all others, the furthest {values[order[-1]]:g}, an outlier "
+            f"{sizes[order[-1]]:.3g} interquartile ranges from the median of its vertex"
+        )
+    members = np.median(shares, axis=0)
+    order = np.argsort(members)
+    found = _beyond(members[order], max(1, int(_ASIDE * n)))
+    if found:
+        return (
+            f"{found} of {n} samples are far beyond all others, the furthest number {order[-1]}, an outlier "
+            f"{members[order[-1]]:.3g} interquartile ranges from the median on most vertices"
+        )
+    return ""
+
+
+def _beyond(ascending: Float[ndarray, " value"], most: int) -> int:
+    """Count what lies beyond the furthest gap, of `most` that may."""
+    top = np.maximum(ascending[-most - 1 :], 1.0)
+    gaps = np.flatnonzero(top[1:] > _GAP * top[:-1])
+    return len(top) - 1 - int(gaps[0]) if len(gaps) else 0
+
+
+def _repeated(x: Float[ndarray, "sample vertex"]) -> str:
+    """Name the lowest or highest value, if it occurs more than once and lies far from the rest."""
+    low, high = float(x.min()), float(x.max())
+    for number, others in ((low, x[x > low]), (high, x[x < high])):
+        if others.size < max(_FEWEST, 0.5 * x.size) or x.size - others.size < 2:
+            continue
+        gap = float(np.abs(others - number).min())
+        width = float(others.max() - others.min())
+        if gap > width > 0 and len(np.unique(others[: 10 * _FEWEST])) > _FEWEST:
+            return f"{number:g} occurs {x.size - others.size} times and lies {gap:.3g} beyond all other values"
+    return ""
