@@ -68,6 +68,7 @@ def test_a_dimension_of_two_readings_is_an_error_that_names_both(name, labels):
     [
         field("time", "lev", "lat", "lon"),
         field("time", "ny", "nx"),
+        field("time", "isobaricInhPa", "latitude"),
         field("time", "grid_latitude", "grid_longitude"),
         field("time", "south_north", "west_east"),
         field("time", "Z", "Station"),

@@ -18,11 +18,13 @@ from nearfield.data.admission import (
     refuse_infinite,
     refuse_missing,
 )
+from nearfield.data.channel import Channel, refuse_other_channels
 from nearfield.data.chronology import is_time, row_order, sample_axis, time_order
 from nearfield.data.dimension import find_sample_dims, may_count_samples
-from nearfield.data.layout import Layout, plain_attrs
-from nearfield.data.missing import MISSING_NAMES, refuse_fill, valid_range
+from nearfield.data.layout import Layout
+from nearfield.data.missing import refuse_fill, valid_range
 from nearfield.data.placement import place_graph, stack_cells
+from nearfield.data.plain import plain_attrs
 from nearfield.graph import DependencyGraph
 from nearfield.score.base import part_of
 
@@ -32,37 +34,9 @@ if TYPE_CHECKING:
 
     from nearfield.data.admission import Container, Data
 
-__all__ = ["Channel", "Codec"]
+__all__ = ["Codec"]
 
 _SECOND_MEMBER_AXIS = "draw"
-
-
-@final
-@dataclass(frozen=True)
-class Channel:
-    """One variable of the data.
-
-    Parameters
-    ----------
-    name : str or None
-        Its name.
-    dims : tuple of str
-        Its dimensions, samples included, in the order of the training data.
-    dtype : str
-        ``"float32"`` or ``"float64"``: what decoding returns.
-    attrs : dict
-        Its attributes, plain.
-
-    Examples
-    --------
-    >>> Codec.fit(np.eye(3)).channels[0].dtype
-    'float64'
-    """
-
-    name: str | None
-    dims: tuple[str, ...]
-    dtype: str
-    attrs: Mapping[str, Any]
 
 
 @final
@@ -192,15 +166,7 @@ class Codec:
             graph=graph,
             sample_dims=sample_dims,
             has_time_axis=any(is_time(variables[0], dim) for dim in sample_dims),
-            channels=tuple(
-                Channel(
-                    name=None if variable.name is None else str(variable.name),
-                    dims=tuple(str(dim) for dim in variable.dims),
-                    dtype=float_dtype(variable),
-                    attrs={k: v for k, v in plain_attrs(variable.attrs).items() if k not in MISSING_NAMES},
-                )
-                for variable in variables
-            ),
+            channels=tuple(Channel.of(variable) for variable in variables),
             attrs=plain_attrs(data.attrs) if isinstance(data, xr.Dataset) else {},
         )
 
@@ -225,8 +191,8 @@ class Codec:
         TypeError
             If the data are of another kind than the training data, or not real numbers.
         ValueError
-            If dimensions, coordinates or variables differ, a value is infinite, NaN where not allowed, or present where
-            the training data never were.
+            If dimensions, coordinates, variables or their units differ, a value is infinite, NaN where not allowed, or
+            present where the training data never were.
 
         Examples
         --------
@@ -418,6 +384,7 @@ class Codec:
                 raise ValueError(f"data must have the variables {names}, got {list(data.data_vars)}; select them")
             data = data[[of[str(name)] for name in names]]
         variables = self._array_variables(data, allow_missing) if kind == "array" else as_variables(data)[1]
+        refuse_other_channels(self.channels, variables)
         known = {*self.sample_dims, *self.layout.dims}
         for variable in variables:
             self.layout.require_same(variable)

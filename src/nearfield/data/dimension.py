@@ -31,6 +31,7 @@ _SPACE = (
     "wavelength frequency"
 )
 _SPACE_NAMES = frozenset(_SPACE.split())
+_SPACE_PARTS = ("isobaric", "pressure", "height", "depth", "level", "latitude", "longitude", "station")
 _SPACE_UNITS = re.compile(
     r"(k|c|m)?m|met(er|re)s?|kilomet(er|re)s?|(h|k)?pa|mbar|millibars?|(radian|degree|deg).*", re.I
 )
@@ -145,7 +146,7 @@ def _is_space(variable: xr.DataArray, dim: str) -> bool:
     words = [word for word in re.split(r"[^a-z]+", dim.lower()) if word]
     if any(word in _SPACE_NAMES or word.removeprefix("n") in _SPACE_NAMES for word in words):
         return True
-    if dim.lower().endswith(("lat", "lon", "level", "depth", "height", "point", "cell", "station")):
+    if dim.lower().endswith(("lat", "lon", "point", "cell")) or any(part in dim.lower() for part in _SPACE_PARTS):
         return True
     for name, coordinate in variable.coords.items():
         if coordinate.dims != (dim,):

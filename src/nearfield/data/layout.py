@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
@@ -10,12 +9,14 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 import xarray as xr
 
+from nearfield.data.chronology import is_dated
+from nearfield.data.plain import coordinate_from_state, coordinate_state, plain_coordinate
 from nearfield.graph import DependencyGraph
 
 if TYPE_CHECKING:
     from numpy import ndarray
 
-__all__ = ["Layout", "plain_attrs"]
+__all__ = ["Layout"]
 
 _UNITS = {
     f"degree{plural}{join}{name}" for plural in ("", "s") for join in ("_", "") for name in ("north", "n", "east", "e")
@@ -81,7 +82,7 @@ class Layout:
         for name, coordinate in variable.coords.items():
             if set(coordinate.dims) & set(sample_dims):
                 continue
-            plain = _plain_coordinate(coordinate.variable)
+            plain = plain_coordinate(coordinate.variable)
             if plain is not None:
                 coords[str(name)] = plain
             elif name in dims:
@@ -208,35 +209,19 @@ class Layout:
         arrays: dict[str, ndarray] = {}
         described = []
         for k, (name, variable) in enumerate(self.coords.items()):
-            values = variable.values
-            entry = {
-                "name": name,
-                "dims": list(variable.dims),
-                "dtype": values.dtype.str,
-                "attrs": dict(variable.attrs),
-            }
-            if values.dtype.kind in "UO":
-                entry["strings"] = values.ravel().tolist()
-                entry["shape"] = list(values.shape)
-            else:
-                # the file format knows no dates; they are counts since 1970
-                arrays[f"coordinate{k}"] = values.view(np.int64) if values.dtype.kind in "mM" else values
-            described.append(entry)
+            entry, numbers = coordinate_state(variable)
+            described.append({"name": name, **entry})
+            if numbers is not None:
+                arrays[f"coordinate{k}"] = numbers
         return {"dims": list(self.dims), "shape": list(self.shape), "coords": described}, arrays
 
     @classmethod
     def from_state(cls, config: Mapping[str, Any], arrays: Mapping[str, ndarray]) -> Layout:
         """Rebuild from `state`."""
-        coords = {}
-        for k, entry in enumerate(config["coords"]):
-            dtype = np.dtype(entry["dtype"])
-            if "strings" in entry:
-                values = np.array(entry["strings"], dtype=dtype).reshape(entry["shape"])
-            elif dtype.kind in "mM":
-                values = arrays[f"coordinate{k}"].view(dtype)
-            else:
-                values = arrays[f"coordinate{k}"]
-            coords[entry["name"]] = xr.Variable(tuple(entry["dims"]), values, entry["attrs"])
+        coords = {
+            entry["name"]: coordinate_from_state(entry, arrays.get(f"coordinate{k}"))
+            for k, entry in enumerate(config["coords"])
+        }
         return cls(tuple(config["dims"]), tuple(config["shape"]), coords)
 
     def _places(self) -> dict[str, tuple[str, str]]:
@@ -290,6 +275,8 @@ class Layout:
         if dim not in self.coords or self.shape[self.dims.index(dim)] < 2:
             return
         values = self.coords[dim].values
+        if values.dtype.kind == "O" and is_dated(values):
+            values = np.unique(values, return_inverse=True)[1]
         if values.dtype.kind in "UOb":
             raise ValueError(
                 f"coordinate {dim!r} holds labels ({values[0]!r}, ...), which say nothing of distance; pass the graph, "
@@ -302,41 +289,6 @@ class Layout:
                 f"coordinate {dim!r} must increase or decrease, for neighbours in storage to be neighbours in space, "
                 f'got {values[:3]}...; sort with data.sortby("{dim}")'
             )
-
-
-def plain_attrs(attrs: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return the attributes as JSON can say them: numpy numbers and arrays become Python's, the rest is dropped.
-
-    Examples
-    --------
-    >>> plain_attrs({"units": "K", "valid_range": np.array([0.0, 1.0]), "opener": open})
-    {'units': 'K', 'valid_range': [0.0, 1.0]}
-    """
-    plain = {}
-    for name, value in attrs.items():
-        try:
-            plain[str(name)] = json.loads(json.dumps(value, default=_plain_value))
-        except (TypeError, ValueError):
-            continue
-    return plain
-
-
-def _plain_value(value: Any) -> Any:
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.astype(str).tolist() if value.dtype.kind in "mM" else value.tolist()
-    if hasattr(value, "isoformat"):
-        return value.isoformat()
-    raise TypeError(f"{type(value)} has no plain form")
-
-
-def _plain_coordinate(variable: xr.Variable) -> xr.Variable | None:
-    """Return a coordinate with plain values and attributes; None when a file could not hold its values."""
-    values = np.asarray(variable.values)
-    if values.dtype.kind == "T" or (values.dtype.kind == "O" and all(isinstance(v, str) for v in values.flat)):
-        values = values.astype(object)
-    elif values.dtype.kind not in "biufmMU" or (values.dtype.kind == "f" and values.dtype.itemsize > 8):
-        return None
-    return xr.Variable(variable.dims, np.array(values), plain_attrs(variable.attrs))
 
 
 def _role(name: str, variable: xr.Variable) -> str | None:
@@ -373,4 +325,6 @@ def _same_positions(known: ndarray, given: ndarray) -> bool:
         rounding = 4 * np.finfo(np.float32).eps * max(span, float(np.abs(known).max()))
         step = np.abs(np.diff(known.astype(np.float64))).min() if known.size > 1 else np.inf
         return bool(np.all(np.abs(known.astype(np.float64) - given.astype(np.float64)) <= min(rounding, 0.1 * step)))
+    if is_dated(known) != is_dated(given):
+        return False
     return bool(np.array_equal(known, given))

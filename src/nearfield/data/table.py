@@ -177,7 +177,10 @@ def _refuse_long(frame: Any, columns: Mapping[Any, ndarray]) -> None:
         places = [name for name, values in named if str(name).lower() not in known and not is_dated(values)]
         if places:
             one = f"[{next(iter(columns))!r}]" if len(columns) == 1 else ""
-            raise ValueError(f"{rule} with rows labelled by {list(index.names)}; fit X{one}.to_xarray()")
+            raise ValueError(
+                f"{rule} with rows labelled by {list(index.names)}; if each row is a sample all the same, number them, "
+                f"X.reset_index(drop=True), else fit X{one}.to_xarray()"
+            )
     keys = [name for name, values in columns.items() if _is_key(name, values)] if len(columns) <= 8 else []
     times = [name for name, values in columns.items() if name not in keys and _is_clock(name, values)]
     rest = [name for name in columns if name not in keys and name not in times]
