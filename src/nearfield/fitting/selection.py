@@ -8,6 +8,7 @@ is chosen.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -53,6 +54,11 @@ CHECKED = 16
 LOCATIONS = (Pooling(0.0), Pooling(1.0, 1.4), Pooling(1.0, 3.0), Pooling(1.0))
 """Tried for location and scale beside what is chosen for the correlations."""
 CHAIN_BANDWIDTHS = (1.0, 2.0, 4.0, 8.0, 16.0, math.inf)
+
+
+if hasattr(os, "register_at_fork"):
+    # a forked worker lacks the threads of its parent, and a product over several would wait for them for ever
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 @contextmanager
