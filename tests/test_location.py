@@ -93,6 +93,7 @@ def test_data_of_rare_vertices_alone_need_pooling():
         select_field(x, DependencyGraph.chain(4), pooling=Pooling(0.0))
 
 
+@pytest.mark.filterwarnings("ignore:.*far beyond all others:UserWarning")
 @pytest.mark.parametrize("fill", [False, True])
 def test_the_others_keep_their_laws(fill):
     """Scales of 1 to 10,000: pooled for the sake of one vertex, the smallest would be twelve times too wide or more.

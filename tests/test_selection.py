@@ -215,6 +215,11 @@ def test_selection_is_reproducible_whatever_the_number_of_jobs():
     assert select_field(x, graph, seed=2).table != one.table
 
 
+def test_the_layout_of_the_samples_in_memory_changes_nothing():
+    x, graph = generic(24, 8, 1), DependencyGraph.ring(8)
+    assert select_field(np.asfortranarray(x), graph) == select_field(x, graph)
+
+
 def test_a_report_survives_json():
     x, graph = generic(24, 8, 1), DependencyGraph.chain(8)
     report = dataclasses.replace(select_field(x, graph), radius_by_time=((0.1, 2), (0.5, 1)))

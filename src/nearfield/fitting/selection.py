@@ -84,7 +84,7 @@ class _Trials:
         standardize: Standardize,
         n_jobs: int | None,
     ) -> None:
-        self.x, self.graph, self.parts, self.contiguous = x, graph, parts, contiguous
+        self.x, self.graph, self.parts, self.contiguous = np.ascontiguousarray(x), graph, parts, contiguous
         self.standardize, self.n_jobs = standardize, n_jobs
         self.losses: dict[tuple[int, Pooling], Float[np.ndarray, " sample"]] = {}
         self.fits: dict[tuple[int, Pooling], tuple[bool, bool]] = {}
