@@ -93,6 +93,19 @@ def test_data_of_rare_vertices_alone_need_pooling():
         select_field(x, DependencyGraph.chain(4), pooling=Pooling(0.0))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("x", [np.eye(8)[:, 6:7], np.eye(12)[:, 3:4].reshape(12, 1, 1)])
+def test_where_nothing_varies_in_the_rest_the_choice_is_refused(x):
+    with pytest.raises(ValueError, match="data must vary in more than a sample or two"):
+        nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(x)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_two_vertices_of_one_value_each_are_a_model():
+    model = nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(np.eye(8)[:, 5:7])
+    assert np.isfinite(model.sample(3, random_state=0)).all()
+
+
 @pytest.mark.filterwarnings("ignore:.*far beyond all others:UserWarning")
 @pytest.mark.parametrize("fill", [False, True])
 def test_the_others_keep_their_laws(fill):

@@ -236,12 +236,12 @@ def regress(
     factor, failed = torch.linalg.cholesky_ex(jittered)
     if failed.any():
         bad = failed > 0
-        scale = others[bad].diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
+        scale = others[bad].diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None].clamp_min(1e-50)
         factor[bad] = torch.linalg.cholesky(others[bad] + VARIANCE_FLOOR * scale * torch.eye(others.shape[1]))
     half = torch.linalg.solve_triangular(factor, cross, upper=False)
     coefficient = torch.linalg.solve_triangular(factor.mT, half, upper=True)
     values, vectors = torch.linalg.eigh(own - half.mT @ half)
-    floor = VARIANCE_FLOOR * own.diagonal(dim1=1, dim2=2).mean(dim=1, keepdim=True)
+    floor = (VARIANCE_FLOOR * own.diagonal(dim1=1, dim2=2).mean(dim=1, keepdim=True)).clamp_min(1e-60)  # of constants
     raised = (values < floor).any(dim=1)
     conditional = (vectors * values.clamp_min(floor)[:, None]) @ vectors.mT
     return Regression(coefficient.numpy(), torch.linalg.cholesky(conditional).numpy()), raised.numpy()

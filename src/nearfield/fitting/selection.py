@@ -172,6 +172,8 @@ class _Trials:
         if alike.strength == 0 and self.constant[fold]:
             return np.full(len(held_out), math.inf)  # it has no scale
         center, scale = self.location(alike)[fold]
+        if not (scale > 0).all():
+            return np.full(len(held_out), math.inf)  # nothing that a vertex borrows from varies in what trains
         n_samples, whole = len(self.x) - len(held_out), self.windows(radius)
         table = cap_members(whole, n_samples, self.x.shape[2], pooling)
         law = None if pooling.strength == 0 else self.law(fold)
@@ -230,10 +232,15 @@ class _Trials:
     def table(self) -> tuple[tuple[Candidate, ...], int, int]:
         """All candidates tried, the chosen one by the one-standard-error rule, and the best."""
         fitted = [key for key, losses in self.losses.items() if np.isfinite(losses).all()]
+        if not fitted and all(pooling.strength == 0.0 for _, pooling in self.losses):
+            raise ValueError(
+                "pooling must be above 0 for data in which a vertex varies in few samples only, got 0.0; use "
+                "pooling='auto' or leave such vertices out"
+            )
         if not fitted:
             raise ValueError(
-                f"pooling must be above 0 for data in which a vertex varies in few samples only, got "
-                f"{next(iter(self.losses))[1].strength}; use pooling='auto' or leave such vertices out"
+                "data must vary in more than a sample or two to choose a locality: without them a vertex is constant, "
+                "and so are those it borrows from; leave such vertices out, pool more or give radius and pooling"
             )
         keys = sorted(fitted, key=lambda k: (k[0], *_numbers(k[1])))
         means = [self.losses[key].mean() for key in keys]
