@@ -94,7 +94,7 @@ def test_moments_are_kept_within_the_room_there_is(monkeypatch):
     assert moments.of(1, tables[1]) is first
     assert moments.of(2, tables[2]) is second
     assert moments.of(0, tables[0]) is not None
-    assert set(moments.kept) == {2, 0}  # 1 was used longest ago
+    assert set(moments.memory._kept) == {2, 0}  # 1 was used longest ago
     assert moments.of(2, tables[2]) is second
     assert moments.of(3, tables[3]) is None
     assert moments.of(1, tables[1]) is not first

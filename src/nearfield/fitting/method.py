@@ -137,14 +137,15 @@ def _field(
     center, scale, field = fit.center, fit.scale, fit.field
     fitted, y = time.perf_counter(), (x - center) / scale
     shared = {name: options[name] for name in ("contiguous", "seed")}
-    off = described(moments(field, y, graph, **shared))
+    off, checked = described(moments(field, y, graph, **shared)), time.perf_counter()
     law = choose_correction(field, y, graph, radius, pooling, needed=off is not None, n_jobs=n_jobs, **shared)
     score, made = corrected(field, y, graph, law), time.perf_counter()
     if law is not None:
         off = described(moments(score, y, graph, **shared))
     if off is not None:
         warnings.warn(off, MomentWarning, stacklevel=2)
-    seconds = {"select": selected, "fit": fitted - start, "correct": made - fitted, "check": time.perf_counter() - made}
+    checks = checked - fitted + time.perf_counter() - made
+    seconds = {"select": selected, "fit": fitted - start, "correct": made - checked, "check": checks}
     reason = reason if law is None else f"{reason} {law.describe()}"
     if pooling.nugget > chosen.pooling.nugget:
         reason += f" White noise of {pooling.nugget:g} of the variance was added, for draws to have that of the data."

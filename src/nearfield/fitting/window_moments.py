@@ -10,15 +10,15 @@ Blocks are symmetric and kept by their lower halves, row after row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from nearfield.graph import Neighborhood
+from nearfield.memory import Memory
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -49,8 +49,7 @@ class FoldMoments:
         means: Float[np.ndarray, "fold vertex channel"],
     ) -> None:
         self.x, self.parts, self.means = x, parts, means
-        self.kept: dict[int, list[np.ndarray]] = {}
-        self.lock = Lock()  # folds are threads
+        self.memory = Memory(8 * BUDGET)
 
     def of(self, radius: int, table: Neighborhood) -> list[Float[np.ndarray, "vertex pair"]] | None:
         """Moments of each fold on the windows of a radius; None where they are too many to keep."""
@@ -58,14 +57,8 @@ class FoldMoments:
         size = len(self.parts) * len(table.index) * members * (members + 1) // 2
         if size > BUDGET:
             return None
-        with self.lock:
-            found = self.kept.pop(radius, None)
-            if found is None:
-                while sum(part.size for others in self.kept.values() for part in others) + size > BUDGET:
-                    del self.kept[next(iter(self.kept))]  # used longest ago
-                found = fold_moments(self.x, table.index, self.parts, self.means)
-            self.kept[radius] = found
-        return found
+        make = partial(fold_moments, self.x, table.index, self.parts, self.means)
+        return self.memory.get(radius, make, size=lambda _: 8 * size)
 
 
 def fold_moments(
