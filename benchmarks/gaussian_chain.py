@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.table import ratio_of_means, show, verdict
 from nearfield import LocalizedDiffusion
-from nearfield.data.target import AutoregressiveChain, chain_maximum_likelihood
+from nearfield.datasets import AutoregressiveChain, chain_maximum_likelihood
 from nearfield.evaluation.metric import covariance_error, gaussian_kl
 from nearfield.sampling.sampler import default_sampler
 from nearfield.score.field import GaussianField

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.gaussian_chain import NOTES, Distance, generated_law
 from benchmarks.table import ratio_of_means, show, verdict
 from nearfield import LocalizedDiffusion
-from nearfield.data.target import GaussianMarkovField
+from nearfield.datasets import GaussianMarkovField
 
 if TYPE_CHECKING:
     import scipy.sparse as sp

@@ -20,8 +20,8 @@ import torch
 
 from benchmarks.quality import classifier_area
 from benchmarks.table import show, verdict
-from nearfield.data.sample import gravel
-from nearfield.experiments.gravel import compare, losses, models, patches, regions
+from nearfield.datasets import gravel
+from nearfield.demo.gravel import compare, losses, models, patches, regions
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nearfield.data.target import CoxIngersollRoss, DoubleWellChain, DoubleWellLattice, SolvedTarget, Target
+from nearfield.datasets import CoxIngersollRoss, DoubleWellChain, DoubleWellLattice, SolvedTarget, Target
 
 if TYPE_CHECKING:
     from jaxtyping import Float

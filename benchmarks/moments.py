@@ -37,12 +37,11 @@ from benchmarks.gaussian_chain import generated_law
 from benchmarks.table import ratio_of_means, show, verdict
 from benchmarks.temperature import directions
 from nearfield import LocalizedDiffusion
-from nearfield.data.sample import north_america_temperature
-from nearfield.data.target import AutoregressiveChain, GaussianMarkovField
-from nearfield.evaluation.concavity import lattice_precision
+from nearfield.datasets import AutoregressiveChain, GaussianMarkovField, north_america_temperature
 from nearfield.evaluation.curve import EARTH_RADIUS_KM
 from nearfield.evaluation.metric import gaussian_kl
 from nearfield.graph import DependencyGraph
+from nearfield.theory.concavity import lattice_precision
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -16,8 +16,7 @@ from benchmarks.law import LAWS, Law, lattice
 from benchmarks.quality import Judge, Quality
 from benchmarks.table import show
 from nearfield import LocalizedDiffusion
-from nearfield.data.sample import north_america_temperature
-from nearfield.data.target import AutoregressiveChain, GaussianMarkovField
+from nearfield.datasets import AutoregressiveChain, GaussianMarkovField, north_america_temperature
 from nearfield.fitting.matching import held_out
 from nearfield.fitting.radius import LEVELS
 from nearfield.process import time_of

@@ -5,7 +5,7 @@ needs of the true law once and then measures any number of models of it.
 
 ``excess``
     :math:`\ln 2 \sum_\sigma E|D - D^*|^2/(d\sigma^2)` of a denoiser, nats per dimension, over 2,000 fresh true series
-    with the noise shared by all models (`nearfield.evaluation.excess`).
+    with the noise shared by all models (`nearfield.theory.excess`).
 ``auc``
     How well gradient boosting (80 rounds) tells 8,000 generated windows from 8,000 true ones: 8 consecutive values, or
     5 x 5, with their simple differences. The sides come from disjoint series, and so do training and testing; mean of
@@ -35,8 +35,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from nearfield.evaluation.excess import Excess, ExcessReference
 from nearfield.evaluation.metric import wasserstein
+from nearfield.theory.excess import Excess, ExcessReference
 
 if TYPE_CHECKING:
     from jaxtyping import Float

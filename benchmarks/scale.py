@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.table import show, verdict
 from nearfield import LocalizedDiffusion
-from nearfield.data.target import GaussianMarkovField
+from nearfield.datasets import GaussianMarkovField
 
 SHAPES = ((25, 40), (100, 100), (250, 400))
 SAMPLES = 50

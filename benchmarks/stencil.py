@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.table import show, verdict
 from nearfield import DependencyGraph
-from nearfield.fitting.processor import compiled, kept_memory, multiplies_bfloat16
+from nearfield.fitting.acceleration import compiled, kept_memory, multiplies_bfloat16
 from nearfield.score.stencil import StencilNetwork
 
 SAMPLES, WIDTH = 64, 32

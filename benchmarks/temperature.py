@@ -14,7 +14,7 @@ from sklearn.covariance import LedoitWolf
 
 from benchmarks.table import show, verdict
 from nearfield import LocalizedDiffusion
-from nearfield.data.sample import north_america_temperature
+from nearfield.datasets import north_america_temperature
 from nearfield.evaluation.metric import roughness
 
 if TYPE_CHECKING:

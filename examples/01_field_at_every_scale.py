@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import nearfield as nf
-from nearfield.data.sample import north_america_temperature
+from nearfield.datasets import north_america_temperature
 from nearfield.evaluation import plot
 from nearfield.evaluation.curve import VertexPairs
 from nearfield.evaluation.metric import correlation_by_distance

@@ -15,7 +15,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import nearfield as nf
-from nearfield.data.target import GaussianMarkovField
+from nearfield.datasets import GaussianMarkovField
 
 picture = sys.argv[1] if len(sys.argv) > 1 else "several_variables.png"
 

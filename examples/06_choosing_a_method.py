@@ -16,10 +16,10 @@ import torch
 from matplotlib.figure import Figure
 
 import nearfield as nf
-from nearfield.data.target import AutoregressiveChain, DoubleWellChain
+from nearfield.datasets import AutoregressiveChain, DoubleWellChain
 from nearfield.evaluation import plot
-from nearfield.evaluation.excess import ExcessReference
 from nearfield.fitting.recipe import Recipe
+from nearfield.theory.excess import ExcessReference
 
 picture = sys.argv[1] if len(sys.argv) > 1 else "choosing_a_method.png"
 

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 from scipy.integrate import quad, solve_ivp
 
-from nearfield.data.target import AutoregressiveChain
-from nearfield.evaluation import concavity as concavity_module
-from nearfield.evaluation.bound import (
+from nearfield.datasets import AutoregressiveChain
+from nearfield.evaluation.metric import gaussian_kl
+from nearfield.graph import DependencyGraph
+from nearfield.theory import concavity as concavity_module
+from nearfield.theory.bound import (
     correlation_bound,
     lemma_b1,
     lemma_b1_bound,
     localization_error_bound,
     score_decay_bound,
 )
-from nearfield.evaluation.budget import divergence_bound, error_budget, suggested_radius
-from nearfield.evaluation.concavity import concavity, condition_number, lattice_precision
-from nearfield.evaluation.gaussian import diffused_precision, localization_error, time_rule
-from nearfield.evaluation.metric import gaussian_kl
-from nearfield.graph import DependencyGraph
+from nearfield.theory.budget import divergence_bound, error_budget, suggested_radius
+from nearfield.theory.concavity import concavity, condition_number, lattice_precision
+from nearfield.theory.gaussian import diffused_precision, localization_error, time_rule
 
 TIMES = np.geomspace(1e-4, 6.0, 25)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from nearfield.data.target import AutoregressiveChain, CoxIngersollRoss, DoubleWellChain, HiddenChain
+from nearfield.datasets import AutoregressiveChain, CoxIngersollRoss, DoubleWellChain, HiddenChain
 from nearfield.process import time_of
 
 ALARM = 1e-6  # chance that a statistical test here fails though the code is right
@@ -139,7 +139,7 @@ def test_noise_without_overlap_with_what_one_step_can_reach_stays_finite():
 def test_batches_do_not_matter(monkeypatch, law):
     x = np.random.default_rng(0).normal(size=(7, 3, 1))
     whole = law.denoise(x, 0.4)
-    monkeypatch.setattr("nearfield.data.target.hidden_chain._BATCH_ENTRIES", 3 * 240 * 2)
+    monkeypatch.setattr("nearfield.datasets.hidden_chain._BATCH_ENTRIES", 3 * 240 * 2)
     np.testing.assert_allclose(law.denoise(x, 0.4), whole, rtol=1e-12)
 
 

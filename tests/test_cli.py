@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import nearfield as nf
 from nearfield.cli import _summary, app
-from nearfield.data.target import AutoregressiveChain
+from nearfield.datasets import AutoregressiveChain
 from nearfield.fitting.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("here")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nearfield.data.target import AutoregressiveChain, chain_maximum_likelihood
+from nearfield.datasets import AutoregressiveChain, chain_maximum_likelihood
 from nearfield.fitting.closed_form import (
     fit_field,
     fit_masked,

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from nearfield import LocalizedDiffusion
-from nearfield.coarsening import Coarsening, box_step, coarsen
-from nearfield.data.target import GaussianMarkovField
+from nearfield.datasets import GaussianMarkovField
 from nearfield.evaluation.metric import gaussian_kl
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.coarse import Scale, choose_correction, corrected
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.extension import extend
 from nearfield.graph import DependencyGraph
+from nearfield.graph.coarsening import Coarsening, box_step, coarsen
 
 POINTS = np.random.default_rng(0).uniform(size=(60, 2))
 GRAPHS = {

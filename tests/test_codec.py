@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nearfield.data import store
 from nearfield.data.codec import Codec
-from nearfield.data.sample import north_america_temperature
+from nearfield.datasets import north_america_temperature
 from nearfield.graph import DependencyGraph
 
 

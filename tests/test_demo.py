@@ -11,7 +11,7 @@ import xarray as xr
 from typer.testing import CliRunner
 
 from nearfield.cli import app
-from nearfield.experiments import demo
+from nearfield.demo import build as demo
 
 
 def maps(seed: int, n: int = 100) -> xr.DataArray:

@@ -9,7 +9,7 @@ import pytest
 
 import nearfield as nf
 from nearfield.data.duplicate import duplicate_groups, warn_of_duplicates
-from nearfield.fitting.held_out import split
+from nearfield.fitting.cross_validation import split
 from nearfield.fitting.recipe import Recipe
 
 D, N = 24, 60

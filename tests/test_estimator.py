@@ -17,8 +17,8 @@ from nearfield.data import store
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.matching import NoiseLevels
 from nearfield.fitting.method import fit_score
-from nearfield.fitting.paper import PaperRecipe
 from nearfield.fitting.recipe import Recipe
+from nearfield.paper.recipe import PaperRecipe
 
 RADIUS_GIVEN = {"method": "gaussian", "radius": 1, "pooling": 0.5, "random_state": 0}
 

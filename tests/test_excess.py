@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from nearfield.data.target import AutoregressiveChain
-from nearfield.evaluation.excess import ExcessReference, excess_risk
+from nearfield.datasets import AutoregressiveChain
 from nearfield.process import noise_to_signal
+from nearfield.theory.excess import ExcessReference, excess_risk
 
 LEVELS = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2]
 LAW = AutoregressiveChain(0.8, 12)

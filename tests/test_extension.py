@@ -7,7 +7,7 @@ import xarray as xr
 
 import nearfield as nf
 from nearfield.data.layout import Layout
-from nearfield.data.target import AutoregressiveChain, GaussianMarkovField
+from nearfield.datasets import AutoregressiveChain, GaussianMarkovField
 from nearfield.fitting.closed_form import build_field, fit_windowed
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.extension import extend

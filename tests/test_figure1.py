@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nearfield.experiments import figure1
-from nearfield.experiments.figure1 import Case, Settings
-from nearfield.experiments.reproduction import Workers
+from nearfield.reproduction import figure1
+from nearfield.reproduction.experiment import Workers
+from nearfield.reproduction.figure1 import Case, Settings
 
 SMALL = replace(
     Settings(), sizes=(40, 60), size=60, bandwidths=(1, 2, 3), bandwidth=2, conditions=(5.0, 20.0), matrices=2, looks=25

@@ -9,16 +9,16 @@ import pytest
 import scipy.linalg
 import torch
 
-from nearfield.data.target import AutoregressiveChain, chain_maximum_likelihood
-from nearfield.experiments import figure2
-from nearfield.experiments.distance import Distances, Ratio
-from nearfield.experiments.figure2 import DEFAULT, FIELD, LIKELIEST, LOCAL, Settings
-from nearfield.experiments.linear_score import Run, ensembles, law, laws, runs
-from nearfield.experiments.reproduction import Claim
+from nearfield.datasets import AutoregressiveChain, chain_maximum_likelihood
 from nearfield.fitting.closed_form import fit_masked, fit_windowed
 from nearfield.fitting.covariance import Pooling
 from nearfield.noise import Stream
 from nearfield.process import Schedule, noise, signal
+from nearfield.reproduction import figure2
+from nearfield.reproduction.distance import Distances, Ratio
+from nearfield.reproduction.experiment import Claim
+from nearfield.reproduction.figure2 import DEFAULT, FIELD, LIKELIEST, LOCAL, Settings
+from nearfield.reproduction.linear_score import Run, ensembles, law, laws, runs
 from nearfield.sampling.sampler import EulerMaruyama, default_sampler
 from nearfield.score.base import Score
 

@@ -11,15 +11,15 @@ import scipy.stats
 import torch
 
 from nearfield import LocalizedDiffusion
-from nearfield.data.target import AutoregressiveChain
+from nearfield.datasets import AutoregressiveChain
 from nearfield.evaluation.metric import autocorrelation
-from nearfield.experiments import edge, figure3
-from nearfield.experiments.edge import MIRRORED, TRUNCATED, Edge
-from nearfield.experiments.ensemble import Ensemble, histogram_distance
-from nearfield.experiments.figure3 import Found, Settings
-from nearfield.experiments.reproduction import Workers
-from nearfield.fitting.paper import fit_paper
+from nearfield.paper.recipe import fit_paper
 from nearfield.process import noise, signal
+from nearfield.reproduction import edge, figure3
+from nearfield.reproduction.edge import MIRRORED, TRUNCATED, Edge
+from nearfield.reproduction.ensemble import Ensemble, histogram_distance
+from nearfield.reproduction.experiment import Workers
+from nearfield.reproduction.figure3 import Found, Settings
 from nearfield.sampling.sampler import default_sampler
 from nearfield.score.base import Score
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from scipy.sparse import coo_array, csgraph, csr_array, csr_matrix
 
-from nearfield import graph as graph_module
-from nearfield import neighborhood as neighborhood_module
-from nearfield.coordinate import nearest_pairs
 from nearfield.graph import DependencyGraph, Lattice, Neighborhood
+from nearfield.graph import dependency as graph_module
+from nearfield.graph import neighborhood as neighborhood_module
+from nearfield.graph.coordinate import nearest_pairs
 
 WALL = np.array([[1, 1, 0, 1, 1], [1, 1, 0, 1, 1], [1, 1, 0, 1, 1], [1, 1, 1, 1, 1]], dtype=bool)
 SPLIT = np.array([[1, 1, 0, 1], [1, 0, 0, 1], [0, 0, 1, 1]], dtype=bool)

@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import nearfield as nf
-from nearfield.data import sample
-from nearfield.experiments import gravel
+from nearfield import datasets as sample
+from nearfield.demo import gravel
 from nearfield.fitting.recipe import Recipe
 from nearfield.noise import Stream, normals
 
-FILES = resources.files(sample)
+FILES = resources.files("nearfield.datasets")
 TINY = Recipe(steps=4, batch_size=4, learning_rate=5e-3, ema=0.5, held_out=0.1, held_out_levels=2, check_every=2)
 
 

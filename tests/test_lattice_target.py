@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nearfield.data.target import (
+from nearfield.datasets import (
     AutoregressiveChain,
     DoubleWellChain,
     DoubleWellLattice,

@@ -10,18 +10,7 @@ import torch
 from scipy.integrate import quad
 from scipy.sparse import csr_array
 
-from nearfield.data.target import AutoregressiveChain, GaussianMarkovField
-from nearfield.evaluation.bound import score_decay_bound
-from nearfield.evaluation.concavity import concavity
-from nearfield.evaluation.gaussian import (
-    diffused_precision,
-    localization_error,
-    marginal_score,
-    missed_variance,
-    pythagoras_check,
-    time_rule,
-)
-from nearfield.evaluation.locality import effective_radius, locality_profile, mean_by_distance
+from nearfield.datasets import AutoregressiveChain, GaussianMarkovField
 from nearfield.fitting.closed_form import fit_field, fit_masked, fit_windowed
 from nearfield.fitting.covariance import Pooling
 from nearfield.graph import DependencyGraph
@@ -31,6 +20,17 @@ from nearfield.score.base import Score
 from nearfield.score.field import GaussianField
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.window import WindowNetwork
+from nearfield.theory.bound import score_decay_bound
+from nearfield.theory.concavity import concavity
+from nearfield.theory.gaussian import (
+    diffused_precision,
+    localization_error,
+    marginal_score,
+    missed_variance,
+    pythagoras_check,
+    time_rule,
+)
+from nearfield.theory.locality import effective_radius, locality_profile, mean_by_distance
 
 T = 0.3
 

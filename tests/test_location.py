@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import nearfield as nf
-from nearfield.data.target import AutoregressiveChain
+from nearfield.datasets import AutoregressiveChain
 from nearfield.fitting.closed_form import fit_field
 from nearfield.fitting.covariance import Pooling, kernel, location_and_scale
 from nearfield.fitting.radius import select_radius_by_time

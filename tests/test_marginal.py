@@ -11,11 +11,11 @@ from scipy.special import ndtr
 from scipy.stats import norm
 from sklearn.preprocessing import QuantileTransformer
 
-from nearfield.data import marginal as marginal_module
-from nearfield.data import quantile as quantile_module
-from nearfield.data.marginal import Marginal, check_choice
-from nearfield.data.quantile import Quantile
-from nearfield.data.warp import Identity, Logarithm, SquareRoot
+from nearfield.transform import marginal as marginal_module
+from nearfield.transform import quantile as quantile_module
+from nearfield.transform.marginal import Marginal, check_choice
+from nearfield.transform.quantile import Quantile
+from nearfield.transform.value import Identity, Logarithm, SquareRoot
 
 VERTICES = 5
 LEVELS = np.linspace(0.2, 4, VERTICES)

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 import nearfield as nf
 from nearfield.cli import app
-from nearfield.data.marginal import Marginal
-from nearfield.data.target import CoxIngersollRoss
+from nearfield.datasets import CoxIngersollRoss
+from nearfield.transform.marginal import Marginal
 
 GIVEN = {"method": "gaussian", "radius": 2, "pooling": 1.0, "random_state": 0}
 LAW = CoxIngersollRoss(a=0.25, b=1.0, sigma=0.6, step=1.0, length=24)

@@ -23,12 +23,12 @@ from nearfield.fitting.matching import (
     window_errors,
 )
 from nearfield.graph import DependencyGraph
+from nearfield.paper.vertex import VertexNetworks
 from nearfield.process import noise, noise_to_signal, signal, time_of
 from nearfield.score.base import Score
 from nearfield.score.gaussian import WindowedGaussianScore, WindowSpectrum
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.stencil import StencilNetwork
-from nearfield.score.vertex import VertexNetworks
 from nearfield.score.window import WindowNetwork
 
 D = 6

@@ -6,14 +6,14 @@ import scipy.sparse as sp
 from scipy.ndimage import gaussian_filter
 
 from nearfield import LocalizedDiffusion
-from nearfield.coarsening import coarsen
-from nearfield.data.target import GaussianMarkovField
+from nearfield.datasets import GaussianMarkovField
 from nearfield.fitting.closed_form import NUGGETS, build_field, settled_field
 from nearfield.fitting.covariance import Pooling, predecessors
 from nearfield.fitting.moments import MomentWarning, described, moments
 from nearfield.fitting.regression import regress_windows
 from nearfield.fitting.selection import select_field
 from nearfield.graph import DependencyGraph
+from nearfield.graph.coarsening import coarsen
 from nearfield.score.field import GaussianField
 
 GRID = DependencyGraph.grid((12, 12))

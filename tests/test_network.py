@@ -12,12 +12,12 @@ from nearfield.data import store
 from nearfield.fitting.closed_form import fit_windowed
 from nearfield.fitting.covariance import Pooling
 from nearfield.graph import DependencyGraph
-from nearfield.lattice import Lattice
+from nearfield.graph.lattice import Lattice
+from nearfield.paper.vertex import VertexNetworks
 from nearfield.process import noise, signal
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
-from nearfield.score.vertex import VertexNetworks
 from nearfield.score.window import WindowNetwork
 
 

@@ -9,12 +9,11 @@ import pytest
 import torch
 
 import nearfield as nf
-from nearfield.data.target import AutoregressiveChain, CoxIngersollRoss, DoubleWellChain, GaussianMarkovField
+from nearfield.datasets import AutoregressiveChain, CoxIngersollRoss, DoubleWellChain, GaussianMarkovField
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.matching import NoiseLevels, held_out
 from nearfield.fitting.neural import choose_levels, default_recipe, fit_network, make_network
-from nearfield.fitting.paper import PaperRecipe, fit_paper
 from nearfield.fitting.quadratic import fit_quadratic
 from nearfield.fitting.radius import LEVELS
 from nearfield.fitting.recipe import Recipe
@@ -23,6 +22,7 @@ from nearfield.fitting.shown import shown_gaussian
 from nearfield.fitting.trained import _shared_law
 from nearfield.graph import DependencyGraph
 from nearfield.noise import Stream
+from nearfield.paper.recipe import PaperRecipe, fit_paper
 from nearfield.process import noise, noise_to_signal, signal, time_of
 from nearfield.score.base import Score
 from nearfield.score.hybrid import HybridScore

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from nearfield.fitting import paper
 from nearfield.fitting.matching import window_noise
-from nearfield.fitting.paper import PaperRecipe, fit_paper, paper_errors
 from nearfield.graph import DependencyGraph
+from nearfield.paper import recipe as paper
+from nearfield.paper.recipe import PaperRecipe, fit_paper, paper_errors
+from nearfield.paper.score import PaperNetwork, PaperScore
 from nearfield.process import Schedule, noise, signal
-from nearfield.score.paper import PaperNetwork, PaperScore
 
 D = 10
 RING = DependencyGraph.ring(D)

@@ -11,7 +11,7 @@ import scipy.stats
 
 import nearfield as nf
 from nearfield import LocalizedDiffusion
-from nearfield.data.target import AutoregressiveChain, GaussianMarkovField
+from nearfield.datasets import AutoregressiveChain, GaussianMarkovField
 from nearfield.fitting.band import choose_band
 from nearfield.fitting.closed_form import whitening_factor
 from nearfield.fitting.covariance import Pooling, elimination_order, local_blocks, predecessors

@@ -12,7 +12,7 @@ import pytest
 CHILD = """
 import resource
 import torch
-from nearfield.fitting.processor import kept_memory
+from nearfield.fitting.acceleration import kept_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from nearfield.cli import app
-from nearfield.experiments import figure1, figure2, figure3, reproduction, scaling
-from nearfield.experiments.reproduction import Claim, Experiment, FailedClaimError, Ours, Paper, Result, Workers
+from nearfield.reproduction import experiment as reproduction
+from nearfield.reproduction import figure1, figure2, figure3, scaling
+from nearfield.reproduction.experiment import Claim, Experiment, FailedClaimError, Ours, Paper, Result, Workers
 
 MODULES = {"fig1": figure1, "fig2": figure2, "fig3": figure3, "scaling": scaling}
 

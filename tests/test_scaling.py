@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.special import digamma
 
-from nearfield.data.target import AutoregressiveChain
-from nearfield.experiments import scaling
-from nearfield.experiments.reproduction import Workers
-from nearfield.experiments.scaling import GLOBAL, LOCAL, Errors, Settings
+from nearfield.datasets import AutoregressiveChain
+from nearfield.reproduction import scaling
+from nearfield.reproduction.experiment import Workers
+from nearfield.reproduction.scaling import GLOBAL, LOCAL, Errors, Settings
 
 SMALL = replace(Settings(), sizes=(16, 64), samples=(40, 80, 160), shown=40, data_sets=40)
 

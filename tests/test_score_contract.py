@@ -12,20 +12,21 @@ import numpy as np
 import pytest
 import torch
 
+import nearfield.paper
 import nearfield.score
 from nearfield.fitting.closed_form import fit_field, fit_masked, fit_windowed
 from nearfield.fitting.covariance import Pooling
 from nearfield.graph import DependencyGraph
+from nearfield.paper.score import PaperNetwork, PaperScore
+from nearfield.paper.vertex import VertexNetworks
 from nearfield.process import denoised_from_score, score_from_denoised, time_of
 from nearfield.score.base import Score
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore
 from nearfield.score.hybrid import HybridScore, NetworkScore
-from nearfield.score.paper import PaperNetwork, PaperScore
 from nearfield.score.stencil import StencilNetwork
 from nearfield.score.switch import SwitchedScore
-from nearfield.score.vertex import VertexNetworks
 from nearfield.score.window import WindowNetwork
 
 T = 0.4
@@ -115,9 +116,10 @@ def jacobian(score: Score, x: torch.Tensor, t: float) -> torch.Tensor:
 
 
 def test_every_score_class_is_held_to_the_contract():
-    for module in pkgutil.iter_modules(nearfield.score.__path__, "nearfield.score."):
+    rooms = [(nearfield.paper, "nearfield.paper."), (nearfield.score, "nearfield.score.")]
+    for module in (found for room, name in rooms for found in pkgutil.iter_modules(room.__path__, name)):
         importlib.import_module(module.name)
-    ours = {kind for kind in Score.__subclasses__() if kind.__module__.startswith("nearfield.score")}
+    ours = {kind for kind in Score.__subclasses__() if kind.__module__.startswith("nearfield.")}
     ours -= {SwitchedScore}  # at each time one of the others, in tests/test_switch.py
     gaussian = {GaussianField, MaskedGaussianScore, WindowedGaussianScore}
     assert ours == gaussian | {NetworkScore, HybridScore, EnsembleScore, PaperScore}

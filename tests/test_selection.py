@@ -12,11 +12,11 @@ import pytest
 import scipy.sparse.csgraph as csgraph
 import torch
 
-from nearfield.data.target import AutoregressiveChain
+from nearfield.datasets import AutoregressiveChain
 from nearfield.fitting import selection as module
 from nearfield.fitting.closed_form import fit_field, fit_masked, fit_windowed
 from nearfield.fitting.covariance import Pooling
-from nearfield.fitting.held_out import candidate_radii, patches, split, standard_error
+from nearfield.fitting.cross_validation import candidate_radii, patches, split, standard_error
 from nearfield.fitting.radius import _denoising_loss, select_masked_radius, select_radius_by_time
 from nearfield.fitting.selection import SelectionReport, select_field
 from nearfield.graph import DependencyGraph

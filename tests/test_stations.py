@@ -10,7 +10,7 @@ from nearfield import LocalizedDiffusion, Pooling
 from nearfield.evaluation.metric import gaussian_kl
 from nearfield.fitting.closed_form import fit_field
 from nearfield.fitting.covariance import elimination_order, isolate, local_blocks, predecessors
-from nearfield.fitting.held_out import candidate_radii, patches
+from nearfield.fitting.cross_validation import candidate_radii, patches
 from nearfield.fitting.matern import SMOOTHNESS, TWIN, Matern, fit_matern, own_share, shrunk_blocks
 from nearfield.fitting.maximin import halving_order, maximin_order, nearest_earlier, neighbour_count
 from nearfield.fitting.selection import select_field

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from nearfield.data import store
-from nearfield.data.replacement import require_target
+from nearfield.data.atomic_write import require_target
 
 METADATA = {"radius": 2, "none": None, "nested": {"list": [1, 2.5, "Zürich"], "yes": True}, "inf": float("inf")}
 ARRAYS = {

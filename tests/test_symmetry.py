@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nearfield import LocalizedDiffusion
-from nearfield.data.target import AutoregressiveChain, CoxIngersollRoss, DoubleWellChain, Lorenz96
+from nearfield.datasets import AutoregressiveChain, CoxIngersollRoss, DoubleWellChain, Lorenz96
 from nearfield.fitting import symmetry, training
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.symmetry import candidates, chosen, drawn, moments, p_value

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 import scipy.stats
 
-from nearfield.data.target import AutoregressiveChain, GaussianMarkovField, chain_maximum_likelihood
+from nearfield.datasets import AutoregressiveChain, GaussianMarkovField, chain_maximum_likelihood
 from nearfield.graph import DependencyGraph
 
 ALARM = 1e-6  # chance that a statistical test here fails though the code is right

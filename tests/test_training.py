@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from nearfield import LocalizedDiffusion
-from nearfield.data.target import AutoregressiveChain
+from nearfield.datasets import AutoregressiveChain
 from nearfield.fitting import training
+from nearfield.fitting.acceleration import begins_in_bfloat16, compiled, require_compiler
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.matching import (
     HeldOut,
@@ -27,16 +28,15 @@ from nearfield.fitting.matching import (
     window_draws,
     window_errors,
 )
-from nearfield.fitting.paper import PaperRecipe
-from nearfield.fitting.processor import begins_in_bfloat16, compiled, require_compiler
 from nearfield.fitting.recipe import Recipe
-from nearfield.fitting.run import Check, Run
 from nearfield.fitting.training import train
+from nearfield.fitting.training_state import Check, Run
 from nearfield.graph import DependencyGraph
+from nearfield.paper.recipe import PaperRecipe
+from nearfield.paper.vertex import VertexNetworks
 from nearfield.score.gaussian import WindowedGaussianScore, WindowSpectrum
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.stencil import StencilNetwork
-from nearfield.score.vertex import VertexNetworks
 from nearfield.score.window import WindowNetwork
 
 D = 12
@@ -537,7 +537,7 @@ def test_a_run_in_bfloat16_is_resumed_with_the_same_bits(tmp_path, monkeypatch, 
 def test_bfloat16_is_used_where_it_is_faster(monkeypatch):
     network, other = StencilNetwork(CHAIN, 1), VertexNetworks(CHAIN, 1)
     for native in (True, False):
-        monkeypatch.setattr("nearfield.fitting.processor.multiplies_bfloat16", lambda native=native: native)
+        monkeypatch.setattr("nearfield.fitting.acceleration.multiplies_bfloat16", lambda native=native: native)
         assert begins_in_bfloat16(network, "auto", 8192) is native
         assert not begins_in_bfloat16(network, "auto", 8191)
         assert begins_in_bfloat16(network, True, 1)

@@ -7,11 +7,11 @@ import pytest
 
 from nearfield.fitting import covariance, selection, window_moments
 from nearfield.fitting.covariance import Pooling, local_blocks, predecessors
-from nearfield.fitting.held_out import split
+from nearfield.fitting.cross_validation import split
 from nearfield.fitting.selection import select_field
 from nearfield.fitting.window_moments import FoldMoments, fold_moments, recentred, whole
 from nearfield.graph import DependencyGraph
-from nearfield.lattice import Lattice
+from nearfield.graph.lattice import Lattice
 
 GRAPHS = [
     DependencyGraph.grid((4, 5)),

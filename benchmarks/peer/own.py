@@ -14,8 +14,8 @@ import numpy as np
 from benchmarks.peer.contest import HELD_OUT, LEVELS, Contestant, Fitted, Split
 from nearfield import LocalizedDiffusion
 from nearfield.fitting.neural import default_recipe
-from nearfield.fitting.paper import PaperRecipe
 from nearfield.fitting.recipe import Recipe
+from nearfield.paper.recipe import PaperRecipe
 
 if TYPE_CHECKING:
     from benchmarks.law import Law

@@ -214,7 +214,7 @@ def demo(
     A map is completed from 30 stations, gravel takes a network; pictures and a report are written.
     """
     with _plain_failure(quiet=quiet or as_json):
-        from nearfield.experiments.demo import run
+        from nearfield.demo.build import run
 
         result = run(out, seed=seed, quiet=quiet or as_json)
         if as_json:
@@ -236,8 +236,8 @@ def reproduce(
     WHICH is fig1, fig2, fig3, scaling or all. Each writes a picture and its numbers and checks what is claimed of them.
     """
     with _plain_failure(quiet=quiet or as_json):
-        from nearfield.experiments import figure1, figure2, figure3, scaling
-        from nearfield.experiments.reproduction import require, run
+        from nearfield.reproduction import figure1, figure2, figure3, scaling
+        from nearfield.reproduction.experiment import require, run
 
         modules = {"fig1": figure1, "fig2": figure2, "fig3": figure3, "scaling": scaling}
         experiments = {name: module.EXPERIMENT for name, module in modules.items()}
@@ -365,7 +365,7 @@ def _read_netcdf(path: Path) -> xr.Dataset:
 
 def _check_writable(path: Path, *inputs: Path) -> None:
     """Fail before the work rather than after it when the result could not be written, or would replace an input."""
-    from nearfield.data.replacement import require_target
+    from nearfield.data.atomic_write import require_target
 
     if any(path.exists() and given.exists() and path.samefile(given) for given in inputs):
         raise ValueError(f"--out must be another file than the input, got {str(path)!r} for both; name a new file")
@@ -377,7 +377,7 @@ def _write(path: Path, field: xr.DataArray | xr.Dataset | np.ndarray) -> None:
     import numpy as np
     import xarray as xr
 
-    from nearfield.data.replacement import replace_files
+    from nearfield.data.atomic_write import replace_files
 
     # Made in memory, since HDF5 reports a full disk in several ways and in many lines.
     content: bytes | memoryview

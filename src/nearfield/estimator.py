@@ -16,13 +16,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from tqdm.auto import tqdm
 
 from nearfield.data import store
-from nearfield.data.admission import warn_of_likeness
 from nearfield.data.circular import warn_of_circles
 from nearfield.data.codec import Codec
 from nearfield.data.duplicate import fingerprints, warn_of_duplicates
-from nearfield.data.marginal import Marginal, MarginalChoice
 from nearfield.data.missing import refuse_observed, warn_of_gaps
 from nearfield.data.table import as_frame, is_table
+from nearfield.data.validation import warn_of_likeness
 from nearfield.evaluation.report import page_path, write_report
 from nearfield.evaluation.training import TrainingMoments, block_length
 from nearfield.fitting.covariance import Pooling
@@ -30,12 +29,12 @@ from nearfield.fitting.fit_report import FitReport
 from nearfield.fitting.fitted import Plan
 from nearfield.fitting.method import Method, fit_score
 from nearfield.fitting.moments import MomentWarning
-from nearfield.fitting.paper import PaperRecipe
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.selection import SelectionReport, select_field
 from nearfield.graph import DependencyGraph
 from nearfield.model import Model, content_digest, largest_eigenvalue
 from nearfield.noise import Stream, seed_of
+from nearfield.paper.recipe import PaperRecipe
 from nearfield.parameter import (
     asked_pooling,
     at_least_one,
@@ -50,11 +49,12 @@ from nearfield.sampling.sampler import Sampler, default_sampler
 from nearfield.score.base import Score
 from nearfield.score.field import GaussianField
 from nearfield.score.switch import SwitchedScore
+from nearfield.transform.marginal import Marginal, MarginalChoice
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from nearfield.data.admission import Data
+    from nearfield.data.validation import Data
 
 
 class LocalizedDiffusion(DensityMixin, BaseEstimator):
@@ -87,7 +87,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         others bend the values first: ``"log"`` of positive data, ``"sqrt"`` of data that may be zero, ``"quantile"`` to
         normal ones whatever the law. What is generated then stays positive (for ``"quantile"``, if the data are never
         negative). A mapping from variables (channel numbers, for arrays) to names chooses for each; those left out
-        are standardised. See `nearfield.data.warp`. Held-out losses of the locality are of bent values: compare
+        are standardised. See `nearfield.transform.value`. Held-out losses of the locality are of bent values: compare
         localities by them, and marginals by `score` of other data.
     validation_fraction : float in (0, 1)
         Held out to stop the training and to choose by, at least five samples or half of them; a ``recipe`` has a share

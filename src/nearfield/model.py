@@ -11,23 +11,23 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import svds
 
+from nearfield._checks import whole_number
 from nearfield.data import store
 from nearfield.data.codec import Codec
-from nearfield.data.marginal import Marginal
 from nearfield.evaluation.training import TrainingMoments
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.extension import extend
 from nearfield.fitting.fit_report import FitReport
-from nearfield.number import whole_number
+from nearfield.paper.score import PaperScore
 from nearfield.sampling.sampler import Sampler
 from nearfield.score.base import Score, part_of
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore
 from nearfield.score.hybrid import HybridScore, NetworkScore
-from nearfield.score.paper import PaperScore
 from nearfield.score.predictive import PredictiveField
 from nearfield.score.switch import SwitchedScore
+from nearfield.transform.marginal import Marginal
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt64

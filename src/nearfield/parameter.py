@@ -12,15 +12,15 @@ import numpy as np
 import torch
 
 from nearfield.data import store
-from nearfield.data.marginal import check_choice
-from nearfield.data.replacement import require_target
+from nearfield.data.atomic_write import require_target
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.matching import NoiseLevels
 from nearfield.fitting.method import Method
-from nearfield.fitting.paper import PaperRecipe
 from nearfield.fitting.recipe import Recipe
 from nearfield.graph import DependencyGraph
+from nearfield.paper.recipe import PaperRecipe
 from nearfield.process import Schedule
+from nearfield.transform.marginal import check_choice
 
 __all__ = [
     "asked_pooling",

@@ -1,1 +1,1 @@
-"""Arrays in and out, model files, and laws with known truth."""
+"""Labelled data in and out, and model files."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
-from nearfield.data.admission import float_dtype
 from nearfield.data.missing import MISSING_NAMES
 from nearfield.data.plain import plain_attrs
+from nearfield.data.validation import float_dtype
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 import xarray as xr
 
-from nearfield.data.admission import (
+from nearfield.data.channel import Channel, refuse_other_channels
+from nearfield.data.chronology import is_time, row_order, sample_axis, time_order
+from nearfield.data.dimension import find_sample_dims, may_count_samples
+from nearfield.data.layout import Layout
+from nearfield.data.missing import refuse_fill, valid_range
+from nearfield.data.placement import place_graph, stack_cells
+from nearfield.data.plain import plain_attrs
+from nearfield.data.validation import (
     as_array,
     as_variables,
     float_dtype,
@@ -18,13 +25,6 @@ from nearfield.data.admission import (
     refuse_infinite,
     refuse_missing,
 )
-from nearfield.data.channel import Channel, refuse_other_channels
-from nearfield.data.chronology import is_time, row_order, sample_axis, time_order
-from nearfield.data.dimension import find_sample_dims, may_count_samples
-from nearfield.data.layout import Layout
-from nearfield.data.missing import refuse_fill, valid_range
-from nearfield.data.placement import place_graph, stack_cells
-from nearfield.data.plain import plain_attrs
 from nearfield.graph import DependencyGraph
 from nearfield.score.base import part_of
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from numpy import ndarray
 
-    from nearfield.data.admission import Container, Data
+    from nearfield.data.validation import Container, Data
 
 __all__ = ["Codec"]
 

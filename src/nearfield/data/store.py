@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from nearfield.data.replacement import replace_files, require_target
+from nearfield.data.atomic_write import replace_files, require_target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from nearfield.graph import DependencyGraph
-    from nearfield.lattice import Lattice
+    from nearfield.graph.lattice import Lattice
 
 _BLOCK_ENTRIES = 4_000_000  # entries of one temporary array: 32 MB in float64
 

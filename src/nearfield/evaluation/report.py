@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nearfield.data.replacement import replace_files, require_target
+from nearfield.data.atomic_write import replace_files, require_target
 from nearfield.evaluation import check, plot
 from nearfield.evaluation.agreement import drift_names
 from nearfield.evaluation.check import Check

@@ -14,14 +14,14 @@ import numpy as np
 from scipy.sparse import csr_array, triu
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-from nearfield.coordinate import positions
 from nearfield.evaluation.curve import VertexPairs
+from nearfield.graph.coordinate import positions
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
     from nearfield.graph import DependencyGraph
-    from nearfield.lattice import Lattice
+    from nearfield.graph.lattice import Lattice
 
 BOX_SIDES = (3, 9, 27)
 _CLUSTER_SIZES = (9, 81, 729)  # vertices, off lattices: as many as a box of two dimensions holds

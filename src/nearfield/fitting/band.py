@@ -16,7 +16,7 @@ from joblib import Parallel, delayed
 from nearfield.data.duplicate import duplicate_groups
 from nearfield.fitting.coarse import Scale, corrected
 from nearfield.fitting.covariance import Pooling, elimination_order, predecessors
-from nearfield.fitting.held_out import FEWEST_TO_CHOOSE, PATCH, fewer_folds, split, standard_error
+from nearfield.fitting.cross_validation import FEWEST_TO_CHOOSE, PATCH, fewer_folds, split, standard_error
 from nearfield.fitting.predictive import Moments
 from nearfield.fitting.selection import one_torch_thread
 from nearfield.graph import DependencyGraph

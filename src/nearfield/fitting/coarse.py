@@ -19,14 +19,14 @@ import scipy.sparse as sp
 from joblib import Parallel, delayed
 from scipy.linalg import solve_triangular
 
-from nearfield.coarsening import Coarsening, box_step, coarsen
 from nearfield.data.duplicate import duplicate_groups
 from nearfield.fitting.choice import Candidate
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.covariance import Pooling
-from nearfield.fitting.held_out import FEWEST_TO_CHOOSE, fewer_folds, split, standard_error
+from nearfield.fitting.cross_validation import FEWEST_TO_CHOOSE, fewer_folds, split, standard_error
 from nearfield.fitting.selection import one_torch_thread, select_field
 from nearfield.graph import DependencyGraph
+from nearfield.graph.coarsening import Coarsening, box_step, coarsen
 from nearfield.score.field import CoarseLaw, GaussianField
 
 if TYPE_CHECKING:

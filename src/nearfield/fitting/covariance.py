@@ -26,11 +26,11 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from nearfield.adjacency import read_only
+from nearfield._checks import keep_floats
 from nearfield.fitting.maximin import maximin_order, nearest_earlier, neighbour_count, points_of, scattered
 from nearfield.fitting.rarity import rarely_varying
 from nearfield.graph import DependencyGraph, Neighborhood
-from nearfield.number import keep_floats
+from nearfield.graph.adjacency import read_only
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
-from nearfield.coarsening import coarsen
 from nearfield.graph import DependencyGraph
+from nearfield.graph.coarsening import coarsen
 from nearfield.score.base import Score
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import CoarseLaw, GaussianField

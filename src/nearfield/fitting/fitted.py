@@ -12,10 +12,10 @@ import numpy as np
 from nearfield.fitting.coarse import Scale
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.neural import LevelChoice
-from nearfield.fitting.paper import PaperRecipe
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.selection import SelectionReport
 from nearfield.fitting.training import TrainingReport
+from nearfield.paper.recipe import PaperRecipe
 from nearfield.score.base import Score
 from nearfield.score.predictive import PredictiveField
 

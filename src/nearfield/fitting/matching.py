@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, NamedTuple, final
 import numpy as np
 import torch
 
+from nearfield._checks import keep_floats
 from nearfield.graph import DependencyGraph
 from nearfield.noise import Stream, normals
-from nearfield.number import keep_floats
 from nearfield.process import noise as noise_scale
 from nearfield.process import per_sample, signal, time_of
 from nearfield.score.base import Score

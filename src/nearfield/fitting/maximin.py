@@ -15,9 +15,9 @@ import numpy as np
 from scipy.sparse import csgraph
 from scipy.spatial import cKDTree
 
-from nearfield.coordinate import positions
 from nearfield.graph import DependencyGraph, Neighborhood
-from nearfield.neighborhood import ball_sizes
+from nearfield.graph.coordinate import positions
+from nearfield.graph.neighborhood import ball_sizes
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from nearfield.fitting.acceleration import require_compiler
 from nearfield.fitting.band import choose_band
 from nearfield.fitting.closed_form import build_field, fit_masked, fit_windowed, settled_field, warn_of
 from nearfield.fitting.coarse import choose_correction, corrected
@@ -17,9 +18,7 @@ from nearfield.fitting.covariance import Pooling, Standardize, location_and_scal
 from nearfield.fitting.fitted import Chosen, Fitted, Plan, Radius, given
 from nearfield.fitting.moments import MomentWarning, described, moments
 from nearfield.fitting.neural import FEWEST
-from nearfield.fitting.paper import PaperRecipe, fit_paper
 from nearfield.fitting.predictive import choose_predictive
-from nearfield.fitting.processor import require_compiler
 from nearfield.fitting.radius import select_masked_radius, select_radius_by_time
 from nearfield.fitting.rarity import warn_of_rare
 from nearfield.fitting.recipe import Recipe
@@ -27,6 +26,7 @@ from nearfield.fitting.selection import select_field
 from nearfield.fitting.symmetry import named
 from nearfield.fitting.trained import fit_trained
 from nearfield.graph import DependencyGraph
+from nearfield.paper.recipe import PaperRecipe, fit_paper
 from nearfield.score.field import GaussianField
 
 if TYPE_CHECKING:

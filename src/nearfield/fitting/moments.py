@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from nearfield.coarsening import STEP, averages, box_step, coarsen
-from nearfield.fitting.held_out import standard_error
+from nearfield.fitting.cross_validation import standard_error
 from nearfield.graph import DependencyGraph
+from nearfield.graph.coarsening import STEP, averages, box_step, coarsen
 from nearfield.noise import Stream
 from nearfield.score.field import GaussianField
 

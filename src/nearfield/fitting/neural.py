@@ -21,7 +21,7 @@ import torch
 from nearfield.data.duplicate import duplicate_groups
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.covariance import Pooling
-from nearfield.fitting.held_out import standard_error
+from nearfield.fitting.cross_validation import standard_error
 from nearfield.fitting.matching import held_out
 from nearfield.fitting.quadratic import fit_quadratic
 from nearfield.fitting.radius import LEVELS

@@ -18,7 +18,7 @@ from joblib import Parallel, delayed
 from nearfield.data.duplicate import duplicate_groups
 from nearfield.fitting.closed_form import whitening_factor
 from nearfield.fitting.covariance import Pooling, elimination_order, local_blocks, predecessors, smoother
-from nearfield.fitting.held_out import FEWEST_TO_CHOOSE, fewer_folds, representative, split, standard_error
+from nearfield.fitting.cross_validation import FEWEST_TO_CHOOSE, fewer_folds, representative, split, standard_error
 from nearfield.fitting.matern import Matern, fit_matern
 from nearfield.fitting.maximin import scattered
 from nearfield.fitting.regression import VARIANCE_FLOOR, Regression, borrowed_blocks, cap_members, regress

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from nearfield.fitting.held_out import BLOCKS
+from nearfield.fitting.cross_validation import BLOCKS
 from nearfield.noise import Stream
 from nearfield.process import noise, per_sample, signal, time_of
 from nearfield.score.gaussian import WindowedGaussianScore

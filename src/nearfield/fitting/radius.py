@@ -16,7 +16,7 @@ from nearfield import process
 from nearfield.data.duplicate import duplicate_groups
 from nearfield.fitting.closed_form import fit_masked, window_spectrum
 from nearfield.fitting.covariance import Pooling, Standardize, location_and_scale
-from nearfield.fitting.held_out import candidate_radii, fewer_folds, representative, split, standard_error
+from nearfield.fitting.cross_validation import candidate_radii, fewer_folds, representative, split, standard_error
 from nearfield.fitting.rarity import compared
 from nearfield.graph import DependencyGraph
 from nearfield.process import time_of

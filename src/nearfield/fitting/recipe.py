@@ -8,9 +8,9 @@ from typing import Literal, final
 
 import numpy as np
 
+from nearfield._checks import keep_counts, keep_floats, keep_seed
 from nearfield.fitting.adamw import half_cosine
 from nearfield.fitting.matching import NoiseLevels
-from nearfield.number import keep_counts, keep_floats, keep_seed
 
 __all__ = ["Recipe"]
 

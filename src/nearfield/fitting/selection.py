@@ -33,7 +33,14 @@ from nearfield.fitting.covariance import (
     smoother,
     vertex_moments,
 )
-from nearfield.fitting.held_out import candidate_radii, fewer_folds, representative, split, standard_error, wider_radius
+from nearfield.fitting.cross_validation import (
+    candidate_radii,
+    fewer_folds,
+    representative,
+    split,
+    standard_error,
+    wider_radius,
+)
 from nearfield.fitting.matern import Matern, fit_matern
 from nearfield.fitting.maximin import scattered
 from nearfield.fitting.reason import reason_of

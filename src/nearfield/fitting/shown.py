@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from nearfield.fitting.closed_form import build_field, field_spectrum, fit_windowed, torus_spectrum
 from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.cross_validation import FEWEST_TO_CHOOSE
 from nearfield.fitting.extension import extend
-from nearfield.fitting.held_out import FEWEST_TO_CHOOSE
 from nearfield.fitting.radius import select_radius_by_time
 from nearfield.graph import DependencyGraph
 from nearfield.score.field import GaussianField

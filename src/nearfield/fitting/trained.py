@@ -11,8 +11,8 @@ import numpy as np
 from nearfield.fitting.covariance import Pooling, location_and_scale
 from nearfield.fitting.fitted import Chosen, Fitted, Plan
 from nearfield.fitting.neural import LevelChoice, NetworkFit, choose_levels, default_recipe, fit_network
-from nearfield.fitting.paper import PaperRecipe
 from nearfield.graph import DependencyGraph
+from nearfield.paper.recipe import PaperRecipe
 from nearfield.process import time_of
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import GaussianField

@@ -21,7 +21,8 @@ import torch
 
 from nearfield.data import store
 from nearfield.data.duplicate import duplicate_groups
-from nearfield.fitting.held_out import standard_error
+from nearfield.fitting.acceleration import begins_in_bfloat16, kept_memory
+from nearfield.fitting.cross_validation import standard_error
 from nearfield.fitting.matching import (
     HeldOut,
     Problem,
@@ -31,14 +32,12 @@ from nearfield.fitting.matching import (
     window_draws,
     window_errors,
 )
-from nearfield.fitting.processor import begins_in_bfloat16, kept_memory
 from nearfield.fitting.recipe import Recipe
-from nearfield.fitting.run import Check, Run
 from nearfield.fitting.symmetry import Symmetry, chosen, drawn
+from nearfield.fitting.training_state import Check, Run
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
-from nearfield.score.vertex import VertexNetworks
 from nearfield.score.window import WindowedNetwork
 
 if TYPE_CHECKING:
@@ -176,7 +175,7 @@ def train(
     identity = "" if checkpoint is None else identity_of(score, recipe, data, contiguous, counted, member)
     if checkpoint is not None and resume and os.path.exists(checkpoint):
         run.load(checkpoint, identity)
-    prune_at = max(1, recipe.steps // 2) if isinstance(network, VertexNetworks) and network.sparsity is not None else 0
+    prune_at = max(1, recipe.steps // 2) if network.prunes else 0
     times = recipe.levels.grid(recipe.held_out_levels)
     held_out = HeldOut(score, unseen, times, seed=seed, counted=unseen_mask)
 
@@ -186,7 +185,7 @@ def train(
         check(run, held_out, contiguous, prune_at)
     while (reason := stopped(run, recipe, prune_at)) is None:
         step(run, score, clean, mask, recipe, symmetries)
-        if run.step == prune_at and isinstance(network, VertexNetworks):
+        if run.step == prune_at:
             network.prune()
         admit(run)
         if run.step % recipe.check_every == 0 or run.step == recipe.steps:
@@ -231,11 +230,11 @@ def step(
         squared = Problem.pose(score, x, *training_draws(recipe.levels, x, run.generator)).errors(
             run.forward, run.bfloat16
         )
-    apart = isinstance(run.network, VertexNetworks) and not run.network.shared
+    apart = run.network.apart
     loss = vertex_loss(squared, mask).sum() if apart else mean_loss(squared, mask)
     run.optimizer.zero_grad()
     loss.backward()
-    clip(run.network, recipe.clip)
+    run.network.clip(recipe.clip)
     run.optimizer.step(recipe.rate(run.step))
     run.losses.append(float(loss.detach()) / (squared.shape[1] if apart else 1))
     run.bfloat16_steps += run.bfloat16
@@ -266,22 +265,11 @@ def symmetries_of(
     return chosen(recipe.symmetries, x, network.graph, contiguous=contiguous, seed=recipe.seed)
 
 
-def clip(network: Network, limit: float) -> None:
-    """Shorten the gradient to the limit; each vertex's apart where networks are apart, so that none feels another."""
-    if isinstance(network, VertexNetworks) and network.weights.grad is not None:
-        gradient = network.weights.grad
-        gradient.mul_((limit / gradient.norm(dim=1, keepdim=True)).clamp_max(1.0))
-    else:
-        torch.nn.utils.clip_grad_norm_(network.parameters(), limit)
-
-
 def admit(run: Run) -> None:
     """Put the new weights back into the class of bounded, pruned networks, and average them."""
-    if isinstance(run.network, VertexNetworks):
-        run.network.project()
+    run.network.project()
     run.average.update_parameters(run.network)
-    if isinstance(run.averaged, VertexNetworks):
-        run.averaged.project()  # the average remembers what has been pruned
+    run.averaged.project()  # the average remembers what has been pruned
 
 
 def compared(checks: int) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from nearfield.graph import Neighborhood
-from nearfield.memory import Memory
+from nearfield.graph.memory import Memory
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -36,7 +36,7 @@ import torch
 from scipy.linalg import cho_factor, cho_solve
 
 from nearfield import noise
-from nearfield.coarsening import averages
+from nearfield.graph.coarsening import averages
 from nearfield.process import noise as noise_scale
 from nearfield.process import noise_to_signal, signal
 from nearfield.score.base import Score, part_of, per_time
@@ -389,7 +389,7 @@ class CoarseLaw:
     label : ndarray of int, shape (vertex,)
         Block of each vertex.
     step : int
-        Cells of a box along each axis, as in `nearfield.coarsening.coarsen`.
+        Cells of a box along each axis, as in `nearfield.graph.coarsening.coarsen`.
     size : ndarray, shape (block, channel)
         Scale of the means.
     law : GaussianField

@@ -29,6 +29,7 @@ that is hard to learn.
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
@@ -38,9 +39,7 @@ from nearfield.process import noise, per_sample, signal
 from nearfield.score.base import Score, part_of
 from nearfield.score.gaussian import WindowedGaussianScore
 from nearfield.score.network import Network
-from nearfield.score.stencil import StencilNetwork
-from nearfield.score.vertex import VertexNetworks
-from nearfield.score.window import WindowedNetwork, WindowNetwork
+from nearfield.score.window import WindowedNetwork
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -52,7 +51,12 @@ SHOWN = 2
 """Numbers that the network of a hybrid is shown for each channel: D_G and q, those of all channels in this order."""
 KNOTS = 4
 """How many noise-to-signal ratios the coefficient of the square is given at: 1, 2, 4 and 8."""
-KINDS: dict[str, type[Network]] = {kind.__name__: kind for kind in (StencilNetwork, WindowNetwork, VertexNetworks)}
+KINDS = {
+    "StencilNetwork": "nearfield.score.stencil",
+    "WindowNetwork": "nearfield.score.window",
+    "VertexNetworks": "nearfield.paper.vertex",
+}
+"""Networks, and the modules that have them."""
 
 
 class Given(NamedTuple):
@@ -88,6 +92,7 @@ class NetworkScore(Score):
     Examples
     --------
     >>> from nearfield.graph import DependencyGraph
+    >>> from nearfield.score.stencil import StencilNetwork
     >>> score = NetworkScore(StencilNetwork(DependencyGraph.chain(3), radius=1))
     >>> score.score(torch.ones(1, 3, 1), 0.5).flatten().tolist()
     [-1.0, -1.0, -1.0]
@@ -115,7 +120,7 @@ class NetworkScore(Score):
     @classmethod
     def from_state(cls, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> NetworkScore:
         """Rebuild from `state`; weights ask for no gradients."""
-        return cls(KINDS[config["kind"]].from_state(config["network"], arrays))
+        return cls(network_from_state(config, arrays))
 
 
 @final
@@ -192,8 +197,15 @@ class HybridScore(Score):
     def from_state(cls, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> HybridScore:
         """Rebuild from `state`; weights ask for no gradients."""
         gaussian = WindowedGaussianScore.from_state(config["gaussian"], part_of(arrays, "gaussian"))
-        network = KINDS[config["kind"]].from_state(config["network"], arrays)
+        network = network_from_state(config, arrays)
         return cls(network, gaussian, arrays["quadratic"])
+
+
+def network_from_state(config: dict[str, Any], arrays: dict[str, np.ndarray]) -> Network:
+    """Rebuild the network of a score's `state`."""
+    kind = getattr(import_module(KINDS[config["kind"]]), config["kind"])
+    network: Network = kind.from_state(config["network"], arrays)
+    return network
 
 
 def hats(level: Float[Tensor, " sample"]) -> Float[Tensor, "sample knot"]:

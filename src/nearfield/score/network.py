@@ -25,8 +25,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from nearfield._checks import whole_number
 from nearfield.graph import DependencyGraph
-from nearfield.number import whole_number
 from nearfield.score.base import part_of
 
 if TYPE_CHECKING:
@@ -66,6 +66,26 @@ class Network(nn.Module, abc.ABC):
         self.radius = whole_number("radius", radius, 0, "give a number of hops; 0 is the vertex alone")
         self.n_channels = whole_number("n_channels", n_channels, 1, "give the number of values at a vertex")
         self.n_shown = whole_number("n_shown", n_shown, 0, "give the number of values shown, 0 for none")
+
+    @property
+    def apart(self) -> bool:
+        """Whether vertices have networks of their own, which share nothing and are trained apart."""
+        return False
+
+    @property
+    def prunes(self) -> bool:
+        """Whether `prune` leaves parameters out."""
+        return False
+
+    def prune(self) -> None:
+        """Leave out parameters, and keep those that are left from now on; nothing by default."""
+
+    def project(self) -> None:
+        """Put the parameters back into the class after a step of training; nothing by default."""
+
+    def clip(self, limit: float) -> None:
+        """Shorten the gradient to the limit."""
+        torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
 
     @property
     def radius_shown(self) -> int:

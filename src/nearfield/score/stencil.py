@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from nearfield._checks import whole_number
 from nearfield.graph import DependencyGraph
-from nearfield.number import whole_number
 from nearfield.score.network import Affine, Modulation, Network, Site, uniform
 
 if TYPE_CHECKING:

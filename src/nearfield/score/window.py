@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nearfield.coordinate import positions
+from nearfield._checks import whole_number
 from nearfield.graph import DependencyGraph, Lattice, Neighborhood
-from nearfield.number import whole_number
+from nearfield.graph.coordinate import positions
 from nearfield.score.network import Affine, Modulation, Network, Site, uniform
 
 if TYPE_CHECKING:

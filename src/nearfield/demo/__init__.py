@@ -1,0 +1,1 @@
+"""The demonstration that `nearfield demo` runs."""

@@ -1,0 +1,1 @@
+"""Transforms of values: from data in their units to standardised ones, and back."""
