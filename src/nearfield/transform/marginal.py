@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final, get_args
 
 import numpy as np
 
-from nearfield.score.base import part_of
+from nearfield.data.store import part_of
 from nearfield.transform.quantile import Quantile
 from nearfield.transform.value import Identity, Logarithm, SquareRoot, Warp
 
