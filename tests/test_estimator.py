@@ -19,6 +19,7 @@ from nearfield.fitting.matching import NoiseLevels
 from nearfield.fitting.method import fit_score
 from nearfield.fitting.recipe import Recipe
 from nearfield.paper.recipe import PaperRecipe
+from nearfield.parameter import usable_device
 
 RADIUS_GIVEN = {"method": "gaussian", "radius": 1, "pooling": 0.5, "random_state": 0}
 
@@ -266,6 +267,15 @@ def test_a_device_that_is_not_here_is_named_when_it_is_needed(device, monkeypatc
     with pytest.raises(ValueError, match="device must"):
         model.sample(2)
     assert nf.LocalizedDiffusion(device=device, **RADIUS_GIVEN).fit(chain()).sample(2).shape == (2, 12)
+
+
+def test_a_gpu_is_taken_where_there_is_one(monkeypatch):
+    for here, device in ((False, "cpu"), (True, "cuda")):
+        asked = []
+        monkeypatch.setattr("torch.cuda.is_available", lambda here=here: here)
+        monkeypatch.setattr("torch.empty", lambda *_, device, asked=asked: asked.append(device) or torch.zeros(0))
+        usable_device("auto")
+        assert asked == [device]
 
 
 def test_bad_requests_of_a_fitted_model_are_refused(tmp_path, monkeypatch):

@@ -97,7 +97,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
     n_jobs : int, optional
         Threads over the folds.
     device : str
-        Torch device on which the windowed and masked scores are sampled; ``"auto"`` is the processor.
+        Torch device on which scores other than the Gaussian field are sampled; ``"auto"`` is a GPU where there is one.
     verbose : bool
         Show progress on stderr.
     recipe : Recipe or PaperRecipe, optional
@@ -274,6 +274,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         *,
         sampler: Sampler | None = None,
         steps: int | None = None,
+        batch_size: int | None = None,
     ) -> Any:
         """Draw new members.
 
@@ -288,6 +289,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             By default the Gaussian field is drawn from exactly, any other score by the stochastic second-order solver.
         steps : int, optional
             Steps of the default solver (50); asks for the solver where the draw would be exact.
+        batch_size : int, optional
+            Members that the solver works on at once; by default as many as take about 1 GiB.
 
         Returns
         -------
@@ -297,8 +300,10 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         Raises
         ------
         TypeError, ValueError
-            If ``n_samples`` or ``steps`` is not positive, ``sampler`` is none, it and ``steps`` are both given, or the
-            device is not here.
+            If ``n_samples``, ``steps`` or ``batch_size`` is not positive, ``sampler`` is none, it and ``steps`` are
+            both given, or the device is not here.
+        MemoryError
+            If memory is too small for ``batch_size`` members at once.
         """
         check_is_fitted(self)
         at_least_one("n_samples", n_samples)
@@ -306,10 +311,11 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             raise TypeError(f"sampler must be a Sampler or None, got {sampler!r}; see nearfield.sampling.sampler")
         if sampler is not None and steps is not None:
             raise ValueError("sampler and steps cannot both be given: the sampler has its own steps; leave one out")
-        if steps is not None:
-            at_least_one("steps", steps)
+        for name, value in (("steps", steps), ("batch_size", batch_size)):
+            if value is not None:
+                at_least_one(name, value)
         seed = seed_of(random_state)
-        z = self._draw(int(n_samples), seed, sampler, steps)
+        z = self._draw(int(n_samples), seed, sampler, steps, batch_size=batch_size)
         drawn = self.codec_.decode(self.marginal_.inverse(z), attrs=self._provenance(seed))
         columns = getattr(self, "feature_names_in_", None)
         return drawn if columns is None else as_frame(drawn, columns, attrs=self._provenance(seed))
@@ -321,15 +327,19 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         sampler: Sampler | None = None,
         steps: int | None = None,
         stream: Stream = Stream.EXACT,
+        batch_size: int | None = None,
     ) -> Float[np.ndarray, "member vertex channel"]:
         if isinstance(self.score_, GaussianField) and sampler is None and steps is None:
             return self.score_.sample(n_samples, seed=seed, stream=stream)
         device = usable_device(self.device)
         sampler = sampler or default_sampler(self.largest_eigenvalue_, steps or 50)
         with tqdm(total=sampler.schedule.steps, desc="sample", disable=not self.verbose) as bar:
-            return self._model().draw(
-                n_samples, seed, sampler, device=device, progress=lambda step, _: bar.update(step - bar.n)
-            )
+
+            def tell(step: int, total: int) -> None:
+                bar.total = total
+                bar.update(step - bar.n)
+
+            return self._model().draw(n_samples, seed, sampler, device=device, batch_size=batch_size, progress=tell)
 
     def extend(self, shape: Sequence[int]) -> LocalizedDiffusion:
         """Return the same law on a larger lattice: fields larger than any that was fitted.

@@ -143,6 +143,7 @@ class Model:
         sampler: Sampler,
         *,
         device: torch.device,
+        batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Float[np.ndarray, "member vertex channel"]:
         """Draw standardised members with a sampler; arguments as in `Sampler.sample`."""
@@ -152,6 +153,7 @@ class Model:
             seed=seed,
             dtype=torch.float64,
             device=device,
+            batch_size=batch_size,
             progress=progress,
         )
         return drawn.cpu().numpy()

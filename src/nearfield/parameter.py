@@ -112,7 +112,7 @@ def check_checkpoint(checkpoint: Any, parameters: Mapping[str, Any]) -> None:
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """Return the device to draw on; ``"auto"`` is the processor.
+    """Return the device to draw on; ``"auto"`` is a GPU where torch has one, else the processor.
 
     Raises
     ------
@@ -121,11 +121,13 @@ def usable_device(device: str | torch.device) -> torch.device:
 
     Examples
     --------
-    >>> usable_device("auto")
+    >>> usable_device("cpu")
     device(type='cpu')
     """
+    if _automatic(device):
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        found = torch.empty(0, device="cpu" if _automatic(device) else device).device
+        found = torch.empty(0, device=device).device
     except Exception as error:  # torch raises many kinds
         raise ValueError(
             f"device must be one that torch can use here, got {str(device)!r}; set_params(device='cpu')"

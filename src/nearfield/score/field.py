@@ -45,6 +45,7 @@ from nearfield.score.conditional import ConditionalField
 from nearfield.score.extension import extended_factor
 from nearfield.score.solver import LowRank, Operator, conjugate_gradients, direct_solver, is_large, triangle
 from nearfield.score.sparse import SparseMatrix
+from nearfield.score.symmetric import symmetric_map
 from nearfield.score.vecchia import N_DRAWS, LocalLaws
 
 if TYPE_CHECKING:
@@ -126,24 +127,7 @@ class GaussianField(Score):
         step: int = 0,
         stream: noise.Stream = noise.Stream.EXACT,
     ) -> Float[np.ndarray, "sample vertex channel"]:
-        """Draw from the field exactly.
-
-        Parameters
-        ----------
-        n_samples : int
-        seed : int
-            64-bit seed; the draw of a member depends on it, the member's number and ``step`` alone.
-        first_member : int
-            Number of the first member.
-        step : int
-            A further counter, to draw several independent sets.
-        stream : Stream
-            What the draws are for; different streams are independent.
-
-        Returns
-        -------
-        ndarray of float64, shape (n_samples, vertex, channel)
-        """
+        """Draw from the field exactly; a member depends on seed, stream, step and its own number alone."""
         members = range(first_member, first_member + n_samples)
         return self._colored(noise.normals(seed, stream, members, step, self._n_numbers, self.n_channels))
 
@@ -167,16 +151,7 @@ class GaussianField(Score):
         return self._natural(drawn + self._covary((match.rows.T @ pull).T))
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
-        """Exact log-density in nats.
-
-        Parameters
-        ----------
-        x : ndarray, shape (sample, vertex, channel)
-
-        Returns
-        -------
-        ndarray, shape (sample,)
-        """
+        """Exact log-density in nats."""
         ordered = self._ordered(np.asarray(x, dtype=np.float64))
         white = self.factor.matrix @ ordered.T
         constant = np.log(self.factor.matrix.diagonal()).sum() - 0.5 * len(self._place) * math.log(2 * math.pi)
@@ -191,11 +166,7 @@ class GaussianField(Score):
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Return the exact E[x_0 | x_t] by a sparse solve, on the processor."""
-        return per_time(self._denoise_at, x, t)
-
-    def _denoise_at(self, x: Tensor, t: float) -> Tensor:
-        out: Tensor = _Denoised.apply(x, self, t)
-        return out
+        return per_time(lambda part, time: symmetric_map(lambda y: self._solved(y, time), part), x, t)
 
     def _solved(self, x: Tensor, t: float) -> Tensor:
         solve = self._denoisers.get(t)
@@ -224,17 +195,7 @@ class GaussianField(Score):
         return natural
 
     def conditional(self, observed: Bool[np.ndarray, "vertex channel"]) -> ConditionalField:
-        """Condition on the exact values of some entries.
-
-        Parameters
-        ----------
-        observed : ndarray of bool, shape (vertex, channel)
-            True where values will be given.
-
-        Returns
-        -------
-        ConditionalField
-        """
+        """Condition on the exact values of the entries that are observed."""
         return ConditionalField(self, np.asarray(observed, dtype=bool))
 
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> GaussianField:
@@ -427,31 +388,6 @@ class CoarseLaw(Module):
             )
             return None
         return CoarseLaw(new.label, new.step, self.size[:1].expand(new.graph.n_vertices, -1), law)
-
-
-class _Denoised(torch.autograd.Function):
-    """The denoiser of a field at one time: linear and symmetric, so that it is its own derivative."""
-
-    @staticmethod
-    def forward(x: Tensor, field: GaussianField, t: float) -> Tensor:
-        return field._solved(x, t)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        _, ctx.field, ctx.t = inputs
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return _Denoised.apply(gradients[0], ctx.field, ctx.t), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> Any:
-        return _Denoised.apply(tangents[0], ctx.field, ctx.t)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, field: GaussianField, t: float) -> Any:  # noqa: ARG004
-        x = x.movedim(in_dims[0], 0)
-        return _Denoised.apply(x.flatten(0, 1), field, t).unflatten(0, x.shape[:2]), 0
 
 
 class _Matched(NamedTuple):
