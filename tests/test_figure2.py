@@ -105,7 +105,7 @@ def test_draws_in_single_steps_are_the_samplers(x, monkeypatch):
     drawn = ensembles(runs(sampler, scores, length=1), 9, seed=0)
     at = {Stream.INITIAL: 0, Stream.STEP: 1}
     monkeypatch.setattr(
-        "nearfield.sampling.sampler.normals", lambda _, stream, members, k, *shape: normals[at[stream] + k][..., None]
+        "nearfield.sampling.base.normals", lambda _, stream, members, k, *shape: normals[at[stream] + k][..., None]
     )
     for score, found in zip(scores, drawn, strict=True):
         members = sampler.sample(score, 9, seed=0, dtype=torch.float64)

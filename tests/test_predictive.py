@@ -53,7 +53,7 @@ def test_a_conditional_is_the_predictive_of_a_regression_with_uncertain_paramete
     x = np.array([2.0, -3.0, 1.0])
     rng, row = np.random.default_rng(0), law.field.factor.matrix.toarray()[2]
     v, b = row[2] ** -2, -row[:2] / row[2]
-    moments = law.root[2] @ law.root[2].T
+    moments = (law.root[2] @ law.root[2].T).numpy()
     moments = moments if law.index[2, 0] == 0 else moments[::-1, ::-1]
     # the last variable given both others: the mean of Gaussian densities over draws of the parameters
     variance = law.tail * v / 2 / rng.gamma(law.tail / 2, size=400_000)
@@ -78,8 +78,8 @@ def test_channels_are_conditioned_on_one_after_the_other():
     x = np.random.default_rng(1).normal(size=(5, 3, 2))
     factor, flat = law.field.factor.matrix.toarray(), x.reshape(5, 6)
     # second channel of the last vertex: its regressors are all four values before and the first channel
-    members = (law.index[2][:, None] * 2 + np.arange(2)).ravel()
-    others = law.root[2] @ law.root[2].T
+    members = (law.index[2].numpy()[:, None] * 2 + np.arange(2)).ravel()
+    others = (law.root[2] @ law.root[2].T).numpy()
     v = factor[4, 4] ** -2
     cross = -factor[4, members] * np.sqrt(v) @ others
     joint = np.block([[others, cross[:, None]], [cross[None], v + cross @ np.linalg.solve(others, cross)]])
