@@ -14,9 +14,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import nearfield as nf
 from nearfield.data import store
-from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.matching import NoiseLevels
 from nearfield.fitting.method import fit_score
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.recipe import Recipe
 from nearfield.paper.recipe import PaperRecipe
 
@@ -185,11 +185,11 @@ def test_a_report_tells_fitted_from_held_out_data(tmp_path):
 
 def test_time_axes_are_held_out_in_blocks():
     model = nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(maps())
-    assert model.fit_report_.selection.contiguous
+    assert model.fit_report_.selection.ordered
     assert (
         not nf.LocalizedDiffusion(method="gaussian", random_state=0)
         .fit(maps().values[:, :2])
-        .fit_report_.selection.contiguous
+        .fit_report_.selection.ordered
     )
 
 

@@ -9,10 +9,11 @@ import nearfield as nf
 from nearfield.data.layout import Layout
 from nearfield.datasets import AutoregressiveChain, GaussianMarkovField
 from nearfield.fitting.closed_form import build_field, fit_windowed
-from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.extension import extend
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.recipe import Recipe
 from nearfield.graph import DependencyGraph
+from nearfield.samples import Samples
 from nearfield.score.gaussian import MaskedGaussianScore
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.stencil import StencilNetwork
@@ -40,7 +41,7 @@ def test_the_field_of_a_longer_chain_is_the_field_fitted_there():
     """The sparse Cholesky field of AR(1) at its own order: C_ij = alpha^|i-j| on any length."""
     law, longer = AutoregressiveChain(0.7, 12), AutoregressiveChain(0.7, 40)
     z = law.sample(4000, random_state=0)
-    field = build_field(z, law.graph, 1, ONE, standardize=False).field
+    field = build_field(Samples(z, law.graph, standard=(True,)), 1, ONE).field
     covariance = extend(field, law.graph, longer.graph).covariance()
     alpha = float(field.covariance()[5, 6])
     steps = np.abs(np.subtract.outer(np.arange(40), np.arange(40)))
@@ -53,12 +54,12 @@ def test_the_field_of_a_longer_chain_is_the_field_fitted_there():
 def test_vertices_in_the_same_corner_have_the_same_score(kind, channels):
     """What a vertex reads decides: cropped to a corner, the larger field is scored as the small one is there."""
     x = data(channels)
-    windowed = fit_windowed(x, SMALL, ((0.1, 1), (0.5, 2)), ONE)[2]
+    windowed = fit_windowed(Samples(x, SMALL), ((0.1, 1), (0.5, 2)), ONE)[2]
     network = randomized(
         StencilNetwork(SMALL, 2, n_channels=channels, n_shown=2 * channels * (kind == "hybrid"), width=4)
     )
     score = {
-        "field": lambda: build_field(x, SMALL, 2, ONE).field,
+        "field": lambda: build_field(Samples(x, SMALL), 2, ONE).field,
         "windowed": lambda: windowed,
         "network": lambda: NetworkScore(network),
         "hybrid": lambda: HybridScore(network, windowed, np.full((4, channels), 0.5)),
@@ -115,7 +116,7 @@ def test_a_model_draws_larger_fields_of_the_same_law(tmp_path):
 def test_a_field_that_closes_on_itself_extends(graph):
     """Onto itself it is itself; the larger one has the old rows in the middle and at the last vertex, by the seam."""
     x = np.random.default_rng(0).normal(size=(40, len(graph), 2)).cumsum(axis=1)
-    field = build_field(x, graph, 2, ONE).field
+    field = build_field(Samples(x, graph), 2, ONE).field
     assert (extend(field, graph, graph).factor != field.factor).nnz == 0
     larger = DependencyGraph.torus(tuple(n + 3 for n in graph.lattice.shape))
     wide = extend(field, graph, larger)
@@ -157,7 +158,7 @@ def test_a_network_goes_on_only_to_windows_it_has_seen(kind):
     for n, seen in ((9, True), (8, False)):
         graph = DependencyGraph.chain(n)
         network = randomized(StencilNetwork(graph, 4, n_shown=2 * (kind == "hybrid")).double())
-        gaussian = fit_windowed(data()[:, :n], graph, ((1.0, 1),), ONE)[2]
+        gaussian = fit_windowed(Samples(data()[:, :n], graph), ((1.0, 1),), ONE)[2]
         score = NetworkScore(network) if kind == "neural" else HybridScore(network, gaussian)
         if not seen:
             with pytest.raises(ValueError, match="axes of 9 vertices or more"):
@@ -200,7 +201,7 @@ def test_what_has_no_larger_lattice_is_refused():
         extend(MaskedGaussianScore(np.eye(5), np.zeros((5, 5)), 1), DependencyGraph.chain(5), DependencyGraph.chain(9))
     with pytest.raises(ValueError, match="axes of 5 vertices or more"):
         extend(
-            fit_windowed(data()[:, :3], DependencyGraph.chain(3), ((1.0, 2),), ONE)[2],
+            fit_windowed(Samples(data()[:, :3], DependencyGraph.chain(3)), ((1.0, 2),), ONE)[2],
             DependencyGraph.chain(3),
             DependencyGraph.chain(30),
         )

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from nearfield.fitting.closed_form import fit_windowed
-from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.pooling import Pooling
 from nearfield.graph import DependencyGraph
 from nearfield.process import noise, noise_to_signal, signal, time_of
+from nearfield.samples import Samples
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore, WindowSpectrum, radii_in_use
 
 TIMES = [1e-6, 0.0009, 0.1, 0.7, 3.0, time_of(80.0)]
@@ -160,7 +161,7 @@ def test_variance_comes_with_the_denoised_state(graph, channels, monkeypatch):
     """As `explained_variance` has it at each sample's time: many times, few, one; of laws that vertices share, too."""
     apart = windowed(covariance(len(graph) * channels), graph, ((0.1, 1), (1.0, 2), (3.0, 0)), channels)
     y = np.random.default_rng(0).normal(size=(30, len(graph), channels))
-    pooled = fit_windowed(y, graph, ((1.0, 1),), Pooling(1.0))[2]
+    pooled = fit_windowed(Samples(y, graph), ((1.0, 1),), Pooling(1.0))[2]
     many = torch.tensor([*TIMES, 0.0, 0.3, 1.7, 0.1], dtype=torch.float64)
     for score, largest in itertools.product((apart, pooled), (2**24, 1)):
         monkeypatch.setattr("nearfield.score.gaussian.LARGEST_BATCH", largest)
@@ -182,7 +183,7 @@ def test_vertices_of_one_law_are_denoised_together_as_alone(radius, channels, mo
     """Of a pooled chain the middle shares a law, the ends have their own; of the wide windows only three are whole."""
     graph = DependencyGraph.chain(11)
     y = np.random.default_rng(0).normal(size=(30, 11, channels)).cumsum(axis=1)
-    score = fit_windowed(y, graph, ((1.0, radius),), Pooling(1.0))[2]
+    score = fit_windowed(Samples(y, graph), ((1.0, radius),), Pooling(1.0))[2]
     assert len(np.unique(score.windows[radius].law)) == 2 * radius + 1
     times = torch.tensor(TIMES, dtype=torch.float64)
     x = torch.from_numpy(np.random.default_rng(1).normal(size=(len(times), 11, channels)))

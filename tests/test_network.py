@@ -10,11 +10,12 @@ import torch
 
 from nearfield.data import store
 from nearfield.fitting.closed_form import fit_windowed
-from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.pooling import Pooling
 from nearfield.graph import DependencyGraph
 from nearfield.graph.lattice import Lattice
 from nearfield.paper.vertex import VertexNetworks
 from nearfield.process import noise, signal
+from nearfield.samples import Samples
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
@@ -434,7 +435,7 @@ class Echo(Network):
 def test_a_network_that_makes_up_the_rest_of_what_it_is_shown_is_the_gaussian_score():
     graph = DependencyGraph.chain(6)
     x = np.random.default_rng(0).normal(size=(20, 6, 2)).cumsum(axis=1)
-    gaussian = fit_windowed(x, graph, ((0.1, 1), (1.0, 2)), Pooling(0.5))[2]
+    gaussian = fit_windowed(Samples(x, graph), ((0.1, 1), (1.0, 2)), Pooling(0.5))[2]
     network = Echo(graph, 0, 2, 4)
     network.weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
     t = torch.tensor([0.0, 1e-4, 0.3, 5.0], dtype=torch.float64)
@@ -447,7 +448,7 @@ def test_a_network_that_makes_up_the_rest_of_what_it_is_shown_is_the_gaussian_sc
 
 def test_hybrid_is_refused_what_is_not_of_its_field():
     x = np.random.default_rng(0).normal(size=(20, 6, 1))
-    gaussian = fit_windowed(x, DependencyGraph.chain(6), ((1.0, 1),), Pooling(0.0))[2]
+    gaussian = fit_windowed(Samples(x, DependencyGraph.chain(6)), ((1.0, 1),), Pooling(0.0))[2]
     for graph, shown in ((DependencyGraph.chain(5), 2), (DependencyGraph.chain(6), 0), (DependencyGraph.chain(6), 1)):
         with pytest.raises(ValueError, match="must have"):
             HybridScore(StencilNetwork(graph, 1, n_shown=shown), gaussian)

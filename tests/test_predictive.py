@@ -14,10 +14,13 @@ from nearfield import LocalizedDiffusion
 from nearfield.datasets import AutoregressiveChain, GaussianMarkovField
 from nearfield.fitting.band import choose_band
 from nearfield.fitting.closed_form import whitening_factor
-from nearfield.fitting.covariance import Pooling, elimination_order, local_blocks, predecessors
+from nearfield.fitting.covariance import local_blocks
+from nearfield.fitting.elimination import elimination_order, predecessors
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.predictive import choose_predictive
 from nearfield.fitting.regression import regress
 from nearfield.graph import DependencyGraph
+from nearfield.samples import Samples
 from nearfield.score.field import CoarseLaw, GaussianField
 from nearfield.score.predictive import PredictiveField
 
@@ -180,7 +183,7 @@ def test_model_files_keep_what_scores(few, tmp_path):
 def test_any_graph_any_radius_and_channels(graph, radius):
     y = np.random.default_rng(0).standard_t(3, size=(30, 36, 2))
     white = GaussianField(sp.eye_array(72, format="csr"), elimination_order(graph), 2)
-    law, said = choose_predictive(y, graph, white, radius, Pooling(0.5))
+    law, said = choose_predictive(Samples(y, graph, standard=(True, True)), white, radius, Pooling(0.5))
     assert law is not None
     assert np.isfinite(law.log_prob(y)).all()
     assert "Student" in said
@@ -207,13 +210,13 @@ def test_conditional_variances_are_those_of_the_dense_covariance(law):
 
 def test_bands_of_a_law_that_is_known_stay_as_they_are():
     x = AutoregressiveChain(0.8, 100).sample(100, random_state=0)
-    assert choose_band(x, DependencyGraph.chain(100), 1, Pooling(1.0), None) == (1.0, "")
+    assert choose_band(Samples(x, DependencyGraph.chain(100), standard=(True,)), 1, Pooling(1.0), None) == (1.0, "")
 
 
 def test_a_piece_stands_for_a_large_graph():
     x = np.random.default_rng(0).normal(size=(20, 2304, 1))
-    assert choose_band(x, DependencyGraph.grid((48, 48)), 1, Pooling(1.0), None) == (1.0, "")
-    factor, said = choose_band(x, DependencyGraph.grid((48, 48)), 2, Pooling(0.0), None)
+    assert choose_band(Samples(x, DependencyGraph.grid((48, 48)), standard=(True,)), 1, Pooling(1.0), None) == (1.0, "")
+    factor, said = choose_band(Samples(x, DependencyGraph.grid((48, 48)), standard=(True,)), 2, Pooling(0.0), None)
     assert factor > 1.3
     assert f"{factor:.3g}" in said
 

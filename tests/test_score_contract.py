@@ -15,11 +15,12 @@ import torch
 import nearfield.paper
 import nearfield.score
 from nearfield.fitting.closed_form import fit_field, fit_masked, fit_windowed
-from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.pooling import Pooling
 from nearfield.graph import DependencyGraph
 from nearfield.paper.score import PaperNetwork, PaperScore
 from nearfield.paper.vertex import VertexNetworks
 from nearfield.process import denoised_from_score, score_from_denoised, time_of
+from nearfield.samples import Samples
 from nearfield.score.base import Score
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import GaussianField
@@ -59,7 +60,7 @@ def stirred(network):
 
 def hybrid(x, graph, network_radius, gaussian_radius) -> HybridScore:
     """On lattices the network reads at its neighbours, too, what the Gaussian makes of the state."""
-    gaussian = fit_windowed(x, graph, ((0.1, gaussian_radius),), Pooling(0.3, 1.0))[2]
+    gaussian = fit_windowed(Samples(x, graph), ((0.1, gaussian_radius),), Pooling(0.3, 1.0))[2]
     kind = WindowNetwork if graph.lattice is None else StencilNetwork
     network = stirred(kind(graph, network_radius, 2, n_shown=4, width=16))
     return HybridScore(network, gaussian, np.linspace(0.3, 1.0, 8).reshape(4, 2))
@@ -71,20 +72,22 @@ def paper(graph, predicts) -> PaperScore:
 
 
 MAKERS = {
-    "field": lambda x, graph: fit_field(x, graph, 9, Pooling(0.0))[2],
-    "pooled field": lambda x, graph: fit_field(x, graph, 1, Pooling(0.7))[2],
-    "masked 0": lambda x, graph: fit_masked(x, graph, 0)[2],
-    "masked 1": lambda x, graph: fit_masked(x, graph, 1)[2],
-    "masked 9": lambda x, graph: fit_masked(x, graph, 9)[2],
-    "windowed 0": lambda x, graph: fit_windowed(x, graph, ((0.1, 0),), Pooling(0.0))[2],
-    "windowed 2": lambda x, graph: fit_windowed(x, graph, ((0.1, 2),), Pooling(0.3, 1.0))[2],
+    "field": lambda x, graph: fit_field(Samples(x, graph), 9, Pooling(0.0))[2],
+    "pooled field": lambda x, graph: fit_field(Samples(x, graph), 1, Pooling(0.7))[2],
+    "masked 0": lambda x, graph: fit_masked(Samples(x, graph), 0)[2],
+    "masked 1": lambda x, graph: fit_masked(Samples(x, graph), 1)[2],
+    "masked 9": lambda x, graph: fit_masked(Samples(x, graph), 9)[2],
+    "windowed 0": lambda x, graph: fit_windowed(Samples(x, graph), ((0.1, 0),), Pooling(0.0))[2],
+    "windowed 2": lambda x, graph: fit_windowed(Samples(x, graph), ((0.1, 2),), Pooling(0.3, 1.0))[2],
     "network 2": lambda x, graph: NetworkScore(stirred(VertexNetworks(graph, 2, 2, widths=(16, 16)))),
     "paper 2": lambda x, graph: paper(graph, "noise"),
     "paper 2, score": lambda x, graph: paper(graph, "score"),
     "hybrid 0, 2": lambda x, graph: hybrid(x, graph, 0, 2),
     "hybrid 2, 1": lambda x, graph: hybrid(x, graph, 2, 1),
     "three hybrids": lambda x, graph: EnsembleScore(tuple(hybrid(x, graph, r, 1) for r in (0, 1, 1))),
-    "windowed by time": lambda x, graph: fit_windowed(x, graph, ((0.1, 1), (1.0, 2), (3.0, 0)), Pooling(0.0))[2],
+    "windowed by time": lambda x, graph: fit_windowed(Samples(x, graph), ((0.1, 1), (1.0, 2), (3.0, 0)), Pooling(0.0))[
+        2
+    ],
 }
 
 

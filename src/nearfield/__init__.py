@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nearfield.estimator import LocalizedDiffusion, load, select_radius
-    from nearfield.fitting.covariance import Pooling
+    from nearfield.fitting.pooling import Pooling
     from nearfield.graph import DependencyGraph
 
 __all__ = ["DependencyGraph", "LocalizedDiffusion", "Pooling", "load", "select_radius"]
@@ -17,7 +17,7 @@ __version__ = version("nearfield")
 _HOME = {
     "DependencyGraph": "nearfield.graph",
     "LocalizedDiffusion": "nearfield.estimator",
-    "Pooling": "nearfield.fitting.covariance",
+    "Pooling": "nearfield.fitting.pooling",
     "load": "nearfield.estimator",
     "select_radius": "nearfield.estimator",
 }

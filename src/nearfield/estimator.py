@@ -23,13 +23,14 @@ from nearfield.data.missing import refuse_observed, warn_of_gaps
 from nearfield.data.table import as_frame, is_table
 from nearfield.data.validation import warn_of_likeness
 from nearfield.evaluation.report import page_path, write_report
-from nearfield.evaluation.training import TrainingMoments, block_length
-from nearfield.fitting.covariance import Pooling
+from nearfield.evaluation.training import TrainingMoments
 from nearfield.fitting.fit_report import FitReport
 from nearfield.fitting.fitted import Plan
 from nearfield.fitting.method import Method, fit_score
 from nearfield.fitting.moments import MomentWarning
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.recipe import Recipe
+from nearfield.fitting.search import Search
 from nearfield.fitting.selection import SelectionReport, select_field
 from nearfield.graph import DependencyGraph
 from nearfield.model import Model, content_digest, largest_eigenvalue
@@ -220,27 +221,23 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         start = time.perf_counter()
         codec = Codec.fit(X, sample_dim=sample_dim, graph=self.graph)
         features = _features(X, codec)
-        x = codec.encode(X).astype(np.float64)[codec.order(X)]  # blocks are held out of time, not of storage
+        samples = codec.samples(X)
+        x = samples.values
         encoded = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught, fit_bars(verbose=self.verbose) as (candidates, steps):
             warnings.simplefilter("always")
             warn_of_gaps(x)
-            warn_of_duplicates(x)
+            warn_of_duplicates(samples)
             warn_of_circles(x, [c.name for c in codec.channels], [c.attrs for c in codec.channels])
-            if not codec.has_time_axis:
+            if not codec.ordered:
                 warn_of_likeness(x, codec.container, codec.sample_dims)
             marginal = Marginal.fit(x, self.marginal, [channel.name for channel in codec.channels])
             fitted = fit_score(
-                marginal.warp(x),
-                codec.graph,
+                samples.with_values(marginal.warp(x), standard=tuple(not fitted for fitted in marginal.standardized)),
                 self.method,
                 radius=None if self.radius == "auto" else int(self.radius),
                 pooling=asked_pooling(self.pooling),
-                standardize=marginal.standardized,
-                contiguous=codec.has_time_axis,
-                seed=seed % 2**32,
-                n_jobs=self.n_jobs,
-                progress=candidates,
+                search=Search(seed % 2**32, self.n_jobs, candidates),
                 plan=Plan(self.recipe, self.validation_fraction, checkpoint, steps),
             )
         for warning in caught:
@@ -260,7 +257,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         )
         eigenvalue = largest_eigenvalue(marginal.transform(x))
         # In one step at the end: a fit that was refused leaves an earlier one whole.
-        kept = TrainingMoments.of(x, codec.graph, block=block_length(len(x), codec.has_time_axis))
+        kept = TrainingMoments.of(samples)
         learned = codec, marginal, fitted.score, fitted.radius, fitted.pooling
         model = Model(*learned, *features, eigenvalue, fingerprints(x), report, kept, fitted.predictive, fitted.band)
         self._take(model)
@@ -459,7 +456,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         page_path(path)
         self._same_columns(X)
-        x = self.codec_.encode(X).astype(np.float64)[self.codec_.order(X)]
+        x = self.codec_.samples(X).values
         seen = bool(np.isin(fingerprints(x), self.training_samples_).any())
         z = self._draw(min(max(len(x), 200), 1000), self.fit_report_.seed, stream=Stream.REPORT)
         provenance = self._provenance(self.fit_report_.seed)
@@ -612,15 +609,10 @@ def select_radius(
     """
     check_parameters(LocalizedDiffusion(graph=graph, pooling=pooling).get_params(deep=False))
     codec = Codec.fit(X, sample_dim=sample_dim, graph=graph)
-    x = codec.encode(X).astype(np.float64)[codec.order(X)]
+    samples = codec.samples(X)
+    x = samples.values
     warn_of_gaps(x)
-    warn_of_duplicates(x)
-    if not codec.has_time_axis:
+    warn_of_duplicates(samples)
+    if not codec.ordered:
         warn_of_likeness(x, codec.container, codec.sample_dims)
-    return select_field(
-        x,
-        codec.graph,
-        pooling=asked_pooling(pooling),
-        contiguous=codec.has_time_axis,
-        seed=seed_of(random_state) % 2**32,
-    )
+    return select_field(samples, pooling=asked_pooling(pooling), search=Search(seed_of(random_state) % 2**32))

@@ -15,9 +15,9 @@ from nearfield._checks import whole_number
 from nearfield.data import store
 from nearfield.data.codec import Codec
 from nearfield.evaluation.training import TrainingMoments
-from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.extension import extend
 from nearfield.fitting.fit_report import FitReport
+from nearfield.fitting.pooling import Pooling
 from nearfield.paper.score import PaperScore
 from nearfield.sampling.sampler import Sampler
 from nearfield.score.base import Score, part_of
@@ -226,7 +226,7 @@ class Model:
             "dims": None if flat else layout.dims,
             "fitted_on": seen,
             "trained": self.training_moments,
-            "ordered": self.codec.has_time_axis,
+            "ordered": self.codec.ordered,
             "selection": self.fit_report.selection,
             "radius": self.radius if isinstance(self.radius, int) else self.score.radius,
             "pooling": self.pooling,

@@ -13,9 +13,9 @@ import torch
 
 from nearfield.data import store
 from nearfield.data.atomic_write import require_target
-from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.matching import NoiseLevels
 from nearfield.fitting.method import Method
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.recipe import Recipe
 from nearfield.graph import DependencyGraph
 from nearfield.paper.recipe import PaperRecipe

@@ -26,6 +26,7 @@ from nearfield.data.validation import (
     refuse_missing,
 )
 from nearfield.graph import DependencyGraph
+from nearfield.samples import Samples
 from nearfield.score.base import part_of
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Codec:
         Graph of the vertices.
     sample_dims : tuple of str
         Dimensions that count samples.
-    has_time_axis : bool
+    ordered : bool
         Whether samples follow each other in time, so that cross-validation must hold out contiguous blocks.
     channels : tuple of Channel
         The variables.
@@ -68,7 +69,7 @@ class Codec:
     >>> sea = xr.DataArray(np.random.default_rng(0).normal(size=(9, 4)), dims=("time", "x"), name="level")
     >>> sea[:, 1] = np.nan
     >>> codec = Codec.fit(sea)
-    >>> codec.n_vertices, codec.has_time_axis, codec.encode(sea).shape
+    >>> codec.n_vertices, codec.ordered, codec.encode(sea).shape
     (3, True, (9, 3, 1))
     >>> codec.decode(np.zeros((5, 3, 1))).dims
     ('member', 'x')
@@ -79,7 +80,7 @@ class Codec:
     present: Bool[ndarray, " cell"]
     graph: DependencyGraph
     sample_dims: tuple[str, ...]
-    has_time_axis: bool
+    ordered: bool
     channels: tuple[Channel, ...]
     attrs: Mapping[str, Any]
 
@@ -165,7 +166,7 @@ class Codec:
             present=present,
             graph=graph,
             sample_dims=sample_dims,
-            has_time_axis=any(is_time(variables[0], dim) for dim in sample_dims),
+            ordered=any(is_time(variables[0], dim) for dim in sample_dims),
             channels=tuple(Channel.of(variable) for variable in variables),
             attrs=plain_attrs(data.attrs) if isinstance(data, xr.Dataset) else {},
         )
@@ -215,7 +216,13 @@ class Codec:
             refuse_missing(np.isnan(values), self.present, self.layout, self.container, data)
         return values if self.present.all() else values[:, self.present]
 
-    def order(self, data: Data) -> Int[ndarray, " sample"]:
+    def samples(self, data: Data) -> Samples:
+        """Return encoded data on the graph, in double precision and in the order of time where dates are known."""
+        values = self.encode(data).astype(np.float64)[self._order(data)]
+        names = tuple(str(k if channel.name is None else channel.name) for k, channel in enumerate(self.channels))
+        return Samples(values, self.graph, ordered=self.ordered, channels=names)
+
+    def _order(self, data: Data) -> Int[ndarray, " sample"]:
         """Return the numbers of the samples that `encode` gives, in the order of time where dates are known."""
         if "array" in self.container:
             return row_order(data)
@@ -336,7 +343,7 @@ class Codec:
             "layout": layout,
             "graph": graph,
             "sample_dims": list(self.sample_dims),
-            "has_time_axis": self.has_time_axis,
+            "ordered": self.ordered,
             "channels": [
                 {"name": c.name, "dims": list(c.dims), "dtype": c.dtype, "attrs": dict(c.attrs)} for c in self.channels
             ],
@@ -362,7 +369,7 @@ class Codec:
             present=arrays["present"],
             graph=DependencyGraph.from_state(config["graph"], part_of(arrays, "graph")),
             sample_dims=tuple(config["sample_dims"]),
-            has_time_axis=config["has_time_axis"],
+            ordered=config["ordered"],
             channels=tuple(
                 Channel(name=c["name"], dims=tuple(c["dims"]), dtype=c["dtype"], attrs=c["attrs"])
                 for c in config["channels"]

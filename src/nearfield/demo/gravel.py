@@ -23,11 +23,11 @@ from nearfield.datasets.embedded import gravel
 from nearfield.estimator import LocalizedDiffusion
 from nearfield.evaluation import plot
 from nearfield.evaluation.view import ColourScale
-from nearfield.fitting.cross_validation import standard_error
 from nearfield.fitting.matching import NoiseLevels, held_out
 from nearfield.fitting.recipe import Recipe
 from nearfield.graph import DependencyGraph
 from nearfield.process import time_of
+from nearfield.samples import standard_error
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -174,7 +174,7 @@ def compare(
 
     def level(sigma: float, one: Float[np.ndarray, " patch"], other: Float[np.ndarray, " patch"]) -> Level:
         blocks = (one - other).reshape(-1, BLOCK).mean(axis=1)
-        return Level(sigma, float(one.mean()), float(other.mean()), standard_error(blocks, contiguous=False))
+        return Level(sigma, float(one.mean()), float(other.mean()), standard_error(blocks))
 
     levels = tuple(level(*row) for row in zip(SIGMAS, gaussian, hybrid, strict=True))
     return levels, level(float("nan"), gaussian.mean(axis=0), hybrid.mean(axis=0))

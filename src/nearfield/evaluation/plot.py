@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from nearfield.evaluation.curve import Curve
-    from nearfield.fitting.covariance import Pooling
     from nearfield.fitting.neural import LevelChoice
+    from nearfield.fitting.pooling import Pooling
     from nearfield.fitting.selection import Candidate, SelectionReport
     from nearfield.fitting.training import TrainingReport
     from nearfield.graph import DependencyGraph
@@ -285,7 +285,7 @@ def selection(report: SelectionReport, ax: Axes | None = None) -> Axes:
         chosen.radius, chosen.loss, "D", ms=6, mfc=ACCENT, mec=ACCENT, label=f"chosen: {_describe(chosen)}", **style
     )
     _show_the_minimum(ax, radius, loss)
-    kind = "contiguous " if report.contiguous else ""
+    kind = "contiguous " if report.ordered else ""
     ax.set(
         xlabel="radius, hops",
         ylabel=f"held-out loss, nats per dimension\n({report.folds} {kind}folds)",

@@ -27,8 +27,8 @@ from nearfield.evaluation.training import MOST_CHANNELS, TrainingMoments, block_
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from nearfield.fitting.covariance import Pooling
     from nearfield.fitting.neural import LevelChoice
+    from nearfield.fitting.pooling import Pooling
     from nearfield.fitting.selection import SelectionReport
     from nearfield.fitting.training import TrainingReport
     from nearfield.graph import DependencyGraph
@@ -292,7 +292,7 @@ def _choice(
         "lowest": asdict(selection.table[selection.best]),
         "tried": len(selection.table),
         "folds": selection.folds,
-        "contiguous": selection.contiguous,
+        "ordered": selection.ordered,
         "reason": selection.reason if reason is None else reason,
         "curve": [asdict(c) for c in selection.curve],
         "radius_by_time": selection.radius_by_time,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from nearfield.fitting.coarse import Scale
-from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.neural import LevelChoice
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.selection import SelectionReport
 from nearfield.fitting.training import TrainingReport

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
-
-from nearfield.fitting.covariance import Pooling, location_and_scale
+from nearfield.fitting.covariance import location_and_scale
 from nearfield.fitting.fitted import Chosen, Fitted, Plan
 from nearfield.fitting.neural import LevelChoice, NetworkFit, choose_levels, default_recipe, fit_network
-from nearfield.graph import DependencyGraph
+from nearfield.fitting.pooling import Pooling
+from nearfield.fitting.search import Search
 from nearfield.paper.recipe import PaperRecipe
 from nearfield.process import time_of
+from nearfield.samples import Samples
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import GaussianField
 from nearfield.score.hybrid import HybridScore
@@ -24,36 +23,29 @@ CLEAR = 3.0
 
 
 def fit_trained(
-    x: np.ndarray,
+    samples: Samples,
     chosen: Chosen,
     field: Fitted | None,
-    graph: DependencyGraph,
     method: str,
     radius: int | None,
     plan: Plan,
-    options: dict[str, Any],
+    search: Search,
 ) -> Fitted:
     """Train a network; where there is a field, let the network serve only where it is better."""
     start = time.perf_counter()
-    contiguous, seed = options["contiguous"], options["seed"]
     pooling = _shared_law(chosen)
-    if field is None:
-        center, scale = location_and_scale(x, graph, pooling, options["standardize"])
-    else:
-        center, scale = field.center, field.scale
-    z = (x - center) / scale
+    center, scale = location_and_scale(samples, pooling) if field is None else (field.center, field.scale)
+    z = samples.standardized(center, scale)
     assert not isinstance(plan.recipe, PaperRecipe)
-    recipe = plan.recipe or default_recipe(graph, len(x), plan.validation_fraction, seed)
+    recipe = plan.recipe or default_recipe(z.graph, len(z), plan.validation_fraction, search.seed)
     tell = plan.progress
     fit = fit_network(
         z,
-        graph,
         "neural" if method == "neural" else "hybrid",
         hops=chosen.radius,
         pooling=pooling,
         recipe=recipe,
         radius=radius,
-        contiguous=contiguous,
         checkpoint=plan.checkpoint,
         progress=None if tell is None else lambda step, loss: tell(step, recipe.members * recipe.steps, loss),
     )
@@ -62,28 +54,16 @@ def fit_trained(
     seconds, reason = {"select": chosen.seconds}, _described(fit)
     found = Fitted(center, scale, score, score.radius, pooling, chosen.selection, reason, seconds, training=training)
     if field is not None:
-        found = _switched(fit, z, graph, chosen, field, found, contiguous=contiguous, seed=seed)
+        found = _switched(z, fit, chosen, field, found, search.seed)
     return replace(found, seconds=found.seconds | {"train": time.perf_counter() - start})
 
 
-def _switched(
-    fit: NetworkFit,
-    z: np.ndarray,
-    graph: DependencyGraph,
-    chosen: Chosen,
-    field: Fitted,
-    network: Fitted,
-    *,
-    contiguous: bool,
-    seed: int,
-) -> Fitted:
+def _switched(samples: Samples, fit: NetworkFit, chosen: Chosen, field: Fitted, network: Fitted, seed: int) -> Fitted:
     """Compare a hybrid with the field and put each where it serves."""
     assert isinstance(field.score, GaussianField)
     hybrid = fit.score
     assert isinstance(hybrid, HybridScore | EnsembleScore)
-    levels = choose_levels(
-        fit, z, graph, radius=chosen.radius, pooling=chosen.pooling, contiguous=contiguous, seed=seed
-    )
+    levels = choose_levels(samples, fit, chosen.radius, chosen.pooling, seed)
     reason = f"{field.reason} {network.reason} {_compared(levels)}"
     found = replace(field, reason=reason, training=network.training, levels=levels)
     if not any(level.switched for level in levels):

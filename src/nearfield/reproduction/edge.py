@@ -17,12 +17,13 @@ import torch
 from nearfield.datasets import AutoregressiveChain
 from nearfield.evaluation.plot import ACCENT, GENERATED
 from nearfield.fitting.closed_form import fit_windowed
-from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.neural import default_recipe
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.training import train
 from nearfield.paper.recipe import PaperRecipe, fit_paper
 from nearfield.process import noise, signal
 from nearfield.reproduction.experiment import Claim
+from nearfield.samples import Samples
 from nearfield.sampling.sampler import Sampler
 from nearfield.score.base import Score
 from nearfield.score.hybrid import NetworkScore
@@ -108,7 +109,7 @@ def exact_variance(
     """Exact variance of what linear scores of an AR(1) chain generate, in units of that in the middle."""
     # Data whose second moment is the chain's covariance, exactly.
     x = np.sqrt(chain.n) * np.linalg.cholesky(chain.covariance()).T[..., None]
-    _, _, truncated = fit_windowed(x, chain.graph, ((1.0, radius),), Pooling(0.0), standardize=False)
+    _, _, truncated = fit_windowed(Samples(x, chain.graph, standard=(True,)), ((1.0, radius),), Pooling(0.0))
     scores: dict[str, Score] = {MIRRORED: MirroredGaussianScore(chain, radius), TRUNCATED: truncated}
     found = {name: sampler.push_forward(score)[1].diagonal().numpy() for name, score in scores.items()}
     return {name: variance / variance[chain.n // 2] for name, variance in found.items()}
@@ -132,7 +133,7 @@ def train_truncated(
     # Of so many samples a few hundred held out are enough to stop by.
     usual = default_recipe(graph, len(z), validation_fraction=min(0.15, 200 / len(z)), seed=seed)
     recipe = replace(usual, steps=steps, batch_size=64)
-    train(score, torch.from_numpy(z).float(), recipe, contiguous=False)
+    train(score, Samples(z, graph, standard=(True,)), recipe)
     return score
 
 

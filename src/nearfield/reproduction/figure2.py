@@ -23,12 +23,13 @@ from nearfield.estimator import LocalizedDiffusion
 from nearfield.evaluation.metric import entrywise_error
 from nearfield.evaluation.plot import ACCENT, DATA, GENERATED
 from nearfield.fitting.closed_form import fit_field, fit_masked, fit_windowed
-from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.radius import select_radius_by_time
 from nearfield.process import Schedule
 from nearfield.reproduction.distance import Distances, Ratio, best_over_whole
 from nearfield.reproduction.experiment import Claim, Experiment, Ours, Paper, Result, Workers, main
 from nearfield.reproduction.linear_score import ensembles, law, laws, runs
+from nearfield.samples import Samples
 from nearfield.sampling.sampler import EulerMaruyama, default_sampler
 from nearfield.score.field import GaussianField
 
@@ -131,7 +132,8 @@ def examine(settings: Settings, number: int) -> Masked:
     """Run (4.5) on one data set and measure it."""
     chain, x = settings.chain(), sample(settings, number)
     truth = chain.covariance()
-    steps = runs(settings.sampler(), [fit_masked(x, chain.graph, r, standardize=False)[2] for r in settings.radii])
+    samples = Samples(x, chain.graph, standard=(True,))
+    steps = runs(settings.sampler(), [fit_masked(samples, r)[2] for r in settings.radii])
     # About the mean that is known to be 0, as (4.3) of the data.
     drawn = [(y.T @ y / len(y)).numpy() for y in ensembles(steps, settings.draws, seed=settings.seed * 1000 + number)]
     return Masked(
@@ -158,10 +160,10 @@ def past(
     alone = Pooling(0.0)
 
     def windowed(table: tuple[tuple[float, int], ...]) -> Float[np.ndarray, "d d"]:
-        return law(default_sampler(), fit_windowed(x, graph, table, alone, standardize=False)[2])
+        return law(default_sampler(), fit_windowed(Samples(x, graph, standard=(True,)), table, alone)[2])
 
     def field(radius: int, pooling: Pooling) -> Float[np.ndarray, "d d"]:
-        return fit_field(x, graph, radius, pooling, standardize=False)[2].covariance()
+        return fit_field(Samples(x, graph, standard=(True,)), radius, pooling)[2].covariance()
 
     # With method="auto" a network would be trained for each data set, and not be taken: the data are Gaussian.
     default = LocalizedDiffusion(method="gaussian", random_state=0).fit(x[..., 0])
@@ -171,7 +173,7 @@ def past(
         LOCAL: [windowed(((1.0, r),)) for r in radii],
         FIELD: [field(r, alone) for r in radii],
         POOLED: [field(r, Pooling(1.0)) for r in radii],
-        BY_TIME: [windowed(select_radius_by_time(x, graph, alone, standardize=False))],
+        BY_TIME: [windowed(select_radius_by_time(Samples(x, graph, standard=(True,)), alone))],
         DEFAULT: [scale[:, None] * default.score_.covariance() * scale],
         LIKELIEST: [chain_maximum_likelihood(x)],
     }

@@ -20,8 +20,9 @@ from nearfield.datasets import AutoregressiveChain
 from nearfield.evaluation.metric import covariance_error, gaussian_kl
 from nearfield.evaluation.plot import ACCENT, GENERATED
 from nearfield.fitting.closed_form import fit_field
-from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.pooling import Pooling
 from nearfield.reproduction.experiment import Claim, Experiment, Ours, Result, Workers, main
+from nearfield.samples import Samples
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -96,7 +97,7 @@ def examine(settings: Settings, size: int, number: int) -> dict[str, Errors]:
     found: dict[str, list[Errors]] = {LOCAL: [], GLOBAL: []}
     for n in settings.samples:
         x = chain.sample(n, random_state=np.random.default_rng([settings.seed, size, n, number]))
-        _, _, field = fit_field(x, chain.graph, settings.order, Pooling(0.0), standardize=False)
+        _, _, field = fit_field(Samples(x, chain.graph, standard=(True,)), settings.order, Pooling(0.0))
         found[LOCAL].append(Errors.of(field.covariance(), truth, settings.hops, size))
         found[GLOBAL].append(Errors.of(x[..., 0].T @ x[..., 0] / n, truth, settings.hops, n))
     return {name: Errors(*map(np.array, zip(*errors, strict=True))) for name, errors in found.items()}

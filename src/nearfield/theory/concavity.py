@@ -60,10 +60,11 @@ def condition_number(precision: Any) -> float:
     Examples
     --------
     >>> from nearfield.fitting.closed_form import fit_field
-    >>> from nearfield.fitting.covariance import Pooling
+    >>> from nearfield.fitting.pooling import Pooling
     >>> from nearfield.datasets import AutoregressiveChain
+    >>> from nearfield.samples import Samples
     >>> law = AutoregressiveChain(0.5, 50)
-    >>> field = fit_field(law.sample(4000, random_state=0), law.graph, 1, Pooling(1.0))[2]
+    >>> field = fit_field(Samples(law.sample(4000, random_state=0), law.graph), 1, Pooling(1.0))[2]
     >>> bool(abs(condition_number(field.precision()) / condition_number(law.precision) - 1) < 0.1)
     True
     """

@@ -199,10 +199,12 @@ def locality_profile(
     --------
     >>> from nearfield.datasets import AutoregressiveChain
     >>> from nearfield.fitting.closed_form import fit_field
-    >>> from nearfield.fitting.covariance import Pooling
+    >>> from nearfield.fitting.pooling import Pooling
+    >>> from nearfield.samples import Samples
     >>> law = AutoregressiveChain(0.5, 30)
     >>> x = law.sample(500, random_state=0)
-    >>> profile = locality_profile(fit_field(x, law.graph, 1, Pooling(1.0))[2], x[:1], 0.3, law.graph)
+    >>> field = fit_field(Samples(x, law.graph), 1, Pooling(1.0))[2]
+    >>> profile = locality_profile(field, x[:1], 0.3, law.graph)
     >>> bool((profile.rms[0, 1:10] < 0.5 * profile.rms[0, :9]).all()), bool(profile.missed[0, 1] < 0.01)
     (True, True)
     """
