@@ -41,10 +41,10 @@ def whitening_factor(regression: Regression, table: Neighborhood, order: np.ndar
     c = regression.root.shape[1]
     inverse = np.linalg.inv(regression.root)
     rows = np.concatenate([inverse, -inverse @ regression.coefficient.transpose(0, 2, 1)], axis=2)
-    position = np.empty(n, dtype=np.int64)
+    position, channel = np.empty(n, dtype=np.int32), np.arange(c, dtype=np.int32)  # as the matrix keeps them
     position[order] = np.arange(n)
-    column = (position[table.index][:, :, None] * c + np.arange(c)).reshape(n, 1, width * c)
-    row = (position[:, None] * c + np.arange(c))[:, :, None]
+    column = (position[table.index][:, :, None] * c + channel).reshape(n, 1, width * c)
+    row = (position[:, None] * c + channel)[:, :, None]
     used = np.broadcast_to(np.repeat(table.present, c, axis=1)[:, None], rows.shape).copy()
     used[:, :, :c] &= np.tri(c, dtype=bool)
     row, column = np.broadcast_to(row, rows.shape)[used], np.broadcast_to(column, rows.shape)[used]
@@ -111,8 +111,8 @@ class FieldFit:
         A field is fitted by its conditional laws; in very smooth fields their errors add up along the elimination
         order, which no conditional loss sees.
         """
-        drawn = (self.field.sample(200, seed=0) ** 2).mean(axis=0)
-        low, high = np.quantile(drawn / self.variance, [0.05, 0.95]).tolist()
+        drawn = self.field.sample(200, seed=0)
+        low, high = np.quantile(np.square(drawn, out=drawn).mean(axis=0) / self.variance, [0.05, 0.95]).tolist()
         return low, high
 
     @property
