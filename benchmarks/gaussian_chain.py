@@ -65,7 +65,7 @@ class Distance(NamedTuple):
 
 def generated_law(model: LocalizedDiffusion) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
     """Exact mean and covariance of what a fitted model generates, in the units of the data."""
-    center, scale = model.marginal_.center.ravel(), model.marginal_.scale.ravel()
+    center, scale = model.marginal_.center.numpy().ravel(), model.marginal_.scale.numpy().ravel()
     if isinstance(model.score_, GaussianField):
         mean, covariance = np.zeros_like(center), model.score_.covariance()
     else:

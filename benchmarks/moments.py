@@ -100,8 +100,8 @@ def temperature(n: int, seeds: int) -> list[Figure]:  # noqa: ARG001
     x = model.codec_.encode(train).astype(np.float64)[..., 0]
     deviation, d = x.std(axis=0), x.shape[1]
     unit = -float(np.log(deviation).mean())  # a density of x / deviation is that of x times the deviations
-    y = model.marginal_.transform(model.codec_.encode(test).astype(np.float64))
-    loss = -model.score_.log_prob(y).mean() / d + np.log(model.marginal_.scale).mean() + unit
+    y = model.marginal_(model.codec_.encode(test).astype(np.float64))
+    loss = -model.score_.log_prob(y).mean() / d + np.log(model.marginal_.scale.numpy()).mean() + unit
     mean, covariance = generated_law(model)
     fitted, real = covariance / np.outer(deviation, deviation), np.asarray(np.corrcoef(x.T))
     variances = fitted.diagonal()

@@ -171,7 +171,7 @@ def test_the_channel_of_an_array_has_a_marginal_by_number(files):
         "--marginal",
         "0=log",
     )
-    assert nf.load("m").marginal_.describe() == "log"
+    assert nf.load("m").marginal_.name == "log"
     told = run("fit", "positive.npy", "--out", "none", "--marginal", "1=log", code=1).stderr
     assert "variables of the data, [0], got '1'" in told
 

@@ -76,7 +76,7 @@ def test_a_slow_wave_that_local_laws_lose_is_repaired():
     assert model.score_.coarse is not None
     assert "Corrected at larger scales" in model.fit_report_.reason
     wave = np.tile(np.cos(np.pi * np.linspace(0, 1, 18)), 18)
-    scale = model.marginal_.scale.ravel()
+    scale = model.marginal_.scale.numpy().ravel()
     drawn = (wave * scale) @ model.score_.covariance() @ (wave * scale)
     assert 0.85 < drawn / ((x[..., 0] @ wave).var()) < 1.15
     assert 0.95 < np.diag(model.score_.covariance()).mean() < 1.05

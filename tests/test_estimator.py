@@ -64,14 +64,14 @@ def test_scikit_learn_contract(estimator, check):
 def test_log_density_is_that_of_the_law_sampled_from():
     x = chain()
     model = nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(x)
-    scale = model.marginal_.scale.ravel()
+    scale = model.marginal_.scale.numpy().ravel()
     covariance = model.score_.covariance() * np.outer(scale, scale)
-    expected = multivariate_normal(model.marginal_.center.ravel(), covariance).logpdf(x)
+    expected = multivariate_normal(model.marginal_.center.numpy().ravel(), covariance).logpdf(x)
     np.testing.assert_allclose(model.score_samples(x), expected, rtol=1e-9)
     assert model.score(x) == pytest.approx(expected.mean(), rel=1e-9)
     drawn = model.sample(20_000, random_state=1)
     # the whitened draws are standard normal: their mean square has relative deviation sqrt(2 / (20 000 * 12))
-    white = np.linalg.solve(np.linalg.cholesky(covariance), (drawn - model.marginal_.center.ravel()).T)
+    white = np.linalg.solve(np.linalg.cholesky(covariance), (drawn - model.marginal_.center.numpy().ravel()).T)
     assert abs((white**2).mean() - 1) < 4.9 * np.sqrt(2 / white.size)  # false alarm 1e-6
 
 
@@ -134,14 +134,14 @@ def test_imputed_fields_keep_what_was_observed_and_follow_the_conditional_law():
     np.testing.assert_array_equal(observed, np.broadcast_to(cloudy[2], observed.shape))
     np.testing.assert_array_equal(np.isnan(filled[0]), np.isnan(field[:3]))
     # mean and covariance of the first field's missing part, against dense conditioning
-    z = model.marginal_.transform(model.codec_.encode(cloudy, allow_missing=True))[0].ravel()
+    z = model.marginal_(model.codec_.encode(cloudy, allow_missing=True))[0].ravel()
     missing = np.isnan(z)
     covariance = model.score_.covariance()
     gain = covariance[np.ix_(missing, ~missing)] @ np.linalg.inv(covariance[np.ix_(~missing, ~missing)])
     mean = gain @ z[~missing]
     law = covariance[np.ix_(missing, missing)] - gain @ covariance[np.ix_(~missing, missing)]
     drawn = model.codec_.encode(filled.isel(time=0))[:, missing]
-    drawn = (drawn - model.marginal_.center[missing])[:, :, 0] / model.marginal_.scale[missing].T
+    drawn = (drawn - model.marginal_.center.numpy()[missing])[:, :, 0] / model.marginal_.scale.numpy()[missing].T
     white = np.linalg.solve(np.linalg.cholesky(law), (drawn - mean).T)
     assert np.abs(white.mean(axis=1)).max() * np.sqrt(4000) < 5.9  # 14 entries, false alarm 1e-6 together
     assert abs((white**2).mean() - 1) < 4.9 * np.sqrt(2 / white.size)
@@ -306,8 +306,10 @@ def test_bad_requests_of_a_fitted_model_are_refused(tmp_path, monkeypatch):
 def test_odd_shapes_give_a_proper_density(x, graph, radius):
     model = nf.LocalizedDiffusion(method="gaussian", graph=graph, radius=radius, pooling=0.0).fit(x)
     model.predictive_ = None  # the density of the field
-    scale = model.marginal_.scale.ravel()
-    law = multivariate_normal(model.marginal_.center.ravel(), model.score_.covariance() * np.outer(scale, scale))
+    scale = model.marginal_.scale.numpy().ravel()
+    law = multivariate_normal(
+        model.marginal_.center.numpy().ravel(), model.score_.covariance() * np.outer(scale, scale)
+    )
     np.testing.assert_allclose(model.score_samples(x), law.logpdf(x.reshape(len(x), -1)), rtol=1e-8)
 
 

@@ -333,7 +333,7 @@ def test_auto_is_never_worse_than_the_gaussian(law, seed):
     losses = []
     for method in ("auto", "gaussian"):
         model = nf.LocalizedDiffusion(method=method, recipe=recipe, random_state=seed).fit(x)
-        z = torch.from_numpy(model.marginal_.transform(model.codec_.encode(fresh)))
+        z = torch.from_numpy(model.marginal_(model.codec_.encode(fresh)))
         losses.append(held_out(model.score_, z, [time_of(s) for s in LEVELS], seed=9))
     gap = (losses[0] - losses[1]).sum(axis=0)
     assert gap.mean() <= gap.std(ddof=1) / np.sqrt(len(gap))
@@ -343,7 +343,7 @@ def test_the_papers_recipe_is_a_method(tmp_path):
     x = LAW.sample(30, random_state=0)[..., 0]
     recipe = PaperRecipe(steps=20, batch_size=256, widths=(8, 8, 8))
     model = nf.LocalizedDiffusion(method="paper", radius=3, recipe=recipe, random_state=0).fit(x)
-    z = torch.from_numpy(model.marginal_.transform(model.codec_.encode(x)))
+    z = torch.from_numpy(model.marginal_(model.codec_.encode(x)))
     again = fit_paper(z.numpy(), LAW.graph, 3, recipe)  # the seed is that of the recipe
     torch.testing.assert_close(model.score_.denoise(z, 0.3), again.denoise(z, 0.3), rtol=0, atol=0)
     model.save(tmp_path / "m")

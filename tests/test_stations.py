@@ -44,7 +44,7 @@ def draw(covariance: np.ndarray, n_samples: int, seed: int = 0) -> np.ndarray:
 
 def divergence(model: LocalizedDiffusion, truth: np.ndarray) -> float:
     """KL per dimension from a truth of mean 0 to what a model generates, its mean included."""
-    center, scale = model.marginal_.center.ravel(), model.marginal_.scale.ravel()
+    center, scale = model.marginal_.center.numpy().ravel(), model.marginal_.scale.numpy().ravel()
     covariance = scale[:, None] * model.score_.covariance() * scale
     return (gaussian_kl(truth, covariance) + center @ np.linalg.solve(covariance, center) / 2) / len(truth)
 

@@ -298,7 +298,7 @@ def _summary(model: LocalizedDiffusion) -> dict[str, Any]:
         "score": type(model.score_).__name__,
         "radius": model.radius_,
         "pooling": model.pooling_.strength,
-        "marginal": model.marginal_.describe(),
+        "marginal": model.marginal_.name,
         "bandwidth": model.pooling_.bandwidth if math.isfinite(model.pooling_.bandwidth) else "all vertices",
         "reason": report.reason,
         "seed": report.seed,

@@ -84,11 +84,11 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         chooses both by cross-validation. Location and scale of the vertices are pooled alike.
     marginal : {"standardize", "none", "log", "sqrt", "quantile"}, or mapping
         ``"standardize"`` fits location and scale; ``"none"`` does not, the data have mean 0 and unit scale already. The
-        others bend the values first: ``"log"`` of positive data, ``"sqrt"`` of data that may be zero, ``"quantile"`` to
-        normal ones whatever the law. What is generated then stays positive (for ``"quantile"``, if the data are never
-        negative). A mapping from variables (channel numbers, for arrays) to names chooses for each; those left out
-        are standardised. See `nearfield.transform.value`. Held-out losses of the locality are of bent values: compare
-        localities by them, and marginals by `score` of other data.
+        others transform the values first: ``"log"`` of positive data, ``"sqrt"`` of data that may be zero,
+        ``"quantile"`` to normal ones whatever the law. Generated values then stay positive (for ``"quantile"``, if the
+        data are never negative). A mapping from variables (channel numbers, for arrays) to names chooses for each;
+        those left out are standardised. See `nearfield.transform.value`. Held-out losses of the locality are of
+        transformed values: compare localities by them, and marginals by `score` of other data.
     validation_fraction : float in (0, 1)
         Held out to stop the training and to choose by, at least five samples or half of them; a ``recipe`` has a share
         of its own, and closed forms cross-validate instead.
@@ -231,12 +231,12 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
                 warn_of_likeness(x, codec.container, codec.sample_dims)
             marginal = Marginal.fit(x, self.marginal, [channel.name for channel in codec.channels])
             fitted = fit_score(
-                marginal.warp(x),
+                marginal(x),
                 codec.graph,
                 self.method,
                 radius=None if self.radius == "auto" else int(self.radius),
                 pooling=asked_pooling(self.pooling),
-                standardize=marginal.standardized,
+                standardize=tuple(not standard for standard in marginal.standard),
                 contiguous=codec.has_time_axis,
                 seed=seed % 2**32,
                 n_jobs=self.n_jobs,
@@ -258,7 +258,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             training=fitted.training,
             levels=fitted.levels,
         )
-        eigenvalue = largest_eigenvalue(marginal.transform(x))
+        eigenvalue = largest_eigenvalue(marginal(x))
         # In one step at the end: a fit that was refused leaves an earlier one whole.
         kept = TrainingMoments.of(x, codec.graph, block=block_length(len(x), codec.has_time_axis))
         learned = codec, marginal, fitted.score, fitted.radius, fitted.pooling
@@ -310,7 +310,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             at_least_one("steps", steps)
         seed = seed_of(random_state)
         z = self._draw(int(n_samples), seed, sampler, steps)
-        drawn = self.codec_.decode(self.marginal_.inverse(z), attrs=self._provenance(seed))
+        drawn = self.codec_.decode(self.marginal_.inv(z), attrs=self._provenance(seed))
         columns = getattr(self, "feature_names_in_", None)
         return drawn if columns is None else as_frame(drawn, columns, attrs=self._provenance(seed))
 
@@ -392,7 +392,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         self._same_columns(X)
         law = self.predictive_ or self._field("score_samples")
         x = self.codec_.encode(X).astype(np.float64)
-        return law.log_prob(self.marginal_.transform(x)) + self.marginal_.log_det(x)
+        return law.log_prob(self.marginal_(x)) + self.marginal_.log_abs_det_jacobian(x).sum(axis=(-2, -1))
 
     def score(self, X: Data, y: object = None) -> float:  # noqa: ARG002
         """Mean log-density of the samples, in nats; see `score_samples`."""
@@ -429,7 +429,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         field = self._field("impute")
         seed = seed_of(random_state)
         x = self.codec_.encode(X, allow_missing=True).astype(np.float64)
-        refuse_observed(x, self.marginal_.transform(x), len(self.training_samples_))
+        refuse_observed(x, self.marginal_(x), len(self.training_samples_))
         filled = self._model().complete(field, x, n_samples, seed)
         completed = self.codec_.decode(filled, like=X, attrs=self._provenance(seed))
         return as_frame(completed, X.columns, X.index, self._provenance(seed)) if is_table(X) else completed

@@ -171,14 +171,14 @@ class Model:
     ) -> Float[np.ndarray, "member sample vertex channel"]:
         """Draw what is NaN in data given what is not, in the units of the data, by the conditional laws of a field."""
         observed = ~np.isnan(x)
-        z = np.where(observed, self.marginal.transform(x), 0.0)
+        z = np.where(observed, self.marginal(x), 0.0)
         filled = np.empty((n_samples, *x.shape))
         patterns, group = np.unique(observed, axis=0, return_inverse=True)
         for k, pattern in enumerate(patterns):
             law = field.conditional(pattern)
             for i in np.flatnonzero(group.reshape(-1) == k):
                 drawn, mean = law.sample(z[i], n_samples, seed=seed, step=int(i)), law.mean(z[i][None])
-                drawn = self.marginal.inverse(mean + math.sqrt(self.band) * (drawn - mean))
+                drawn = self.marginal.inv(mean + math.sqrt(self.band) * (drawn - mean))
                 filled[:, i] = np.where(pattern, x[i], drawn)
         return filled
 
@@ -203,13 +203,16 @@ class Model:
         provenance : mapping
             Of the draws.
         """
-        generated = self.marginal.inverse(z)
+        generated = self.marginal.inv(z)
         densities: dict[str, np.ndarray] = {}
         conditioning = None
         if isinstance(self.score, GaussianField):
             given = "data it was fitted to" if seen else "held out"
-            pairs = {given: (self.marginal.transform(x), x), "generated": (z, generated)}
-            densities = {k: self.score.log_prob(v) + self.marginal.log_det(w) for k, (v, w) in pairs.items()}
+            pairs = {given: (self.marginal(x), x), "generated": (z, generated)}
+            densities = {
+                k: self.score.log_prob(v) + self.marginal.log_abs_det_jacobian(w).sum(axis=(-2, -1))
+                for k, (v, w) in pairs.items()
+            }
             conditioning = int(np.diff(self.score.factor.indptr).max()) - 1
         channels, layout, graph = self.codec.channels, self.codec.layout, self.codec.graph
         flat = graph.lattice is None or len(graph.lattice.shape) != len(layout.dims)
@@ -246,7 +249,7 @@ class Model:
         return {
             "nearfield_seed": str(seed),
             "nearfield_radius": radius,
-            "nearfield_marginal": self.marginal.describe(),
+            "nearfield_marginal": self.marginal.name,
         }
 
     def extended(self, shape: Sequence[int]) -> Model:
@@ -263,7 +266,7 @@ class Model:
         lengths = tuple(whole_number("shape", length, 1, "give vertices along each dimension") for length in shape)
         if any(new < old for new, old in zip(lengths, fitted, strict=True)):
             raise ValueError(f"shape must be at least {fitted} in each dimension, got {lengths}; fit smaller samples")
-        center, scale = self.marginal.center, self.marginal.scale
+        center, scale = self.marginal.center.numpy(), self.marginal.scale.numpy()
         spread = max(float(np.ptp(part / scale.mean(axis=0), axis=0).max()) for part in (center, scale))
         if not self.pooling.one_law or spread > 1e-9:  # beyond rounding
             raise ValueError(

@@ -144,7 +144,7 @@ def losses(model: LocalizedDiffusion, test: xr.DataArray, seed: int = 0) -> Floa
     seed : int
         Of the noise, which is the same for all models.
     """
-    z = model.marginal_.transform(model.codec_.encode(test))
+    z = model.marginal_(model.codec_.encode(test))
     return held_out(model.score_, torch.from_numpy(z), [time_of(sigma) for sigma in SIGMAS], seed=seed)
 
 

@@ -166,7 +166,7 @@ def past(
     # With method="auto" a network would be trained for each data set, and not be taken: the data are Gaussian.
     default = LocalizedDiffusion(method="gaussian", random_state=0).fit(x[..., 0])
     assert isinstance(default.score_, GaussianField)
-    scale = default.marginal_.scale.ravel()
+    scale = default.marginal_.scale.numpy().ravel()
     return {
         LOCAL: [windowed(((1.0, r),)) for r in radii],
         FIELD: [field(r, alone) for r in radii],
