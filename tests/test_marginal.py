@@ -465,13 +465,17 @@ def test_channels_with_the_name_none_are_standard():
 
 
 def test_a_marginal_is_rebuilt_from_its_state(mixed):
-    marginal, x = mixed
-    again = Marginal.from_state(*marginal.state())
-    assert again.name == marginal.name == "a: standardize, b: log, channel 2: sqrt, d: quantile"
-    assert again.state_dict().keys() == marginal.state_dict().keys() > {"center", "transforms.3.values"}
-    for one, other in ((again, marginal), (again.inv, marginal.inv)):
-        assert np.array_equal(one(x), other(x))
-    assert np.array_equal(log_det(again, x), log_det(marginal, x))
+    uniform = np.random.default_rng(0).random((400, VERTICES, 1))
+    bounded = Marginal.fit(2 * uniform - 1, "quantile", [None])
+    for marginal, x in (mixed, (bounded, 2 * uniform - 1)):
+        again = Marginal.from_state(*marginal.state())
+        assert (again.name, again.variables) == (marginal.name, marginal.variables)
+        assert list(map(type, again.modules())) == list(map(type, marginal.modules()))
+        assert np.array_equal(again(x), marginal(x))
+        assert np.array_equal(again.inv(9 * x), marginal.inv(9 * x))
+        assert np.array_equal(log_det(again, x), log_det(marginal, x))
+    assert mixed[0].name == "a: standardize, b: log, channel 2: sqrt, d: quantile"
+    assert mixed[0].state_dict().keys() > {"center", "scale", "transforms.3.values", "transforms.3.center"}
 
 
 BAD = {

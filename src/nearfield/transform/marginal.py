@@ -96,27 +96,12 @@ class Marginal(ValueTransform):
     def fit(
         cls, x: Float[ndarray, "sample vertex channel"], choice: MarginalChoice, variables: Sequence[str | None]
     ) -> Marginal:
-        """Fit the transforms to data; location and scale are left 0 and 1, for `rescaled`.
-
-        Parameters
-        ----------
-        x : ndarray, (sample, vertex, channel)
-            Finite.
-        choice : str or mapping
-            ``"standardize"`` and ``"none"`` are `Identity`; ``"log"``, ``"sqrt"`` and ``"quantile"`` are `Logarithm`,
-            `SquareRoot` and `Quantile`.
-        variables : sequence of str or None
-            Names of the channels, for the keys of `choice` and for messages.
+        """Fit the transforms of a choice to finite data; location and scale are left 0 and 1, for `rescaled`.
 
         Raises
         ------
         ValueError
-            If a variable is unknown, or a transform cannot be fitted.
-
-        Warns
-        -----
-        UserWarning
-            If a transform does not suit its variable.
+            If the choice has a variable that the data have not, or a transform cannot be fitted.
 
         Examples
         --------
@@ -197,22 +182,7 @@ class Marginal(ValueTransform):
 
 
 def check_choice(choice: MarginalChoice) -> None:
-    """Check the names of a choice; whether its variables exist is seen with the data.
-
-    Raises
-    ------
-    TypeError
-        If it is neither a name nor a mapping.
-    ValueError
-        If a name is unknown.
-
-    Examples
-    --------
-    >>> check_choice({"rain": "cubic"})
-    Traceback (most recent call last):
-    ...
-    ValueError: marginal must be one of standardize, none, log, sqrt, quantile, got 'cubic' for 'rain'; choose one
-    """
+    """Refuse a choice with other names; its variables are checked with the data."""
     allowed = get_args(MarginalName)
     if not isinstance(choice, str | Mapping):
         raise TypeError(

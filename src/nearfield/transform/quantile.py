@@ -76,7 +76,6 @@ class Quantile(ValueTransform):
     normals: Tensor
     center: Tensor
     scale: Tensor
-    _slopes: Tensor
 
     def __init__(
         self,
@@ -91,7 +90,6 @@ class Quantile(ValueTransform):
         super().__init__()
         for name, array in (("values", values), ("normals", normals), ("center", center), ("scale", scale)):
             self.register_buffer(name, torch.as_tensor(array, dtype=torch.float64))
-        self.register_buffer("_slopes", _slopes(self.values, self.normals), persistent=False)
         self.zeros, self.lower, self.upper = zeros, lower, upper
         self.uniform = len(self.center) == 1
         if zeros is not None:
@@ -99,18 +97,7 @@ class Quantile(ValueTransform):
 
     @classmethod
     def fit(cls, x: Float[ndarray, "sample vertex"], variable: str = "") -> Quantile:
-        """Fit the map to data.
-
-        Raises
-        ------
-        ValueError
-            If there are fewer than 20 values, or more than ``TIES_REFUSED`` of them are equal.
-
-        Warns
-        -----
-        UserWarning
-            If more than ``TIES_WARNED`` of them are equal, or some are negative by as little as packing does.
-        """
+        """Fit the map to data; refuse fewer than 20 values, and one that is more than ``TIES_REFUSED`` of them."""
         zeros = Zeros.fit(x, variable)
         signed = x.min() < -zeros.noise
         rng = np.random.default_rng(0)
@@ -125,15 +112,25 @@ class Quantile(ValueTransform):
         upper = float(x.max()) if _bounded_above(flat) else None
         return cls(values, normals, center, scale, None if signed else zeros, lower, upper)
 
+    @property
+    def _slopes(self) -> Float[Tensor, " line"]:
+        """Slopes of the tail below, the lines between knots, and the tail above."""
+        values, normals = self.values, self.normals
+        low = max(1, int(torch.searchsorted(normals, normals[0] + _CHORD, right=True)) - 1)
+        high = min(len(normals) - 2, int(torch.searchsorted(normals, normals[-1] - _CHORD)))
+        below = (normals[low] - normals[0]) / (values[low] - values[0])
+        above = (normals[-1] - normals[high]) / (values[-1] - values[high])
+        return torch.cat([below[None], normals.diff() / values.diff(), above[None]])
+
     def _call(self, x: Values) -> Values:
-        values, normals, slopes = (like(x, buffer) for buffer in (self.values, self.normals, self._slopes))
+        values, normals, slopes = (like(x, array) for array in (self.values, self.normals, self._slopes))
         y = self._standardized(x)
         line, knot = _lines(values, y)
         return normals[knot] + slopes[line] * (y - values[knot])
 
     def _inverse(self, y: Values) -> Values:
         xp = namespace(y)
-        values, normals, slopes = (like(y, buffer) for buffer in (self.values, self.normals, self._slopes))
+        values, normals, slopes = (like(y, array) for array in (self.values, self.normals, self._slopes))
         line, knot = _lines(normals, y)
         standardized = values[knot] + (y - normals[knot]) / slopes[line]
         x = like(y, self.center) + like(y, self.scale) * standardized
@@ -155,15 +152,6 @@ def _lines(knots: Any, at: Values) -> tuple[Any, Any]:
     xp = namespace(at)
     line = xp.searchsorted(knots, at if isinstance(at, np.ndarray) else at.contiguous(), side="right")
     return line, xp.clip(line - 1, 0, None)
-
-
-def _slopes(values: Float[Tensor, " knot"], normals: Float[Tensor, " knot"]) -> Float[Tensor, " line"]:
-    """Slopes of the tail below, the lines between knots, and the tail above."""
-    low = max(1, int(torch.searchsorted(normals, normals[0] + _CHORD, right=True)) - 1)
-    high = min(len(normals) - 2, int(torch.searchsorted(normals, normals[-1] - _CHORD)))
-    below = (normals[low] - normals[0]) / (values[low] - values[0])
-    above = (normals[-1] - normals[high]) / (values[-1] - values[high])
-    return torch.cat([below[None], normals.diff() / values.diff(), above[None]])
 
 
 def _bounded_above(values: Float[ndarray, " value"]) -> bool:

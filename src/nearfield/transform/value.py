@@ -48,8 +48,8 @@ of the best."""
 _NOISE = 1e-3
 """Share of the median positive value by which a positive law may be negative."""
 
-
 Values = TypeVar("Values", Tensor, np.ndarray)
+"""A function returns the kind that it is given."""
 
 
 class ValueTransform(Transform, nn.Module, abc.ABC):
@@ -179,13 +179,7 @@ class Zeros(nn.Module):
 
     @classmethod
     def fit(cls, x: Float[ndarray, "sample vertex"], variable: str = "") -> Zeros:
-        """Fit to data, which have no noise if they are negative by more than the tolerance.
-
-        Warns
-        -----
-        UserWarning
-            If there is noise.
-        """
+        """Fit to data and warn of noise; data that are negative by more than the tolerance have none."""
         positive = x[x > 0]
         tolerance = _NOISE * float(np.median(positive)) if positive.size else 0.0
         noise = max(0.0, -float(x.min()))
@@ -243,13 +237,7 @@ class SquareRoot(ValueTransform):
 
     @classmethod
     def fit(cls, x: Float[ndarray, "sample vertex"], variable: str = "") -> SquareRoot:
-        """Fit to data.
-
-        Warns
-        -----
-        UserWarning
-            If more than ``TIES_WARNED`` of the data are zero, or some are negative by as little as packing does.
-        """
+        """Fit to data, and warn if more than ``TIES_WARNED`` of them are zero."""
         zeros = Zeros.fit(x, variable)
         share = np.count_nonzero(np.abs(x) <= zeros.noise) / x.size
         if share > TIES_WARNED:
