@@ -11,7 +11,6 @@ from nearfield.evaluation.metric import gaussian_kl
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.coarse import Scale, choose_correction, corrected
 from nearfield.fitting.covariance import Pooling
-from nearfield.fitting.extension import extend
 from nearfield.graph import DependencyGraph
 from nearfield.graph.coarsening import Coarsening, box_step, coarsen
 
@@ -119,12 +118,12 @@ def test_one_law_is_carried_to_larger_lattices():
     y = (y[:, 10:] - y[:, :-10])[:, :60] / np.sqrt(10)
     field = build_field(y, graph, 1, Pooling(1.0), False).field
     law = corrected(field, y, graph, Scale(3, 2, Pooling(1.0)))
-    larger = extend(law, graph, onto)
+    larger = law.extended(graph, onto)
     assert larger.coarse is not None
     assert larger.coarse.law.n_vertices == 30
     small, large = law.covariance(), larger.covariance()
     np.testing.assert_allclose(large[36:42, 36:42], small[27:33, 27:33], atol=0.03)
-    assert not np.allclose(extend(field, graph, onto).covariance()[36:42, 36:42], small[27:33, 27:33], atol=0.03)
+    assert not np.allclose(field.extended(graph, onto).covariance()[36:42, 36:42], small[27:33, 27:33], atol=0.03)
 
 
 def test_a_correction_that_cannot_be_carried_over_is_lost_with_a_warning():
@@ -133,7 +132,7 @@ def test_a_correction_that_cannot_be_carried_over_is_lost_with_a_warning():
     field = build_field(y, graph, 1, Pooling(1.0), False).field
     law = corrected(field, y, graph, Scale(3, 6, Pooling(1.0)))
     with pytest.warns(UserWarning, match="correction at larger scales is lost: blocks of 3 cells"):
-        assert extend(law, graph, onto).coarse is None
+        assert law.extended(graph, onto).coarse is None
 
 
 @pytest.mark.parametrize(("n_samples", "n", "pooling"), [(3, 20, Pooling(1.0)), (30, 2, Pooling(0.0))])

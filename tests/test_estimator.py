@@ -447,7 +447,7 @@ def test_a_checkpoint_of_no_use_is_refused_before_training(
     monkeypatch.setattr("nearfield.estimator.fit_score", None)
     path = tmp_path / checkpoint if isinstance(checkpoint, str) else checkpoint
     (tmp_path / "of two.1").mkdir()
-    store.write(tmp_path / "model", {"score_class": "none"}, {})
+    store.write(tmp_path / "model", {"score": "none"}, {})
     with pytest.raises(error, match=message):
         nf.LocalizedDiffusion(**{"method": "hybrid", "random_state": 0} | parameters).fit(chain(), checkpoint=path)
     assert len(list(tmp_path.iterdir())) == 2

@@ -211,10 +211,11 @@ class SharedRow(Score):
     n_channels = 1
 
     def __init__(self, alpha: float, n_vertices: int, radius: int) -> None:
+        super().__init__()
         self.n_vertices, self.radius = n_vertices, radius
         self.window = scipy.linalg.toeplitz(alpha ** np.arange(2 * radius + 1))
 
-    def denoise(self, x, t):
+    def forward(self, x, t):
         a, s = signal(t), noise(t)
         row = a * np.linalg.solve(a**2 * self.window + s**2 * np.eye(len(self.window)), self.window[self.radius])
         padded = np.pad(x[..., 0].numpy(), ((0, 0), (self.radius, self.radius)), mode="reflect")

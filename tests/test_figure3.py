@@ -41,7 +41,7 @@ def test_the_sampler_makes_the_papers_steps_and_never_reads_the_score_at_0():
     class Listening(Score):
         n_vertices, n_channels, radius = 1, 1, 0
 
-        def denoise(self, x, t):
+        def forward(self, x, t):
             read.append(t)
             return signal(t) * x
 

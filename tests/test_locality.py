@@ -288,6 +288,7 @@ class Curved(Score):
     n_channels = 2
 
     def __init__(self, graph: DependencyGraph, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
         self.n_vertices, self.radius = len(graph), 2
         network = WindowNetwork(graph, 2, 2, width=8).to(dtype).requires_grad_(False)
         generator = torch.Generator().manual_seed(0)
@@ -295,7 +296,7 @@ class Curved(Score):
             weight += 0.1 * torch.randn(weight.shape, generator=generator, dtype=torch.float64).to(dtype)
         self.inner = NetworkScore(network)
 
-    def denoise(self, x, t):
+    def forward(self, x, t):
         return self.inner.denoise(x, t)
 
 
@@ -328,10 +329,11 @@ class Shifted(Score):
     """The score of a field with a mean: affine, not linear."""
 
     def __init__(self, field: GaussianField) -> None:
+        super().__init__()
         self.field = field
         self.n_vertices, self.n_channels, self.radius = field.n_vertices, field.n_channels, None
 
-    def denoise(self, x, t):
+    def forward(self, x, t):
         return 5.0 + self.field.denoise(x - 5.0 * signal(t), t)
 
 
@@ -417,7 +419,7 @@ def test_scores_of_no_law_miss_no_share():
 class Hiding(Curved):
     """Computes some of its dependence where torch does not see it."""
 
-    def denoise(self, x, t):
+    def forward(self, x, t):
         return signal(t) * x + (self.inner.denoise(x, t) - signal(t) * x).detach()
 
 

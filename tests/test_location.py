@@ -136,7 +136,7 @@ def test_location_and_scale_follow_their_own_pooling_and_the_blocks_theirs():
     center, scale, field = fit_field(x, graph, 2, Pooling(0.3, location=Pooling(0.0)))
     np.testing.assert_allclose(scale, x.std(axis=0), rtol=1e-12)
     raw = fit_field((x - center) / scale, graph, 2, Pooling(0.3), standardize=False)[2]
-    np.testing.assert_allclose(field.factor.toarray(), raw.factor.toarray(), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(field.factor.matrix.toarray(), raw.factor.matrix.toarray(), rtol=1e-9, atol=1e-12)
 
 
 def test_a_location_of_the_same_setting_is_none():

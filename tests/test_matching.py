@@ -162,7 +162,7 @@ def test_held_out_noise_is_fixed():
     class Listening(Score):
         n_vertices, n_channels, radius = D, 1, 0
 
-        def denoise(self, x, t):
+        def forward(self, x, t):
             seen.append((x - signal(t)[:, None, None] * clean[: len(x)]) / noise(t)[:, None, None])
             return x
 

@@ -98,7 +98,7 @@ def test_a_nugget_is_white_noise_in_the_law():
     noised = build_field(x, graph, 2, Pooling(0.0, nugget=0.25), False).field
     second = x[..., 0].T @ x[..., 0] / 50
     second += 0.25 * np.diag(np.diag(second))
-    factor = noised.factor.toarray()
+    factor = noised.factor.matrix.toarray()
     for v in range(6):
         near = list(range(v, max(-1, v - 3), -1))
         column = np.linalg.inv(second[np.ix_(near, near)])[:, 0]

@@ -13,6 +13,7 @@ from nearfield.fitting.closed_form import fit_windowed
 from nearfield.fitting.covariance import Pooling
 from nearfield.graph import DependencyGraph
 from nearfield.graph.lattice import Lattice
+from nearfield.module import as_tensor, describe, rebuild, settings_of
 from nearfield.paper.vertex import VertexNetworks
 from nearfield.process import noise, signal
 from nearfield.score.hybrid import HybridScore, NetworkScore
@@ -242,18 +243,18 @@ def test_initial_weights_follow_from_the_seed_alone(kind):
 
 @every_kind
 @pytest.mark.parametrize("graph", [GRAPHS["chain"], GRAPHS["masked box"], GRAPHS["torus"]])
-def test_networks_are_stored_with_their_graph(kind, graph, tmp_path):
+def test_networks_are_stored(kind, graph, tmp_path):
     options = {"embedding": 2} if kind is not vertex else {"sparsity": 30, "bound": 0.5, "output_bound": 3.0}
     network = stirred(kind(graph, 1, n_channels=2, **options))
     if kind is vertex:
         network.prune()
     score = NetworkScore(network)
-    config, arrays = score.state()
-    store.write(tmp_path / "model", config, arrays)
-    copy = NetworkScore.from_state(*store.read(tmp_path / "model"))
+    store.write(tmp_path / "model", describe(score), {k: v.numpy() for k, v in score.state_dict().items()})
+    description, arrays = store.read(tmp_path / "model")
+    copy = rebuild(description, {k: as_tensor(v) for k, v in arrays.items()}, graph)
     x = field(3, graph, 2)
     assert torch.equal(copy.denoise(x, level(3).exp()), score.denoise(x, level(3).exp()))
-    assert copy.network.settings() == network.settings()
+    assert settings_of(copy.network) == settings_of(network)
     assert not any(weight.requires_grad for weight in copy.network.parameters())
 
 
@@ -427,9 +428,6 @@ class Echo(Network):
     def forward(self, x, shown, level):
         return shown[:, :, 2:] / (1 + torch.exp(2 * level))[:, None, None] / self.v
 
-    def settings(self):
-        return {}
-
 
 def test_a_network_that_makes_up_the_rest_of_what_it_is_shown_is_the_gaussian_score():
     graph = DependencyGraph.chain(6)
@@ -438,7 +436,7 @@ def test_a_network_that_makes_up_the_rest_of_what_it_is_shown_is_the_gaussian_sc
     network = Echo(graph, 0, 2, 4)
     network.weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
     t = torch.tensor([0.0, 1e-4, 0.3, 5.0], dtype=torch.float64)
-    network.v = torch.from_numpy(gaussian.explained_variance(t.numpy()))
+    network.v = gaussian.explained_variance(t)
     y = field(4, graph, 2)
     torch.testing.assert_close(HybridScore(network, gaussian).denoise(y, t), gaussian.denoise(y, t))
     network.v = network.v[2:3]

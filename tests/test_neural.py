@@ -49,9 +49,10 @@ class Exact(Score):
     n_vertices, n_channels, radius = 10, 1, 0
 
     def __init__(self, spoilt=lambda sigma: 0.0):
+        super().__init__()
         self.spoilt = spoilt
 
-    def denoise(self, x, t):
+    def forward(self, x, t):
         t = float(torch.as_tensor(t).reshape(-1)[0])
         return torch.tanh(signal(t) * x / noise(t) ** 2) + self.spoilt(noise_to_signal(t)) * x
 

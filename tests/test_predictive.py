@@ -51,7 +51,7 @@ def test_a_single_variable_is_students():
 def test_a_conditional_is_the_predictive_of_a_regression_with_uncertain_parameters():
     law = chain_law(3, weight=0.2)
     x = np.array([2.0, -3.0, 1.0])
-    rng, row = np.random.default_rng(0), law.field.factor.toarray()[2]
+    rng, row = np.random.default_rng(0), law.field.factor.matrix.toarray()[2]
     v, b = row[2] ** -2, -row[:2] / row[2]
     moments = law.root[2] @ law.root[2].T
     moments = moments if law.index[2, 0] == 0 else moments[::-1, ::-1]
@@ -68,7 +68,7 @@ def test_a_conditional_is_the_predictive_of_a_regression_with_uncertain_paramete
 
 
 def _first_two(law: PredictiveField, x: np.ndarray) -> float:
-    field = GaussianField(sp.csr_array(law.field.factor[:2, :2]), np.arange(2), 1, 2)
+    field = GaussianField(sp.csr_array(law.field.factor.matrix[:2, :2]), np.arange(2), 1, 2)
     shorter = PredictiveField(field, law.index[:2], law.root[:2], law.weight, law.tail, law.n_samples)
     return float(shorter.log_prob(x[:2].reshape(1, 2, 1))[0])
 
@@ -76,7 +76,7 @@ def _first_two(law: PredictiveField, x: np.ndarray) -> float:
 def test_channels_are_conditioned_on_one_after_the_other():
     law = chain_law(3, channels=2)
     x = np.random.default_rng(1).normal(size=(5, 3, 2))
-    factor, flat = law.field.factor.toarray(), x.reshape(5, 6)
+    factor, flat = law.field.factor.matrix.toarray(), x.reshape(5, 6)
     # second channel of the last vertex: its regressors are all four values before and the first channel
     members = (law.index[2][:, None] * 2 + np.arange(2)).ravel()
     others = law.root[2] @ law.root[2].T

@@ -119,7 +119,7 @@ def test_hybrid_adds_the_square_of_the_gaussian(sigmas):
         time = time_of(sigma)
         a, s, guess = signal(time), noise(time), gaussian.denoise(x[k : k + 1], time)[0].numpy()
         c = [np.interp(np.log2(sigma), KNOTS, np.r_[0.0, column]) for column in quadratic.T]
-        second = c * (guess**2 - gaussian.explained_variance(np.array([time]))[0])
+        second = c * (guess**2 - gaussian.explained_variance(np.array([time]))[0].numpy())
         expected = a * x[k].numpy() + s**2 * (guess - a * x[k].numpy()) + s**2 * second
         np.testing.assert_allclose(found[k].detach().numpy(), expected, rtol=1e-6, atol=1e-7)
 

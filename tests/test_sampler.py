@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from nearfield.module import describe
 from nearfield.noise import Stream, normals
 from nearfield.process import Schedule, noise, noise_to_signal, signal, time_of
 from nearfield.sampling import sampler as module
@@ -29,11 +30,12 @@ class Gaussian(Score):
     radius = None
 
     def __init__(self, mean, cov, n_channels=1):
+        super().__init__()
         self.n_vertices, self.n_channels = len(mean) // n_channels, n_channels
         self.mean, self.cov = mean, cov
         self.values, self.vectors = torch.linalg.eigh(cov)
 
-    def denoise(self, x, t):
+    def forward(self, x, t):
         a, s = signal(t), noise(t)
         gain = (self.vectors * (a * self.values / (a**2 * self.values + s**2))) @ self.vectors.T
         return (self.mean + (x.flatten(1) - a * self.mean) @ gain).reshape(x.shape)
@@ -44,7 +46,7 @@ class Shifts(Score):
 
     n_vertices, n_channels, radius = 7, 2, 1
 
-    def denoise(self, x, t):
+    def forward(self, x, t):
         near = torch.roll(x, 1, 1) + torch.roll(x, -1, 1)
         return signal(t) * x + noise(t) ** 2 * torch.tanh(near) / 4
 
@@ -262,8 +264,8 @@ def test_gradients_are_kept_only_on_request():
     class Scaled(Shifts):
         scale = torch.ones((), dtype=torch.float64, requires_grad=True)
 
-        def denoise(self, x, t):
-            return self.scale * super().denoise(x, t)
+        def forward(self, x, t):
+            return self.scale * super().forward(x, t)
 
     score, sampler = Scaled(), DPMSolver2M(Schedule.log_snr(5))
     options = {"seed": 2, "dtype": torch.float64}
@@ -323,6 +325,4 @@ def test_states_of_another_field_are_refused():
 
 def test_a_score_that_cannot_be_stored_says_so():
     with pytest.raises(TypeError, match="Shifts cannot be saved"):
-        Shifts().state()
-    with pytest.raises(TypeError, match="Shifts cannot be loaded"):
-        Shifts.from_state({}, {})
+        describe(Shifts())

@@ -109,7 +109,9 @@ def test_right_hand_sides_that_are_no_numbers_are_refused():
 def test_without_noise_the_local_law_is_the_field():
     field = fields("grid")[0]
     factor = field._local_laws.noised_factor(1e-9)
-    np.testing.assert_allclose((factor - field.factor).toarray(), 0, atol=1e-4 * np.abs(field.factor.data).max())
+    np.testing.assert_allclose(
+        (factor - field.factor.matrix).toarray(), 0, atol=1e-4 * np.abs(field.factor.matrix.data).max()
+    )
 
 
 def test_sets_are_capped_at_the_most_correlated():

@@ -7,6 +7,7 @@ import torch
 from nearfield.fitting.closed_form import fit_field, fit_windowed
 from nearfield.fitting.covariance import Pooling
 from nearfield.graph import DependencyGraph
+from nearfield.module import describe, rebuild
 from nearfield.process import time_of
 from nearfield.score.hybrid import HybridScore
 from nearfield.score.stencil import StencilNetwork
@@ -54,7 +55,7 @@ def test_samples_at_times_of_their_own_are_served_one_by_one(parts):
 
 def test_a_stored_score_is_the_same(parts):
     score = SwitchedScore(*parts, CHOICE)
-    again = SwitchedScore.from_state(*score.state())
+    again = rebuild(describe(score), score.state_dict(), GRAPH)
     x = torch.from_numpy(np.random.default_rng(1).normal(size=(3, 9, 1)))
     for sigma in (0.05, 1.0, 20.0):
         torch.testing.assert_close(again.denoise(x, time_of(sigma)), score.denoise(x, time_of(sigma)), rtol=0, atol=0)

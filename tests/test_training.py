@@ -326,8 +326,8 @@ def test_one_step_prunes_too():
 def test_a_hybrid_is_resumed_where_decompositions_round_otherwise(tmp_path):
     """Other threads change last digits of eigenvalues, and signs of vectors; another Gaussian is another score."""
     gaussian = exact(2)
-    window = gaussian.windows[2]
-    noise = np.random.default_rng(0).normal(size=window.values.shape)
+    window = gaussian.window(2)
+    noise = torch.from_numpy(np.random.default_rng(0).normal(size=tuple(window.values.shape)))
 
     def run(values, vectors):
         spectrum = WindowSpectrum(window.index, values, vectors, window.law)

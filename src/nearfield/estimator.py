@@ -567,7 +567,7 @@ def load(path: str | os.PathLike[str]) -> LocalizedDiffusion:
         If it cannot be read.
     """
     metadata, arrays = store.read(path)
-    if "score_class" not in metadata:
+    if metadata.get("kind") == "training":
         raise ValueError(
             f"{os.fspath(path)} is the checkpoint of a training, not a model; fit(..., checkpoint=...) goes on from it"
         )

@@ -14,37 +14,21 @@ from scipy.sparse.linalg import svds
 from nearfield._checks import whole_number
 from nearfield.data import store
 from nearfield.data.codec import Codec
+from nearfield.data.store import part_of
 from nearfield.evaluation.training import TrainingMoments
 from nearfield.fitting.covariance import Pooling
-from nearfield.fitting.extension import extend
 from nearfield.fitting.fit_report import FitReport
-from nearfield.paper.score import PaperScore
+from nearfield.module import as_tensor, describe, rebuild
 from nearfield.sampling.sampler import Sampler
-from nearfield.score.base import Score, part_of
-from nearfield.score.ensemble import EnsembleScore
+from nearfield.score.base import Score
 from nearfield.score.field import GaussianField
-from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore
-from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.predictive import PredictiveField
-from nearfield.score.switch import SwitchedScore
 from nearfield.transform.marginal import Marginal
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt64
 
 __all__ = ["Model", "content_digest", "largest_eigenvalue"]
-
-_KINDS = (
-    GaussianField,
-    WindowedGaussianScore,
-    MaskedGaussianScore,
-    NetworkScore,
-    HybridScore,
-    EnsembleScore,
-    SwitchedScore,
-    PaperScore,
-)
-_SCORES: dict[str, type[Score]] = {kind.__name__: kind for kind in _KINDS}
 
 
 @final
@@ -99,11 +83,14 @@ class Model:
 
     def content(self, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return what a model file holds; `parameters` are those of the estimator, plain."""
-        states = {"codec": self.codec.state(), "marginal": self.marginal.state(), "score": self.score.state()}
+        states = {"codec": self.codec.state()}
         if self.training_moments is not None:
             states["training_moments"] = self.training_moments.state()
-        if self.predictive is not None:
-            states["predictive"] = self.predictive.state()
+        modules = {"marginal": self.marginal, "score": self.score, "predictive": self.predictive}
+        for name, module in modules.items():
+            if module is not None:
+                tensors = {key: value.detach().cpu().numpy() for key, value in module.state_dict().items()}
+                states[name] = describe(module), tensors
         metadata = {
             "parameters": dict(parameters),
             "fitted": {
@@ -115,7 +102,6 @@ class Model:
                 "band": self.band,
                 "fit_report": asdict(self.fit_report),
             },
-            "score_class": type(self.score).__name__,
             **{name: config for name, (config, _) in states.items()},
         }
         arrays = {f"{name}.{key}": array for name, (_, named) in states.items() for key, array in named.items()}
@@ -126,10 +112,16 @@ class Model:
         """Rebuild from `content`, as `nearfield.data.store.read` returns it."""
         fitted = metadata["fitted"]
         radius = fitted["radius"]
+        codec = Codec.from_state(metadata["codec"], part_of(arrays, "codec"))
+
+        def module(name: str) -> Any:
+            tensors = {key: as_tensor(array) for key, array in part_of(arrays, name).items()}
+            return rebuild(metadata[name], tensors, codec.graph)
+
         return cls(
-            Codec.from_state(metadata["codec"], part_of(arrays, "codec")),
-            Marginal.from_state(metadata["marginal"], part_of(arrays, "marginal")),
-            _SCORES[metadata["score_class"]].from_state(metadata["score"], part_of(arrays, "score")),
+            codec,
+            module("marginal"),
+            module("score"),
             radius if isinstance(radius, int) else tuple((t, r) for t, r in radius),
             Pooling.from_plain(fitted["pooling"]),
             fitted["n_features_in"],
@@ -140,9 +132,7 @@ class Model:
             TrainingMoments.from_state(metadata["training_moments"], part_of(arrays, "training_moments"))
             if "training_moments" in metadata
             else None,
-            PredictiveField.from_state(metadata["predictive"], part_of(arrays, "predictive"))
-            if "predictive" in metadata
-            else None,
+            module("predictive") if "predictive" in metadata else None,
             fitted.get("band", 1.0),
         )
 
@@ -213,7 +203,7 @@ class Model:
                 k: self.score.log_prob(v) + self.marginal.log_abs_det_jacobian(w).sum(axis=(-2, -1))
                 for k, (v, w) in pairs.items()
             }
-            conditioning = int(np.diff(self.score.factor.indptr).max()) - 1
+            conditioning = int(np.diff(self.score.factor.matrix.indptr).max()) - 1
         channels, layout, graph = self.codec.channels, self.codec.layout, self.codec.graph
         flat = graph.lattice is None or len(graph.lattice.shape) != len(layout.dims)
         return {
@@ -283,7 +273,7 @@ class Model:
         return replace(
             self,
             codec=codec,
-            score=extend(self.score, self.codec.graph, codec.graph),
+            score=self.score.extended(self.codec.graph, codec.graph),
             marginal=self.marginal.rescaled(np.repeat(center[:1], n, axis=0), np.repeat(scale[:1], n, axis=0)),
             n_features_in=n * codec.n_channels,
             feature_names_in=(),

@@ -16,6 +16,7 @@ from nearfield.data.layout import Layout
 from nearfield.data.missing import refuse_fill, valid_range
 from nearfield.data.placement import place_graph, stack_cells
 from nearfield.data.plain import plain_attrs
+from nearfield.data.store import part_of
 from nearfield.data.validation import (
     as_array,
     as_variables,
@@ -26,7 +27,6 @@ from nearfield.data.validation import (
     refuse_missing,
 )
 from nearfield.graph import DependencyGraph
-from nearfield.score.base import part_of
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

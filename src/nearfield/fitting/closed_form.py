@@ -270,4 +270,4 @@ def fit_masked(
     """Fit the paper's (4.5) to data standardised per vertex; arguments as in `fit_field`."""
     center, scale = location_and_scale(x, graph, Pooling(0.0), standardize)
     y = ((x - center) / scale).reshape(len(x), -1)
-    return center, scale, MaskedGaussianScore(y.T @ y / len(y), graph.distance_matrix(), radius, x.shape[2])
+    return center, scale, MaskedGaussianScore(y.T @ y / len(y), graph.distance_matrix() <= radius, radius, x.shape[2])

@@ -96,7 +96,7 @@ def choose_predictive(
         return None, f"Log-densities are those of the field: Student's t would change held-out ones by {better}."
     moments = Moments.of(y, graph, windows, pooling)
     fit = moments.fit(graph, replace(pooling, strength=strength))
-    factor = whitening_factor(fit.regression, moments.table, field.order)
+    factor = whitening_factor(fit.regression, moments.table, field.order.numpy())
     law = GaussianField(factor, field.order, y.shape[2], radius, field.coarse)
     found = PredictiveField(law, moments.table.index[:, 1:], fit.root, weight, tail, len(y))
     return found, (

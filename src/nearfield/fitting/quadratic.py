@@ -76,7 +76,7 @@ def fit_quadratic(
         for part in np.array_split(np.arange(samples), math.ceil(samples / size)):
             clean, at, t = torch.from_numpy(z[part]), hats(level[part]).numpy(), time_of(level[part].exp())
             xi = torch.from_numpy(rng.standard_normal(clean.shape))
-            told = torch.from_numpy(gaussian.explained_variance(t.numpy()))
+            told = gaussian.explained_variance(t)
             for sign in (1, -1):  # together they cancel what is odd in the noise
                 noised = per_sample(signal(t)) * clean + sign * per_sample(noise(t)) * xi
                 guess = gaussian.denoise(noised.float(), t).double()

@@ -95,8 +95,8 @@ def refuse_unscaled(train: np.ndarray, pooling: Pooling, standardize: Standardiz
 
 def _denoising_loss(y: np.ndarray, score: WindowedGaussianScore, t: float, sigma: float) -> np.ndarray:
     """Exact E|D(x_t) - y|^2 / sigma^2 per sample, averaged over vertices and channels."""
-    rows = score.coefficients(t)
-    window = np.take(y, score.windows[score.radius_at(t)].index, axis=1)
+    rows = score.coefficients(t).numpy()
+    window = np.take(y, score.window(score.radius_at(t)).index.numpy(), axis=1)
     a = 1.0 / math.sqrt(1.0 + sigma**2)
     error = a * np.einsum("vcwd,svwd->svc", rows, window, optimize=True) - y
     noise = (a * sigma) ** 2 * (rows**2).sum(axis=(2, 3))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from nearfield.fitting.closed_form import build_field, field_spectrum, fit_windowed, torus_spectrum
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.cross_validation import FEWEST_TO_CHOOSE
-from nearfield.fitting.extension import extend
 from nearfield.fitting.radius import select_radius_by_time
 from nearfield.graph import DependencyGraph
 from nearfield.score.field import GaussianField
@@ -85,12 +84,8 @@ def _chain_windows(field: GaussianField, graph: DependencyGraph) -> WindowedGaus
     # Not so wide that no window of the chain is whole: a longer chain, onto which it may be extended, has whole ones.
     radius = min(SHOWN_RADIUS, (len(graph) - 1) // 2, max(1, (SHOWN_MEMBERS // field.n_channels - 1) // 2))
     small = DependencyGraph.grid((min(len(graph), 4 * SHOWN_RADIUS + 1),), periodic=graph.lattice.periodic)
-    shorter = extend(field, graph, small)
-    assert isinstance(shorter, GaussianField)
-    spectrum = field_spectrum(shorter, small, radius)
-    score = extend(WindowedGaussianScore({radius: spectrum}, ((1.0, radius),), field.n_channels), small, graph)
-    assert isinstance(score, WindowedGaussianScore)
-    return score
+    spectrum = field_spectrum(field.extended(graph, small), small, radius)
+    return WindowedGaussianScore({radius: spectrum}, ((1.0, radius),), field.n_channels).extended(small, graph)
 
 
 def _torus_windows(z: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph) -> WindowedGaussianScore:

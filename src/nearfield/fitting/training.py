@@ -35,6 +35,7 @@ from nearfield.fitting.matching import (
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.symmetry import Symmetry, chosen, drawn
 from nearfield.fitting.training_state import Check, Run
+from nearfield.module import describe
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
@@ -342,18 +343,18 @@ def identity_of(
     What comes from a decomposition differs in its last digits with the number of threads, so that of spectra the first
     digits of the eigenvalues count.
     """
-    config, arrays = score.state()
-    fixed = {}
-    for name, value in arrays.items():
-        if name.startswith("gaussian.values."):
-            fixed[name] = np.round(value / value.max(), 5)
-        elif not name.startswith(("weight.", "gaussian.vectors.")):
-            fixed[name] = value
+    config, fixed = score.network.graph.state()
+    for name, value in score.state_dict().items():
+        if name.endswith(".values"):
+            fixed[name] = np.round((value / value.max()).cpu().numpy(), 5)
+        elif not name.startswith("network.") and not name.endswith(".vectors"):
+            fixed[name] = value.cpu().numpy()
     samples = {"x": x.cpu().numpy()} | ({} if counted is None else {"counted": counted.cpu().numpy()})
     settings = {
         "recipe": asdict(replace(recipe, members=1)),
         "contiguous": contiguous,
-        "score": config,
+        "score": describe(score),
+        "graph": config,
         "member": member,
     }
     return store.digest(settings, fixed | samples)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import nn
 
 from nearfield._checks import whole_number
 from nearfield.graph import DependencyGraph
+from nearfield.module import settings_of
 from nearfield.score.network import scaled
 from nearfield.score.window import Padding, WindowedNetwork
 
@@ -74,6 +75,10 @@ class VertexNetworks(WindowedNetwork):
     20
     """
 
+    settings = (
+        "radius", "n_channels", "n_shown", "widths", "sparsity", "bound", "output_bound", "shared", "padding",
+        "vertices",
+    )  # fmt: skip
     kept: Tensor
 
     def __init__(
@@ -115,20 +120,11 @@ class VertexNetworks(WindowedNetwork):
         self.weights = nn.Parameter(torch.from_numpy(np.stack([initial(self._layers, seed, row) for row in rows])))
         self.register_buffer("kept", torch.ones_like(self.weights, dtype=torch.bool))
 
-    def settings(self) -> dict[str, Any]:
-        """Arguments of the constructor besides graph and seed."""
-        return {
-            "radius": self.radius,
-            "n_channels": self.n_channels,
-            "n_shown": self.n_shown,
-            "widths": list(self.widths),
-            "sparsity": self.sparsity,
-            "bound": self.bound,
-            "output_bound": self.output_bound,
-            "shared": self.shared,
-            "padding": self.padding,
-            "vertices": None if self.vertices is None else list(self.vertices),
-        }
+    @property
+    def numbers_per_sample(self) -> int:
+        """Windows twice, gathered and masked, and the widest layers before and after a product."""
+        window = 2 * self.width_of_window * self.n_channels + self.n_shown
+        return len(self.index) * (window + 4 * max(*self.widths, 1))
 
     def on_windows(
         self,
@@ -189,7 +185,7 @@ class VertexNetworks(WindowedNetwork):
         ValueError
             If one network serves all vertices.
         """
-        part = VertexNetworks(self.graph, **self.settings() | {"vertices": tuple(vertices)})
+        part = VertexNetworks(self.graph, **settings_of(self) | {"vertices": tuple(vertices)})
         place = {vertex: row for row, vertex in enumerate(self.vertices or range(len(self.graph)))}
         rows = [place[vertex] for vertex in part.vertices or ()]
         part.load_state_dict({name: value[rows] for name, value in self.state_dict().items()}, assign=True)

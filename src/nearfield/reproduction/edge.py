@@ -88,6 +88,7 @@ class MirroredGaussianScore(Score):
     n_channels = 1
 
     def __init__(self, chain: AutoregressiveChain, radius: int) -> None:
+        super().__init__()
         table = chain.graph.neighborhood(radius)
         assert table.offsets is not None
         assert chain.graph.lattice is not None
@@ -95,8 +96,8 @@ class MirroredGaussianScore(Score):
         self._index = torch.from_numpy(reflected(chain.graph.lattice, table))
         self._window = chain.alpha ** np.abs(np.subtract.outer(table.offsets[:, 0], table.offsets[:, 0]))
 
-    def denoise(self, x: torch.Tensor, t: float | torch.Tensor) -> torch.Tensor:
-        """Return D; shapes as in `Score.denoise`, t is one number."""
+    def forward(self, x: torch.Tensor, t: float | torch.Tensor) -> torch.Tensor:
+        """Return D; `t` is one number."""
         a, s = signal(float(t)), noise(float(t))
         row = a * np.linalg.solve(a**2 * self._window + s**2 * np.eye(len(self._window)), self._window[0])
         return x[:, self._index, 0] @ torch.from_numpy(row)[:, None]

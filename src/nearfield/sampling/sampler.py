@@ -221,7 +221,7 @@ class Sampler(abc.ABC):
         >>> from nearfield.score.base import Score
         >>> class White(Score):
         ...     n_vertices, n_channels, radius = 2, 1, 0
-        ...     def denoise(self, x, t):
+        ...     def forward(self, x, t):
         ...         return signal(per_sample(t)) * x
         >>> sampler = Heun(default_schedule(steps=200), final_denoise=False)
         >>> mean, cov = sampler.push_forward(White())

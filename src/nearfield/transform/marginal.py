@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from nearfield.score.base import part_of
 from nearfield.transform.quantile import Quantile
-from nearfield.transform.value import Identity, Logarithm, SquareRoot, Values, ValueTransform, Zeros, like, namespace
+from nearfield.transform.value import Identity, Logarithm, SquareRoot, Values, ValueTransform, like, namespace
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -128,28 +127,6 @@ class Marginal(ValueTransform):
     def standard(self) -> tuple[bool, ...]:
         """Whether the values of a channel are standard already: no location and scale are fitted to them."""
         return tuple(transform.name == "none" for transform in self._each)
-
-    def state(self) -> tuple[dict[str, Any], dict[str, ndarray]]:
-        """Return a JSON-able configuration and the arrays, for `from_state`."""
-        configs = []
-        for transform in self._each:
-            config = {"class": type(transform).__name__, **{key: getattr(transform, key) for key in transform.settings}}
-            if (zeros := getattr(transform, "zeros", None)) is not None:
-                config["zeros"] = {key: getattr(zeros, key) for key in zeros.settings}
-            configs.append(config)
-        arrays = {name: tensor.numpy() for name, tensor in self.state_dict().items()}
-        return {"variables": self.variables, "transforms": configs}, arrays
-
-    @classmethod
-    def from_state(cls, config: dict[str, Any], arrays: dict[str, ndarray]) -> Marginal:
-        """Rebuild from `state`."""
-        classes: dict[str, Any] = {c.__name__: c for c in (Identity, Logarithm, SquareRoot, Quantile)}
-        transforms = []
-        for k, given in enumerate(config["transforms"]):
-            plain = {key: value for key, value in given.items() if key not in ("class", "zeros")}
-            zeros = {"zeros": Zeros(**given["zeros"])} if "zeros" in given else {}
-            transforms.append(classes[given["class"]](**plain, **zeros, **part_of(arrays, f"transforms.{k}")))
-        return cls(arrays["center"], arrays["scale"], transforms, config["variables"])
 
     @property
     def _each(self) -> tuple[ValueTransform, ...]:

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Transform, constraints
+
+from nearfield.module import Module
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -52,7 +54,7 @@ Values = TypeVar("Values", Tensor, np.ndarray)
 """A function returns the kind that it is given."""
 
 
-class ValueTransform(Transform, nn.Module, abc.ABC):
+class ValueTransform(Transform, Module, abc.ABC):
     """A strictly increasing, elementwise transform of float64 tensors or arrays (..., vertex); NaN stays NaN.
 
     Tensors have gradients. Arrays go through numpy, since the last bit of a logarithm by torch depends on the batch.
@@ -70,7 +72,6 @@ class ValueTransform(Transform, nn.Module, abc.ABC):
         The domain and the way out, in the words of `check`.
     """
 
-    settings: ClassVar[tuple[str, ...]] = ()
     name: str
     uniform: bool = True
     domain: constraints.Constraint = constraints.real
@@ -79,7 +80,7 @@ class ValueTransform(Transform, nn.Module, abc.ABC):
     sign = 1
     requirement: ClassVar[str] = ""
     remedy: ClassVar[str] = ""
-    __hash__ = nn.Module.__hash__  # Transform defines equality, which leaves it none
+    __hash__ = Module.__hash__  # Transform defines equality, which leaves it none
 
     def check(self, x: Values, variable: str = "") -> None:
         """Refuse values outside the domain with a ValueError that says what to do."""
@@ -151,7 +152,7 @@ class Logarithm(ValueTransform):
 
 
 @final
-class Zeros(nn.Module):
+class Zeros(Module):
     """Zeros of a positive law, taken as a value too small to be recorded: half the smallest one.
 
     A thousandth of the median positive value counts as noise of packing or of an interpolation, which spreads around
@@ -171,7 +172,7 @@ class Zeros(nn.Module):
     (tensor([0.1000, 0.3000]), 0.001)
     """
 
-    settings: ClassVar[tuple[str, ...]] = ("zero", "noise", "tolerance")
+    settings = ("zero", "noise", "tolerance")
 
     def __init__(self, zero: float, noise: float = 0.0, tolerance: float = 0.0) -> None:
         super().__init__()
