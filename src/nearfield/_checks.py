@@ -13,7 +13,7 @@ from nearfield.noise import seed_of
 __all__ = ["keep_counts", "keep_floats", "keep_seed", "whole_number"]
 
 
-def whole_number(name: str, value: SupportsIndex, least: int, remedy: str) -> int:
+def whole_number(name: str, value: SupportsIndex, least: int, remedy: str = "") -> int:
     """Return `value` as an int of at least `least`, or say what is wrong with the argument `name`.
 
     Parameters

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy.typing import ArrayLike
 
+__all__ = ["Metric", "checked_axes", "checked_points", "close_pairs", "nearest_pairs", "positions"]
+
 Metric = Literal["euclidean", "haversine"]
 
 EARTH_RADIUS = 6371.0088  # km, mean radius of the IUGG's reference ellipsoid
@@ -51,7 +53,7 @@ def nearest_pairs(coordinates: Float[np.ndarray, "vertex axis"], k: int, metric:
     >>> nearest_pairs(np.array([[0.0], [1.0], [3.0]]), 1, "euclidean").tolist()
     [[0, 1], [1, 0], [2, 1]]
     """
-    k, n = whole_number("k", k, 1, "give the number of nearest points to join"), len(coordinates)
+    k, n = whole_number("k", k, 1), len(coordinates)
     if k > n - 1:
         raise ValueError(f"k must be at most the number of other points, {n - 1}, got {k}; lower k or add points")
     points = positions(coordinates, metric)

@@ -9,6 +9,7 @@ list of offsets for all cells. On a periodic axis of length L each residue modul
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -18,6 +19,8 @@ from nearfield._checks import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
+
+__all__ = ["Lattice"]
 
 
 @final
@@ -52,19 +55,25 @@ class Lattice:
 
     def __post_init__(self) -> None:
         if not isinstance(self.shape, tuple) or not 1 <= len(self.shape) <= 3:
-            raise ValueError(
-                f"shape must be a tuple of 1 to 3 lengths, got {self.shape!r}; merge axes or use from_edges"
-            )
+            raise ValueError(f"shape must be a tuple of 1 to 3 lengths, got {self.shape!r}; merge axes")
         for length in self.shape:
-            whole_number("shape", length, 1, "give the number of cells along each axis")
+            whole_number("shape", length, 1)
         flags = isinstance(self.periodic, tuple) and all(isinstance(flag, bool) for flag in self.periodic)
         if not flags or len(self.periodic) != len(self.shape):
             raise ValueError(
-                f"periodic must be True, False or one of them per axis of shape {self.shape}, got {self.periodic!r}; "
-                f"give {len(self.shape)} flag(s)"
+                f"periodic must be True, False or one of them per axis of shape {self.shape}, got {self.periodic!r}"
             )
         if not isinstance(self.diagonal, bool):
-            raise TypeError(f"diagonal must be True or False, got {self.diagonal!r}; give a bool")
+            raise TypeError(f"diagonal must be True or False, got {self.diagonal!r}")
+
+    @classmethod
+    def of(cls, shape: Sequence[int], periodic: bool | Sequence[bool], diagonal: bool) -> Lattice:
+        """Lattice from a user's lengths, and flags for all axes or one each."""
+        if not isinstance(shape, Sequence | np.ndarray):
+            raise TypeError(f"shape must be a sequence of 1 to 3 lengths, got {shape!r}; write ({shape},) for one axis")
+        flags = np.asarray(periodic).tolist()
+        flags = tuple(flags) if isinstance(flags, list) else (flags,) * len(shape)
+        return cls(tuple(whole_number("shape", length, 1) for length in shape), flags, diagonal)
 
     @property
     def n_cells(self) -> int:

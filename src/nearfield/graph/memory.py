@@ -6,6 +6,8 @@ from collections.abc import Callable, Hashable, Iterable
 from threading import RLock
 from typing import Any, TypeVar, final
 
+__all__ = ["Memory"]
+
 Kept = TypeVar("Kept")
 
 

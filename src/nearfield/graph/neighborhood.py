@@ -18,6 +18,8 @@ from nearfield.graph.lattice import Lattice
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
+__all__ = ["Neighborhood", "ball_sizes", "growth", "layers", "narrowed", "on_lattice", "ranked"]
+
 GROWTH_PAIRS = 10_000_000  # pairs of vertices that `growth` counts before the graph's size stands for a ball's
 
 
