@@ -18,7 +18,7 @@ from nearfield.reproduction import figure2
 from nearfield.reproduction.distance import Distances, Ratio
 from nearfield.reproduction.experiment import Claim
 from nearfield.reproduction.figure2 import DEFAULT, FIELD, LIKELIEST, LOCAL, Settings
-from nearfield.reproduction.linear_score import Run, ensembles, law, laws, runs
+from nearfield.reproduction.linear_score import AffineStep, ensembles, law, laws, runs
 from nearfield.sampling.sampler import EulerMaruyama, default_sampler
 from nearfield.score.base import Score
 
@@ -91,7 +91,7 @@ def test_the_noise_of_a_run_has_its_covariance():
     """Far from a diagonal, as the noise of short steps is not; within 6 standard errors."""
     exact = np.array([[1.0, 2.7], [2.7, 9.0]])
     noise = torch.from_numpy(exact)[None]
-    y = ensembles([Run(torch.zeros_like(noise), noise)], 10_000, seed=3)[0].numpy()
+    y = ensembles([AffineStep(torch.zeros_like(noise), noise)], 10_000, seed=3)[0].numpy()
     error = np.sqrt((np.outer(exact.diagonal(), exact.diagonal()) + exact**2) / len(y))
     assert np.abs((y.T @ y / len(y) - exact) / error).max() < 6
 

@@ -291,7 +291,7 @@ class Codec:
             cells[..., self.present] = values[..., k]
             cells = cells.reshape(*sizes.values(), *samples, *self.layout.shape)
             fields.append(
-                self._field(cells, channel, sizes) if template is None else self._like(cells, template, sizes)
+                self._labelled(cells, channel, sizes) if template is None else self._like(cells, template, sizes)
             )
         return self._contain(fields, like, attrs or {})
 
@@ -418,7 +418,7 @@ class Codec:
         others = sorted(str(dim) for dim in variable.dims if dim not in (*self.layout.dims, *self.sample_dims))
         return [dim for dim in self.sample_dims if dim in variable.dims] + others
 
-    def _field(self, cells: ndarray, channel: Channel, sizes: Mapping[str, int]) -> xr.DataArray:
+    def _labelled(self, cells: ndarray, channel: Channel, sizes: Mapping[str, int]) -> xr.DataArray:
         """Label new members of a channel, their axis in the place of the samples'."""
         order: list[str] = [] if len(self.sample_dims) == 1 else list(sizes)
         for dim in channel.dims:

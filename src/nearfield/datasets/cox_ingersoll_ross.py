@@ -154,7 +154,7 @@ class CoxIngersollRoss(ChainTarget):
         >>> law.log_prob(np.array([[[0.8], [1.1]], [[0.8], [-0.1]]])).round(4).tolist()
         [-1.1824, -inf]
         """
-        states = self._field(x)
+        states = self._single_channel(x)
         positive = np.all(states > 0, axis=1)
         path = states[positive]
         log_density = np.full(len(states), -np.inf)

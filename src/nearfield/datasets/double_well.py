@@ -149,7 +149,7 @@ class DoubleWellChain(ChainTarget):
         >>> DoubleWellChain(h=2.0, J=3.0, length=2).log_prob(np.array([[[1.0], [1.0]]])).round(4).tolist()
         [0.1727]
         """
-        states = self._field(x)
+        states = self._single_channel(x)
         energy = self._well(states).sum(axis=1) + 0.5 * self.J * np.square(np.diff(states, axis=1)).sum(axis=1)
         return -energy - self.log_normalizer
 

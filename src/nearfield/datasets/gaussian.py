@@ -73,7 +73,7 @@ class GaussianTarget(SolvedTarget):
         >>> AutoregressiveChain(0.8, 3).log_prob(np.zeros((1, 3, 1))).round(4).tolist()
         [-1.7352]
         """
-        z = self._field(x).T
+        z = self._single_channel(x).T
         quadratic = np.sum(z * (self.precision @ z), axis=0)
         return 0.5 * (self.log_det_precision - quadratic - self.n_vertices * np.log(2 * np.pi))
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
 
-__all__ = ["Level", "compare", "losses", "models", "patches", "regions", "run"]
+__all__ = ["Level", "compare", "cut_patches", "losses", "models", "regions", "run"]
 
 PATCH = 32
 TRAINED = slice(0, 352)
@@ -93,7 +93,7 @@ def regions(picture: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     return picture[TRAINED], picture[HELD_OUT]
 
 
-def patches(region: xr.DataArray) -> xr.DataArray:
+def cut_patches(region: xr.DataArray) -> xr.DataArray:
     """Cut a region into patches that touch and do not overlap, row by row of patches.
 
     Parameters
@@ -107,7 +107,7 @@ def patches(region: xr.DataArray) -> xr.DataArray:
 
     Examples
     --------
-    >>> train, test = (patches(part) for part in regions(gravel()))
+    >>> train, test = (cut_patches(part) for part in regions(gravel()))
     >>> train.shape, test.shape
     ((176, 32, 32), (64, 32, 32))
     """
@@ -205,7 +205,7 @@ def run(
     """
     start = time.perf_counter()
     learnt, kept = regions(gravel())
-    train, test = patches(learnt), patches(kept)
+    train, test = cut_patches(learnt), cut_patches(kept)
     say(
         "\nGravel: a photograph of flat stones, sharp edges and black gaps, far from Gaussian.\n  Learning from "
         f"{len(train)} patches of {PATCH} x {PATCH} pixels; {len(test)} patches from another part of the picture are "

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from nearfield.evaluation.check import Check
+from nearfield.evaluation.check import Verdict
 from nearfield.evaluation.moment import Moments, Statistic
 
 if TYPE_CHECKING:
@@ -67,12 +67,12 @@ class Agreement:
         near = learned <= _allowed(self.training, self.generated, self.statistics, self.share)
         return near & (drift * self.difference() > 0) & (np.abs(drift) >= 0.5 * np.abs(self.difference()))
 
-    def checks(self) -> list[Check]:
+    def checks(self) -> list[Verdict]:
         """One check for each group of statistics: that of the statistic which stands out most from chance."""
         names = list(dict.fromkeys(s.check for s in self.statistics))
         if min(self.data.n_samples, self.generated.n_samples) < _FEWEST:
             why = f"Resampling needs {_FEWEST} samples of each kind."
-            return [Check.unknown(name, why) for name in names]
+            return [Verdict.unknown(name, why) for name in names]
         with np.errstate(invalid="ignore"):
             difference, allowed, drifted = self.difference(), self.allowed(), self.like_training()
         return [self._check(name, difference, allowed, drifted) for name in names]
@@ -83,12 +83,12 @@ class Agreement:
         difference: Float[np.ndarray, " statistic"],
         allowed: Float[np.ndarray, " statistic"],
         drifted: Bool[np.ndarray, " statistic"],
-    ) -> Check:
+    ) -> Verdict:
         members = [
             k for k, s in enumerate(self.statistics) if s.check == name and np.isfinite(difference[k] + allowed[k])
         ]
         if not members:
-            return Check.unknown(name, "The data or the generated fields are too few for this, or have no variance.")
+            return Verdict.unknown(name, "The data or the generated fields are too few for this, or have no variance.")
         # A departure that the data themselves show says less than one that they do not.
         worst = max(
             members, key=lambda k: (not drifted[k] and abs(difference[k]) > allowed[k], _over(difference, allowed, k))
@@ -110,10 +110,10 @@ class Agreement:
             unit = "" if name.startswith("correlation") else ", in standard deviations"
             sentence = f"{what}, generated less data{unit}{of}; {chance}."
             shown, ends, far = value, np.array([-half, half]), np.array([-limit, limit])
-        check = Check.judge(name, float(shown), tuple(map(float, ends)), tuple(map(float, far)), sentence)  # type: ignore[arg-type]
+        check = Verdict.judge(name, float(shown), tuple(map(float, ends)), tuple(map(float, far)), sentence)  # type: ignore[arg-type]
         if drifted[worst] and check.status != "pass":
             told = f"{sentence} Your held-out data differ from the training data as much."
-            return Check(name, "warn", check.value, check.low, check.high, told)
+            return Verdict(name, "warn", check.value, check.low, check.high, told)
         return check
 
     def table(self) -> list[dict[str, Any]]:
@@ -128,7 +128,7 @@ class Agreement:
         return rows
 
 
-def drift_names(checks: Sequence[Check]) -> list[str]:
+def drift_names(checks: Sequence[Verdict]) -> list[str]:
     """Names of the checks in which held-out data are no nearer to the training data than the generated fields."""
     return [c.name for c in checks if c.sentence.endswith("differ from the training data as much.")]
 

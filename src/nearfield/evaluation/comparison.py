@@ -11,7 +11,7 @@ import numpy as np
 
 from nearfield.evaluation import check, plot
 from nearfield.evaluation.agreement import Agreement
-from nearfield.evaluation.check import Check
+from nearfield.evaluation.check import Verdict
 from nearfield.evaluation.curve import Curve, VertexPairs
 from nearfield.evaluation.metric import MarginalDistance, correlation_by_distance, radial_spectrum
 from nearfield.evaluation.moment import Yardstick, statistics_of
@@ -79,7 +79,7 @@ class Comparison:
             "dims": self.dims,
         }
 
-    def channel(self, c: int) -> tuple[dict[str, Any], list[Check], dict[str, str]]:
+    def channel(self, c: int) -> tuple[dict[str, Any], list[Verdict], dict[str, str]]:
         """Numbers, checks and pictures of one channel."""
         real, generated = self.real[..., c : c + 1], self.generated[..., c : c + 1]
         name, unit = self.names[c], self.units[c]
@@ -92,7 +92,7 @@ class Comparison:
         self._show_spectrum(real, generated, unit, numbers, pictures)
         checks += self._check_moments(c, numbers)
         if len(self.names) > 1:
-            checks = [Check(f"{name}: {k.name}", k.status, k.value, k.low, k.high, k.sentence) for k in checks]
+            checks = [Verdict(f"{name}: {k.name}", k.status, k.value, k.low, k.high, k.sentence) for k in checks]
         return numbers, checks, pictures
 
     def _picture_fields(self, c: int, label: str) -> dict[str, str]:
@@ -126,10 +126,10 @@ class Comparison:
         generated: Float[np.ndarray, ...],
         unit: str,
         numbers: dict[str, Any],
-    ) -> list[Check]:
+    ) -> list[Verdict]:
         if len(real) < 4:
             numbers["marginal"] = None
-            return [Check.unknown("marginal distributions", f"This needs 4 data samples, there are {len(real)}.")]
+            return [Verdict.unknown("marginal distributions", f"This needs 4 data samples, there are {len(real)}.")]
         vertices = np.random.default_rng(self.seed).permutation(self.graph.n_vertices)[:_MOST_VERTICES]
         distance = MarginalDistance.measure(real[:, vertices], generated[:, vertices], seed=self.seed)
         numbers["marginal"] = {
@@ -147,7 +147,7 @@ class Comparison:
         generated: Float[np.ndarray, ...],
         numbers: dict[str, Any],
         pictures: dict[str, str],
-    ) -> list[Check]:
+    ) -> list[Verdict]:
         if self.graph.n_vertices < 2 or (self.graph.coordinates is None and not self.graph.adjacency.nnz):
             numbers["correlation"] = None
             return []
@@ -176,7 +176,7 @@ class Comparison:
         numbers["spectrum"] = _curves(ours, theirs)
         pictures["spectrum"] = png(plot.spectrum({"data": ours, "generated": theirs}, unit=unit))
 
-    def _check_moments(self, c: int, numbers: dict[str, Any]) -> list[Check]:
+    def _check_moments(self, c: int, numbers: dict[str, Any]) -> list[Verdict]:
         """Compare the moments: by the yardstick of the training data where it is kept, else by that of the data."""
         ruler = Ruler.of(self.graph)
         real, generated = self.real[..., c], self.generated[..., c]

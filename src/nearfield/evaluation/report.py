@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nearfield._plain import plain
 from nearfield.data.atomic_write import replace_files, require_target
 from nearfield.evaluation import check, plot
 from nearfield.evaluation.agreement import drift_names
-from nearfield.evaluation.check import Check
+from nearfield.evaluation.check import Verdict
 from nearfield.evaluation.comparison import Comparison, png
-from nearfield.evaluation.page import plain, render
+from nearfield.evaluation.page import render
 from nearfield.evaluation.training import MOST_CHANNELS, TrainingMoments, block_length
 
 if TYPE_CHECKING:
@@ -167,7 +168,8 @@ def write_report(
             "seconds": dict(seconds or {}),
             "warnings": list(warnings),
             "provenance": dict(provenance or {}),
-        }
+        },
+        finite=True,
     )
     numbers = json.dumps(summary, indent=1, allow_nan=False)
     replace_files({page.with_suffix(".json"): numbers.encode(), page: render(summary, pictures).encode()})
@@ -240,10 +242,10 @@ def _check_fields(
             raise ValueError(f"{name} must name each of the {real.shape[2]} channels, got {len(labels)}; give one each")
 
 
-def _channels(comparison: Comparison) -> tuple[list[dict[str, Any]], list[Check], dict[str, str]]:
+def _channels(comparison: Comparison) -> tuple[list[dict[str, Any]], list[Verdict], dict[str, str]]:
     """Compare each channel: its section of the page, checks, and pictures by name."""
     sections: list[dict[str, Any]] = []
-    checks: list[Check] = []
+    checks: list[Verdict] = []
     pictures: dict[str, str] = {}
     for channel in range(min(comparison.real.shape[2], MOST_CHANNELS)):
         section, found, drawn = comparison.channel(channel)
@@ -317,7 +319,7 @@ def _checks_of_fit(
     conditioning_size: int | None,
     pooling: float | None,
     log_density: Mapping[str, Float[np.ndarray, " sample"]],
-) -> list[Check]:
+) -> list[Verdict]:
     """Check the fit as a whole, all channels together; what the checks need and was not given, the page says."""
     checks, fitted = [], len(comparison.real)
     if fitted_on is False:
@@ -345,7 +347,7 @@ def _log_density(log_density: Mapping[str, Float[np.ndarray, " sample"]], dimens
     ]
 
 
-def _verdict(checks: Sequence[Check]) -> dict[str, Any]:
+def _verdict(checks: Sequence[Verdict]) -> dict[str, Any]:
     """Worst outcome among the checks that could be made."""
     named = {s: [c.name for c in checks if c.status == s] for s in ("fail", "warn", "pass", "unknown")}
     if named["fail"]:

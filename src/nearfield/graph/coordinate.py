@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy.typing import ArrayLike
 
-__all__ = ["Metric", "checked_axes", "checked_points", "close_pairs", "nearest_pairs", "positions"]
+__all__ = ["EARTH_RADIUS", "Metric", "checked_axes", "checked_points", "close_pairs", "nearest_pairs", "positions"]
 
 Metric = Literal["euclidean", "haversine"]
 

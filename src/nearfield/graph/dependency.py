@@ -18,6 +18,7 @@ import numpy as np
 from scipy.sparse import csgraph
 
 from nearfield._checks import whole_number
+from nearfield._plain import plain
 from nearfield.graph.adjacency import checked_edges, checked_pattern, lattice_links, links_of, pattern_of, read_only
 from nearfield.graph.coordinate import Metric, checked_axes, checked_points, close_pairs, nearest_pairs, positions
 from nearfield.graph.description import describe
@@ -364,7 +365,7 @@ class DependencyGraph:
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """JSON-able settings and arrays, for `from_state`."""
-        config = {"lattice": self.lattice and asdict(self.lattice), "metric": self.metric, "parts": list(self.parts)}
+        config = plain({"lattice": self.lattice and asdict(self.lattice), "metric": self.metric, "parts": self.parts})
         pointers, columns = self.links or (None, None)
         arrays = {"keep": self.keep, "pointers": pointers, "columns": columns, "coordinates": self.coordinates}
         return config, {name: array for name, array in arrays.items() if array is not None}

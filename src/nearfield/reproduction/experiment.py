@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, final, get_type_hints
 
 import joblib
-import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import nearfield
+from nearfield._plain import plain
 from nearfield.data.atomic_write import replace_files
 
 Value = TypeVar("Value")
@@ -173,7 +173,7 @@ def run(experiment: Experiment, out: Path, *, quick: bool = False, quiet: bool =
         "claims": [{"source": c.source, "holds": c.holds, "sentence": c.sentence} for c in result.claims],
         "numbers": result.numbers,
     }
-    text = json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
+    text = json.dumps(plain(content, finite=True), indent=1, allow_nan=False) + "\n"
     files = {out / f"{experiment.name}.json": text.encode()}
     for suffix in ("png", "pdf"):
         buffer = io.BytesIO()
@@ -244,16 +244,3 @@ def described(settings: Any) -> dict[str, dict[str, Any]]:
         field.name: {"value": getattr(settings, field.name), "source": hints[field.name].__metadata__[0]}
         for field in fields(settings)
     }
-
-
-def _plain(value: Any) -> Any:
-    """Return what JSON can hold; numbers that are not finite become null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    return None if isinstance(value, float) and not np.isfinite(value) else value
