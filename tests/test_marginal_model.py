@@ -161,7 +161,7 @@ def test_a_loaded_model_is_the_one_saved(mixed, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:draws from the field:UserWarning")
 def test_the_report_tells_of_it(mixed, tmp_path, monkeypatch):
-    monkeypatch.setattr("nearfield.evaluation.comparison.png", lambda ax: "")  # pictures are slow
+    monkeypatch.setattr("nearfield.evaluation.section.png", lambda ax: "")  # pictures are slow
     model, data = mixed
     numbers = model.report(tmp_path / "r.html", data)
     assert numbers["provenance"]["nearfield_marginal"] == "rain: sqrt, t2m: quantile"
@@ -172,12 +172,14 @@ def test_the_report_tells_of_it(mixed, tmp_path, monkeypatch):
 
 
 def test_the_report_is_given_densities_of_the_draws_it_is_given(mixed, tmp_path, monkeypatch):
-    given = {}
-    monkeypatch.setattr("nearfield.estimator.write_report", lambda path, **arguments: given.update(arguments))
+    compared = []
+    monkeypatch.setattr("nearfield.estimator.write_report", lambda path, comparison: compared.append(comparison))
     model, data = mixed
     model.report(tmp_path / "r.html", data)
-    generated = model.codec_.decode(given["generated"])
-    np.testing.assert_allclose(given["log_density"]["generated"], model.score_samples(generated), rtol=1e-4)  # float32
+    generated = model.codec_.decode(compared[0].generated)
+    np.testing.assert_allclose(
+        compared[0].log_density["generated"], model.score_samples(generated), rtol=1e-4
+    )  # float32
 
 
 def test_data_that_the_marginal_does_not_take_are_refused(mixed):

@@ -463,7 +463,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         seen = bool(np.isin(fingerprints(x), self.training_samples_).any())
         z = self._draw(min(max(len(x), 200), 1000), self.fit_report_.seed, stream=Stream.REPORT)
         provenance = self._provenance(self.fit_report_.seed)
-        return write_report(path, **self._model().comparison(x, z, seen=seen, provenance=provenance))
+        return write_report(path, self._model().comparison(x, z, seen=seen, provenance=provenance))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one file (safetensors and JSON, never code), whole or not at all; see `load`."""

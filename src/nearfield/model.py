@@ -14,6 +14,7 @@ from scipy.sparse.linalg import svds
 from nearfield._checks import whole_number
 from nearfield.data import store
 from nearfield.data.codec import Codec
+from nearfield.evaluation.comparison import Comparison
 from nearfield.evaluation.training import TrainingMoments
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.extension import extend
@@ -189,56 +190,37 @@ class Model:
         *,
         seen: bool,
         provenance: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        """Return what `nearfield.evaluation.report.write_report` is to be given to compare data with draws.
-
-        Parameters
-        ----------
-        x : ndarray
-            Data, in their units.
-        z : ndarray
-            Draws, standardised.
-        seen : bool
-            Whether these data, or part of them, were fitted.
-        provenance : mapping
-            Of the draws.
-        """
+    ) -> Comparison:
+        """Compare data, in their units, of which the fit has `seen` some or none, with standardised draws."""
         generated = self.marginal.inverse(z)
         densities: dict[str, np.ndarray] = {}
         conditioning = None
         if isinstance(self.score, GaussianField):
-            given = "data it was fitted to" if seen else "held out"
-            pairs = {given: (self.marginal.transform(x), x), "generated": (z, generated)}
+            name = "data it was fitted to" if seen else "held out"
+            pairs = {name: (self.marginal.transform(x), x), "generated": (z, generated)}
             densities = {k: self.score.log_prob(v) + self.marginal.log_det(w) for k, (v, w) in pairs.items()}
             conditioning = int(np.diff(self.score.factor.indptr).max()) - 1
         channels, layout, graph = self.codec.channels, self.codec.layout, self.codec.graph
         flat = graph.lattice is None or len(graph.lattice.shape) != len(layout.dims)
-        return {
-            "title": str(channels[0].attrs.get("long_name", channels[0].name or "nearfield model")),
-            "real": x,
-            "generated": generated,
-            "graph": graph,
-            "channels": [
-                str(c.attrs.get("long_name", c.name or ("value" if len(channels) == 1 else f"channel {k}")))
-                for k, c in enumerate(channels)
-            ],
-            "units": [str(c.attrs.get("units", "")) for c in channels],
-            "dims": None if flat else layout.dims,
-            "fitted_on": seen,
-            "trained": self.training_moments,
-            "ordered": self.codec.has_time_axis,
-            "selection": self.fit_report.selection,
-            "radius": self.radius if isinstance(self.radius, int) else self.score.radius,
-            "pooling": self.pooling,
-            "conditioning_size": conditioning,
-            "log_density": densities,
-            "reason": self.fit_report.reason,
-            "levels": self.fit_report.levels,
-            "training": self.fit_report.training,
-            "seconds": self.fit_report.seconds,
-            "warnings": self.fit_report.warnings,
-            "provenance": {**self.codec.attrs, **channels[0].attrs, **provenance},
-        }
+        names = [c.name or ("value" if len(channels) == 1 else f"channel {k}") for k, c in enumerate(channels)]
+        return Comparison(
+            title=str(channels[0].attrs.get("long_name", channels[0].name or "nearfield model")),
+            real=x,
+            generated=generated,
+            graph=graph,
+            channels=tuple(str(c.attrs.get("long_name", name)) for c, name in zip(channels, names, strict=True)),
+            units=tuple(str(c.attrs.get("units", "")) for c in channels),
+            dims=None if flat else layout.dims,
+            ordered=self.codec.has_time_axis,
+            fitted_on=seen,
+            trained=self.training_moments,
+            fit=self.fit_report,
+            radius=self.radius if isinstance(self.radius, int) else self.score.radius,
+            pooling=self.pooling,
+            conditioning_size=conditioning,
+            log_density=densities,
+            provenance={**self.codec.attrs, **channels[0].attrs, **provenance},
+        )
 
     def provenance(self, seed: int) -> dict[str, Any]:
         """Return attributes for what is drawn from a seed."""

@@ -24,7 +24,7 @@ from nearfield.data.atomic_write import replace_files
 from nearfield.datasets.embedded import north_america_temperature
 from nearfield.demo import gravel
 from nearfield.estimator import LocalizedDiffusion
-from nearfield.evaluation import plot
+from nearfield.evaluation import fit_plot, plot
 from nearfield.evaluation.curve import Curve, VertexPairs
 from nearfield.evaluation.metric import correlation_by_distance, roughness
 from nearfield.evaluation.moment import Yardstick
@@ -292,7 +292,7 @@ def _figures(
 
     def large_scales(figure: Figure | SubFigure) -> None:
         left, middle, right = figure.subplots(1, 3)
-        plot.selection(selection, left).set_title("Why this locality: loss on years left out", fontsize="medium")
+        fit_plot.selection(selection, left).set_title("Why this locality: loss on years left out", fontsize="medium")
         plot.correlation(scales.curves, middle).set_title("Correlation by distance", fontsize="medium")
         plot.modes(scales.modes, right).set_title("The five leading modes", fontsize="medium")
         figure.suptitle("What was chosen, and what it does at large scales")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from nearfield.datasets import AutoregressiveChain
-from nearfield.evaluation.plot import ACCENT, GENERATED
+from nearfield.evaluation.canvas import ACCENT, GENERATED
 from nearfield.fitting.closed_form import fit_windowed
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.neural import default_recipe

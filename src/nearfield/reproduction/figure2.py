@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 
 from nearfield.datasets import AutoregressiveChain, chain_maximum_likelihood
 from nearfield.estimator import LocalizedDiffusion
+from nearfield.evaluation.canvas import ACCENT, DATA, GENERATED
 from nearfield.evaluation.metric import entrywise_error
-from nearfield.evaluation.plot import ACCENT, DATA, GENERATED
 from nearfield.fitting.closed_form import fit_field, fit_masked, fit_windowed
 from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.radius import select_radius_by_time

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 from nearfield.datasets import AutoregressiveChain, CoxIngersollRoss
 from nearfield.estimator import LocalizedDiffusion
+from nearfield.evaluation.canvas import ACCENT, DATA, GENERATED
 from nearfield.evaluation.metric import autocorrelation
-from nearfield.evaluation.plot import ACCENT, DATA, GENERATED
 from nearfield.paper.recipe import PaperRecipe
 from nearfield.process import Schedule
 from nearfield.reproduction import edge

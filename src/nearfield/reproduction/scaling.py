@@ -17,8 +17,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from nearfield.datasets import AutoregressiveChain
+from nearfield.evaluation.canvas import ACCENT, GENERATED
 from nearfield.evaluation.metric import covariance_error, gaussian_kl
-from nearfield.evaluation.plot import ACCENT, GENERATED
 from nearfield.fitting.closed_form import fit_field
 from nearfield.fitting.covariance import Pooling
 from nearfield.reproduction.experiment import Claim, Experiment, Ours, Result, Workers, main
