@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
 import sys
 import warnings
 from collections.abc import Iterator
@@ -139,7 +138,7 @@ def fit(
         )
         model.fit(field, sample_dim=dims)
         model.save(out)
-        _tell({"model": str(out)} | _summary(model), as_json=as_json, quiet=quiet)
+        _tell({"model": str(out)} | _summary(out), as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -199,7 +198,7 @@ def report(
 def info(model: Model, as_json: AsJson = False) -> None:
     """Say what a model file holds."""
     with _plain_failure(quiet=as_json):
-        _tell({"model": str(model)} | _summary(_load(model, quiet=True)), as_json=as_json, quiet=False)
+        _tell({"model": str(model)} | _summary(model), as_json=as_json, quiet=False)
 
 
 @app.command()
@@ -285,29 +284,14 @@ def _tell(result: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
             typer.echo(f"{name.replace('_', ' ')}: {value}")
 
 
-def _summary(model: LocalizedDiffusion) -> dict[str, Any]:
-    """Say in plain numbers what was fitted to what."""
-    from nearfield.score.field import GaussianField
+def _summary(path: Path) -> dict[str, Any]:
+    """Read the summary in a model file, without PyTorch, which takes seconds to import."""
+    from nearfield.data.store import read
 
-    report = model.fit_report_
-    summary: dict[str, Any] = {
-        "graph": repr(model.graph_),
-        "vertices": len(model.graph_),
-        "channels": [channel.name for channel in model.codec_.channels],
-        "samples": report.n_samples,
-        "score": type(model.score_).__name__,
-        "radius": model.radius_,
-        "pooling": model.pooling_.strength,
-        "marginal": model.marginal_.describe(),
-        "bandwidth": model.pooling_.bandwidth if math.isfinite(model.pooling_.bandwidth) else "all vertices",
-        "reason": report.reason,
-        "seed": report.seed,
-        "seconds": round(sum(report.seconds.values()), 3),
-        "warnings": list(report.warnings),
-    }
-    if report.selection is not None and isinstance(model.score_, GaussianField):  # of which that loss is
-        summary["held_out_nats_per_dimension"] = report.selection.choice.loss
-    return summary
+    metadata, _ = read(path)
+    if "summary" not in metadata:
+        raise ValueError(f"{path} is the checkpoint of a training or no model of this nearfield; fit and save again")
+    return metadata["summary"]
 
 
 def _load(path: Path, *, quiet: bool) -> LocalizedDiffusion:

@@ -12,6 +12,7 @@ import torch
 from scipy.sparse.linalg import svds
 
 from nearfield._checks import whole_number
+from nearfield._plain import plain
 from nearfield.data import store
 from nearfield.data.codec import Codec
 from nearfield.evaluation.comparison import Comparison
@@ -116,11 +117,34 @@ class Model:
                 "band": self.band,
                 "fit_report": asdict(self.fit_report),
             },
+            "summary": self.summary(),
             "score_class": type(self.score).__name__,
             **{name: config for name, (config, _) in states.items()},
         }
         arrays = {f"{name}.{key}": array for name, (_, named) in states.items() for key, array in named.items()}
         return metadata, arrays | {"training_samples": self.training_samples}
+
+    def summary(self) -> dict[str, Any]:
+        """Describe the fit in plain numbers and words."""
+        report, graph, bandwidth = self.fit_report, self.codec.graph, self.pooling.bandwidth
+        summary = {
+            "graph": repr(graph),
+            "vertices": graph.n_vertices,
+            "channels": [channel.name for channel in self.codec.channels],
+            "samples": report.n_samples,
+            "score": type(self.score).__name__,
+            "radius": self.radius,
+            "pooling": self.pooling.strength,
+            "marginal": self.marginal.describe(),
+            "bandwidth": bandwidth if math.isfinite(bandwidth) else "all vertices",
+            "reason": report.reason,
+            "seed": report.seed,
+            "seconds": round(sum(report.seconds.values()), 3),
+            "warnings": report.warnings,
+        }
+        if report.selection is not None and isinstance(self.score, GaussianField):  # the loss of a Gaussian field
+            summary["held_out_nats_per_dimension"] = report.selection.choice.loss
+        return plain(summary)
 
     @classmethod
     def from_content(cls, metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Model:
@@ -272,12 +296,13 @@ class Model:
 
 
 def content_digest(metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
-    """Fingerprint of the content of a model, the time it took left out."""
+    """Fingerprint of the content of a model, without durations."""
     fitted = metadata["fitted"]
     report = {k: v for k, v in fitted["fit_report"].items() if k != "seconds"}
     if report["training"] is not None:
         report["training"] = {k: v for k, v in report["training"].items() if k != "seconds"}
-    return store.digest({**metadata, "fitted": fitted | {"fit_report": report}}, arrays)
+    content = {name: part for name, part in metadata.items() if name != "summary"}
+    return store.digest(content | {"fitted": fitted | {"fit_report": report}}, arrays)
 
 
 def largest_eigenvalue(z: Float[np.ndarray, "sample vertex channel"]) -> float:

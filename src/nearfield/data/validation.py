@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import scipy.sparse
 import xarray as xr
-from sklearn.utils.validation import check_array
 
 from nearfield.data.missing import declared
 from nearfield.data.table import is_table, refuse_columns, refuse_table
@@ -140,6 +139,8 @@ def as_array(data: Any) -> ndarray:
         kind = np.asarray(data).dtype.kind
         if kind not in "iufcO":
             raise TypeError(f"X must hold real numbers, got dtype {np.asarray(data).dtype}; convert to float")
+    from sklearn.utils.validation import check_array  # a second to import
+
     array = check_array(
         data, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan", allow_nd=True, input_name="X"
     )

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtr, stdtrit
 
 from nearfield.evaluation.check import Verdict
 from nearfield.evaluation.moment import Moments, Statistic
@@ -168,9 +167,9 @@ def threshold(error: Float[np.ndarray, "s s"], n_samples: int, rate: float) -> f
     scale = np.sqrt(np.maximum(np.diag(error), 0.0))
     live = scale > 0
     if not live.any():
-        return float(student.isf(rate / 2, max(n_samples - 1, 1)))
+        return -float(stdtrit(max(n_samples - 1, 1), rate / 2))
     correlation = error[np.ix_(live, live)] / np.outer(scale[live], scale[live])
     values, vectors = np.linalg.eigh(correlation)
     draws = np.random.default_rng(0).normal(size=(_DRAWS, len(values))) * np.sqrt(np.maximum(values, 0.0))
     reach = float(np.quantile(np.abs(draws @ vectors.T).max(axis=1), 1 - rate))
-    return float(student.isf(norm.sf(reach), max(n_samples - 1, 1)))
+    return -float(stdtrit(max(n_samples - 1, 1), ndtr(-reach)))

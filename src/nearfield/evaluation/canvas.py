@@ -9,8 +9,6 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -23,6 +21,8 @@ LINES = ("-", "--", "-.", ":")
 
 def new_axes(rows: int, columns: int, width: float, height: float) -> list[Axes]:
     """Axes of a new figure, row by row; inches."""
+    from matplotlib.figure import Figure  # half a second to import
+
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     return list(figure.subplots(rows, columns, squeeze=False).ravel())
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from nearfield.evaluation.curve import Curve, VertexPairs
 from nearfield.evaluation.metric import MarginalDistance, correlation_by_distance, nearest_distance
@@ -82,7 +82,7 @@ class Verdict:
 
 def _noise(first: int, second: int, comparisons: int = 1) -> float:
     """Return the standard errors that the largest of so many differences passes by chance (Bonferroni)."""
-    return float(student.isf(FALSE_ALARM / 2 / comparisons, max(min(first, second) - 1, 1)))
+    return -float(stdtrit(max(min(first, second) - 1, 1), FALSE_ALARM / 2 / comparisons))
 
 
 def _ends(half_width: float) -> tuple[float, float]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
-from markupsafe import Markup
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 __all__ = ["render"]
 
 
 def render(summary: dict[str, Any], pictures: dict[str, str]) -> str:
     """Return the page; pictures are by place in the summary and name."""
+    import jinja2
+    from markupsafe import Markup
 
     def number(place: str, digits: int = 4, key: str | None = None) -> Markup:
         value: Any = summary

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from matplotlib.ticker import MultipleLocator, NullFormatter
 from scipy.special import ndtr
 
 from nearfield.evaluation.canvas import COLOURS, DATA, GENERATED, LINES, new_axes, single_axes, wrapped
@@ -188,6 +187,8 @@ def spectrum(curves: Mapping[str, Curve], ax: Axes | None = None, *, channel: in
     >>> spectrum({"data": radial_spectrum(x, DependencyGraph.torus((8, 8)).lattice)}, unit="K").get_ylabel()
     'power per mode, K²'
     """
+    from matplotlib.ticker import NullFormatter
+
     ax = single_axes(ax)
     _bands(curves, ax, channel, positive=True)
     ax.set(xscale="log", yscale="log")
@@ -212,6 +213,8 @@ def modes(
     >>> modes({"data": (np.ones(5), 0.1 * np.ones(5))}).get_xlabel()
     'leading mode of the training data'
     """
+    from matplotlib.ticker import MultipleLocator
+
     ax = single_axes(ax)
     for i, (name, (value, error)) in enumerate(variances.items()):
         at = np.arange(1, len(value) + 1) + 0.18 * (i - (len(variances) - 1) / 2)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
-from matplotlib.colors import Normalize
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -159,7 +158,9 @@ class View:
         return cls(points[:, x], points[:, y], None, None, names[x], names[y], note, stretch=stretch)
 
     def draw(self, ax: Axes, values: Float[np.ndarray, " vertex"], scale: ColourScale) -> ScalarMappable | None:
-        """Draw one field; returns what a colour bar needs, None for lines."""
+        """Draw one field; return the source of a colour bar, None for lines."""
+        from matplotlib.colors import Normalize  # half a second to import
+
         if self.shape is not None:
             whole = np.full(int(np.prod(self.shape)), np.nan)
             whole[slice(None) if self.keep is None else self.keep.ravel()] = values

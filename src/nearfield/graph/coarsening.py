@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 from scipy.sparse import coo_array, csgraph, csr_array
-from sklearn.cluster import KMeans
 
 from nearfield.graph import DependencyGraph
 from nearfield.graph.adjacency import links_of
@@ -117,6 +116,8 @@ def coarsen(graph: DependencyGraph, step: int = STEP) -> Coarsening:
 
 
 def _clusters(graph: DependencyGraph, step: int) -> Coarsening:
+    from sklearn.cluster import KMeans  # a second to import
+
     n = graph.n_vertices
     count = max(1, round(n / step**2))
     if graph.coordinates is not None:
