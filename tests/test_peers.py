@@ -129,7 +129,7 @@ def test_log_density_of_standardised_states_integrates_to_one(law):
     def density(z):
         return np.exp(law.log_prob(np.array([[[z]]]))[0])
 
-    edge = -law.mean / law.deviation  # where the density of cir begins
+    edge = -law.mean / law.std  # where the density of cir begins
     parts = [(-30, edge), (edge, 30)]
     assert sum(scipy.integrate.quad(density, *part, limit=200)[0] for part in parts) == pytest.approx(1, abs=1e-6)
 

@@ -79,7 +79,7 @@ Fields = Annotated[
     Path, typer.Option("--out", "-o", help="Fields to write: .nc or .npy.", callback=_field_file, show_default=False)
 ]
 Count = Annotated[int, typer.Option("-n", "--n-samples", min=1, help="How many members to draw.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Seed; a fresh one is drawn and told without it.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed; without it a fresh one is drawn and printed.")]
 Variables = Annotated[
     list[str] | None,
     typer.Option("--variable", "-v", help="Variable of the file; repeat it for several channels.", show_default=False),
@@ -196,7 +196,7 @@ def report(
 
 @app.command()
 def info(model: Model, as_json: AsJson = False) -> None:
-    """Say what a model file holds."""
+    """Summarise a model file."""
     with _plain_failure(quiet=as_json):
         _tell({"model": str(model)} | _summary(model), as_json=as_json, quiet=False)
 
@@ -213,7 +213,7 @@ def demo(
     A map is completed from 30 stations, gravel takes a network; pictures and a report are written.
     """
     with _plain_failure(quiet=quiet or as_json):
-        from nearfield.demo.build import run
+        from nearfield.demo.temperature import run
 
         result = run(out, seed=seed, quiet=quiet or as_json)
         if as_json:
@@ -230,9 +230,9 @@ def reproduce(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Redo the paper's figures, and what goes past them.
+    """Redo the paper's figures, and go past them.
 
-    WHICH is fig1, fig2, fig3, scaling or all. Each writes a picture and its numbers and checks what is claimed of them.
+    WHICH is fig1, fig2, fig3, scaling or all. Each writes a picture and its numbers and checks its claims.
     """
     with _plain_failure(quiet=quiet or as_json):
         from nearfield.reproduction import figure1, figure2, figure3, scaling
@@ -342,7 +342,7 @@ def _read_netcdf(path: Path) -> xr.Dataset:
         try:
             with xr.open_dataset(path, engine=engine, decode_coords="all", decode_times=decode_times) as dataset:
                 return dataset.load()
-        except (ValueError, LookupError, OSError, RuntimeError) as error:  # what the engines make of damage
+        except (ValueError, LookupError, OSError, RuntimeError) as error:  # damaged files, by engine
             reason = str(error)  # not the error itself, which would keep the file open
     raise ValueError(f"{path} must be a whole netCDF file, it is cut short or damaged ({reason}); copy it again")
 

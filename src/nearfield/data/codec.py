@@ -44,7 +44,7 @@ class Codec:
     Parameters
     ----------
     container : {"array", "channel array", "DataArray", "Dataset"}
-        What the training data were; what `decode` returns.
+        Kind of the training data and of the results of `decode`.
     layout : Layout
         Graph dimensions and coordinates.
     present : ndarray of bool, (cell,)
@@ -103,7 +103,7 @@ class Codec:
             with a graph (n_samples, n_vertices[, n_channels]) or (n_samples, *lattice shape).
         sample_dim : str, sequence of str or None
             Dimensions that count samples; more than one are stacked. None: see `nearfield.data.dimension`. For arrays,
-            what their first axis is to be called: a time if samples follow each other, as dated rows of a frame do.
+            the name of their first axis: a time if samples follow each other, as dated rows of a frame do.
         graph : DependencyGraph or None
             The graph, vertices in the order of the data's dimensions; None reads it off the dimensions.
 
@@ -118,7 +118,7 @@ class Codec:
             If the data are not real numbers.
         ValueError
             If there are fewer than two samples, infinite values, NaN in some samples only, vertices that do not vary,
-            duplicate coordinates, a graph of another size, or a layout that cannot be told.
+            duplicate coordinates, a graph of another size, or an unclear layout.
 
         Examples
         --------

@@ -79,11 +79,6 @@ def coordinate_state(variable: xr.Variable) -> tuple[dict[str, Any], ndarray | N
 def coordinate_from_state(entry: Mapping[str, Any], numbers: ndarray | None) -> xr.Variable:
     """Rebuild from `coordinate_state`.
 
-    Raises
-    ------
-    ModuleNotFoundError
-        If the dates are of a calendar of cftime, and that is not installed.
-
     Examples
     --------
     >>> coordinate_from_state(*coordinate_state(xr.Variable("x", [1.5, 2.5]))).values.tolist()
@@ -102,7 +97,7 @@ def coordinate_from_state(entry: Mapping[str, Any], numbers: ndarray | None) -> 
 
 
 def _calendar(values: ndarray) -> dict[str, Any] | None:
-    """Return what tells the dates of one calendar of cftime from others; None for other values."""
+    """Identify the calendar of cftime dates; None for other values."""
     if values.dtype.kind != "O" or not values.size or not all(hasattr(v, "calendar") for v in values.flat):
         return None
     kinds = {(type(v).__name__, v.calendar, v.has_year_zero) for v in values.flat}

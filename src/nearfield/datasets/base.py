@@ -64,7 +64,7 @@ class SolvedTarget(Target):
     """A law of one channel whose log-density and denoiser are known too.
 
     Two units, and each method says which it takes. `sample` and `log_prob` speak the law's own. `denoise` speaks
-    standardised units, ``z = (x - mean) / deviation``, those a model works in; `standardize` leads there.
+    standardised units, ``z = (x - mean) / std``, those a model works in; `standardize` leads there.
 
     Examples
     --------
@@ -82,7 +82,7 @@ class SolvedTarget(Target):
 
     @property
     @abc.abstractmethod
-    def deviation(self) -> float:
+    def std(self) -> float:
         """What is divided by to standardise, own units."""
 
     @abc.abstractmethod
@@ -130,8 +130,8 @@ class SolvedTarget(Target):
         """
 
     def standardize(self, x: Float[ndarray, "sample vertex channel"]) -> Float[ndarray, "sample vertex channel"]:
-        """Take own units to standardised ones, ``(x - mean) / deviation``."""
-        return (x - self.mean) / self.deviation
+        """Take own units to standardised ones, ``(x - mean) / std``."""
+        return (x - self.mean) / self.std
 
     def _single_channel(self, x: Float[ndarray, "sample vertex channel"]) -> Float[ndarray, "sample vertex"]:
         states = np.asarray(x, dtype=np.float64)

@@ -60,7 +60,7 @@ class GaussianTarget(SolvedTarget):
         return 0.0
 
     @property
-    def deviation(self) -> float:
+    def std(self) -> float:
         """1: states are taken as they are."""
         return 1.0
 
@@ -110,7 +110,7 @@ class GaussianMarkovField(GaussianTarget):
 
     Notes
     -----
-    One sparse Cholesky factor serves samples and log-density: 100,000 vertices of a grid take a few seconds.
+    One sparse Cholesky factor gives samples and log-density: 100,000 vertices of a grid take a few seconds.
     `covariance` is dense and for small fields.
 
     Examples

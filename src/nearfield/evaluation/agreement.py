@@ -21,6 +21,8 @@ from nearfield.evaluation.moment import Moments, Statistic
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
+__all__ = ["FALSE_ALARM", "Agreement", "drift_names", "threshold"]
+
 FALSE_ALARM = 0.02  # of all the checks of moments of a report together
 _DRAWS = 20_000
 _FEWEST = 4  # samples, for an error from resampling
@@ -34,7 +36,7 @@ class Agreement:
     Attributes
     ----------
     statistics : tuple of Statistic
-        What the moments are.
+        Names of the moments.
     data, generated : Moments
         To compare.
     training : Moments or None
@@ -94,7 +96,7 @@ class Agreement:
         )
         statistic, value, half = self.statistics[worst], float(difference[worst]), float(allowed[worst])
         limit = max(half, 2 * statistic.small)
-        what = f"{statistic.label[0].upper()}{statistic.label[1:]}"
+        label = f"{statistic.label[0].upper()}{statistic.label[1:]}"
         chance = (
             f"the interval is what chance alone reaches over all statistics together, or "
             f"{100 * statistic.small:g} % of no consequence"
@@ -103,16 +105,16 @@ class Agreement:
         )
         of = f", of {len(members)} the one that stands out most" if len(members) > 1 else ""
         if statistic.kind == "ratio":
-            sentence = f"{what}, generated over data{of}; {chance}."
-            shown, ends, far = np.exp(value), np.exp([-half, half]), np.exp([-limit, limit])
+            sentence = f"{label}, generated over data{of}; {chance}."
+            found, ends, far = np.exp(value), np.exp([-half, half]), np.exp([-limit, limit])
         else:
             unit = "" if name.startswith("correlation") else ", in standard deviations"
-            sentence = f"{what}, generated less data{unit}{of}; {chance}."
-            shown, ends, far = value, np.array([-half, half]), np.array([-limit, limit])
-        check = Verdict.judge(name, float(shown), tuple(map(float, ends)), tuple(map(float, far)), sentence)  # type: ignore[arg-type]
+            sentence = f"{label}, generated less data{unit}{of}; {chance}."
+            found, ends, far = value, np.array([-half, half]), np.array([-limit, limit])
+        check = Verdict.judge(name, float(found), tuple(map(float, ends)), tuple(map(float, far)), sentence)  # type: ignore[arg-type]
         if drifted[worst] and check.status != "pass":
-            told = f"{sentence} Your held-out data differ from the training data as much."
-            return Verdict(name, "warn", check.value, check.low, check.high, told)
+            drift = f"{sentence} Your held-out data differ from the training data as much."
+            return Verdict(name, "warn", check.value, check.low, check.high, drift)
         return check
 
     def table(self) -> list[dict[str, Any]]:

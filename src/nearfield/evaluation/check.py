@@ -1,8 +1,9 @@
 """Checks that generated fields could be the data's: each a number, the interval it should be in, and one sentence.
 
-An interval is the wider of two: what chance alone reaches (false-alarm rate about 1e-3 a check) and what matters in
-practice. A number inside passes; outside, it warns up to a stated tolerance and fails beyond. A check for which the
-fields are too few is `unknown`, never passed. No check can prove two laws equal; one that fails shows that they differ.
+An interval is the wider of two: the reach of chance alone (false-alarm rate about 1e-3 a check) and a margin of no
+consequence in practice. A number inside passes; outside, it warns up to a stated tolerance and fails beyond. A check
+for which the fields are too few is `unknown`, never passed. No check can prove two laws equal; a failed one shows that
+they differ.
 """
 
 from __future__ import annotations
@@ -20,6 +21,16 @@ from nearfield.evaluation.metric import MarginalDistance, correlation_by_distanc
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+__all__ = [
+    "FALSE_ALARM",
+    "Verdict",
+    "check_copies",
+    "check_log_density",
+    "check_long_range",
+    "check_marginal",
+    "check_sample_count",
+]
+
 Status = Literal["pass", "warn", "fail", "unknown"]
 FALSE_ALARM = 1e-3
 _MOST_SAMPLES, _MOST_VERTICES = 1000, 2000  # for checks whose cost is quadratic in samples, or repeated
@@ -33,7 +44,7 @@ class Verdict:
     Attributes
     ----------
     name : str
-        What was checked.
+        Name of the check.
     status : {"pass", "warn", "fail", "unknown"}
         `unknown` when the fields are too few for the check.
     value : float or None
@@ -41,7 +52,7 @@ class Verdict:
     low, high : float or None
         Interval it should be in; None for an open end.
     sentence : str
-        What the number is, and what its place means.
+        Meaning of the number, and of its place.
 
     Examples
     --------

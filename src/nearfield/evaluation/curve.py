@@ -119,11 +119,6 @@ class VertexPairs:
     def lags(cls, n_vertices: int, max_lag: int) -> VertexPairs:
         """All pairs `(i, i + lag)` of a chain, for lags 0 to `max_lag`.
 
-        Raises
-        ------
-        ValueError
-            If `max_lag` is negative or reaches past the chain.
-
         Examples
         --------
         >>> VertexPairs.lags(5, 2).axis
@@ -147,23 +142,6 @@ class VertexPairs:
         seed: int = 0,
     ) -> VertexPairs:
         """Draw pairs evenly over the classes of distance; all pairs when there are few.
-
-        Parameters
-        ----------
-        bins
-            At most how many classes, narrow at short distances; or their increasing edges.
-        by
-            `"coordinates"`: great-circle km, or Euclidean in the unit of the coordinates; `"hops"`: (2.12) of arXiv
-            2505.04417; `"auto"`: coordinates where the graph has them.
-        max_pairs
-            Bound on the number of pairs.
-        seed
-            Of the draw; the same graph and seed give the same pairs, so two data sets can be compared pair by pair.
-
-        Raises
-        ------
-        ValueError
-            If coordinates are asked for and there are none, or if no pair of vertices is connected.
 
         Examples
         --------

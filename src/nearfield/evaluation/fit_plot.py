@@ -24,7 +24,7 @@ __all__ = ["levels", "selection", "training"]
 def selection(report: SelectionReport, ax: Axes | None = None) -> Axes:
     """Held-out loss against the radius at the chosen pooling: the lowest and the chosen candidate marked.
 
-    Bars are standard errors of the difference to the lowest loss, which is what the choice rests on; the band is the
+    Bars are standard errors of the difference to the lowest loss, on which the choice rests; the band is the
     standard error of the loss itself, most of which is common to all candidates. Losses in nats per dimension.
     """
     ax = single_axes(ax, 5.8, 5.0)

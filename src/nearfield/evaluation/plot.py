@@ -38,25 +38,6 @@ def fields(
 ) -> list[Axes]:
     """Fields side by side on one colour scale, or as lines on one vertical scale where the graph is one-dimensional.
 
-    Parameters
-    ----------
-    panels
-        Title and values (vertex,) of each picture, in the unit of the data.
-    graph
-        Says where the vertices are. Two-dimensional lattices are drawn as maps, missing vertices (land) grey; of
-        three-dimensional ones the middle slice of the first axis; coordinates without a lattice as dots; no
-        coordinates, as values in order of vertex.
-    label
-        Name and unit of the values.
-    dims
-        Names (and units) of the axes of the lattice, or of the coordinates.
-    scale
-        Range and colours; by default covers all panels, for maps all but the outermost 0.4 % of their values.
-    columns
-        Pictures in a row.
-    bar
-        Where the colour bar stands.
-
     Examples
     --------
     >>> from nearfield.graph import DependencyGraph

@@ -95,7 +95,7 @@ def write_report(path: str | os.PathLike[str], comparison: Comparison) -> dict[s
 
 
 def page_path(path: str | os.PathLike[str]) -> Path:
-    """Return where the page goes, or refuse what could not be written after minutes of work.
+    """Return the path of the page, or refuse it before minutes of work.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a model keeps of the data it was fitted to, so that a report on others can tell what it should have learned."""
+"""Moments that a model keeps of its training data, for reports on other data."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from nearfield.graph import DependencyGraph
+
+__all__ = ["MOST_CHANNELS", "TrainingMoments", "block_length"]
 
 MOST_CHANNELS = 6
 """Channels that a report compares, the first ones."""
@@ -43,15 +45,6 @@ class TrainingMoments:
     ) -> TrainingMoments:
         """Measure the training data.
 
-        Parameters
-        ----------
-        x
-            In the unit of the data.
-        graph
-            Of the vertices.
-        block
-            Consecutive samples that are resampled together.
-
         Examples
         --------
         >>> from nearfield.graph import DependencyGraph
@@ -62,13 +55,13 @@ class TrainingMoments:
         """
         ruler, kept = Ruler.of(graph), []
         for c in range(min(x.shape[2], MOST_CHANNELS)):
-            # In single precision, as they are kept: what is loaded measures as what was fitted does.
+            # In single precision, as they are kept: so that a loaded model measures as the fitted one.
             stick = Yardstick.of(x[..., c]).rounded()
             kept.append((stick, stick.measure(x[..., c], ruler, own=True, block=block)))
         return cls(tuple(kept), len(x))
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return what a model file holds: plain settings and arrays."""
+        """Return plain settings and arrays for a model file."""
         arrays: dict[str, np.ndarray] = {}
         for c, (stick, moments) in enumerate(self.channels):
             arrays |= {f"{c}.center": stick.center, f"{c}.scale": stick.scale, f"{c}.modes": stick.modes}

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from nearfield.graph import DependencyGraph
 
+__all__ = ["ColourScale", "View"]
+
 _LINE = "#0072B2"
 _LAND = "#c8c8c8"
 
@@ -73,7 +75,7 @@ class View:
     keep : bool (cell,) or None
         Which cells of the lattice are vertices; None for all.
     x_label, y_label, note : str
-        Names and units of the axes; what a picture leaves out.
+        Names and units of the axes; a remark on data left out.
     joined : bool
         Whether a line through neighbouring values means something.
     stretch : float
@@ -154,7 +156,7 @@ class View:
             return cls(points[:, 0], None, None, None, names[0])
         x, y = (1, 0) if sphere else (0, 1)
         stretch = 1 / max(np.cos(np.deg2rad(points[:, 0].mean())), 0.2) if sphere else 1.0
-        note = f"{names[2]} not shown" if points.shape[1] > 2 else ""
+        note = f"{names[2]} left out" if points.shape[1] > 2 else ""
         return cls(points[:, x], points[:, y], None, None, names[x], names[y], note, stretch=stretch)
 
     def draw(self, ax: Axes, values: Float[np.ndarray, " vertex"], scale: ColourScale) -> ScalarMappable | None:

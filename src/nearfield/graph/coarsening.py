@@ -80,17 +80,6 @@ def box_step(graph: DependencyGraph) -> int:
 def coarsen(graph: DependencyGraph, step: int = STEP) -> Coarsening:
     """Cut a graph into blocks.
 
-    Parameters
-    ----------
-    graph : DependencyGraph
-    step : int
-        Cells of a box along each axis of a lattice, at least 2; the last box of an axis takes what is left, from
-        half a box on as a box of its own. Other graphs get ``n_vertices / step**2`` clusters.
-
-    Returns
-    -------
-    Coarsening
-
     Examples
     --------
     >>> coarse = coarsen(DependencyGraph.chain(10))

@@ -1,4 +1,4 @@
-"""Points in space and on the sphere: what is valid, what is near.
+"""Points in space and on the sphere: their checks and their neighbours.
 
 Great-circle neighbours are found by the chord between unit vectors, which grows with the angle: the date line and the
 poles need no special case.
@@ -42,11 +42,6 @@ def positions(coordinates: Float[np.ndarray, "vertex axis"], metric: Metric) -> 
 def nearest_pairs(coordinates: Float[np.ndarray, "vertex axis"], k: int, metric: Metric) -> Int[np.ndarray, "edge 2"]:
     """Each point with each of its k nearest others; coordinates as checked.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If k is not an integer from 1 to the number of other points.
-
     Examples
     --------
     >>> import numpy as np
@@ -67,11 +62,6 @@ def close_pairs(
     coordinates: Float[np.ndarray, "vertex axis"], distance: float, metric: Metric
 ) -> Int[np.ndarray, "edge 2"]:
     """Pairs of points at most `distance` apart (km for haversine), each once; coordinates as checked.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the distance is not a finite number above 0.
 
     Examples
     --------
@@ -94,11 +84,6 @@ def close_pairs(
 def real_array(name: str, values: ArrayLike) -> Float[np.ndarray, ...]:
     """Return finite real numbers as a new float64 array, without negative zeros.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If they are not real numbers, or not finite.
-
     Examples
     --------
     >>> real_array("lat", [1, 2]).tolist()
@@ -116,11 +101,6 @@ def real_array(name: str, values: ArrayLike) -> Float[np.ndarray, ...]:
 
 def checked_points(points: ArrayLike, metric: Metric) -> Float[np.ndarray, "vertex axis"]:
     """Points as a new float64 array (vertex, axis); one number per point is one axis.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are not finite numbers, or not latitudes and longitudes in range for haversine.
 
     Examples
     --------
@@ -142,11 +122,6 @@ def checked_points(points: ArrayLike, metric: Metric) -> Float[np.ndarray, "vert
 
 def checked_axes(lat: ArrayLike, lon: ArrayLike) -> tuple[Float[np.ndarray, " lat"], Float[np.ndarray, " lon"], bool]:
     """Axes of a grid on the sphere, as given, and whether the longitudes close.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are not finite numbers in range, repeat, or turn back.
 
     Examples
     --------

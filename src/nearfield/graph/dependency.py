@@ -89,7 +89,7 @@ class DependencyGraph:
             if array is not None:
                 object.__setattr__(self, name, read_only(array.copy()))
         if self.links is not None:
-            kind = np.int32 if max(map(len, self.links)) < 2**31 else np.int64  # what scipy takes without a copy
+            kind = np.int32 if max(map(len, self.links)) < 2**31 else np.int64  # scipy's own, without a copy
             object.__setattr__(self, "links", tuple(read_only(array.astype(kind)) for array in self.links))
 
     @classmethod

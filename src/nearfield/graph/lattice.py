@@ -100,11 +100,6 @@ class Lattice:
         ball of the l1 lattice, :math:`1 + 2r`, :math:`1 + 2r + 2r^2` or :math:`1 + (8r + 6r^2 + 4r^3)/3`, is not above
         it. On Z^n both are attained at r = 1.
 
-        Returns
-        -------
-        tuple of float
-            S and nu; (0, 0) for a single cell.
-
         Examples
         --------
         >>> Lattice((9,), (False,)).growth(), Lattice((9, 9), (False, False), diagonal=True).growth()
@@ -115,18 +110,6 @@ class Lattice:
 
     def stencil(self, radius: int) -> tuple[Int[np.ndarray, "width axis"], Int[np.ndarray, " width"]]:
         """Offsets within `radius` hops, by hops, then lexicographic; the first is the cell itself.
-
-        Parameters
-        ----------
-        radius : int
-            Hops, at least 0. Past the diameter the stencil stops growing.
-
-        Returns
-        -------
-        offsets : int64 array (width, axis)
-            Steps along each axis.
-        hops : int16 array (width,)
-            Hop distance of each offset.
 
         Examples
         --------
@@ -142,11 +125,6 @@ class Lattice:
 
     def ball_size(self, radius: int) -> int:
         """Size of the largest neighbourhood of that radius: the one around the central cell.
-
-        Parameters
-        ----------
-        radius : int
-            Hops, at least 0.
 
         Examples
         --------
@@ -166,22 +144,6 @@ class Lattice:
         Int[np.ndarray, "width axis"],
     ]:
         """Neighbours of every cell: one column per offset of :meth:`stencil`.
-
-        Parameters
-        ----------
-        radius : int
-            Hops, at least 0.
-
-        Returns
-        -------
-        index : int64 array (vertex, width)
-            The cell at that offset, or the cell itself where the offset leaves the box.
-        present : bool array (vertex, width)
-            Whether the offset stays in the box.
-        hops : int16 array (vertex, width)
-            Hop distance; -1 where absent.
-        offsets : int64 array (width, axis)
-            The stencil.
 
         Examples
         --------
@@ -212,13 +174,6 @@ class Lattice:
         offsets: Int[np.ndarray, "width axis"],
     ) -> Int[np.ndarray, " pair"]:
         """Column of the stencil `offsets` that leads from each cell of `start` to that of `end`.
-
-        Parameters
-        ----------
-        start, end : int array (pair,)
-            Cells, in C order; every offset between them must be in the stencil.
-        offsets : int64 array (width, axis)
-            A stencil.
 
         Examples
         --------

@@ -34,6 +34,18 @@ if TYPE_CHECKING:
 
     from nearfield.graph import DependencyGraph
 
+__all__ = [
+    "Edge",
+    "MirroredGaussianScore",
+    "claims",
+    "draw_exact",
+    "draw_networks",
+    "exact_variance",
+    "measure",
+    "train_mirrored",
+    "train_truncated",
+]
+
 MIRRORED, TRUNCATED = "mirrored at the borders", "truncated windows"
 COLOUR = {MIRRORED: ACCENT, TRUNCATED: GENERATED}
 ASKED = {MIRRORED: 1.36, TRUNCATED: 1.0}

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     from nearfield.graph import DependencyGraph
 
+__all__ = ["EXPERIMENT", "Settings"]
+
 EXPECTED = {
     (0.7, 500): (0.949, 0.723, 0.509, 0.375, 0.310, 0.251, 0.271, 0.332, 0.406, 0.495),
     (0.5, 200): (0.895, 0.601, 0.471, 0.465, 0.502, 0.577, 0.672, 0.823, 1.098, 1.337),
@@ -313,7 +315,7 @@ def draw(
     best = int(masked["drawn"].error.mean(axis=0).argmin())
     _draw_entries(axes[2:], settings, pictures, (1, best, len(settings.radii) - 1))
     above.suptitle(
-        f"Figure 2: AR(1) chain of {settings.size} vertices; mean ± standard deviation over {settings.data_sets} data "
+        f"Figure 2: AR(1) chain of {settings.size} vertices; mean ± standard std over {settings.data_sets} data "
         f"sets; right, entries of one with α = {settings.alpha:g}"
     )
     errors, divergences = below.subplots(1, 2)
@@ -360,11 +362,11 @@ def _draw_entries(
 def _band(
     ax: Axes, radii: Sequence[int], values: Float[np.ndarray, "set radius"], colour: str, label: str, style: str
 ) -> None:
-    """Mean over the data sets as a line, plus and minus a standard deviation as a band."""
-    mean, deviation = values.mean(axis=0), values.std(axis=0, ddof=1)
+    """Mean over the data sets as a line, plus and minus a standard std as a band."""
+    mean, std = values.mean(axis=0), values.std(axis=0, ddof=1)
     # A logarithmic axis cannot show a band that reaches 0: there it ends at the smallest value found.
-    low, place = np.maximum(mean - deviation, values.min(axis=0)), np.log1p(radii)
-    ax.fill_between(place, low, mean + deviation, color=colour, alpha=0.2, lw=0)
+    low, place = np.maximum(mean - std, values.min(axis=0)), np.log1p(radii)
+    ax.fill_between(place, low, mean + std, color=colour, alpha=0.2, lw=0)
     ax.plot(place, mean, style, color=colour, ms=4, lw=1.5, label=label)
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     Matrices = Float[Tensor, "score vertex vertex"]
 
+__all__ = ["AffineStep", "ensembles", "law", "laws", "runs"]
+
 
 class AffineStep(NamedTuple):
     """Consecutive steps in one: ``y = x @ slope + eta``, for each score.

@@ -76,7 +76,7 @@ def lattice_precision(n: int, spacing: float | None = None) -> sp.csc_array:
 
     With :math:`h = 1/(n + 1)` more vertices resolve one **fixed domain** ever finer, and the condition number grows as
     :math:`n^2`; with h fixed they **extend the domain**, and it stays below :math:`1 + 4/h^2`. Locality in hops is a
-    property of the second kind: refining a grid spreads what one vertex depends on over more of them.
+    property of the second kind: refining a grid spreads the neighbours of one vertex over more of them.
 
     Parameters
     ----------
