@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, final, get_args
+from typing import TYPE_CHECKING, Any, final, get_args
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-__all__ = ["PaperRecipe", "fit_paper", "paper_errors"]
+__all__ = ["PaperRecipe", "fit_paper", "keep_widths", "paper_errors"]
 
 
 @final
@@ -82,12 +82,7 @@ class PaperRecipe:
         keep_floats(self, "learning_rate")
         if not isinstance(self.schedule, Schedule):
             raise TypeError(f"schedule must be a Schedule, got {self.schedule!r}; Schedule.ddpm() is the paper's")
-        if not isinstance(self.widths, Sequence) or isinstance(self.widths, str):
-            raise TypeError(f"widths must be a sequence, got {self.widths!r}; (64, 64, 64) are the paper's")
-        widths = tuple(whole_number("widths", w, 1, "give the width of each hidden layer") for w in self.widths)
-        if not widths:
-            raise ValueError("widths must have at least one hidden layer, got (); (64, 64, 64) are the paper's")
-        object.__setattr__(self, "widths", widths)
+        keep_widths(self)
         if self.predicts not in get_args(Predicted):
             raise ValueError(f'predicts must be "noise" or "score", got {self.predicts!r}; use "noise"')
         if not 0 < self.learning_rate < math.inf:
@@ -189,3 +184,13 @@ def paper_errors(
     noised = a[..., None] * score.network.windows(clean) + s[..., None] * noise
     target = noise[:, :, 0] if score.predicts == "noise" else -noise[:, :, 0] / s
     return (score.network.on_windows(noised, None, t.to(clean.dtype)) - target) ** 2
+
+
+def keep_widths(settings: Any) -> None:
+    """Turn the widths of at least one hidden layer into a tuple that can be stored."""
+    if not isinstance(settings.widths, Sequence) or isinstance(settings.widths, str):
+        raise TypeError(f"widths must be a sequence, got {settings.widths!r}; (64, 64, 64) are the paper's")
+    widths = tuple(whole_number("widths", w, 1, "give the width of each hidden layer") for w in settings.widths)
+    if not widths:
+        raise ValueError("widths must have at least one hidden layer, got (); (64, 64, 64) are the paper's")
+    object.__setattr__(settings, "widths", widths)

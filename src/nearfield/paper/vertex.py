@@ -168,11 +168,24 @@ class VertexNetworks(WindowedNetwork):
 
     @torch.no_grad()
     def prune(self) -> None:
-        """Keep the S parameters of each network that are largest in magnitude, and no others from now on."""
+        """Keep S parameters of each network, those of the largest share in their layer, and no others from now on."""
         if self.sparsity is not None and self.sparsity < self.weights.shape[1]:
-            largest = torch.where(self.kept, self.weights.abs(), -1.0).topk(self.sparsity, dim=1).indices
+            largest = torch.where(self.kept, self._shares(), -1.0).topk(self.sparsity, dim=1).indices
             self.kept.fill_(False).scatter_(1, largest, True)
         self.project()
+
+    def _shares(self) -> Float[Tensor, "network parameter"]:
+        """Square of each parameter over the sum of the squares in its layer that are no smaller.
+
+        A layer has its largest at 1, so that no layer is pruned away whole: Lee et al., "Layer-adaptive sparsity for
+        the magnitude-based pruning" (ICLR 2021).
+        """
+        shares = []
+        for layer in self.weights.square().split([(n_in + 1) * n_out for n_in, n_out in self._layers], dim=1):
+            ordered, place = layer.sort(dim=1, descending=True)
+            tiny = torch.finfo(layer.dtype).tiny
+            shares.append(torch.empty_like(layer).scatter_(1, place, ordered / ordered.cumsum(dim=1).clamp_min(tiny)))
+        return torch.cat(shares, dim=1)
 
     @torch.no_grad()
     def project(self) -> None:
@@ -180,21 +193,6 @@ class VertexNetworks(WindowedNetwork):
         self.weights.mul_(self.kept)
         if self.bound is not None:
             self.weights.clamp_(-self.bound, self.bound)
-
-    def block(self, vertices: Sequence[int]) -> VertexNetworks:
-        """Return copies of the networks of some vertices, to be trained apart: (3.8).
-
-        Raises
-        ------
-        ValueError
-            If one network serves all vertices.
-        """
-        part = VertexNetworks(self.graph, **self.settings() | {"vertices": tuple(vertices)})
-        place = {vertex: row for row, vertex in enumerate(self.vertices or range(len(self.graph)))}
-        rows = [place[vertex] for vertex in part.vertices or ()]
-        part.load_state_dict({name: value[rows] for name, value in self.state_dict().items()}, assign=True)
-        part.weights = nn.Parameter(part.weights.detach().clone())
-        return part
 
     @torch.no_grad()
     def take(self, part: VertexNetworks) -> None:
