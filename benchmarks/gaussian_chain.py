@@ -1,19 +1,22 @@
 """Closed-form local scores on AR(1) chains, against the maximum likelihood fit that knows the graph.
 
 The covariance of the generated law is exact: the field's own, or that pushed through the default sampler. No draws.
+
+`python -m benchmarks.gaussian_chain [--markdown docs/measurements.md]`
 """
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.table import ratio_of_means, show, verdict
+from benchmarks.table import ratio_of_means, show, verdict, write_section
 from nearfield import LocalizedDiffusion
 from nearfield.datasets import AutoregressiveChain, chain_maximum_likelihood
 from nearfield.evaluation.metric import covariance_error, gaussian_kl
-from nearfield.sampling.sampler import default_sampler
 from nearfield.score.field import GaussianField
 
 if TYPE_CHECKING:
@@ -65,17 +68,20 @@ class Distance(NamedTuple):
 
 def generated_law(model: LocalizedDiffusion) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
     """Exact mean and covariance of what a fitted model generates, in the units of the data."""
-    center, scale = model.marginal_.center.ravel(), model.marginal_.scale.ravel()
+    center, scale = model.marginal_.center.numpy().ravel(), model.marginal_.scale.numpy().ravel()
     if isinstance(model.score_, GaussianField):
         mean, covariance = np.zeros_like(center), model.score_.covariance()
     else:
-        pushed = default_sampler(model.largest_eigenvalue_).push_forward(model.score_)
+        pushed = model.model_.law.default_sampler().push_forward(model.score_)
         mean, covariance = (tensor.numpy() for tensor in pushed)
     return center + scale * mean, scale[:, None] * covariance * scale
 
 
 def main() -> None:
-    """Fit every method to every data set and print the table."""
+    """Fit every method to every data set, print the table and write it into a page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="a page whose section the table replaces")
+    page = parser.parse_args().markdown
     truth = AutoregressiveChain(0.8, 100).covariance()
     rows = []
     for n in SIZES:
@@ -96,14 +102,21 @@ def main() -> None:
         for name, distances in found.items():
             rows.append([f"{name}, N={n}", *_row(np.array(distances), reference, BARS.get(name, {}).get(n))])
             rows[-1].insert(-1, " ".join(dict.fromkeys(radii[name])))
-    show(
-        "AR(1) chains, alpha .8, d = 100, 6 data sets: ratio to the known-graph maximum likelihood fit",
-        ["method", "rel ratio", "bar", "KL ratio", "bar", "rel", "KL/d", "mean", "radius", "verdict"],
-        rows,
+    header = ["method", "rel ratio", "bar", "KL ratio", "bar", "rel", "KL/d", "mean", "radius", "verdict"]
+    notes = (
         NOTES
         + "The maximum likelihood fit knows the graph and that the mean is 0; nearfield knows only that the data\n"
-        "are a chain, and estimates the mean. Generated laws are exact.",
+        "are a chain, and estimates the mean. Generated laws are exact."
     )
+    show(
+        "AR(1) chains, alpha .8, d = 100, 6 data sets: ratio to the known-graph maximum likelihood fit",
+        header,
+        rows,
+        notes,
+    )
+    if page is not None:
+        short = [[row[k] for k in (0, 1, 3, 8)] for row in (header, *rows)]
+        write_section(page, "gaussian_chain", short[0], short[1:], notes)
 
 
 def _row(distances: np.ndarray, reference: np.ndarray, bar: tuple[float, float] | None) -> list[str]:

@@ -25,14 +25,14 @@ LATTICE_DEVIATION = 0.8129
 
 @dataclass(frozen=True)
 class Law:
-    """A law in the units models work in: less its exact mean, divided by its exact deviation.
+    """A law in the units models work in: less its exact mean, divided by its exact standard deviation.
 
     Attributes
     ----------
     name : str
     target : Target
         The law in its own units.
-    mean, deviation : float
+    mean, std : float
         Of a vertex, own units.
     covariance : (vertex, vertex) or None
         Exact, standardised; None where it is not known.
@@ -43,7 +43,7 @@ class Law:
     name: str
     target: Target
     mean: float
-    deviation: float
+    std: float
     covariance: Float[ndarray, "vertex vertex"] | None
     signs: Float[ndarray, " vertex"]
 
@@ -61,7 +61,7 @@ class Law:
     def draw(self, n_samples: int, seed: int) -> Float[ndarray, "sample vertex channel"]:
         """Draw standardised samples; equal seeds give equal draws."""
         x = self.target.sample(n_samples, random_state=seed)
-        return self.signs[:, None] * (x - self.mean) / self.deviation
+        return self.signs[:, None] * (x - self.mean) / self.std
 
     @property
     def denoise(self) -> Denoiser | None:
@@ -77,15 +77,15 @@ class Law:
         target, signs = self.target, self.signs[:, None]
         if not isinstance(target, SolvedTarget):
             return None
-        shift = target.n_vertices * np.log(self.deviation)
-        return lambda z: target.log_prob(self.mean + self.deviation * signs * z) + shift
+        shift = target.n_vertices * np.log(self.std)
+        return lambda z: target.log_prob(self.mean + self.std * signs * z) + shift
 
 
 def cir(length: int = LENGTH) -> Law:
     """Cox-Ingersoll-Ross: skewed and bounded below."""
     target = CoxIngersollRoss(a=0.25, b=1.0, sigma=0.6, step=1.0, length=length)
     lags = np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
-    return Law("cir", target, target.mean, target.deviation, target.autocorrelation(lags), np.ones(length))
+    return Law("cir", target, target.mean, target.std, target.autocorrelation(lags), np.ones(length))
 
 
 def signed(length: int = LENGTH, seed: int = 0) -> Law:
@@ -93,14 +93,14 @@ def signed(length: int = LENGTH, seed: int = 0) -> Law:
     plain = cir(length)
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], length)
     covariance = signs[:, None] * plain.covariance * signs
-    return Law("signed", plain.target, plain.mean, plain.deviation, covariance, signs)
+    return Law("signed", plain.target, plain.mean, plain.std, covariance, signs)
 
 
 def double_well(length: int = LENGTH) -> Law:
     """Double-well chain: two states, and nobody is at the mean."""
     target = DoubleWellChain(h=2.0, J=3.0, length=length)
-    covariance = target.covariance() / target.deviation**2
-    return Law("double_well", target, target.mean, target.deviation, covariance, np.ones(length))
+    covariance = target.covariance() / target.std**2
+    return Law("double_well", target, target.mean, target.std, covariance, np.ones(length))
 
 
 def lattice(side: int = 32) -> Law:

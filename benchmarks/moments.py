@@ -38,9 +38,9 @@ from benchmarks.table import ratio_of_means, show, verdict
 from benchmarks.temperature import directions
 from nearfield import LocalizedDiffusion
 from nearfield.datasets import AutoregressiveChain, GaussianMarkovField, north_america_temperature
-from nearfield.evaluation.curve import EARTH_RADIUS_KM
 from nearfield.evaluation.metric import gaussian_kl
 from nearfield.graph import DependencyGraph
+from nearfield.graph.coordinate import EARTH_RADIUS
 from nearfield.theory.concavity import lattice_precision
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def temperature(n: int, seeds: int) -> list[Figure]:  # noqa: ARG001
     x = model.codec_.encode(train).astype(np.float64)[..., 0]
     deviation, d = x.std(axis=0), x.shape[1]
     unit = -float(np.log(deviation).mean())  # a density of x / deviation is that of x times the deviations
-    y = model.marginal_.transform(model.codec_.encode(test).astype(np.float64))
-    loss = -model.score_.log_prob(y).mean() / d + np.log(model.marginal_.scale).mean() + unit
+    y = model.marginal_(model.codec_.encode(test).astype(np.float64))
+    loss = -model.score_.log_prob(y).mean() / d + np.log(model.marginal_.scale.numpy()).mean() + unit
     mean, covariance = generated_law(model)
     fitted, real = covariance / np.outer(deviation, deviation), np.asarray(np.corrcoef(x.T))
     variances = fitted.diagonal()
@@ -120,7 +120,7 @@ def temperature(n: int, seeds: int) -> list[Figure]:  # noqa: ARG001
 def correlation_figures(fitted: Matrix, real: Matrix, maps: xr.DataArray, bar: float) -> list[Figure]:
     """Mean correlation of the pairs about each distance, less the data's."""
     place = directions(maps)
-    away = EARTH_RADIUS_KM * np.arccos(np.clip(place @ place.T, -1, 1))
+    away = EARTH_RADIUS * np.arccos(np.clip(place @ place.T, -1, 1))
     deviation = np.sqrt(fitted.diagonal())
     gap = fitted / np.outer(deviation, deviation) - real
     means = [float(gap[np.abs(away - distance) <= BAND].mean()) for distance in DISTANCES]

@@ -1,8 +1,10 @@
-"""What the tables share: their printing, the verdict on a bar and the ratio of two means."""
+"""Tables: printing, a section of a page in Markdown, the verdict on a bar and the ratio of two means."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +31,43 @@ def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], notes
         print("  ".join([row[0].ljust(widths[0]), *numbers]).rstrip())
     if notes:
         print(notes)
+
+
+def write_section(page: Path, name: str, header: Sequence[str], rows: Sequence[Sequence[str]], notes: str = "") -> None:
+    """Replace what a page has between ``<!-- name -->`` and ``<!-- /name -->`` with a table in Markdown.
+
+    Raises
+    ------
+    ValueError
+        If the page does not have both marks once, in this order.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> page = Path(tempfile.mkdtemp()) / "page.md"
+    >>> _ = page.write_text("<!-- ages -->old<!-- /ages -->")
+    >>> write_section(page, "ages", ["who", "years"], [["Ann", "7"]], "In whole years.")
+    >>> print(page.read_text())
+    <!-- ages -->
+    | who | years |
+    |---|---:|
+    | Ann | 7 |
+    <BLANKLINE>
+    In whole years.
+    <!-- /ages -->
+    """
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(f"<!-- {name} -->.*?<!-- /{name} -->", text, re.DOTALL)
+    if len(found) != 1:
+        raise ValueError(f"page must have one section <!-- {name} --> ... <!-- /{name} -->, got {len(found)} in {page}")
+    rule = "|---" + "|---:" * (len(header) - 1) + "|"
+    lines = [_line(header), rule, *map(_line, rows), *(["", notes.strip()] if notes else [])]
+    section = "\n".join([f"<!-- {name} -->", *lines, f"<!-- /{name} -->"])
+    page.write_text(text.replace(found[0], section), encoding="utf-8")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def verdict(*pairs: tuple[float, float]) -> str:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 import nearfield as nf
 from nearfield.datasets import AutoregressiveChain, DoubleWellChain
-from nearfield.evaluation import plot
+from nearfield.evaluation import fit_plot
 from nearfield.fitting.recipe import Recipe
 from nearfield.theory.excess import ExcessReference
 
@@ -72,7 +72,7 @@ left.set(title="Values, two wells", xlabel="value, deviations", ylabel="density"
 left.legend(fontsize="small", frameon=False, ncols=2)
 for ax, name in ((middle, "two wells"), (right, "Gaussian chain")):
     if models[name, "auto"].fit_report_.levels:
-        plot.levels(models[name, "auto"].fit_report_.levels, ax).margins(y=0.25)
+        fit_plot.levels(models[name, "auto"].fit_report_.levels, ax).margins(y=0.25)
     ax.set_title(f'"auto", {name}')
 figure.savefig(picture)
 print(f"Look at {picture}")

@@ -231,27 +231,25 @@ def test_error_budget_is_its_formula():
         N,
         [0, 1, 3],
         kappa=5.0,
-        horizon=2.0,
-        initial_divergence=7.0,
         smoothness=1.5,
         log_power=2.0,
         n_channels=2,
     )
-    assert budget.diffusion == pytest.approx(7 * math.exp(-4))
+    assert divergence_bound(7.0, 2.0, 0.0) == pytest.approx(7 * math.exp(-4))
     for i, n in enumerate((100, 10_000)):
         for k, r in enumerate((0, 1, 3)):
             ball = 2 * max(int((row <= r).sum()) for row in graph.distance_matrix())
             estimation = 144 * n ** (-3 / (ball + 3)) * math.log(n) ** 2
             assert budget.estimation[i, k] == pytest.approx(estimation, rel=1e-12)
             assert budget.localization[i, k] == pytest.approx(144 * (r + 1) ** 2 * 0.8 ** (2 * r), rel=1e-12)
-    one = error_budget(graph, 100, 1, kappa=5.0, horizon=2.0, initial_divergence=7.0)
+    one = error_budget(graph, 100, 1, kappa=5.0)
     assert one.estimation.shape == one.localization.shape == ()
 
 
 def test_suggested_radius_is_the_rate_of_the_balanced_budget():
     """Where the two terms of (3.17) cross, r grows as (log N)^(1 / (nu + 1)): checked at numbers no one will have."""
     chain, radii, N = DependencyGraph.chain(2001), np.arange(250), np.array([1e60, 1e120, 1e240])
-    budget = error_budget(chain, N[:, None], radii, kappa=1.2, horizon=1.0, initial_divergence=0.0, smoothness=20.0)
+    budget = error_budget(chain, N[:, None], radii, kappa=1.2, smoothness=20.0)
     crossing = (budget.localization > budget.estimation).sum(axis=1)
     assert crossing[1:] / crossing[:-1] == pytest.approx(
         suggested_radius(N[1:], 1) / suggested_radius(N[:-1], 1), rel=0.1
@@ -308,7 +306,7 @@ def test_condition_number_of_a_fixed_and_of_an_extended_domain():
         (lambda: lattice_precision(3, 0.0), "spacing must be"),
         (lambda: concavity(np.diag([1.0, 0.0])), "positive definite"),
         (
-            lambda: error_budget(DependencyGraph.chain(3), 10, 1, kappa=0.5, horizon=1.0, initial_divergence=1.0),
+            lambda: error_budget(DependencyGraph.chain(3), 10, 1, kappa=0.5),
             "kappa must be",
         ),
     ],

@@ -52,7 +52,7 @@ def dense(law, length, n_panels):
 def quadrature_mean(law, y, sigma, n_panels):
     """E[z | y] of one noised chain of 2 or 3 by summing over the product grid."""
     x, posterior = dense(law, len(y), n_panels)
-    z, a = (x - law.mean) / law.deviation, 1 / np.hypot(1, sigma)
+    z, a = (x - law.mean) / law.std, 1 / np.hypot(1, sigma)
     for i, value in enumerate(y):
         factor = np.exp(-((value - a * z) ** 2) / (2 * (a * sigma) ** 2))
         posterior = posterior * np.expand_dims(factor, [k for k in range(len(y)) if k != i])
@@ -213,9 +213,9 @@ def test_moments_are_those_of_the_density(law):
     else:
         marginal = joint.sum(axis=(1, 2))
         np.testing.assert_allclose(marginal @ x, law.mean, rtol=1e-6)
-        np.testing.assert_allclose(marginal @ (x - law.mean) ** 2, law.deviation**2, rtol=1e-6)
+        np.testing.assert_allclose(marginal @ (x - law.mean) ** 2, law.std**2, rtol=1e-6)
         lagged = (x - law.mean) @ joint.sum(axis=1) @ (x - law.mean)
-        np.testing.assert_allclose(lagged / law.deviation**2, law.autocorrelation(2), rtol=1e-6)
+        np.testing.assert_allclose(lagged / law.std**2, law.autocorrelation(2), rtol=1e-6)
 
 
 def test_the_middle_of_a_long_double_well_chain_is_endless():
@@ -223,7 +223,7 @@ def test_the_middle_of_a_long_double_well_chain_is_endless():
     law = DoubleWellChain(h=2.0, J=3.0, length=161)
     covariance = law.covariance()
     lags = np.array([0, 1, 5, 20])
-    np.testing.assert_allclose(covariance[80, 80 + lags], law.deviation**2 * law.autocorrelation(lags), rtol=1e-6)
+    np.testing.assert_allclose(covariance[80, 80 + lags], law.std**2 * law.autocorrelation(lags), rtol=1e-6)
     assert np.array_equal(covariance, covariance.T)
 
 
@@ -288,13 +288,13 @@ def test_euler_has_the_law_of_its_own_recursion():
     """Far from 0 truncation never acts: v' = (1 - a delta)^2 v + sigma^2 b delta."""
     law = CoxIngersollRoss(a=1.0, b=1.0, sigma=0.3, step=0.5, length=3)
     x = law.sample_euler(100_000, 0, substeps=2)[:, -1, 0]
-    variance = law.deviation**2
+    variance = law.std**2
     for _ in range(4):
         variance = (1 - 0.25) ** 2 * variance + 0.3**2 * 0.25
     square = (x - 1) ** 2
     assert abs(x.mean() - 1) < 5 * x.std() / np.sqrt(len(x))  # two-sided 6e-7
     assert abs(square.mean() - variance) < 5 * square.std() / np.sqrt(len(x))
-    assert abs(law.deviation**2 - variance) > 5 * square.std() / np.sqrt(len(x))  # it is not the exact law's
+    assert abs(law.std**2 - variance) > 5 * square.std() / np.sqrt(len(x))  # it is not the exact law's
 
 
 def test_euler_truncates_drift_and_noise():
@@ -333,7 +333,7 @@ BAD = [
     (lambda: DoubleWellChain(1.0, 1.0, 0), "length must be at least 1"),
     (lambda: WELLS.hidden_chain(12), "cells must resolve the wells, .*: give 23 cells"),
     (lambda: STRONG.hidden_chain(2000), "J must leave the wells a width .* of at least 0.0096, .*: give J of at most"),
-    (lambda: HIGH.deviation, "h must leave the wells a width .*: give a smaller h"),
+    (lambda: HIGH.std, "h must leave the wells a width .*: give a smaller h"),
 ]
 
 
@@ -342,7 +342,7 @@ USES = {
     "log_normalizer": lambda law: law.log_normalizer,
     "log_prob": lambda law: law.log_prob(np.ones((1, 3, 1))),
     "covariance": lambda law: law.covariance(),
-    "deviation": lambda law: law.deviation,
+    "deviation": lambda law: law.std,
     "autocorrelation": lambda law: law.autocorrelation([1]),
     "hidden_chain": lambda law: law.hidden_chain(480),
 }

@@ -13,7 +13,7 @@ import xarray as xr
 from typer.testing import CliRunner
 
 import nearfield as nf
-from nearfield.cli import _summary, app
+from nearfield.cli import app
 from nearfield.datasets import AutoregressiveChain
 from nearfield.fitting.recipe import Recipe
 
@@ -106,13 +106,13 @@ def test_info_tells_what_fit_told(files):
     assert "40" in run("info", files / "sst.nearfield").stdout
 
 
-def test_only_of_a_field_is_the_loss_of_the_field_told():
+def test_only_the_summary_of_a_field_has_its_loss():
     x = np.random.default_rng(0).normal(size=(40, 8))
     for method, told in (("gaussian", True), ("hybrid", False)):
         recipe = Recipe(steps=2) if method == "hybrid" else None
         model = nf.LocalizedDiffusion(method=method, random_state=0, recipe=recipe).fit(x)
         assert model.fit_report_.selection is not None
-        assert ("held_out_nats_per_dimension" in _summary(model)) == told
+        assert ("held_out_nats_per_dimension" in model.model_.summary()) == told
 
 
 def test_sample_is_the_librarys(files):
@@ -171,7 +171,7 @@ def test_the_channel_of_an_array_has_a_marginal_by_number(files):
         "--marginal",
         "0=log",
     )
-    assert nf.load("m").marginal_.describe() == "log"
+    assert nf.load("m").marginal_.name == "log"
     told = run("fit", "positive.npy", "--out", "none", "--marginal", "1=log", code=1).stderr
     assert "variables of the data, [0], got '1'" in told
 

@@ -16,10 +16,12 @@ from nearfield.fitting.closed_form import (
     torus_spectrum,
     window_spectrum,
 )
-from nearfield.fitting.covariance import Pooling, predecessors
+from nearfield.fitting.elimination import predecessors
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.regression import VARIANCE_FLOOR, cap_members, regress
 from nearfield.graph import DependencyGraph
 from nearfield.process import noise, signal
+from nearfield.samples import Samples
 
 ALONE = Pooling(0.0)
 TIMES = [0.0009, 0.1, 0.7, 3.0]
@@ -71,7 +73,7 @@ def tree_precision(x: np.ndarray, graph: DependencyGraph) -> np.ndarray:
 def test_field_of_a_chain_is_the_maximum_likelihood(n_samples):
     chain = AutoregressiveChain(0.8, 12)
     x = 3.0 + chain.sample(n_samples, 1) * np.linspace(0.5, 2.0, 12)[:, None]
-    fitted = in_units_of_data(*fit_field(x, chain.graph, 1, ALONE))
+    fitted = in_units_of_data(*fit_field(Samples(x, chain.graph), 1, ALONE))
     best = chain_maximum_likelihood(centred(x))
     np.testing.assert_allclose(fitted, best, rtol=1e-10, atol=1e-10)
 
@@ -81,11 +83,11 @@ def test_field_of_a_chain_is_the_maximum_likelihood(n_samples):
 def test_field_of_a_tree_is_the_maximum_likelihood(seed, channels):
     tree = random_tree(15, seed)
     x = generic(40, 15, channels, seed)
-    center, scale, field = fit_field(x, tree, 1, ALONE)
+    center, scale, field = fit_field(Samples(x, tree), 1, ALONE)
     fitted = np.linalg.inv(in_units_of_data(center, scale, field))
     best = tree_precision(centred(x), tree)
     np.testing.assert_allclose(fitted, best, rtol=1e-9, atol=1e-9 * abs(best).max())
-    factor = field.factor.toarray()  # rows too stand in the order of elimination
+    factor = field.factor.matrix.toarray()  # rows too stand in the order of elimination
     assert not np.triu(factor, 1).any()
     assert (np.diag(factor) > 0).all()
 
@@ -98,7 +100,7 @@ def test_field_of_a_tree_is_the_maximum_likelihood(seed, channels):
 @pytest.mark.parametrize("channels", [1, 2])
 def test_field_that_reads_everything_has_the_empirical_covariance(graph, channels):
     x = generic(60, len(graph), channels)
-    fitted = in_units_of_data(*fit_field(x, graph, 20, ALONE))
+    fitted = in_units_of_data(*fit_field(Samples(x, graph), 20, ALONE))
     np.testing.assert_allclose(fitted, moment(centred(x)), rtol=1e-9, atol=1e-10)
 
 
@@ -106,19 +108,19 @@ def test_channels_are_coupled_as_the_same_variables_on_a_graph_of_pairs_are():
     """A chain with two channels is a ladder with diagonals whose pairs are blocks: same conditioning sets, same law."""
     x = generic(50, 6, channels=2)
     ladder = DependencyGraph.grid((6, 2), diagonal=True)
-    blocks = in_units_of_data(*fit_field(x, DependencyGraph.chain(6), 1, ALONE))
-    scalars = in_units_of_data(*fit_field(x.reshape(50, 12, 1), ladder, 1, ALONE))
+    blocks = in_units_of_data(*fit_field(Samples(x, DependencyGraph.chain(6)), 1, ALONE))
+    scalars = in_units_of_data(*fit_field(Samples(x.reshape(50, 12, 1), ladder), 1, ALONE))
     np.testing.assert_allclose(blocks, scalars, rtol=1e-9, atol=1e-10)
 
 
 def test_raw_data_keep_their_mean_in_the_uncentred_moment():
     """(4.3) of arXiv 2505.04417: without standardisation the moment is about zero."""
     x = generic(40, 5)
-    center, scale, field = fit_field(x, DependencyGraph.chain(5), 9, ALONE, standardize=False)
+    center, scale, field = fit_field(Samples(x, DependencyGraph.chain(5), standard=(True,)), 9, ALONE)
     assert not center.any()
     assert (scale == 1).all()
     np.testing.assert_allclose(field.covariance(), moment(x), rtol=1e-9, atol=1e-10)
-    _, _, masked = fit_masked(x, DependencyGraph.chain(5), 9, standardize=False)
+    _, _, masked = fit_masked(Samples(x, DependencyGraph.chain(5), standard=(True,)), 9)
     np.testing.assert_allclose(masked.precision(0.2), np.linalg.inv(diffused(moment(x), 0.2)), rtol=1e-9)
 
 
@@ -126,14 +128,14 @@ def test_full_pooling_of_a_chain_is_the_stationary_regression():
     """One mean and variance, and one slope: sum of lagged products over sum of squares of the earlier ones."""
     chain = AutoregressiveChain(0.7, 8)
     x = 5.0 + 2.0 * chain.sample(6, 2)
-    center, scale, field = fit_field(x, chain.graph, 1, Pooling(1.0))
+    center, scale, field = fit_field(Samples(x, chain.graph), 1, Pooling(1.0))
     y = (x[..., 0] - x.mean()) / x.std()
     slope = (y[:, 1:] * y[:, :-1]).sum() / (y[:, :-1] ** 2).sum()
     rest = ((y[:, 1:] - slope * y[:, :-1]) ** 2).mean()
     whitening = np.diag(np.r_[1.0, np.full(7, rest**-0.5)]) + np.diag(np.full(7, -slope * rest**-0.5), -1)
     np.testing.assert_allclose(center, x.mean(), rtol=1e-12)
     np.testing.assert_allclose(scale, x.std(), rtol=1e-12)
-    np.testing.assert_allclose(field.factor.toarray(), whitening, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(field.factor.matrix.toarray(), whitening, rtol=1e-9, atol=1e-12)
 
 
 def diffused(covariance, t):
@@ -143,7 +145,7 @@ def diffused(covariance, t):
 @pytest.mark.parametrize("t", TIMES)
 def test_masked_score_that_reads_everything_is_the_dense_one(t):
     x = generic(4, 7, channels=2)  # fewer samples than variables
-    center, scale, score = fit_masked(x, DependencyGraph.chain(7), 6)
+    center, scale, score = fit_masked(Samples(x, DependencyGraph.chain(7)), 6)
     y = (x - x.mean(axis=0)) / x.std(axis=0)
     np.testing.assert_allclose(center, x.mean(axis=0))
     np.testing.assert_allclose(scale, x.std(axis=0))
@@ -156,7 +158,7 @@ def test_masked_score_that_reads_everything_is_the_dense_one(t):
 
 def test_masked_score_masks_the_inverse_and_does_not_invert_the_mask():
     t, graph, x = 0.3, DependencyGraph.grid((3, 4)), generic(30, 12)
-    _, _, score = fit_masked(x, graph, 1)
+    _, _, score = fit_masked(Samples(x, graph), 1)
     y = (x - x.mean(axis=0)) / x.std(axis=0)
     near = graph.distance_matrix() <= 1
     full = diffused(moment(y), t)
@@ -179,7 +181,7 @@ WINDOWED = {
 def test_windowed_score_is_the_score_of_the_window_s_marginal(graph, radius, channels):
     """Row j is that of the inverse of the window's own covariance (3.11), borders included."""
     x = generic(12, len(graph), channels)
-    _, _, score = fit_windowed(x, graph, ((0.1, radius),), ALONE)
+    _, _, score = fit_windowed(Samples(x, graph), ((0.1, radius),), ALONE)
     second = moment((x - x.mean(axis=0)) / x.std(axis=0))
     state = generic(2, len(graph), channels, seed=8)
     near = graph.distance_matrix() <= radius
@@ -199,7 +201,7 @@ def test_windowed_score_is_the_score_of_the_window_s_marginal(graph, radius, cha
 def test_explained_variance_is_that_of_the_regression_on_the_noised_window(graph, channels):
     """Var D_j = c_j' (C + sigma^2 I)^-1 c_j, c_j the window's covariances with j; at several times of two radii."""
     x = generic(12, len(graph), channels)
-    _, _, score = fit_windowed(x, graph, ((0.1, 1), (1.0, 2)), ALONE)
+    _, _, score = fit_windowed(Samples(x, graph), ((0.1, 1), (1.0, 2)), ALONE)
     second = moment((x - x.mean(axis=0)) / x.std(axis=0))
     times = np.array([0.0, 0.1, 1.0, 5.0, 0.1])
     found = score.explained_variance(times)
@@ -219,7 +221,7 @@ def test_explained_variance_is_that_of_the_regression_on_the_noised_window(graph
 def test_windowed_denoiser_minimises_the_local_loss(t):
     """Least squares of x_0j on x_t in the window, the noise's expectation being rows sqrt(N) s e_k with answer 0."""
     graph, x = DependencyGraph.chain(6), generic(5, 6)
-    _, _, score = fit_windowed(x, graph, ((0.1, 2),), ALONE)
+    _, _, score = fit_windowed(Samples(x, graph), ((0.1, 2),), ALONE)
     y = ((x - x.mean(axis=0)) / x.std(axis=0))[..., 0]
     found = score.denoise(torch.eye(6, dtype=torch.float64)[..., None], t)[..., 0].numpy()
     for j in range(6):
@@ -233,7 +235,7 @@ def test_windowed_denoiser_minimises_the_local_loss(t):
 
 def test_windowed_score_of_radius_0_keeps_the_marginal_law():
     x = generic(9, 5)
-    _, _, score = fit_windowed(x, DependencyGraph.chain(5), ((0.1, 0),), ALONE)
+    _, _, score = fit_windowed(Samples(x, DependencyGraph.chain(5)), ((0.1, 0),), ALONE)
     state = torch.from_numpy(generic(3, 5, seed=2))
     for t in TIMES:  # standardised: every vertex N(0, 1), whose score is -x at all times
         torch.testing.assert_close(score.score(state, t), -state, rtol=1e-10, atol=1e-10)
@@ -243,7 +245,7 @@ def test_windowed_score_is_pooled_like_the_field():
     """Pooled over a long chain, all interior rows are one row, and the radius of each level is the one asked for."""
     chain = AutoregressiveChain(0.8, 20)
     x = chain.sample(30, 3)
-    _, _, score = fit_windowed(x, chain.graph, ((0.01, 1), (0.5, 3)), Pooling(1.0))
+    _, _, score = fit_windowed(Samples(x, chain.graph), ((0.01, 1), (0.5, 3)), Pooling(1.0))
     for t, radius in ((0.01, 1), (0.5, 3)):
         rows = score.coefficients(t)[:, 0, :, 0]
         assert rows.shape[1] == 2 * radius + 1
@@ -282,17 +284,17 @@ def test_windows_are_cut_to_what_the_samples_support(n_samples, channels):
 def test_too_few_samples_warn_and_give_a_positive_definite_field():
     x = generic(6, 15)
     with pytest.warns(UserWarning, match="6 samples cannot support conditioning sets of 5 neighbours.* 1 nearest"):
-        center, scale, field = fit_field(x, DependencyGraph.chain(15), 5, ALONE)
+        center, scale, field = fit_field(Samples(x, DependencyGraph.chain(15)), 5, ALONE)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        near = fit_field(x, DependencyGraph.chain(15), 1, ALONE)[2]
+        near = fit_field(Samples(x, DependencyGraph.chain(15)), 1, ALONE)[2]
     np.testing.assert_allclose(field.covariance(), near.covariance(), rtol=1e-12)
     assert np.linalg.eigvalsh(in_units_of_data(center, scale, field)).min() > 1e-3
 
 
 def test_as_many_samples_as_needed_do_not_warn():
     x = generic(7, 15)
-    assert np.linalg.eigvalsh(fit_field(x, DependencyGraph.chain(15), 5, ALONE)[2].covariance()).min() > 0
+    assert np.linalg.eigvalsh(fit_field(Samples(x, DependencyGraph.chain(15)), 5, ALONE)[2].covariance()).min() > 0
 
 
 @pytest.mark.parametrize("pooling", [ALONE, Pooling(1.0)], ids=str)
@@ -301,8 +303,8 @@ def test_a_copy_of_a_neighbour_keeps_a_floor_of_variance_and_warns(pooling):
     x = x[:, [0, 0, 0, 0, 0, 0]] if pooling.strength else x[:, [0, 1, 1, 2, 3, 3]]
     raised = 5 if pooling.strength else 2
     with pytest.warns(UserWarning, match=f"{raised} of 6 conditional variances were raised to 1e-10"):
-        field = fit_field(x, DependencyGraph.chain(6), 1, pooling)[2]
-    np.testing.assert_allclose(field.factor.diagonal().max() ** -2, VARIANCE_FLOOR, rtol=1e-6)
+        field = fit_field(Samples(x, DependencyGraph.chain(6)), 1, pooling)[2]
+    np.testing.assert_allclose(field.factor.matrix.diagonal().max() ** -2, VARIANCE_FLOOR, rtol=1e-6)
     np.testing.assert_allclose(np.diag(field.covariance()), 1.0, rtol=1e-5)
 
 
@@ -311,9 +313,9 @@ def test_copies_among_the_neighbours_do_no_harm():
     x = generic(50, 5)
     x[:, 1] = 2.0 * x[:, 0]
     with pytest.warns(UserWarning, match="1 of 5 conditional"):
-        field = fit_field(x, DependencyGraph.chain(5), 4, ALONE)[2]
-    without = fit_field(x[:, 1:], DependencyGraph.chain(4), 4, ALONE)[2]
-    np.testing.assert_allclose(field.factor.diagonal()[2:], without.factor.diagonal()[1:], rtol=1e-5)
+        field = fit_field(Samples(x, DependencyGraph.chain(5)), 4, ALONE)[2]
+    without = fit_field(Samples(x[:, 1:], DependencyGraph.chain(4)), 4, ALONE)[2]
+    np.testing.assert_allclose(field.factor.matrix.diagonal()[2:], without.factor.matrix.diagonal()[1:], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -322,8 +324,11 @@ def test_copies_among_the_neighbours_do_no_harm():
 def test_one_law_on_a_torus_has_the_same_windows_by_lags_and_one_by_one(shape, diagonal, channels, radius):
     graph = DependencyGraph.grid(shape, periodic=True, diagonal=diagonal)
     y = generic(5, len(graph), channels)
-    by_lags, one_by_one = torus_spectrum(y, graph, radius), window_spectrum(y, graph, radius, Pooling(1.0))
+    by_lags, one_by_one = (
+        torus_spectrum(Samples(y, graph, standard=(True,) * channels), radius),
+        window_spectrum(Samples(y, graph, standard=(True,) * channels), radius, Pooling(1.0)),
+    )
     np.testing.assert_array_equal(by_lags.index, one_by_one.index)
     np.testing.assert_array_equal(by_lags.law, one_by_one.law)
-    blocks = [(s.vectors * s.values[:, None]) @ s.vectors.swapaxes(1, 2) for s in (by_lags, one_by_one)]
+    blocks = [((s.vectors * s.values[:, None]) @ s.vectors.mT).numpy() for s in (by_lags, one_by_one)]
     np.testing.assert_allclose(*blocks, atol=1e-12 * np.abs(blocks[1]).max())

@@ -10,10 +10,10 @@ from nearfield.datasets import GaussianMarkovField
 from nearfield.evaluation.metric import gaussian_kl
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.coarse import Scale, choose_correction, corrected
-from nearfield.fitting.covariance import Pooling
-from nearfield.fitting.extension import extend
+from nearfield.fitting.pooling import Pooling
 from nearfield.graph import DependencyGraph
 from nearfield.graph.coarsening import Coarsening, box_step, coarsen
+from nearfield.samples import Samples
 
 POINTS = np.random.default_rng(0).uniform(size=(60, 2))
 GRAPHS = {
@@ -61,8 +61,8 @@ def test_means_are_means():
 def test_without_shrinkage_the_block_means_have_the_covariance_of_the_samples():
     graph = DependencyGraph.grid((18, 18))
     y = waves(200, 0.5, 1)
-    field = build_field(y, graph, 1, Pooling(1.0), False).field
-    law = corrected(field, y, graph, Scale(6, shrinkage=0.0))
+    field = build_field(Samples(y, graph, standard=(True,)), 1, Pooling(1.0)).field
+    law = corrected(field, Samples(y, graph, standard=(True,)), Scale(6, shrinkage=0.0))
     blocks = coarsen(graph, 6)
     z = blocks.means(y).reshape(200, -1)
     mean = blocks.averages().toarray()
@@ -76,7 +76,7 @@ def test_a_slow_wave_that_local_laws_lose_is_repaired():
     assert model.score_.coarse is not None
     assert "Corrected at larger scales" in model.fit_report_.reason
     wave = np.tile(np.cos(np.pi * np.linspace(0, 1, 18)), 18)
-    scale = model.marginal_.scale.ravel()
+    scale = model.marginal_.scale.numpy().ravel()
     drawn = (wave * scale) @ model.score_.covariance() @ (wave * scale)
     assert 0.85 < drawn / ((x[..., 0] @ wave).var()) < 1.15
     assert 0.95 < np.diag(model.score_.covariance()).mean() < 1.05
@@ -89,8 +89,12 @@ def test_fields_that_are_right_stay_as_they_are():
     for seed in range(4):
         x = truth.sample(100, random_state=seed)
         y = x - x.mean(axis=0)
-        field = build_field(y, truth.graph, 2, pooling, False).field
-        law = corrected(field, y, truth.graph, choose_correction(field, y, truth.graph, 2, pooling))
+        field = build_field(Samples(y, truth.graph, standard=(True,)), 2, pooling).field
+        law = corrected(
+            field,
+            Samples(y, truth.graph, standard=(True,)),
+            choose_correction(Samples(y, truth.graph, standard=(True,)), field, 2, pooling),
+        )
         divergence += [gaussian_kl(truth.covariance(), f.covariance()) for f in (field, law)]
     assert divergence[1] < 1.05 * divergence[0]
 
@@ -101,13 +105,16 @@ def test_draws_that_are_not_like_the_data_are_a_reason_to_correct(monkeypatch):
     law = GaussianMarkovField.stationary((12, 12))
     y = law.sample(100, random_state=0)
     y = y - y.mean()
-    field = build_field(y, law.graph, 2, Pooling(1.0), False).field
-    assert choose_correction(field, y, law.graph, 2, Pooling(1.0)) is None
-    scale = choose_correction(field, y, law.graph, 2, Pooling(1.0), needed=True)
+    field = build_field(Samples(y, law.graph, standard=(True,)), 2, Pooling(1.0)).field
+    assert choose_correction(Samples(y, law.graph, standard=(True,)), field, 2, Pooling(1.0)) is None
+    scale = choose_correction(Samples(y, law.graph, standard=(True,)), field, 2, Pooling(1.0), needed=True)
     assert scale is not None
     mode = np.linalg.eigh(y[..., 0].T @ y[..., 0])[1][:, -1]
     data = np.mean((y[..., 0] @ mode) ** 2)
-    before, after = (mode @ law.covariance() @ mode / data for law in (field, corrected(field, y, law.graph, scale)))
+    before, after = (
+        mode @ law.covariance() @ mode / data
+        for law in (field, corrected(field, Samples(y, law.graph, standard=(True,)), scale))
+    )
     assert 1.2 * before < after < 1.2
 
 
@@ -117,30 +124,30 @@ def test_one_law_is_carried_to_larger_lattices():
     rng = np.random.default_rng(0)
     y = np.cumsum(rng.normal(size=(300, 100, 1)), axis=1)
     y = (y[:, 10:] - y[:, :-10])[:, :60] / np.sqrt(10)
-    field = build_field(y, graph, 1, Pooling(1.0), False).field
-    law = corrected(field, y, graph, Scale(3, 2, Pooling(1.0)))
-    larger = extend(law, graph, onto)
+    field = build_field(Samples(y, graph, standard=(True,)), 1, Pooling(1.0)).field
+    law = corrected(field, Samples(y, graph, standard=(True,)), Scale(3, 2, Pooling(1.0)))
+    larger = law.extended(graph, onto)
     assert larger.coarse is not None
     assert larger.coarse.law.n_vertices == 30
     small, large = law.covariance(), larger.covariance()
     np.testing.assert_allclose(large[36:42, 36:42], small[27:33, 27:33], atol=0.03)
-    assert not np.allclose(extend(field, graph, onto).covariance()[36:42, 36:42], small[27:33, 27:33], atol=0.03)
+    assert not np.allclose(field.extended(graph, onto).covariance()[36:42, 36:42], small[27:33, 27:33], atol=0.03)
 
 
 def test_a_correction_that_cannot_be_carried_over_is_lost_with_a_warning():
     graph, onto = DependencyGraph.grid((12, 12)), DependencyGraph.grid((30, 30))
     y = np.random.default_rng(0).normal(size=(50, 144, 1))
-    field = build_field(y, graph, 1, Pooling(1.0), False).field
-    law = corrected(field, y, graph, Scale(3, 6, Pooling(1.0)))
+    field = build_field(Samples(y, graph, standard=(True,)), 1, Pooling(1.0)).field
+    law = corrected(field, Samples(y, graph, standard=(True,)), Scale(3, 6, Pooling(1.0)))
     with pytest.warns(UserWarning, match="correction at larger scales is lost: blocks of 3 cells"):
-        assert extend(law, graph, onto).coarse is None
+        assert law.extended(graph, onto).coarse is None
 
 
 @pytest.mark.parametrize(("n_samples", "n", "pooling"), [(3, 20, Pooling(1.0)), (30, 2, Pooling(0.0))])
 def test_too_few_samples_or_vertices_are_left_alone(n_samples, n, pooling):
     y, graph = np.random.default_rng(0).normal(size=(n_samples, n, 1)), DependencyGraph.chain(n)
-    field = build_field(y, graph, 1, Pooling(1.0), False).field
-    assert choose_correction(field, y, graph, 1, pooling) is None
+    field = build_field(Samples(y, graph, standard=(True,)), 1, Pooling(1.0)).field
+    assert choose_correction(Samples(y, graph, standard=(True,)), field, 1, pooling) is None
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_a_loaded_codec_is_the_one_saved(case, tmp_path):
     loaded = Codec.from_state(*store.read(tmp_path / "codec"))
     assert loaded.graph == codec.graph
     assert loaded.sample_dims == codec.sample_dims
-    assert loaded.has_time_axis == codec.has_time_axis
+    assert loaded.ordered == codec.ordered
     encoded = codec.encode(data)
     assert np.array_equal(loaded.encode(data), encoded)
     assert same(loaded.decode(encoded, attrs={"seed": 1}), codec.decode(encoded, attrs={"seed": 1}))
@@ -299,20 +299,20 @@ def test_land_is_taken_out_of_a_given_graph():
 def test_sample_dimension_is_named_or_guessed(dims, sample_dim, found, contiguous):
     codec = Codec.fit(xr.DataArray(normal(range(3, 3 + len(dims))), dims=dims), sample_dim=sample_dim)
     assert codec.sample_dims == found
-    assert codec.has_time_axis == contiguous
+    assert codec.ordered == contiguous
 
 
 def test_dates_make_a_time_axis():
     data = chain().rename(sample="launch").assign_coords(launch=pd.date_range("2001", periods=6))
-    assert Codec.fit(data, sample_dim="launch").has_time_axis
-    assert not Codec.fit(chain()).has_time_axis
+    assert Codec.fit(data, sample_dim="launch").ordered
+    assert not Codec.fit(chain()).ordered
     rows = np.random.default_rng(0).normal(size=(6, 3))
     for index in (pd.date_range("2001", periods=6), pd.period_range("2001", periods=6), pd.RangeIndex(6, name="year")):
-        assert Codec.fit(pd.DataFrame(rows, index=index)).has_time_axis
+        assert Codec.fit(pd.DataFrame(rows, index=index)).ordered
     for plain in (rows, pd.DataFrame(rows), pd.DataFrame(rows, index=list("abcdef"))):
-        assert not Codec.fit(plain).has_time_axis
+        assert not Codec.fit(plain).ordered
         codec = Codec.fit(plain, sample_dim="time")
-        assert codec.has_time_axis
+        assert codec.ordered
         np.testing.assert_array_equal(codec.decode(codec.encode(plain)), rows)
 
 
@@ -326,7 +326,7 @@ def test_repeated_years_are_fine():
     held_out = data.where(data.scenario == "E1", drop=True)
     assert data.indexes["year"].has_duplicates
     assert codec.n_vertices == 37 * 49
-    assert codec.has_time_axis
+    assert codec.ordered
     assert same(codec.decode(codec.encode(held_out), like=held_out), held_out)
     assert "Open Government Licence" in codec.decode(np.zeros((1, 1813, 1))).attrs["licence"]
 

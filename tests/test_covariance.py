@@ -8,19 +8,13 @@ import numpy as np
 import pytest
 
 from nearfield.fitting import covariance as module
-from nearfield.fitting.covariance import (
-    Pooling,
-    elimination_order,
-    isolate,
-    kernel,
-    local_blocks,
-    location_and_scale,
-    pooled_blocks,
-    predecessors,
-    smoother,
-)
+from nearfield.fitting.covariance import isolate, local_blocks, location_and_scale
+from nearfield.fitting.elimination import elimination_order, predecessors
 from nearfield.fitting.maximin import scattered
+from nearfield.fitting.pooling import Pooling, kernel, smoother
+from nearfield.fitting.regression import Borrowing
 from nearfield.graph import DependencyGraph
+from nearfield.samples import Samples
 
 
 def sea() -> DependencyGraph:
@@ -118,7 +112,7 @@ def test_blocks_are_entries_of_the_dense_uncentred_moment(graph, monkeypatch):
 @every_pooling
 def test_pooled_windows_are_averages_over_vertices_that_have_all_members(graph, pooling):
     y, table = generic(graph), graph.neighborhood(1)
-    found = pooled_blocks(local_blocks(y, table.index), table, graph, pooling)
+    found = Borrowing(graph, table, pooling, 1).whole(local_blocks(y, table.index))
     expected = pooled_by_loops(y, table, 1, graph, pooling)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
     assert np.linalg.eigvalsh(found).min() >= -1e-12 * found.max()
@@ -128,7 +122,7 @@ def test_pooled_windows_are_averages_over_vertices_that_have_all_members(graph, 
 @every_pooling
 def test_pooled_predecessors_are_positive_and_match_the_loops(graph, pooling):
     y, table = generic(graph), predecessors(graph, 2)
-    found = pooled_blocks(local_blocks(y, table.index), table, graph, pooling)
+    found = Borrowing(graph, table, pooling, 1).whole(local_blocks(y, table.index))
     expected = pooled_by_loops(y, table, 2, graph, pooling)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
     assert np.linalg.eigvalsh(found).min() >= -1e-12 * found.max()
@@ -142,7 +136,7 @@ def test_full_pooling_on_a_chain_is_the_average_along_diagonals():
     graph = DependencyGraph.chain(4)
     table = graph.neighborhood(1)
     assert table.offsets[:, 0].tolist() == [0, -1, 1]
-    block = pooled_blocks(local_blocks(y, table.index), table, graph, Pooling(1.0))
+    block = Borrowing(graph, table, Pooling(1.0), 1).whole(local_blocks(y, table.index))
     left = [[(s[0, 0] + s[1, 1] + s[2, 2]) / 3, 0, (s[0, 1] + s[1, 2] + s[2, 3]) / 3], [0, 1, 0]]
     np.testing.assert_allclose(block[0, :2], left, rtol=1e-13)
     np.testing.assert_allclose(block[0, 2, 2], (s[1, 1] + s[2, 2] + s[3, 3]) / 3, rtol=1e-13)
@@ -155,7 +149,7 @@ def test_full_pooling_on_a_chain_is_the_average_along_diagonals():
 def test_full_pooling_of_predecessors_on_lattices_is_stationary(graph):
     """Vertices with the same set of members share one law."""
     table = predecessors(graph, 2)
-    block = pooled_blocks(local_blocks(generic(graph), table.index), table, graph, Pooling(1.0))
+    block = Borrowing(graph, table, Pooling(1.0), 1).whole(local_blocks(generic(graph), table.index))
     for v in range(graph.n_vertices):
         same = (table.present == table.present[v]).all(axis=1)
         np.testing.assert_array_equal(block[same], np.broadcast_to(block[v], block[same].shape))
@@ -167,8 +161,8 @@ def test_the_seam_of_a_ring_borrows_as_much_as_the_rest(pooling):
     graph, y = DependencyGraph.ring(12), generic(DependencyGraph.ring(12))
     seam, window = predecessors(graph, 2), graph.neighborhood(2)
     assert seam.offsets.tolist() == window.offsets.tolist()
-    block = pooled_blocks(local_blocks(y, seam.index), seam, graph, pooling)
-    around = pooled_blocks(local_blocks(y, window.index), window, graph, pooling)
+    block = Borrowing(graph, seam, pooling, 1).whole(local_blocks(y, seam.index))
+    around = Borrowing(graph, window, pooling, 1).whole(local_blocks(y, window.index))
     assert seam.present[-1].all()
     np.testing.assert_allclose(block[-1], around[-1], rtol=1e-13)
     assert np.linalg.matrix_rank(block[-1]) == 10
@@ -199,7 +193,7 @@ def test_kernel_is_one_at_the_vertex_and_falls_by_the_bandwidth():
 @every_graph
 def test_location_and_scale_without_pooling_are_the_vertex_s_own(graph):
     x = generic(graph)
-    center, scale = location_and_scale(x, graph, Pooling(0.0, 2.0))
+    center, scale = location_and_scale(Samples(x, graph), Pooling(0.0, 2.0))
     np.testing.assert_allclose(center, x.mean(axis=0), rtol=1e-13)
     np.testing.assert_allclose(scale, x.std(axis=0), rtol=1e-13)
 
@@ -208,7 +202,7 @@ def test_location_and_scale_without_pooling_are_the_vertex_s_own(graph):
 def test_full_pooling_is_one_mean_and_scale_per_channel(graph):
     """The maximum likelihood fit of one normal law per channel to all values of all vertices."""
     x = generic(graph)
-    center, scale = location_and_scale(x, graph, Pooling(1.0))
+    center, scale = location_and_scale(Samples(x, graph), Pooling(1.0))
     np.testing.assert_allclose(center, np.broadcast_to(x.mean(axis=(0, 1)), center.shape), rtol=1e-12)
     np.testing.assert_allclose(scale, np.broadcast_to(x.std(axis=(0, 1)), scale.shape), rtol=1e-12)
 
@@ -219,14 +213,16 @@ def test_partial_pooling_of_location_and_scale_by_hand(graph, pooling):
     x = generic(graph)
     w = weights(graph, pooling.bandwidth)
     mix = (1 - pooling.strength) * np.eye(len(w)) + pooling.strength * w / w.sum(axis=1, keepdims=True)
-    center, scale = location_and_scale(x, graph, pooling)
+    center, scale = location_and_scale(Samples(x, graph), pooling)
     np.testing.assert_allclose(center, mix @ x.mean(axis=0), rtol=1e-12, atol=1e-12)
     about = ((x - mix @ x.mean(axis=0)) ** 2).mean(axis=0)
     np.testing.assert_allclose(scale, np.sqrt(mix @ about), rtol=1e-12)
 
 
 def test_data_taken_as_they_are_have_location_0_and_scale_1():
-    center, scale = location_and_scale(generic(GRAPHS["grid"]), GRAPHS["grid"], Pooling(0.5), standardize=False)
+    center, scale = location_and_scale(
+        Samples(generic(GRAPHS["grid"]), GRAPHS["grid"], standard=(True, True)), Pooling(0.5)
+    )
     assert not center.any()
     assert (scale == 1).all()
 
@@ -265,3 +261,22 @@ def test_the_order_of_a_tree_is_a_perfect_elimination(seed):
 def test_pooling_refuses_what_is_out_of_range(strength, bandwidth, rule):
     with pytest.raises(ValueError, match=rule):
         Pooling(strength, bandwidth)
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        DependencyGraph.chain(12),
+        DependencyGraph.grid((5, 6), periodic=(True, False), diagonal=True),
+        DependencyGraph.grid((4, 5)).subgraph((np.arange(20) % 5 != 2) | (np.arange(20) > 14)),  # around a wall
+    ],
+    ids=repr,
+)
+def test_windows_are_the_same_as_part_of_wider_ones(graph):
+    """Also where missing cells are in the way, and where a later vertex lends what it has."""
+    predecessors(graph, 4)
+    for radius in range(4):
+        found, expected = predecessors(graph, radius), predecessors(graph, radius, elimination_order(graph))
+        for name in ("index", "present", "hops", "offsets"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+            assert getattr(found, name).dtype == getattr(expected, name).dtype

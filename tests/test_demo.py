@@ -11,7 +11,7 @@ import xarray as xr
 from typer.testing import CliRunner
 
 from nearfield.cli import app
-from nearfield.demo import build as demo
+from nearfield.demo import temperature as demo
 
 
 def maps(seed: int, n: int = 100) -> xr.DataArray:

@@ -39,14 +39,14 @@ def test_standard_names_and_axes_count_samples(name):
     for attrs in ({"standard_name": "time"}, {"axis": "T"}):
         data = field("lat", name, **{name: (name, np.arange(6), attrs)})
         assert find_sample_dims(data, None) == (name,)
-        assert Codec.fit(data).has_time_axis
+        assert Codec.fit(data).ordered
 
 
 @pytest.mark.parametrize("name", ["Time", "TIME", "Year", "date"])
 def test_times_are_known_whatever_their_case(name):
     data = field("lat", name, "lon")
     assert find_sample_dims(data, None) == (name,)
-    assert Codec.fit(data).has_time_axis
+    assert Codec.fit(data).ordered
 
 
 @pytest.mark.parametrize("name", ["M", "model", "source_id", "init", "run", "hour", "dim_1"])

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import nearfield as nf
-from nearfield.data.duplicate import duplicate_groups, warn_of_duplicates
-from nearfield.fitting.cross_validation import split
+from nearfield.data.duplicate import warn_of_duplicates
 from nearfield.fitting.recipe import Recipe
+from nearfield.graph import DependencyGraph
+from nearfield.samples import Samples, duplicate_groups
 
 D, N = 24, 60
 
@@ -47,19 +48,17 @@ def test_what_is_equal_by_chance_is_no_duplicate():
     smooth = np.cumsum(rng.normal(size=(500, 1)), axis=0) + 0.02 * rng.normal(size=(500, 40))
     for x in (rain, counts, smooth, rng.normal(size=(50, 3)).round(1), X):
         assert np.array_equal(duplicate_groups(x[..., None]), np.arange(len(x)))
-        warn_of_duplicates(x[..., None])
+        warn_of_duplicates(Samples(x[..., None], DependencyGraph.chain(x.shape[1])))
 
 
-@pytest.mark.parametrize("contiguous", [False, True])
-def test_folds_are_a_partition_that_keeps_repeats_together(contiguous):
-    groups = duplicate_groups(REPEATED["bootstrap"][..., None])
-    parts = split(N, 5, contiguous, 3, groups)
+@pytest.mark.parametrize("ordered", [False, True])
+def test_folds_are_a_partition_that_keeps_repeats_together(ordered):
+    samples = Samples(REPEATED["bootstrap"][..., None], DependencyGraph.chain(D), ordered=ordered)
+    groups, parts = samples.groups, samples.folds(5, 3)
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(N))
     assert sum(len(np.unique(groups[part])) for part in parts) == groups.max() + 1
-    assert len(split(6, 5, contiguous, 0, np.array([0, 0, 1, 1, 2, 2]))) == 3
-    whole = split(23, 5, contiguous, 3), split(23, 5, contiguous, 3, np.arange(23))
-    assert all(np.array_equal(a, b) for a, b in zip(*whole, strict=True))
-    used, unseen = Recipe(held_out=0.2).divide(N, contiguous, groups=groups)
+    assert len(samples.take(np.flatnonzero(groups < 3)).folds(5)) == 3
+    used, unseen = Recipe(held_out=0.2).divide(samples)
     assert np.array_equal(np.sort(np.concatenate([used, unseen])), np.arange(N))
     assert not np.isin(groups[used], groups[unseen]).any()
 

@@ -14,11 +14,12 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import nearfield as nf
 from nearfield.data import store
-from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.matching import NoiseLevels
-from nearfield.fitting.method import fit_score
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.recipe import Recipe
+from nearfield.methods import Gaussian, Method
 from nearfield.paper.recipe import PaperRecipe
+from nearfield.sampling.device import usable_device
 
 RADIUS_GIVEN = {"method": "gaussian", "radius": 1, "pooling": 0.5, "random_state": 0}
 
@@ -64,14 +65,14 @@ def test_scikit_learn_contract(estimator, check):
 def test_log_density_is_that_of_the_law_sampled_from():
     x = chain()
     model = nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(x)
-    scale = model.marginal_.scale.ravel()
+    scale = model.marginal_.scale.numpy().ravel()
     covariance = model.score_.covariance() * np.outer(scale, scale)
-    expected = multivariate_normal(model.marginal_.center.ravel(), covariance).logpdf(x)
+    expected = multivariate_normal(model.marginal_.center.numpy().ravel(), covariance).logpdf(x)
     np.testing.assert_allclose(model.score_samples(x), expected, rtol=1e-9)
     assert model.score(x) == pytest.approx(expected.mean(), rel=1e-9)
     drawn = model.sample(20_000, random_state=1)
     # the whitened draws are standard normal: their mean square has relative deviation sqrt(2 / (20 000 * 12))
-    white = np.linalg.solve(np.linalg.cholesky(covariance), (drawn - model.marginal_.center.ravel()).T)
+    white = np.linalg.solve(np.linalg.cholesky(covariance), (drawn - model.marginal_.center.numpy().ravel()).T)
     assert abs((white**2).mean() - 1) < 4.9 * np.sqrt(2 / white.size)  # false alarm 1e-6
 
 
@@ -114,9 +115,8 @@ def test_windowed_and_masked_scores_cover_the_graph_alike():
 
 def test_the_solver_reaches_the_law_of_the_exact_draw():
     model = nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(chain())
-    from nearfield.sampling.sampler import default_sampler
 
-    _, covariance = default_sampler(model.largest_eigenvalue_, 100).push_forward(model.score_)
+    _, covariance = model.model_.law.default_sampler(100).push_forward(model.score_)
     exact = model.score_.covariance()
     np.testing.assert_allclose(np.asarray(covariance), exact, atol=0.01 * exact.max())
     assert model.sample(2, random_state=0, steps=10).shape == (2, 12)
@@ -134,14 +134,14 @@ def test_imputed_fields_keep_what_was_observed_and_follow_the_conditional_law():
     np.testing.assert_array_equal(observed, np.broadcast_to(cloudy[2], observed.shape))
     np.testing.assert_array_equal(np.isnan(filled[0]), np.isnan(field[:3]))
     # mean and covariance of the first field's missing part, against dense conditioning
-    z = model.marginal_.transform(model.codec_.encode(cloudy, allow_missing=True))[0].ravel()
+    z = model.marginal_(model.codec_.encode(cloudy, allow_missing=True))[0].ravel()
     missing = np.isnan(z)
     covariance = model.score_.covariance()
     gain = covariance[np.ix_(missing, ~missing)] @ np.linalg.inv(covariance[np.ix_(~missing, ~missing)])
     mean = gain @ z[~missing]
     law = covariance[np.ix_(missing, missing)] - gain @ covariance[np.ix_(~missing, missing)]
     drawn = model.codec_.encode(filled.isel(time=0))[:, missing]
-    drawn = (drawn - model.marginal_.center[missing])[:, :, 0] / model.marginal_.scale[missing].T
+    drawn = (drawn - model.marginal_.center.numpy()[missing])[:, :, 0] / model.marginal_.scale.numpy()[missing].T
     white = np.linalg.solve(np.linalg.cholesky(law), (drawn - mean).T)
     assert np.abs(white.mean(axis=1)).max() * np.sqrt(4000) < 5.9  # 14 entries, false alarm 1e-6 together
     assert abs((white**2).mean() - 1) < 4.9 * np.sqrt(2 / white.size)
@@ -185,11 +185,11 @@ def test_a_report_tells_fitted_from_held_out_data(tmp_path):
 
 def test_time_axes_are_held_out_in_blocks():
     model = nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(maps())
-    assert model.fit_report_.selection.contiguous
+    assert model.fit_report_.selection.ordered
     assert (
         not nf.LocalizedDiffusion(method="gaussian", random_state=0)
         .fit(maps().values[:, :2])
-        .fit_report_.selection.contiguous
+        .fit_report_.selection.ordered
     )
 
 
@@ -268,6 +268,15 @@ def test_a_device_that_is_not_here_is_named_when_it_is_needed(device, monkeypatc
     assert nf.LocalizedDiffusion(device=device, **RADIUS_GIVEN).fit(chain()).sample(2).shape == (2, 12)
 
 
+def test_a_gpu_is_taken_where_there_is_one(monkeypatch):
+    for here, device in ((False, "cpu"), (True, "cuda")):
+        asked = []
+        monkeypatch.setattr("torch.cuda.is_available", lambda here=here: here)
+        monkeypatch.setattr("torch.empty", lambda *_, device, asked=asked: asked.append(device) or torch.zeros(0))
+        usable_device("auto")
+        assert asked == [device]
+
+
 def test_bad_requests_of_a_fitted_model_are_refused(tmp_path, monkeypatch):
     x = chain()
     model = nf.LocalizedDiffusion(**RADIUS_GIVEN).fit(x)
@@ -305,9 +314,11 @@ def test_bad_requests_of_a_fitted_model_are_refused(tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore:draws do not have:UserWarning")
 def test_odd_shapes_give_a_proper_density(x, graph, radius):
     model = nf.LocalizedDiffusion(method="gaussian", graph=graph, radius=radius, pooling=0.0).fit(x)
-    model.predictive_ = None  # the density of the field
-    scale = model.marginal_.scale.ravel()
-    law = multivariate_normal(model.marginal_.center.ravel(), model.score_.covariance() * np.outer(scale, scale))
+    model.model_.law.predictive = None  # the density of the field
+    scale = model.marginal_.scale.numpy().ravel()
+    law = multivariate_normal(
+        model.marginal_.center.numpy().ravel(), model.score_.covariance() * np.outer(scale, scale)
+    )
     np.testing.assert_allclose(model.score_samples(x), law.logpdf(x.reshape(len(x), -1)), rtol=1e-8)
 
 
@@ -382,7 +393,7 @@ def test_a_refused_fit_leaves_the_model_as_it_was():
     before = model.digest_, model.sample(2, random_state=0)
     mixed = pd.DataFrame(chain(n=5), columns=["a", 1, "b", "c", "d"])
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("nearfield.estimator.fit_score", pytest.fail)
+        monkeypatch.setattr(Method, "fit", pytest.fail)
         with pytest.raises(TypeError, match="string names"):
             model.fit(mixed)
     assert model.digest_ == before[0]
@@ -442,10 +453,10 @@ def test_channels_without_a_name_are_told_apart_in_the_report(tmp_path):
 def test_a_checkpoint_of_no_use_is_refused_before_training(
     tmp_path, monkeypatch, parameters, checkpoint, error, message
 ):
-    monkeypatch.setattr("nearfield.estimator.fit_score", None)
+    monkeypatch.setattr(Method, "fit", None)
     path = tmp_path / checkpoint if isinstance(checkpoint, str) else checkpoint
     (tmp_path / "of two.1").mkdir()
-    store.write(tmp_path / "model", {"score_class": "none"}, {})
+    store.write(tmp_path / "model", {"score": "none"}, {})
     with pytest.raises(error, match=message):
         nf.LocalizedDiffusion(**{"method": "hybrid", "random_state": 0} | parameters).fit(chain(), checkpoint=path)
     assert len(list(tmp_path.iterdir())) == 2
@@ -472,9 +483,10 @@ def test_only_warnings_for_users_are_kept_with_the_model(monkeypatch):
     def warned(*arguments, **options):
         warnings.warn("an old name inside another library", DeprecationWarning, stacklevel=1)
         warnings.warn("for the user", UserWarning, stacklevel=1)
-        return fit_score(*arguments, **options)
+        return fit(*arguments, **options)
 
-    monkeypatch.setattr("nearfield.estimator.fit_score", warned)
+    fit = Gaussian.fit
+    monkeypatch.setattr(Method, "fit", warned)
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
         model = nf.LocalizedDiffusion(**RADIUS_GIVEN).fit(chain())
@@ -499,7 +511,7 @@ def test_a_vertex_that_varies_in_one_sample_only_is_named_and_fitted_apart(metho
     assert np.isfinite(model.sample(5, random_state=0)).all()
 
 
-@pytest.mark.parametrize("missing", ["codec", "score", "parameters", "an array", "nothing known"])
+@pytest.mark.parametrize("missing", ["codec", "law", "parameters", "an array", "nothing known"])
 def test_a_model_of_another_make_is_refused_by_name(missing, tmp_path):
     nf.LocalizedDiffusion(method="gaussian", radius=1, pooling=1.0).fit(chain()).save(tmp_path / "m")
     metadata, arrays = store.read(tmp_path / "m")

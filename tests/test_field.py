@@ -14,6 +14,7 @@ import scipy.stats
 import torch
 
 from nearfield import noise as noise_numbers
+from nearfield.module import describe, rebuild
 from nearfield.process import noise, signal, time_of
 from nearfield.score import field as field_module
 from nearfield.score import solver as module
@@ -65,14 +66,14 @@ every_field = pytest.mark.parametrize("field", FIELDS.values(), ids=FIELDS)
 def truth(field: GaussianField) -> np.ndarray:
     """Dense covariance in vertex order, from the definition F x = z of the class."""
     c = field.n_channels
-    place = np.concatenate([np.arange(v * c, v * c + c) for v in field.order])
+    place = np.concatenate([np.arange(v * c, v * c + c) for v in field.order.tolist()])
     dense = np.zeros((len(place), len(place)))
-    dense[:, place] = field.factor.toarray()  # columns now in vertex order
+    dense[:, place] = field.factor.matrix.toarray()  # columns now in vertex order
     covariance = np.linalg.inv(dense.T @ dense)
     if field.coarse is None:
         return covariance
     # x given its block means z stays as it was, and z has the other law
-    label, size = field.coarse.label, field.coarse.size
+    label, size = field.coarse.label.numpy(), field.coarse.size.numpy()
     mean = (label == np.arange(label.max() + 1)[:, None]) / np.bincount(label)[:, None]
     mean = np.kron(mean, np.eye(c)) / size.reshape(-1, 1)
     gain = covariance @ mean.T @ np.linalg.inv(mean @ covariance @ mean.T)
@@ -86,7 +87,7 @@ def test_covariance_of_block_means_is_that_of_the_dense_one(channels, shuffled, 
     """Of blocks that follow the elimination order, and of such as are all over it, in several chunks."""
     monkeypatch.setattr(field_module, "CHUNK", 3)
     field, rng = random_field(23, channels, 4), np.random.default_rng(1)
-    label = field.order.argsort() // 3
+    label = field.order.numpy().argsort() // 3
     label = rng.permutation(label) if shuffled else label
     size = rng.uniform(0.5, 2.0, size=(label.max() + 1, channels))
     mean = (label == np.arange(len(size))[:, None]) / np.bincount(label)[:, None]
@@ -175,7 +176,7 @@ def test_draws_are_whitened_to_the_noise_they_are_made_of():
     x = field.sample(4, seed=5, first_member=2, step=7)
     z = noise_numbers.normals(5, noise_numbers.Stream.EXACT, range(2, 6), 7, field.n_vertices, 2)[:, field.order]
     ordered = x[:, field.order].reshape(4, -1)
-    np.testing.assert_allclose(ordered @ field.factor.toarray().T, z.reshape(4, -1), rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(ordered @ field.factor.matrix.toarray().T, z.reshape(4, -1), rtol=1e-9, atol=1e-11)
 
 
 @every_field
@@ -244,7 +245,7 @@ def test_conditional_draws_continue_a_set_of_members():
 def test_state_and_pickle_give_the_same_field(field):
     field.sample(1, seed=0)
     field.denoise(torch.from_numpy(states(field)), 0.3)  # solvers are in memory by now
-    for copy in (GaussianField.from_state(*field.state()), pickle.loads(pickle.dumps(field))):
+    for copy in (rebuild(describe(field), field.state_dict()), pickle.loads(pickle.dumps(field))):
         np.testing.assert_array_equal(copy.covariance(), field.covariance())
         np.testing.assert_array_equal(copy.order, field.order)
         assert (copy.n_vertices, copy.n_channels, copy.hops) == (field.n_vertices, field.n_channels, field.hops)

@@ -11,14 +11,15 @@ import torch
 
 from nearfield.datasets import AutoregressiveChain, chain_maximum_likelihood
 from nearfield.fitting.closed_form import fit_masked, fit_windowed
-from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.pooling import Pooling
 from nearfield.noise import Stream
 from nearfield.process import Schedule, noise, signal
 from nearfield.reproduction import figure2
 from nearfield.reproduction.distance import Distances, Ratio
 from nearfield.reproduction.experiment import Claim
 from nearfield.reproduction.figure2 import DEFAULT, FIELD, LIKELIEST, LOCAL, Settings
-from nearfield.reproduction.linear_score import Run, ensembles, law, laws, runs
+from nearfield.reproduction.linear_score import AffineStep, ensembles, law, laws, runs
+from nearfield.samples import Samples
 from nearfield.sampling.sampler import EulerMaruyama, default_sampler
 from nearfield.score.base import Score
 
@@ -53,7 +54,7 @@ def recursion(sample: np.ndarray, radius: int, steps: int = 1000) -> np.ndarray:
 
 def test_the_exact_laws_are_those_of_an_independent_recursion(x):
     radii = (0, 2, 11)
-    scores = [fit_masked(x, CHAIN.graph, r, standardize=False)[2] for r in radii]
+    scores = [fit_masked(Samples(x, CHAIN.graph, standard=(True,)), r)[2] for r in radii]
     for radius, score, together in zip(radii, scores, laws(runs(Settings().sampler(), scores)), strict=True):
         written_afresh = recursion(x[..., 0], radius)
         np.testing.assert_allclose(law(Settings().sampler(), score), written_afresh, rtol=0, atol=1e-8)
@@ -62,8 +63,8 @@ def test_the_exact_laws_are_those_of_an_independent_recursion(x):
 
 def pair(x: np.ndarray) -> list[Score]:
     """A symmetric linear score, and one that is not."""
-    _, _, masked = fit_masked(x, CHAIN.graph, 3, standardize=False)
-    _, _, windowed = fit_windowed(x, CHAIN.graph, ((1.0, 3),), Pooling(0.0), standardize=False)
+    _, _, masked = fit_masked(Samples(x, CHAIN.graph, standard=(True,)), 3)
+    _, _, windowed = fit_windowed(Samples(x, CHAIN.graph, standard=(True,)), ((1.0, 3),), Pooling(0.0))
     return [masked, windowed]
 
 
@@ -91,7 +92,7 @@ def test_the_noise_of_a_run_has_its_covariance():
     """Far from a diagonal, as the noise of short steps is not; within 6 standard errors."""
     exact = np.array([[1.0, 2.7], [2.7, 9.0]])
     noise = torch.from_numpy(exact)[None]
-    y = ensembles([Run(torch.zeros_like(noise), noise)], 10_000, seed=3)[0].numpy()
+    y = ensembles([AffineStep(torch.zeros_like(noise), noise)], 10_000, seed=3)[0].numpy()
     error = np.sqrt((np.outer(exact.diagonal(), exact.diagonal()) + exact**2) / len(y))
     assert np.abs((y.T @ y / len(y) - exact) / error).max() < 6
 
@@ -105,7 +106,7 @@ def test_draws_in_single_steps_are_the_samplers(x, monkeypatch):
     drawn = ensembles(runs(sampler, scores, length=1), 9, seed=0)
     at = {Stream.INITIAL: 0, Stream.STEP: 1}
     monkeypatch.setattr(
-        "nearfield.sampling.sampler.normals", lambda _, stream, members, k, *shape: normals[at[stream] + k][..., None]
+        "nearfield.sampling.base.normals", lambda _, stream, members, k, *shape: normals[at[stream] + k][..., None]
     )
     for score, found in zip(scores, drawn, strict=True):
         members = sampler.sample(score, 9, seed=0, dtype=torch.float64)
@@ -115,7 +116,7 @@ def test_draws_in_single_steps_are_the_samplers(x, monkeypatch):
 def test_methods_past_the_paper_by_identities(x, found):
     """Whole windows do not localize; a field of whole order is the sample; one of order 1 the likeliest chain."""
     second = x[..., 0].T @ x[..., 0] / len(x)
-    whole = law(default_sampler(), fit_masked(x, CHAIN.graph, 11, standardize=False)[2])
+    whole = law(default_sampler(), fit_masked(Samples(x, CHAIN.graph, standard=(True,)), 11)[2])
     np.testing.assert_allclose(found[LOCAL][2], whole, atol=1e-9)
     np.testing.assert_allclose(found[LOCAL][0].diagonal(), second.diagonal(), rtol=0.02)  # marginals are kept
     np.testing.assert_allclose(found[FIELD][2], second, atol=1e-9)
@@ -211,10 +212,11 @@ class SharedRow(Score):
     n_channels = 1
 
     def __init__(self, alpha: float, n_vertices: int, radius: int) -> None:
+        super().__init__()
         self.n_vertices, self.radius = n_vertices, radius
         self.window = scipy.linalg.toeplitz(alpha ** np.arange(2 * radius + 1))
 
-    def denoise(self, x, t):
+    def forward(self, x, t):
         a, s = signal(t), noise(t)
         row = a * np.linalg.solve(a**2 * self.window + s**2 * np.eye(len(self.window)), self.window[self.radius])
         padded = np.pad(x[..., 0].numpy(), ((0, 0), (self.radius, self.radius)), mode="reflect")
@@ -227,7 +229,7 @@ def test_reflection_padding_widens_the_ends_and_truncated_windows_do_not():
     chain, sampler = AutoregressiveChain(0.7, 40), EulerMaruyama(Schedule.ddpm(400))
     # data whose second moment is the chain's covariance, exactly
     data = np.sqrt(40) * np.linalg.cholesky(chain.covariance()).T[..., None]
-    _, _, truncated = fit_windowed(data, chain.graph, ((1.0, 5),), Pooling(0.0), standardize=False)
+    _, _, truncated = fit_windowed(Samples(data, chain.graph, standard=(True,)), ((1.0, 5),), Pooling(0.0))
     for score, ratio in ((truncated, 1.00), (SharedRow(0.7, 40, 5), 1.36)):
         variance = law(sampler, score).diagonal()
         assert variance[20] == pytest.approx(1, abs=0.005)

@@ -20,6 +20,7 @@ from nearfield.reproduction.edge import MIRRORED, TRUNCATED, Edge
 from nearfield.reproduction.ensemble import Ensemble, histogram_distance
 from nearfield.reproduction.experiment import Workers
 from nearfield.reproduction.figure3 import Found, Settings
+from nearfield.samples import Samples
 from nearfield.sampling.sampler import default_sampler
 from nearfield.score.base import Score
 
@@ -41,7 +42,7 @@ def test_the_sampler_makes_the_papers_steps_and_never_reads_the_score_at_0():
     class Listening(Score):
         n_vertices, n_channels, radius = 1, 1, 0
 
-        def denoise(self, x, t):
+        def forward(self, x, t):
             read.append(t)
             return signal(t) * x
 
@@ -145,7 +146,7 @@ def test_examine_is_the_papers_recipe_and_the_papers_sampler():
     """The estimator's ensemble against one put together by hand."""
     x = SMALL.data(SMALL.samples)
     z = (x - x.mean()) / x.std()
-    score = fit_paper(z, LAW.graph, 1, SMALL.recipe())
+    score = fit_paper(Samples(z, LAW.graph), 1, SMALL.recipe())
     y = SMALL.sampler().sample(score, SMALL.draws, seed=SMALL.seed, dtype=torch.float64).numpy()
     expected = (x.mean() + x.std() * y).ravel()
     np.testing.assert_allclose(figure3.examine(SMALL, 1).values, expected, rtol=1e-5)

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from nearfield.fitting.closed_form import fit_windowed
-from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.pooling import Pooling
 from nearfield.graph import DependencyGraph
 from nearfield.process import noise, noise_to_signal, signal, time_of
+from nearfield.samples import Samples
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore, WindowSpectrum, radii_in_use
 
 TIMES = [1e-6, 0.0009, 0.1, 0.7, 3.0, time_of(80.0)]
@@ -60,7 +61,7 @@ def test_a_radius_that_covers_a_component_gives_the_global_denoiser(graph, chann
     """(4.4): with no covariance between components all three are E[x_0 | x_t]."""
     together = np.kron(np.isfinite(graph.distance_matrix()), np.ones((channels, channels)))
     c = covariance(len(graph) * channels) * together
-    masked = MaskedGaussianScore(c, graph.distance_matrix(), 9, channels)
+    masked = MaskedGaussianScore(c, graph.distance_matrix() <= 9, 9, channels)
     near = windowed(c, graph, ((0.1, 9),), channels)
     for t in TIMES:
         truth = signal(t) * c @ np.linalg.inv(diffused(c, t))
@@ -72,7 +73,7 @@ def test_a_radius_that_covers_a_component_gives_the_global_denoiser(graph, chann
 @pytest.mark.parametrize("radius", [0, 1, 2])
 def test_mask_is_laid_on_the_inverse_in_blocks_of_channels(graph, radius):
     c, t = covariance(2 * len(graph)), 0.3
-    score = MaskedGaussianScore(c, graph.distance_matrix(), radius, n_channels=2)
+    score = MaskedGaussianScore(c, graph.distance_matrix() <= radius, radius, n_channels=2)
     near = (graph.distance_matrix() <= radius).repeat(2, axis=0).repeat(2, axis=1)
     expected = np.where(near, np.linalg.inv(diffused(c, t)), 0.0)
     np.testing.assert_allclose(score.precision(t), expected, rtol=1e-11, atol=1e-12)
@@ -98,7 +99,7 @@ def test_windowed_score_of_radius_0_keeps_marginal_variances_where_the_masked_on
     rows = denoiser_matrix(windowed(c, graph, ((0.1, 0),)), t)
     precision = (np.eye(6) - signal(t) * rows) / noise(t) ** 2
     np.testing.assert_allclose(1 / np.diag(precision), np.diag(diffused(c, t)), rtol=1e-9)
-    masked = MaskedGaussianScore(c, graph.distance_matrix(), 0).precision(t).numpy()
+    masked = MaskedGaussianScore(c, graph.distance_matrix() <= 0, 0).precision(t).numpy()
     shrunk = (1 / np.diag(masked)) / np.diag(diffused(c, t))
     assert (shrunk < 1).all()
     assert shrunk.min() < 0.9
@@ -160,7 +161,7 @@ def test_variance_comes_with_the_denoised_state(graph, channels, monkeypatch):
     """As `explained_variance` has it at each sample's time: many times, few, one; of laws that vertices share, too."""
     apart = windowed(covariance(len(graph) * channels), graph, ((0.1, 1), (1.0, 2), (3.0, 0)), channels)
     y = np.random.default_rng(0).normal(size=(30, len(graph), channels))
-    pooled = fit_windowed(y, graph, ((1.0, 1),), Pooling(1.0))[2]
+    pooled = fit_windowed(Samples(y, graph), ((1.0, 1),), Pooling(1.0))[2]
     many = torch.tensor([*TIMES, 0.0, 0.3, 1.7, 0.1], dtype=torch.float64)
     for score, largest in itertools.product((apart, pooled), (2**24, 1)):
         monkeypatch.setattr("nearfield.score.gaussian.LARGEST_BATCH", largest)
@@ -182,8 +183,8 @@ def test_vertices_of_one_law_are_denoised_together_as_alone(radius, channels, mo
     """Of a pooled chain the middle shares a law, the ends have their own; of the wide windows only three are whole."""
     graph = DependencyGraph.chain(11)
     y = np.random.default_rng(0).normal(size=(30, 11, channels)).cumsum(axis=1)
-    score = fit_windowed(y, graph, ((1.0, radius),), Pooling(1.0))[2]
-    assert len(np.unique(score.windows[radius].law)) == 2 * radius + 1
+    score = fit_windowed(Samples(y, graph), ((1.0, radius),), Pooling(1.0))[2]
+    assert len(np.unique(score.window(radius).law)) == 2 * radius + 1
     times = torch.tensor(TIMES, dtype=torch.float64)
     x = torch.from_numpy(np.random.default_rng(1).normal(size=(len(times), 11, channels)))
     one_by_one = torch.cat([score.denoise(x[i : i + 1], times[i]) for i in range(len(times))])

@@ -52,7 +52,7 @@ def test_patches_tile_the_regions_which_lie_a_patch_apart():
     """Each pixel bears its number, so that a patch tells where it was cut."""
     number = xr.DataArray(np.arange(512.0 * 512).reshape(512, 512), dims=("row", "column"))
     learnt, kept = gravel.regions(number)
-    train, test = (gravel.patches(part).to_numpy() for part in (learnt, kept))
+    train, test = (gravel.cut_patches(part).to_numpy() for part in (learnt, kept))
     for region, cut in ((learnt, train), (kept, test)):
         assert np.array_equal(np.unique(cut), np.unique(region))
         assert cut.size == region.size  # with the line above: every pixel once
@@ -151,7 +151,7 @@ def test_the_table_and_the_pictures_are_of_the_models(tmp_path, small):
 def drawn_from(told):
     kept = gravel.regions(sample.gravel())[1]
     levels = tuple(gravel.Level(**level) for level in told["levels"])
-    return gravel.patches(kept), kept, levels, gravel.Level(**told["mean"] | {"sigma": float("nan")})
+    return gravel.cut_patches(kept), kept, levels, gravel.Level(**told["mean"] | {"sigma": float("nan")})
 
 
 def test_the_seed_decides(tmp_path, small, monkeypatch):

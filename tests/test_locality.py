@@ -12,10 +12,11 @@ from scipy.sparse import csr_array
 
 from nearfield.datasets import AutoregressiveChain, GaussianMarkovField
 from nearfield.fitting.closed_form import fit_field, fit_masked, fit_windowed
-from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.pooling import Pooling
 from nearfield.graph import DependencyGraph
 from nearfield.noise import Stream, normals
 from nearfield.process import signal
+from nearfield.samples import Samples
 from nearfield.score.base import Score
 from nearfield.score.field import GaussianField
 from nearfield.score.hybrid import HybridScore, NetworkScore
@@ -203,13 +204,13 @@ def test_pythagoras(radius):
     law = AutoregressiveChain(0.7, 20)
     x = law.sample(60, random_state=0)
     C = signal(T) ** 2 * law.covariance() + (1 - signal(T) ** 2) * np.eye(20)
-    fitted = fit_windowed(x, law.graph, ((T, radius),), Pooling(0.0), standardize=False)[2]
+    fitted = fit_windowed(Samples(x, law.graph, standard=(True,)), ((T, radius),), Pooling(0.0))[2]
     parts = pythagoras_check(windowed_rows(fitted, T), C, law.graph, radius)
     assert parts.gap < 1e-12
     assert parts.estimation.mean() > 1e-3
     missed = [missed_variance(np.linalg.inv(C), row)[radius] for row in law.graph.distance_matrix()]
     np.testing.assert_allclose(parts.localization, missed, rtol=1e-9)
-    further = fit_windowed(x, law.graph, ((T, radius + 1),), Pooling(0.0), standardize=False)[2]
+    further = fit_windowed(Samples(x, law.graph, standard=(True,)), ((T, radius + 1),), Pooling(0.0))[2]
     assert pythagoras_check(windowed_rows(further, T), C, law.graph, radius).gap > 1e-3
 
 
@@ -237,8 +238,8 @@ def test_fitting_a_vertex_is_fitting_the_diffusion_of_its_window():
     graph, j = DependencyGraph.grid((4, 5)), 7
     x = GaussianMarkovField.nonstationary((4, 5)).sample(80, random_state=0)
     window = graph.distance_matrix()[j] <= 2
-    local = fit_windowed(x, graph, ((T, 2),), Pooling(0.0), standardize=False)[2]
-    marginal = fit_windowed(x[:, window], graph.subgraph(window), ((T, 9),), Pooling(0.0), standardize=False)[2]
+    local = fit_windowed(Samples(x, graph, standard=(True,)), ((T, 2),), Pooling(0.0))[2]
+    marginal = fit_windowed(Samples(x[:, window], graph.subgraph(window), standard=(True,)), ((T, 9),), Pooling(0.0))[2]
     state = torch.from_numpy(np.random.default_rng(1).normal(size=(6, 20, 1)))
     place = int(np.cumsum(window)[j]) - 1
     for t in (0.05, T, 2.0):
@@ -288,6 +289,7 @@ class Curved(Score):
     n_channels = 2
 
     def __init__(self, graph: DependencyGraph, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
         self.n_vertices, self.radius = len(graph), 2
         network = WindowNetwork(graph, 2, 2, width=8).to(dtype).requires_grad_(False)
         generator = torch.Generator().manual_seed(0)
@@ -295,7 +297,7 @@ class Curved(Score):
             weight += 0.1 * torch.randn(weight.shape, generator=generator, dtype=torch.float64).to(dtype)
         self.inner = NetworkScore(network)
 
-    def denoise(self, x, t):
+    def forward(self, x, t):
         return self.inner.denoise(x, t)
 
 
@@ -328,10 +330,11 @@ class Shifted(Score):
     """The score of a field with a mean: affine, not linear."""
 
     def __init__(self, field: GaussianField) -> None:
+        super().__init__()
         self.field = field
         self.n_vertices, self.n_channels, self.radius = field.n_vertices, field.n_channels, None
 
-    def denoise(self, x, t):
+    def forward(self, x, t):
         return 5.0 + self.field.denoise(x - 5.0 * signal(t), t)
 
 
@@ -380,7 +383,7 @@ def test_profile_of_a_large_graph_takes_a_few_vertices():
 def test_profile_of_a_fitted_field_is_below_the_bound():
     """Theorem 2.1 on a fit: a chain of one hop is Markov, and its ends of the spectrum are its m and M."""
     law = AutoregressiveChain(0.7, 40)
-    field = fit_field(law.sample(300, random_state=0), law.graph, 1, Pooling(0.0))[2]
+    field = fit_field(Samples(law.sample(300, random_state=0), law.graph), 1, Pooling(0.0))[2]
     m, M = concavity(field.precision())
     times = np.geomspace(0.01, 3.0, 6)
     profile = locality_profile(field, np.zeros((1, 40, 1)), times, law.graph)
@@ -393,7 +396,7 @@ def test_profile_of_a_fitted_field_is_below_the_bound():
 def test_local_scores_read_and_miss_nothing_beyond_their_radius(radius):
     law = AutoregressiveChain(0.7, 16)
     x = law.sample(60, random_state=0)
-    windowed = fit_windowed(x, law.graph, ((T, radius),), Pooling(0.0))[2]
+    windowed = fit_windowed(Samples(x, law.graph), ((T, radius),), Pooling(0.0))[2]
     hybrid = HybridScore(WindowNetwork(law.graph, radius, 1, n_shown=2, width=8).requires_grad_(False), windowed)
     for parameter in hybrid.network.parameters():
         parameter += 0.02
@@ -407,7 +410,7 @@ def test_local_scores_read_and_miss_nothing_beyond_their_radius(radius):
 def test_scores_of_no_law_miss_no_share():
     """A masked inverse of few samples is not positive definite; the profile says nan, and keeps the derivatives."""
     law = AutoregressiveChain(0.8, 20)
-    score = fit_masked(law.sample(15, random_state=2), law.graph, 2)[2]
+    score = fit_masked(Samples(law.sample(15, random_state=2), law.graph), 2)[2]
     assert np.linalg.eigvalsh(score.precision(0.02).numpy())[0] < 0
     profile = locality_profile(score, np.zeros((1, 20, 1)), 0.02, law.graph)
     assert np.isnan(profile.missed).all()
@@ -417,7 +420,7 @@ def test_scores_of_no_law_miss_no_share():
 class Hiding(Curved):
     """Computes some of its dependence where torch does not see it."""
 
-    def denoise(self, x, t):
+    def forward(self, x, t):
         return signal(t) * x + (self.inner.denoise(x, t) - signal(t) * x).detach()
 
 

@@ -12,11 +12,13 @@ import pytest
 import nearfield as nf
 from nearfield.datasets import AutoregressiveChain
 from nearfield.fitting.closed_form import fit_field
-from nearfield.fitting.covariance import Pooling, kernel, location_and_scale
+from nearfield.fitting.covariance import location_and_scale
+from nearfield.fitting.pooling import Pooling, kernel
 from nearfield.fitting.radius import select_radius_by_time
 from nearfield.fitting.rarity import rarely_varying
 from nearfield.fitting.selection import select_field
 from nearfield.graph import DependencyGraph
+from nearfield.samples import Samples
 
 
 def chain_with(value: float, vertex: int, *, fill: bool, n: int = 60, d: int = 20) -> np.ndarray:
@@ -58,7 +60,7 @@ def test_a_rare_vertex_keeps_its_own_scale_and_lends_none(fill, pooling):
         np.add.at(w, (np.arange(20)[:, None], index), weight)
     w[8], w[:, 8] = np.eye(20)[8], np.eye(20)[8]
     mix = (1 - pooling.strength) * np.eye(20) + pooling.strength * w / w.sum(axis=1, keepdims=True)
-    center, scale = location_and_scale(x, graph, pooling)
+    center, scale = location_and_scale(Samples(x, graph), pooling)
     np.testing.assert_allclose(center, mix @ x.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(scale**2, mix @ ((x - center) ** 2).mean(axis=0), rtol=1e-10)
     np.testing.assert_allclose(scale[8], x[:, 8].std(), rtol=1e-12)
@@ -68,11 +70,12 @@ def test_a_rare_vertex_keeps_its_own_scale_and_lends_none(fill, pooling):
 def test_the_locality_is_chosen_by_the_other_vertices_alone(fill):
     x, graph = chain_with(-9999.0, 8, fill=fill), DependencyGraph.chain(20)
     keep = np.arange(20) != 8
-    found, rest = select_field(x, graph), select_field(x[:, keep], graph.subgraph(keep))
+    found, rest = select_field(Samples(x, graph)), select_field(Samples(x[:, keep], graph.subgraph(keep)))
     assert found.table == rest.table
     assert dataclasses.replace(found, reason="") == dataclasses.replace(rest, reason="")
     assert "on 19 of the 20 vertices" in found.reason
-    by_time = [select_radius_by_time(*of, Pooling(0.0)) for of in ((x, graph), (x[:, keep], graph.subgraph(keep)))]
+    both = Samples(x, graph), Samples(x[:, keep], graph.subgraph(keep))
+    by_time = [select_radius_by_time(samples, Pooling(0.0)) for samples in both]
     assert by_time[0] == by_time[1]
 
 
@@ -81,7 +84,7 @@ def test_a_vertex_still_in_a_fold_is_not_compared_but_pooled():
     x, graph = chain_with(0.0, 8, fill=False), DependencyGraph.chain(20)
     x[:10, 8] = np.random.default_rng(0).normal(size=(10, 1))
     assert not rarely_varying(x).any()
-    report = select_field(x, graph, pooling=Pooling(0.0), contiguous=True)
+    report = select_field(Samples(x, graph, ordered=True), pooling=Pooling(0.0))
     assert math.isfinite(report.choice.loss)
     assert "on 19 of the 20 vertices" in report.reason
 
@@ -90,7 +93,7 @@ def test_data_of_rare_vertices_alone_need_pooling():
     x = np.zeros((20, 4, 1))
     x[np.arange(4), np.arange(4)] = 1.0
     with pytest.raises(ValueError, match="varies in few samples only"):
-        select_field(x, DependencyGraph.chain(4), pooling=Pooling(0.0))
+        select_field(Samples(x, DependencyGraph.chain(4)), pooling=Pooling(0.0))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -129,14 +132,14 @@ def test_ordinary_vertices_are_not_warned_of():
 
 def test_location_and_scale_follow_their_own_pooling_and_the_blocks_theirs():
     x, graph = AutoregressiveChain(0.6, 12).sample(30, 0) * np.linspace(1, 2, 12)[:, None], DependencyGraph.chain(12)
-    alike = location_and_scale(x, graph, Pooling(1.0, 2.0))
-    apart = location_and_scale(x, graph, Pooling(0.3, location=Pooling(1.0, 2.0)))
+    alike = location_and_scale(Samples(x, graph), Pooling(1.0, 2.0))
+    apart = location_and_scale(Samples(x, graph), Pooling(0.3, location=Pooling(1.0, 2.0)))
     for one, other in zip(alike, apart, strict=True):
         np.testing.assert_array_equal(one, other)
-    center, scale, field = fit_field(x, graph, 2, Pooling(0.3, location=Pooling(0.0)))
+    center, scale, field = fit_field(Samples(x, graph), 2, Pooling(0.3, location=Pooling(0.0)))
     np.testing.assert_allclose(scale, x.std(axis=0), rtol=1e-12)
-    raw = fit_field((x - center) / scale, graph, 2, Pooling(0.3), standardize=False)[2]
-    np.testing.assert_allclose(field.factor.toarray(), raw.factor.toarray(), rtol=1e-9, atol=1e-12)
+    raw = fit_field(Samples((x - center) / scale, graph, standard=(True,)), 2, Pooling(0.3))[2]
+    np.testing.assert_allclose(field.factor.matrix.toarray(), raw.factor.matrix.toarray(), rtol=1e-9, atol=1e-12)
 
 
 def test_a_location_of_the_same_setting_is_none():
@@ -153,15 +156,17 @@ def test_a_location_of_the_same_setting_is_none():
 @pytest.mark.parametrize("seed", range(3))
 def test_scales_of_a_stationary_law_stay_one(seed):
     chain = AutoregressiveChain(0.8, 40)
-    used = select_field(chain.sample(100, seed), chain.graph).choice.pooling.of_location
+    used = select_field(Samples(chain.sample(100, seed), chain.graph)).choice.pooling.of_location
     assert used.strength >= 0.9
     assert used.bandwidth >= 16
 
 
 def test_the_choice_leaves_location_alone_where_none_is_fitted_or_pooling_is_given():
     chain = AutoregressiveChain(0.8, 10)
-    for options in ({"standardize": False}, {"pooling": Pooling(0.5)}):
-        assert all(c.location is None for c in select_field(chain.sample(40, 0), chain.graph, **options).table)
+    samples = Samples(chain.sample(40, 0), chain.graph)
+    standard = samples.with_values(samples.values, standard=(True,))
+    for report in (select_field(standard), select_field(samples, pooling=Pooling(0.5))):
+        assert all(c.location is None for c in report.table)
 
 
 def test_a_pooling_of_location_is_saved_and_not_extended(tmp_path):

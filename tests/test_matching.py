@@ -8,23 +8,22 @@ import torch
 
 from nearfield.fitting import matching
 from nearfield.fitting.closed_form import fit_windowed
-from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.matching import (
     HeldOut,
     NoiseLevels,
     Problem,
-    complete_windows,
     errors,
     held_out,
-    mean_loss,
     training_draws,
     vertex_loss,
     window_draws,
     window_errors,
 )
+from nearfield.fitting.pooling import Pooling
 from nearfield.graph import DependencyGraph
 from nearfield.paper.vertex import VertexNetworks
 from nearfield.process import noise, noise_to_signal, signal, time_of
+from nearfield.samples import Samples
 from nearfield.score.base import Score
 from nearfield.score.gaussian import WindowedGaussianScore, WindowSpectrum
 from nearfield.score.hybrid import HybridScore, NetworkScore
@@ -65,7 +64,7 @@ def test_loss_of_the_exact_denoiser_is_its_closed_form(sigma):
     squared = errors(exact(c), clean, torch.full((len(clean),), t, dtype=torch.float64), xi)
     truth = np.diag(c @ np.linalg.inv(signal(t) ** 2 * c + noise(t) ** 2 * np.eye(D)))
     np.testing.assert_allclose(vertex_loss(squared), truth, rtol=1e-10)
-    np.testing.assert_allclose(mean_loss(squared), truth.mean(), rtol=1e-10)
+    np.testing.assert_allclose(squared.mean(), truth.mean(), rtol=1e-10)
 
 
 def test_loss_is_score_matching_weighted_by_the_noise_to_signal_ratio_squared():
@@ -123,37 +122,6 @@ def test_times_of_a_batch_are_one_in_each_equal_part_of_the_law():
     )
 
 
-def test_what_does_not_count_has_no_weight():
-    observed = np.ones((3, D, 2), dtype=bool)
-    observed[0, 2, 1] = observed[1, 5, 0] = False
-    counted = torch.from_numpy(complete_windows(observed, CHAIN, 1))
-    assert counted.int().tolist() == [[1, 0, 0, 0, 1, 1], [1, 1, 1, 1, 0, 0], [1] * 6]
-    squared = torch.arange(36.0).reshape(3, D, 2)
-    changed = torch.where(counted[..., None], squared, 1e9)
-    assert torch.equal(vertex_loss(changed, counted), vertex_loss(squared, counted))
-    assert torch.equal(mean_loss(changed, counted), mean_loss(squared, counted))
-    expected = np.ma.array(squared.mean(dim=2), mask=~counted.numpy())
-    np.testing.assert_allclose(vertex_loss(squared, counted), expected.mean(axis=0))
-    np.testing.assert_allclose(mean_loss(squared, counted), expected.mean())
-    everything = torch.ones(3, D, dtype=torch.bool)
-    assert torch.equal(vertex_loss(squared, everything), vertex_loss(squared))
-
-
-def test_missing_values_beyond_the_radius_change_nothing():
-    observed = np.ones((4, D, 1), dtype=bool)
-    observed[:2, 3] = False
-    counted = torch.from_numpy(complete_windows(observed, CHAIN, 1))
-    network = WindowNetwork(CHAIN, 1).double().requires_grad_(False)
-    network.leave.weight += 0.3
-    clean, xi = torch.randn(2, 4, D, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    t = torch.full((4,), 0.3, dtype=torch.float64)
-    other = torch.where(torch.from_numpy(observed), clean, 7.0)
-    losses = [vertex_loss(errors(NetworkScore(network), x, t, xi), counted) for x in (clean, other)]
-    assert torch.equal(*losses)
-    losses = [held_out(NetworkScore(network), x, (0.1, 1.0), seed=0, counted=counted) for x in (clean, other)]
-    np.testing.assert_array_equal(*losses)
-
-
 def test_held_out_noise_is_fixed():
     """The same at every call, for every score and batch, whatever else was drawn; other levels have other noise."""
     clean = torch.randn(7, D, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -162,7 +130,7 @@ def test_held_out_noise_is_fixed():
     class Listening(Score):
         n_vertices, n_channels, radius = D, 1, 0
 
-        def denoise(self, x, t):
+        def forward(self, x, t):
             seen.append((x - signal(t)[:, None, None] * clean[: len(x)]) / noise(t)[:, None, None])
             return x
 
@@ -205,12 +173,10 @@ def test_errors_of_a_network_are_those_of_its_score():
         torch.testing.assert_close(squared, errors(score, clean, t, xi), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_held_out_loss_is_the_same_kept_or_not_and_whatever_the_weights(monkeypatch, masked):
+def test_held_out_loss_is_the_same_kept_or_not_and_whatever_the_weights(monkeypatch):
     """What is kept is what the network does not change: asked for once, or at every call where it is too large."""
     generator = torch.Generator().manual_seed(0)
     clean = torch.randn(9, D, 1, generator=generator, dtype=torch.float64)
-    counted = torch.rand(9, D, generator=generator) < 0.7 if masked else None
     score, times = hybrid(exact(covariance())), NoiseLevels().grid(4)
     asked = []
     given = HybridScore.given
@@ -218,14 +184,14 @@ def test_held_out_loss_is_the_same_kept_or_not_and_whatever_the_weights(monkeypa
     for largest, calls in ((matching.LARGEST_STORE, 8), (4 * 9 * D * 4 - 1, 16), (4 * 9 * D * 4, 8)):
         monkeypatch.setattr(matching, "LARGEST_STORE", largest)
         asked.clear()
-        kept = HeldOut(score, clean, times, seed=4, counted=counted, batch_size=5)
+        kept = HeldOut(score, clean, times, seed=4, batch_size=5)
         losses = []
         for _ in range(2):
             losses.append(kept.loss(score.network))
             score.network.leave.bias += 0.1
         assert len(asked) == calls
         score.network.leave.bias -= 0.2
-        again = held_out(score, clean, times, seed=4, counted=counted).mean(axis=0)
+        again = held_out(score, clean, times, seed=4).mean(axis=0)
         np.testing.assert_allclose(losses[0], again, rtol=1e-10)
         assert (abs(losses[1] - again) > 1e-4).all()
 
@@ -272,7 +238,7 @@ def test_vertices_trained_apart_are_those_trained_together(independent):
 def test_hybrid_learns_to_be_the_gaussian_it_is_shown():
     """A network that returns what it is shown is the Gaussian score: its error vanishes against its denoiser."""
     x = np.random.default_rng(0).normal(size=(40, D, 1)).cumsum(axis=1)
-    gaussian = fit_windowed(x / x.std(axis=0), CHAIN, ((1.0, 3),), Pooling(1.0))[2]
+    gaussian = fit_windowed(Samples(x / x.std(axis=0), CHAIN), ((1.0, 3),), Pooling(1.0))[2]
     generator = torch.Generator().manual_seed(0)
     hybrid = HybridScore(StencilNetwork(CHAIN, 1, n_shown=2, width=16), gaussian)
     optimizer = torch.optim.Adam(hybrid.network.parameters(), lr=1e-2)

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import binom, norm, wasserstein_distance
 
 from nearfield.evaluation.check import check_long_range, check_marginal
-from nearfield.evaluation.curve import EARTH_RADIUS_KM, Curve, VertexPairs
+from nearfield.evaluation.curve import Curve, VertexPairs
 from nearfield.evaluation.metric import (
     MarginalDistance,
     autocorrelation,
@@ -22,6 +22,7 @@ from nearfield.evaluation.metric import (
     wasserstein,
 )
 from nearfield.graph import DependencyGraph
+from nearfield.graph.coordinate import EARTH_RADIUS
 
 ALARM = 1e-6
 
@@ -164,7 +165,7 @@ def test_pairs_are_classed_by_great_circle_distance():
     points = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
     angle = np.arccos(np.clip((points[pairs.first] * points[pairs.second]).sum(axis=1), -1, 1))
     for k, distance in enumerate(pairs.axis):
-        assert distance == pytest.approx(EARTH_RADIUS_KM * angle[pairs.group == k].mean(), rel=1e-9)
+        assert distance == pytest.approx(EARTH_RADIUS * angle[pairs.group == k].mean(), rel=1e-9)
     assert np.all(np.diff(pairs.axis) > 0)
 
 

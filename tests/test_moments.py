@@ -8,12 +8,14 @@ from scipy.ndimage import gaussian_filter
 from nearfield import LocalizedDiffusion
 from nearfield.datasets import GaussianMarkovField
 from nearfield.fitting.closed_form import NUGGETS, build_field, settled_field
-from nearfield.fitting.covariance import Pooling, predecessors
+from nearfield.fitting.elimination import predecessors
 from nearfield.fitting.moments import MomentWarning, described, moments
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.regression import regress_windows
 from nearfield.fitting.selection import select_field
 from nearfield.graph import DependencyGraph
 from nearfield.graph.coarsening import coarsen
+from nearfield.samples import Samples
 from nearfield.score.field import GaussianField
 
 GRID = DependencyGraph.grid((12, 12))
@@ -47,7 +49,7 @@ def smooth(shape, n, width=2.0, seed=0):
 def test_the_law_of_the_data_passes(truth, n):
     """Ten data sets of each size; one alarm in a hundred is expected (three of 450 were measured); seeds are fixed."""
     field = field_of(truth)
-    assert sum(described(moments(field, data(truth, n, seed), GRID)) is not None for seed in range(10)) == 0
+    assert sum(described(moments(Samples(data(truth, n, seed), GRID), field)) is not None for seed in range(10)) == 0
 
 
 def wrong(truth, kind):
@@ -76,7 +78,7 @@ def wrong(truth, kind):
     ],
 )
 def test_wrong_laws_are_named_with_their_ratios(truth, kind, named, low, high):
-    found = moments(field_of(wrong(truth, kind)), data(truth, 400, 1), GRID)
+    found = moments(Samples(data(truth, 400, 1), GRID), field_of(wrong(truth, kind)))
     assert any(named in moment.name and moment.off and low < moment.ratio < high for moment in found)
     assert f"{named} " in described(found)
 
@@ -84,21 +86,21 @@ def test_wrong_laws_are_named_with_their_ratios(truth, kind, named, low, high):
 def test_samples_alike_in_time_count_for_fewer(truth):
     """Each sample twenty times over: the error is that of the distinct ones."""
     y = np.repeat(data(truth, 20, 2), 20, axis=0)
-    plain, blocks = (moments(field_of(truth), y, GRID, contiguous=contiguous)[0] for contiguous in (False, True))
+    plain, blocks = (moments(Samples(y, GRID, ordered=ordered), field_of(truth))[0] for ordered in (False, True))
     assert blocks.error > 2.5 * plain.error
 
 
 def test_too_few_samples_say_nothing(truth):
-    assert moments(field_of(truth), data(truth, 7, 0), GRID) == ()
+    assert moments(Samples(data(truth, 7, 0), GRID), field_of(truth)) == ()
 
 
 def test_a_nugget_is_white_noise_in_the_law():
     """The law with a nugget is that fitted to blocks with so much noise, computed here by hand."""
     x, graph = np.random.default_rng(0).normal(size=(50, 6, 1)).cumsum(axis=1), DependencyGraph.chain(6)
-    noised = build_field(x, graph, 2, Pooling(0.0, nugget=0.25), False).field
+    noised = build_field(Samples(x, graph, standard=(True,)), 2, Pooling(0.0, nugget=0.25)).field
     second = x[..., 0].T @ x[..., 0] / 50
     second += 0.25 * np.diag(np.diag(second))
-    factor = noised.factor.toarray()
+    factor = noised.factor.matrix.toarray()
     for v in range(6):
         near = list(range(v, max(-1, v - 3), -1))
         column = np.linalg.inv(second[np.ix_(near, near)])[:, 0]
@@ -108,9 +110,9 @@ def test_a_nugget_is_white_noise_in_the_law():
 @pytest.mark.parametrize("pooling", [Pooling(0.0), Pooling(0.3, 1.5), Pooling(0.4), Pooling(1.0), Pooling(1.0, 2.0)])
 def test_parts_of_the_graph_are_fitted_as_the_whole_is(pooling, monkeypatch):
     y, table = np.random.default_rng(0).normal(size=(90, 144, 1)), predecessors(GRID, 3)
-    whole = regress_windows(y, table, GRID, pooling)
+    whole = regress_windows(Samples(y, GRID), table, pooling)
     monkeypatch.setattr("nearfield.fitting.regression.PART", 40 * table.index.shape[1] ** 2)
-    parts = regress_windows(y, table, GRID, pooling)
+    parts = regress_windows(Samples(y, GRID), table, pooling)
     np.testing.assert_allclose(parts.regression.coefficient, whole.regression.coefficient, atol=1e-12)
     np.testing.assert_allclose(parts.regression.root, whole.regression.root, rtol=1e-12)
     np.testing.assert_allclose(parts.variance, whole.variance, rtol=1e-12)
@@ -120,11 +122,11 @@ def test_smooth_fields_get_the_nugget_that_their_draws_need():
     """Without one the draws of the best candidates have thousands of times the variance of the data."""
     x, graph = smooth((24, 24), 60), DependencyGraph.grid((24, 24))
     x = x.reshape(60, -1, 1)
-    assert not build_field(x, graph, 6, Pooling(1.0)).sound
-    choice = select_field(x, graph, pooling=Pooling(1.0)).choice
+    assert not build_field(Samples(x, graph), 6, Pooling(1.0)).sound
+    choice = select_field(Samples(x, graph), pooling=Pooling(1.0)).choice
     assert choice.nugget in NUGGETS
-    assert build_field(x, graph, choice.radius, choice.pooling).sound
-    fit, pooling = settled_field(x, graph, 6, Pooling(1.0))
+    assert build_field(Samples(x, graph), choice.radius, choice.pooling).sound
+    fit, pooling = settled_field(Samples(x, graph), 6, Pooling(1.0))
     assert fit.sound
     assert pooling.nugget == NUGGETS[0]
 

@@ -10,11 +10,13 @@ import torch
 
 from nearfield.data import store
 from nearfield.fitting.closed_form import fit_windowed
-from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.pooling import Pooling
 from nearfield.graph import DependencyGraph
 from nearfield.graph.lattice import Lattice
+from nearfield.module import as_tensor, describe, rebuild, settings_of
 from nearfield.paper.vertex import VertexNetworks
 from nearfield.process import noise, signal
+from nearfield.samples import Samples
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
@@ -242,18 +244,18 @@ def test_initial_weights_follow_from_the_seed_alone(kind):
 
 @every_kind
 @pytest.mark.parametrize("graph", [GRAPHS["chain"], GRAPHS["masked box"], GRAPHS["torus"]])
-def test_networks_are_stored_with_their_graph(kind, graph, tmp_path):
+def test_networks_are_stored(kind, graph, tmp_path):
     options = {"embedding": 2} if kind is not vertex else {"sparsity": 30, "bound": 0.5, "output_bound": 3.0}
     network = stirred(kind(graph, 1, n_channels=2, **options))
     if kind is vertex:
         network.prune()
     score = NetworkScore(network)
-    config, arrays = score.state()
-    store.write(tmp_path / "model", config, arrays)
-    copy = NetworkScore.from_state(*store.read(tmp_path / "model"))
+    store.write(tmp_path / "model", describe(score), {k: v.numpy() for k, v in score.state_dict().items()})
+    description, arrays = store.read(tmp_path / "model")
+    copy = rebuild(description, {k: as_tensor(v) for k, v in arrays.items()}, graph)
     x = field(3, graph, 2)
     assert torch.equal(copy.denoise(x, level(3).exp()), score.denoise(x, level(3).exp()))
-    assert copy.network.settings() == network.settings()
+    assert settings_of(copy.network) == settings_of(network)
     assert not any(weight.requires_grad for weight in copy.network.parameters())
 
 
@@ -358,7 +360,7 @@ def test_vertex_networks_are_the_relu_networks_of_their_vertices(shared):
         torch.testing.assert_close(out[:, j], h, rtol=1e-12, atol=1e-12)
 
 
-def test_pruning_keeps_the_largest_and_the_rest_stay_zero():
+def test_pruning_keeps_the_largest_of_each_layer_and_the_rest_stay_zero():
     networks = stirred(VertexNetworks(DependencyGraph.chain(4), 1, widths=(5,), sparsity=7, bound=0.2))
     networks.project()
     assert networks.weights.abs().max() == 0.2
@@ -367,10 +369,21 @@ def test_pruning_keeps_the_largest_and_the_rest_stay_zero():
     networks.prune()
     kept = networks.weights != 0
     assert (kept.sum(dim=1) == 7).all()
-    assert (size.masked_fill(~kept, torch.inf).amin(dim=1) >= size.masked_fill(kept, 0).amax(dim=1)).all()
+    for layer in (slice(0, 25), slice(25, 31)):  # of (4 + 1) * 5 and (5 + 1) * 1 parameters
+        assert kept[:, layer].any(dim=1).all()
+        most_left_out = size[:, layer].masked_fill(kept[:, layer], 0).amax(dim=1)
+        assert (size[:, layer].masked_fill(~kept[:, layer], torch.inf).amin(dim=1) >= most_left_out).all()
     networks.weights += 1.0  # a step of training
     networks.project()
     assert torch.equal(networks.weights != 0, kept)
+
+
+def test_pruning_ranks_by_the_share_in_a_layer():
+    """By hand: w^2 over the sum of the squares of its layer that are no smaller, whatever the scale of the layer."""
+    networks = VertexNetworks(DependencyGraph.chain(1), 0, widths=(1,), sparsity=3)  # layers of 2 + 1 and 1 + 1
+    networks.weights.data[0] = torch.tensor([3.0, -4.0, 1.0, 0.001, 0.01])  # 9/25, 1, 1/26; 1/101, 1
+    networks.prune()
+    assert networks.weights[0].tolist() == torch.tensor([3.0, -4.0, 0.0, 0.0, 0.01]).tolist()
 
 
 def test_pruned_ties_are_no_more_than_the_sparsity():
@@ -396,7 +409,6 @@ def test_a_block_starts_as_it_would_among_all():
     graph = DependencyGraph.ring(7)
     everyone, block = VertexNetworks(graph, 1, seed=3), VertexNetworks(graph, 1, vertices=(4, 1), seed=3)
     assert torch.equal(everyone.weights[[4, 1]], block.weights)
-    assert torch.equal(everyone.block((4, 1)).weights, block.weights)
     with pytest.raises(ValueError, match="network must serve all vertices"):
         NetworkScore(block)
 
@@ -427,18 +439,15 @@ class Echo(Network):
     def forward(self, x, shown, level):
         return shown[:, :, 2:] / (1 + torch.exp(2 * level))[:, None, None] / self.v
 
-    def settings(self):
-        return {}
-
 
 def test_a_network_that_makes_up_the_rest_of_what_it_is_shown_is_the_gaussian_score():
     graph = DependencyGraph.chain(6)
     x = np.random.default_rng(0).normal(size=(20, 6, 2)).cumsum(axis=1)
-    gaussian = fit_windowed(x, graph, ((0.1, 1), (1.0, 2)), Pooling(0.5))[2]
+    gaussian = fit_windowed(Samples(x, graph), ((0.1, 1), (1.0, 2)), Pooling(0.5))[2]
     network = Echo(graph, 0, 2, 4)
     network.weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
     t = torch.tensor([0.0, 1e-4, 0.3, 5.0], dtype=torch.float64)
-    network.v = torch.from_numpy(gaussian.explained_variance(t.numpy()))
+    network.v = gaussian.explained_variance(t)
     y = field(4, graph, 2)
     torch.testing.assert_close(HybridScore(network, gaussian).denoise(y, t), gaussian.denoise(y, t))
     network.v = network.v[2:3]
@@ -447,7 +456,7 @@ def test_a_network_that_makes_up_the_rest_of_what_it_is_shown_is_the_gaussian_sc
 
 def test_hybrid_is_refused_what_is_not_of_its_field():
     x = np.random.default_rng(0).normal(size=(20, 6, 1))
-    gaussian = fit_windowed(x, DependencyGraph.chain(6), ((1.0, 1),), Pooling(0.0))[2]
+    gaussian = fit_windowed(Samples(x, DependencyGraph.chain(6)), ((1.0, 1),), Pooling(0.0))[2]
     for graph, shown in ((DependencyGraph.chain(5), 2), (DependencyGraph.chain(6), 0), (DependencyGraph.chain(6), 1)):
         with pytest.raises(ValueError, match="must have"):
             HybridScore(StencilNetwork(graph, 1, n_shown=shown), gaussian)

@@ -11,19 +11,20 @@ import torch
 import nearfield as nf
 from nearfield.datasets import AutoregressiveChain, CoxIngersollRoss, DoubleWellChain, GaussianMarkovField
 from nearfield.fitting.closed_form import build_field
-from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.matching import NoiseLevels, held_out
 from nearfield.fitting.neural import choose_levels, default_recipe, fit_network, make_network
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.quadratic import fit_quadratic
 from nearfield.fitting.radius import LEVELS
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.selection import Candidate
 from nearfield.fitting.shown import shown_gaussian
-from nearfield.fitting.trained import _shared_law
 from nearfield.graph import DependencyGraph
+from nearfield.methods.network import _shared_law
 from nearfield.noise import Stream
 from nearfield.paper.recipe import PaperRecipe, fit_paper
 from nearfield.process import noise, noise_to_signal, signal, time_of
+from nearfield.samples import Samples
 from nearfield.score.base import Score
 from nearfield.score.hybrid import HybridScore
 from nearfield.score.switch import SwitchedScore
@@ -49,9 +50,10 @@ class Exact(Score):
     n_vertices, n_channels, radius = 10, 1, 0
 
     def __init__(self, spoilt=lambda sigma: 0.0):
+        super().__init__()
         self.spoilt = spoilt
 
-    def denoise(self, x, t):
+    def forward(self, x, t):
         t = float(torch.as_tensor(t).reshape(-1)[0])
         return torch.tanh(signal(t) * x / noise(t) ** 2) + self.spoilt(noise_to_signal(t)) * x
 
@@ -60,14 +62,18 @@ def levels(score, law, n=200, seed=0):
     z = law.standardize(law.sample(n, random_state=seed))
     member = SimpleNamespace(score=score, used=np.arange(n // 2), unseen=np.arange(n // 2, n))
     fit = SimpleNamespace(members=(member,))
-    return choose_levels(fit, z, law.graph, radius=1, pooling=Pooling(1.0), contiguous=False, seed=seed), z, fit
+    return (
+        choose_levels(Samples(z, law.graph, standard=(True,)), fit, radius=1, pooling=Pooling(1.0), seed=seed),
+        z,
+        fit,
+    )
 
 
 def test_a_better_score_takes_over_where_it_is_better():
     everywhere, z, fit = levels(Exact(), Signs())
     assert all(level.switched for level in everywhere if level.sigma < 2)
     # Losses are those of matching, over sigma^2 in place of s^2, of a field that has not seen the samples.
-    field = build_field(z[fit.members[0].used], Signs.graph, 1, Pooling(1.0), standardize=False).field
+    field = build_field(Samples(z[fit.members[0].used], Signs.graph, standard=(True,)), 1, Pooling(1.0)).field
     # Its noise is not the one that told when to stop.
     unseen, times = torch.from_numpy(z[fit.members[0].unseen]), [time_of(s) for s in LEVELS]
     expected = held_out(field, unseen, times, seed=0, stream=Stream.EVALUATION)[4].mean()
@@ -93,7 +99,7 @@ def test_the_gaussian_field_is_not_left_for_its_equal():
     law, taken = AutoregressiveChain(0.7, 24), 0
     for seed in range(12):
         z = law.standardize(law.sample(60, random_state=100 + seed))
-        other = build_field(z, law.graph, 1, Pooling(1.0), standardize=False).field
+        other = build_field(Samples(z, law.graph, standard=(True,)), 1, Pooling(1.0)).field
         chosen, *_ = levels(other, law, n=120, seed=seed)
         taken += any(level.switched for level in chosen)
     assert taken < 5
@@ -119,13 +125,20 @@ def test_a_radius_that_is_given_bounds_what_is_read():
     options = {"hops": 2, "pooling": Pooling(1.0), "recipe": Recipe(steps=2, seed=3)}
     for radius in (0, 1, 2, 5):
         for kind in ("hybrid", "neural"):
-            assert fit_network(z, LAW.graph, kind, radius=radius, **options).score.radius == radius
+            assert (
+                fit_network(Samples(z, LAW.graph, standard=(True,)), kind, radius=radius, **options).score.radius
+                == radius
+            )
     widest = (len(LAW.graph) - 1) // 2
-    assert fit_network(z, LAW.graph, "hybrid", **options).score.radius == 4 + widest
-    assert fit_network(z, LAW.graph, "neural", **options).score.radius == 4
-    apart = fit_network(z, LAW.graph, "hybrid", hops=2, pooling=Pooling(0.5), recipe=Recipe(steps=2, seed=3)).score
+    assert fit_network(Samples(z, LAW.graph, standard=(True,)), "hybrid", **options).score.radius == 4 + widest
+    assert fit_network(Samples(z, LAW.graph, standard=(True,)), "neural", **options).score.radius == 4
+    apart = fit_network(
+        Samples(z, LAW.graph, standard=(True,)), "hybrid", hops=2, pooling=Pooling(0.5), recipe=Recipe(steps=2, seed=3)
+    ).score
     assert apart.network.site.size == 8
-    assert len(shown_gaussian(z, LAW.graph, 2, Pooling(0.5), seed=3).radius_by_time) == len(LEVELS)
+    assert len(shown_gaussian(Samples(z, LAW.graph, standard=(True,)), 2, Pooling(0.5), seed=3).radius_by_time) == len(
+        LEVELS
+    )
 
 
 def test_on_a_chain_of_one_law_a_network_is_shown_the_marginals_of_the_field():
@@ -133,8 +146,8 @@ def test_on_a_chain_of_one_law_a_network_is_shown_the_marginals_of_the_field():
     x = AutoregressiveChain(0.8, 200).sample(50, random_state=0)
     for n in (20, 200):
         z, graph = x[:, :n], DependencyGraph.chain(n)
-        covariance = build_field(z, graph, 2, Pooling(1.0), standardize=False).field.covariance()
-        shown = shown_gaussian(z, graph, 2, Pooling(1.0))
+        covariance = build_field(Samples(z, graph, standard=(True,)), 2, Pooling(1.0)).field.covariance()
+        shown = shown_gaussian(Samples(z, graph, standard=(True,)), 2, Pooling(1.0))
         assert shown.radius == min(32, (n - 1) // 2)
         t, state = 0.4, torch.from_numpy(np.random.default_rng(1).normal(size=(3, n, 1)))
         a, s = math.exp(-t), math.sqrt(-math.expm1(-2 * t))
@@ -160,7 +173,7 @@ def test_on_a_chain_of_one_law_a_network_is_shown_the_marginals_of_the_field():
 )
 def test_on_a_torus_of_one_law_a_network_is_shown_wide_windows(graph, n, radius):
     z = np.random.default_rng(0).normal(size=(n, len(graph), 1))
-    shown = shown_gaussian(z, graph, 2, Pooling(1.0))
+    shown = shown_gaussian(Samples(z, graph, standard=(True,)), 2, Pooling(1.0))
     if radius is None:
         assert len(shown.radius_by_time) == len(LEVELS)
     else:
@@ -171,7 +184,13 @@ def test_on_a_torus_of_one_law_a_network_is_shown_wide_windows(graph, n, radius)
 def test_a_hybrid_of_few_samples_is_shown_a_gaussian_of_the_fields_hops(n):
     """Where so few are left that no radius can be chosen by held-out loss."""
     z, graph = np.random.default_rng(0).normal(size=(n, 20, 1)), DependencyGraph.grid((4, 5))
-    fit = fit_network(z, graph, "hybrid", hops=2, pooling=Pooling(1.0), recipe=Recipe(steps=2, held_out=0.5))
+    fit = fit_network(
+        Samples(z, graph, standard=(True,)),
+        "hybrid",
+        hops=2,
+        pooling=Pooling(1.0),
+        recipe=Recipe(steps=2, held_out=0.5),
+    )
     assert fit.score.gaussian.radius_by_time == ((1.0, 2),)
 
 
@@ -186,10 +205,14 @@ def test_each_member_of_an_ensemble_is_held_out_another_part():
     z = LAW.standardize(LAW.sample(30, random_state=0))
     recipe = Recipe(steps=12, held_out=0.4, check_every=6, ema=0.5)
     options = {"hops": 2, "pooling": Pooling(1.0), "radius": 2}
-    alone = fit_network(z, LAW.graph, "hybrid", recipe=recipe, **options)
+    alone = fit_network(Samples(z, LAW.graph, standard=(True,)), "hybrid", recipe=recipe, **options)
     steps = []
     several = fit_network(
-        z, LAW.graph, "hybrid", recipe=replace(recipe, members=3), progress=lambda k, _: steps.append(k), **options
+        Samples(z, LAW.graph, standard=(True,)),
+        "hybrid",
+        recipe=replace(recipe, members=3),
+        progress=lambda k, _: steps.append(k),
+        **options,
     )
     assert steps == list(range(1, 37))
     assert alone.members[0].training.losses == several.members[0].training.losses
@@ -199,9 +222,7 @@ def test_each_member_of_an_ensemble_is_held_out_another_part():
     assert held[0] | held[1] | held[2] == set(range(30))
     for number, member in enumerate(several.members):
         assert set(member.used) == set(range(30)) - set(member.unseen)
-        fitted = fit_quadratic(
-            member.score.gaussian, z[member.used], contiguous=False, seed=recipe.seed_of_member(number)
-        )
+        fitted = fit_quadratic(Samples(z[member.used], LAW.graph), member.score.gaussian, recipe.seed_of_member(number))
         np.testing.assert_array_equal(member.score.quadratic, fitted)
     x = torch.from_numpy(z)
     t = torch.linspace(0.01, 2, 30, dtype=torch.float64)
@@ -215,9 +236,11 @@ def test_only_what_a_change_of_sign_changes_has_a_square():
     z, graph = (x - 2) / np.sqrt(2), DependencyGraph.chain(12)
     recipe = Recipe(steps=1)
     options = {"hops": 1, "pooling": Pooling(1.0), "radius": 2}
-    skewed = fit_network(z, graph, "hybrid", recipe=recipe, **options).score
+    skewed = fit_network(Samples(z, graph, standard=(True,)), "hybrid", recipe=recipe, **options).score
     assert skewed.quadratic[1:].min() > 0.1
-    odd = fit_network(z, graph, "hybrid", recipe=replace(recipe, symmetries=("negate",)), **options)
+    odd = fit_network(
+        Samples(z, graph, standard=(True,)), "hybrid", recipe=replace(recipe, symmetries=("negate",)), **options
+    )
     assert not odd.score.quadratic.any()
     assert odd.members[0].training.symmetries == ("negate",)
 
@@ -233,7 +256,11 @@ def test_members_are_compared_where_they_were_held_out_and_each_sample_once():
         for score, part in zip(scores, parts, strict=True)
     )
     found = choose_levels(
-        SimpleNamespace(members=members), z, law.graph, radius=1, pooling=Pooling(1.0), contiguous=False, seed=3
+        Samples(z, law.graph, standard=(True,)),
+        SimpleNamespace(members=members),
+        radius=1,
+        pooling=Pooling(1.0),
+        seed=3,
     )
     times = [time_of(s) for s in LEVELS]
     expected = np.concatenate(
@@ -267,7 +294,7 @@ def test_an_ensemble_is_stored_extended_and_resumed(tmp_path):
 
 def test_at_least_five_samples_are_held_out():
     for n, held in ((20, 5), (40, 6), (200, 30)):
-        assert len(default_recipe(LAW.graph, n).divide(n, False)[1]) == held
+        assert len(default_recipe(LAW.graph, n).divide(Samples(np.zeros((n, len(LAW.graph), 1)), LAW.graph))[1]) == held
 
 
 def test_auto_says_what_it_compared_and_a_stored_model_draws_the_same(tmp_path):
@@ -333,7 +360,7 @@ def test_auto_is_never_worse_than_the_gaussian(law, seed):
     losses = []
     for method in ("auto", "gaussian"):
         model = nf.LocalizedDiffusion(method=method, recipe=recipe, random_state=seed).fit(x)
-        z = torch.from_numpy(model.marginal_.transform(model.codec_.encode(fresh)))
+        z = torch.from_numpy(model.marginal_(model.codec_.encode(fresh)))
         losses.append(held_out(model.score_, z, [time_of(s) for s in LEVELS], seed=9))
     gap = (losses[0] - losses[1]).sum(axis=0)
     assert gap.mean() <= gap.std(ddof=1) / np.sqrt(len(gap))
@@ -343,8 +370,8 @@ def test_the_papers_recipe_is_a_method(tmp_path):
     x = LAW.sample(30, random_state=0)[..., 0]
     recipe = PaperRecipe(steps=20, batch_size=256, widths=(8, 8, 8))
     model = nf.LocalizedDiffusion(method="paper", radius=3, recipe=recipe, random_state=0).fit(x)
-    z = torch.from_numpy(model.marginal_.transform(model.codec_.encode(x)))
-    again = fit_paper(z.numpy(), LAW.graph, 3, recipe)  # the seed is that of the recipe
+    z = torch.from_numpy(model.marginal_(model.codec_.encode(x)))
+    again = fit_paper(Samples(z.numpy(), LAW.graph), 3, recipe)  # the seed is that of the recipe
     torch.testing.assert_close(model.score_.denoise(z, 0.3), again.denoise(z, 0.3), rtol=0, atol=0)
     model.save(tmp_path / "m")
     loaded = nf.load(tmp_path / "m")

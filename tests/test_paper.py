@@ -14,6 +14,7 @@ from nearfield.paper import recipe as paper
 from nearfield.paper.recipe import PaperRecipe, fit_paper, paper_errors
 from nearfield.paper.score import PaperNetwork, PaperScore
 from nearfield.process import Schedule, noise, signal
+from nearfield.samples import Samples
 
 D = 10
 RING = DependencyGraph.ring(D)
@@ -70,9 +71,9 @@ def test_borders_see_the_field_mirrored():
 @pytest.mark.parametrize("graph", [DependencyGraph.chain(6).subgraph(np.arange(6) != 2), DependencyGraph.knn(
     np.random.default_rng(0).uniform(size=(6, 2)), 2)])  # fmt: skip
 def test_what_cannot_be_mirrored_is_absent(graph):
-    score = fit_paper(data(20)[:, : len(graph)], graph, 1, SHORT)
+    score = fit_paper(Samples(data(20)[:, : len(graph)], graph), 1, SHORT)
     assert score.network.padding == "absent"
-    assert fit_paper(data(20), RING, 1, SHORT).network.padding == "reflect"
+    assert fit_paper(Samples(data(20), RING), 1, SHORT).network.padding == "reflect"
 
 
 def test_each_window_has_a_time_of_its_own_from_the_whole_grid(monkeypatch):
@@ -81,7 +82,7 @@ def test_each_window_has_a_time_of_its_own_from_the_whole_grid(monkeypatch):
     original = paper.paper_errors
     monkeypatch.setattr(paper, "paper_errors", lambda s, x, t, xi: seen.append((t, xi)) or original(s, x, t, xi))
     recipe = PaperRecipe(steps=40, batch_size=8 * D, widths=(4,), schedule=Schedule.ddpm(100))
-    fit_paper(data(30), RING, 1, recipe)
+    fit_paper(Samples(data(30), RING), 1, recipe)
     times = torch.stack([t for t, _ in seen])
     assert times.shape == (40, 8, D)
     place = torch.searchsorted(torch.tensor(recipe.schedule.times[-2::-1], dtype=torch.float64), times - 1e-12)
@@ -95,7 +96,7 @@ def test_each_window_has_a_time_of_its_own_from_the_whole_grid(monkeypatch):
 def test_each_pass_takes_each_sample_once(monkeypatch):
     z, seen = np.arange(12.0)[:, None, None] * np.ones((1, D, 1)), []
     monkeypatch.setattr(paper, "paper_errors", lambda s, x, t, xi: seen.append(x[:, 0, 0]) or paper_errors(s, x, t, xi))
-    fit_paper(z, RING, 1, PaperRecipe(steps=6, batch_size=4 * D, widths=(4,)))
+    fit_paper(Samples(z, RING), 1, PaperRecipe(steps=6, batch_size=4 * D, widths=(4,)))
     passes = [torch.cat(seen[:3]), torch.cat(seen[3:])]
     assert all(sorted(one.tolist()) == list(range(12)) for one in passes)
     assert not torch.equal(*passes)
@@ -122,7 +123,7 @@ def test_trained_network_approaches_the_exact_score_of_a_window(radius):
     early, where the time that the network is given hardly changes.
     """
     recipe = PaperRecipe(steps=500, batch_size=60 * D, widths=(32, 32), learning_rate=3e-3)
-    score = fit_paper(data(600), RING, radius, recipe)
+    score = fit_paper(Samples(data(600), RING), radius, recipe)
     score.network.double()
     fresh = torch.from_numpy(data(400, seed=1))
     xi = window_noise(fresh, score.network, torch.Generator().manual_seed(5))
@@ -143,7 +144,9 @@ def test_the_seed_decides_all():
         np.random.seed(disturbance)  # noqa: NPY002
         losses = []
         recipe = PaperRecipe(steps=5, batch_size=4 * D, widths=(8,), seed=seed)
-        scores.append((fit_paper(data(20), RING, 1, recipe, lambda _, loss, to=losses: to.append(loss)), losses))
+        scores.append(
+            (fit_paper(Samples(data(20), RING), 1, recipe, lambda _, loss, to=losses: to.append(loss)), losses)
+        )
     assert all(torch.equal(one, same) for one, same in zip(weights(scores[0][0]), weights(scores[1][0]), strict=True))
     assert scores[0][1] == scores[1][1] != scores[2][1]
     assert not any(weight.requires_grad for weight in scores[0][0].network.parameters())
@@ -152,7 +155,7 @@ def test_the_seed_decides_all():
 def test_steps_are_those_of_adam_along_half_a_cosine():
     """torch's class, fed with the same draws."""
     recipe = PaperRecipe(steps=6, batch_size=20 * D, widths=(8,), learning_rate=0.01)
-    score = fit_paper(data(20), RING, 1, recipe)
+    score = fit_paper(Samples(data(20), RING), 1, recipe)
     reference = PaperScore(PaperNetwork(RING, 1, widths=(8,)))
     optimizer = torch.optim.Adam(reference.network.parameters(), lr=0.01)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 6)

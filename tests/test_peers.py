@@ -24,7 +24,9 @@ from sklearn.covariance import LedoitWolf
 from sklearn.mixture import GaussianMixture
 
 from nearfield.fitting.recipe import Recipe
+from nearfield.graph import DependencyGraph
 from nearfield.process import signal
+from nearfield.samples import Samples
 
 LAW = cir(length=16)
 
@@ -109,7 +111,7 @@ def test_the_limit_counts_the_seconds_of_the_processor_and_ends_with_its_block()
 def test_the_division_is_that_of_nearfield(split):
     used, unseen = split.parts
     assert sorted([*used, *unseen]) == list(range(60))
-    expected = Recipe(held_out=0.15, seed=0).divide(60, contiguous=False)
+    expected = Recipe(held_out=0.15, seed=0).divide(Samples(np.zeros((60, 1, 1)), DependencyGraph.chain(1)))
     assert np.array_equal(used, expected[0])
     assert np.array_equal(split.unseen, split.x[expected[1]])
 
@@ -129,7 +131,7 @@ def test_log_density_of_standardised_states_integrates_to_one(law):
     def density(z):
         return np.exp(law.log_prob(np.array([[[z]]]))[0])
 
-    edge = -law.mean / law.deviation  # where the density of cir begins
+    edge = -law.mean / law.std  # where the density of cir begins
     parts = [(-30, edge), (edge, 30)]
     assert sum(scipy.integrate.quad(density, *part, limit=200)[0] for part in parts) == pytest.approx(1, abs=1e-6)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from nearfield.evaluation import plot
+from nearfield.evaluation import fit_plot, plot
 from nearfield.evaluation.metric import autocorrelation, radial_spectrum
 from nearfield.evaluation.view import ColourScale, View
 from nearfield.fitting.selection import Candidate, SelectionReport
@@ -142,7 +142,7 @@ def test_spectrum_is_logarithmic_without_the_mean():
 
 def test_selection_marks_the_lowest_and_the_chosen_and_keeps_the_minimum_visible():
     losses = [1.3, -0.4, -0.62, -0.63, -0.61, -0.55]
-    ax = plot.selection(report_of(losses, chosen=2))
+    ax = fit_plot.selection(report_of(losses, chosen=2))
     marks = {line.get_label().split(":")[0]: line for line in ax.lines}
     assert (marks["lowest"].get_xdata()[0], marks["lowest"].get_ydata()[0]) == (3, -0.63)
     assert (marks["chosen"].get_xdata()[0], marks["chosen"].get_ydata()[0]) == (2, -0.62)
@@ -150,7 +150,7 @@ def test_selection_marks_the_lowest_and_the_chosen_and_keeps_the_minimum_visible
     assert "↑ 1.3" in [text.get_text() for text in ax.texts]
     assert "nats per dimension" in ax.get_ylabel()
     assert "5 contiguous folds" in ax.get_ylabel()
-    gentle = plot.selection(report_of([0.3, 0.2, 0.1, 0.15], chosen=2))
+    gentle = fit_plot.selection(report_of([0.3, 0.2, 0.1, 0.15], chosen=2))
     assert not gentle.texts
     assert gentle.get_ylim()[1] > 0.3
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from nearfield.fitting.closed_form import fit_windowed
-from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.quadratic import _shrunk, fit_quadratic
 from nearfield.graph import DependencyGraph
 from nearfield.process import noise, signal, time_of
+from nearfield.samples import Samples
 from nearfield.score.hybrid import HybridScore
 from nearfield.score.stencil import StencilNetwork
 
@@ -45,8 +46,8 @@ def test_coefficients_are_those_of_the_cumulants():
     graph, found = DependencyGraph.chain(COPIES), []
     for seed in range(12):
         z = gamma(3000, seed)
-        score = fit_windowed(z, graph, ((1.0, COPIES - 1),), Pooling(0.0), standardize=False)[2]
-        found.append(fit_quadratic(score, z, contiguous=False, seed=seed))
+        score = fit_windowed(Samples(z, graph, standard=(True, True)), ((1.0, COPIES - 1),), Pooling(0.0))[2]
+        found.append(fit_quadratic(Samples(z, graph), score, seed))
     truth = best_coefficients()[:, None] * [1, -1]
     assert abs(truth).min() > 0.01
     assert abs(truth[3]).min() > 0.35
@@ -68,7 +69,7 @@ def test_coefficients_are_shrunk_by_what_they_are_worth():
     inverse, rest = np.linalg.inv(normal.sum(axis=0)), moment - normal @ solution
     distance = solution @ np.linalg.solve(inverse @ (rest.T @ rest) @ inverse, solution)
     assert 5 < distance < 500
-    np.testing.assert_allclose(_shrunk(normal, moment, contiguous=False), solution * (1 - 2 * (50 / 48) / distance))
+    np.testing.assert_allclose(_shrunk(normal, moment, ordered=False), solution * (1 - 2 * (50 / 48) / distance))
 
 
 @pytest.mark.parametrize("n", [15, 50])
@@ -77,31 +78,31 @@ def test_of_what_is_noise_two_fifths_are_left(n):
     left, of = 0.0, 0.0
     for seed in range(400):
         normal, moment = equations(n, seed, 0.0)
-        left += (_shrunk(normal, moment, contiguous=False) ** 2).sum()
+        left += (_shrunk(normal, moment, ordered=False) ** 2).sum()
         of += (np.linalg.solve(normal.sum(axis=0), moment.sum(axis=0)) ** 2).sum()
     assert 0.29 < left / of < 0.5
 
 
 def test_eight_samples_tell_nothing():
-    assert not _shrunk(*equations(8, 0, 2.0), contiguous=False).any()
-    assert _shrunk(*equations(9, 0, 2.0), contiguous=False).all()
+    assert not _shrunk(*equations(8, 0, 2.0), ordered=False).any()
+    assert _shrunk(*equations(9, 0, 2.0), ordered=False).all()
 
 
 def test_samples_in_order_of_time_count_by_blocks():
     """Each sample ten times in a row is no more than each once."""
     normal, moment = equations(20, 1, 0.2)  # 200 in the end, in twenty blocks
-    once = _shrunk(normal, moment, contiguous=False)
+    once = _shrunk(normal, moment, ordered=False)
     repeated = [np.repeat(each, 10, axis=0) for each in (normal, moment)]
-    np.testing.assert_allclose(_shrunk(*repeated, contiguous=True), once)
-    assert np.linalg.norm(_shrunk(*repeated, contiguous=False)) > 1.02 * np.linalg.norm(once)
+    np.testing.assert_allclose(_shrunk(*repeated, ordered=True), once)
+    assert np.linalg.norm(_shrunk(*repeated, ordered=False)) > 1.02 * np.linalg.norm(once)
 
 
 def test_data_without_variance_have_no_coefficients():
     z = np.zeros((20, 5, 1))
-    score = fit_windowed(np.random.default_rng(0).normal(size=(20, 5, 1)), DependencyGraph.chain(5), ((1.0, 1),),
-                         Pooling(0.0), standardize=False)[2]  # fmt: skip
-    assert not fit_quadratic(score, z, contiguous=False, seed=0).any()
-    assert not _shrunk(np.zeros((20, 4, 4)), np.zeros((20, 4)), contiguous=False).any()
+    graph, varied = DependencyGraph.chain(5), np.random.default_rng(0).normal(size=(20, 5, 1))
+    score = fit_windowed(Samples(varied, graph, standard=(True,)), ((1.0, 1),), Pooling(0.0))[2]
+    assert not fit_quadratic(Samples(z, graph), score, 0).any()
+    assert not _shrunk(np.zeros((20, 4, 4)), np.zeros((20, 4)), ordered=False).any()
 
 
 @pytest.mark.parametrize("sigmas", [[0.3, 0.7, 1.5, 2.0, 5.0, 100.0], [3.0]])
@@ -109,7 +110,7 @@ def test_hybrid_adds_the_square_of_the_gaussian(sigmas):
     """With a network of zeros, against the formula with numpy's interpolation."""
     graph = DependencyGraph.chain(6)
     rng = np.random.default_rng(0)
-    gaussian = fit_windowed(rng.normal(size=(20, 6, 2)).cumsum(axis=1), graph, ((1.0, 2),), Pooling(0.5))[2]
+    gaussian = fit_windowed(Samples(rng.normal(size=(20, 6, 2)).cumsum(axis=1), graph), ((1.0, 2),), Pooling(0.5))[2]
     quadratic = rng.normal(size=(4, 2))
     hybrid = HybridScore(StencilNetwork(graph, 1, n_channels=2, n_shown=4, width=3), gaussian, quadratic)
     t = torch.tensor([time_of(sigma) for sigma in sigmas], dtype=torch.float64)
@@ -119,13 +120,15 @@ def test_hybrid_adds_the_square_of_the_gaussian(sigmas):
         time = time_of(sigma)
         a, s, guess = signal(time), noise(time), gaussian.denoise(x[k : k + 1], time)[0].numpy()
         c = [np.interp(np.log2(sigma), KNOTS, np.r_[0.0, column]) for column in quadratic.T]
-        second = c * (guess**2 - gaussian.explained_variance(np.array([time]))[0])
+        second = c * (guess**2 - gaussian.explained_variance(np.array([time]))[0].numpy())
         expected = a * x[k].numpy() + s**2 * (guess - a * x[k].numpy()) + s**2 * second
         np.testing.assert_allclose(found[k].detach().numpy(), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_coefficients_of_another_shape_are_refused():
     graph = DependencyGraph.chain(6)
-    gaussian = fit_windowed(np.random.default_rng(0).normal(size=(20, 6, 1)), graph, ((1.0, 1),), Pooling(0.0))[2]
+    gaussian = fit_windowed(
+        Samples(np.random.default_rng(0).normal(size=(20, 6, 1)), graph), ((1.0, 1),), Pooling(0.0)
+    )[2]
     with pytest.raises(ValueError, match=r"quadratic must have shape \(4, 1\)"):
         HybridScore(StencilNetwork(graph, 1, n_shown=2), gaussian, np.zeros((3, 1)))

@@ -50,7 +50,7 @@ def test_what_is_written_is_what_was_found(tmp_path, capsys):
         "steps": {"value": 3, "source": "paper"},
         "bar": {"value": 0.5, "source": "our choice"},
     }
-    assert told["numbers"] == {"found": 0.25, "none": [None, [1.0, None]]}
+    assert told["numbers"] == {"found": 0.25, "none": ["infinite", [1.0, None]]}
     assert told["claims"] == [{"source": "paper", "holds": True, "sentence": claims[0].sentence}]
     assert not told["quick"]
     assert f"holds  (paper) {claims[0].sentence}" in capsys.readouterr().out

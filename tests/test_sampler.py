@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from nearfield.module import describe
 from nearfield.noise import Stream, normals
 from nearfield.process import Schedule, noise, noise_to_signal, signal, time_of
-from nearfield.sampling import sampler as module
+from nearfield.sampling import base as module
 from nearfield.sampling.sampler import (
     Ancestral,
     DPMSolver2M,
@@ -29,11 +30,12 @@ class Gaussian(Score):
     radius = None
 
     def __init__(self, mean, cov, n_channels=1):
+        super().__init__()
         self.n_vertices, self.n_channels = len(mean) // n_channels, n_channels
         self.mean, self.cov = mean, cov
         self.values, self.vectors = torch.linalg.eigh(cov)
 
-    def denoise(self, x, t):
+    def forward(self, x, t):
         a, s = signal(t), noise(t)
         gain = (self.vectors * (a * self.values / (a**2 * self.values + s**2))) @ self.vectors.T
         return (self.mean + (x.flatten(1) - a * self.mean) @ gain).reshape(x.shape)
@@ -44,7 +46,7 @@ class Shifts(Score):
 
     n_vertices, n_channels, radius = 7, 2, 1
 
-    def denoise(self, x, t):
+    def forward(self, x, t):
         near = torch.roll(x, 1, 1) + torch.roll(x, -1, 1)
         return signal(t) * x + noise(t) ** 2 * torch.tanh(near) / 4
 
@@ -252,6 +254,73 @@ def test_members_do_not_depend_on_the_batch(make):
     torch.testing.assert_close(whole.double(), double, rtol=1e-3, atol=1e-3)
 
 
+class Sized(Shifts):
+    """Remembers the sizes of its batches, and says what a sample takes."""
+
+    numbers_per_sample = 100
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, x, t):
+        self.sizes.append(len(x))
+        return super().forward(x, t)
+
+
+@pytest.mark.parametrize(("memory", "sizes"), [(8 * 100 * 4, [4, 4, 2]), (1, [1] * 10), (2**30, [10])])
+def test_batches_suit_the_memory_and_change_no_member(memory, sizes, monkeypatch):
+    sampler = EulerMaruyama(Schedule.log_snr(1), final_denoise=False)
+    whole = sampler.sample(Sized(), 10, seed=5, first_member=3, batch_size=10)
+    monkeypatch.setattr(module, "MEMORY", memory)
+    score = Sized()
+    assert torch.equal(sampler.sample(score, 10, seed=5, first_member=3), whole)
+    assert score.sizes == sizes
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 4. GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("MPS backend out of memory"),
+    ],
+)
+def test_too_little_memory_names_the_size_of_batches(error):
+    class Greedy(Shifts):
+        def forward(self, x, t):
+            raise error
+
+    sampler = Heun(Schedule.log_snr(2))
+    with pytest.raises(MemoryError, match="batch_size must be less than 4"):
+        sampler.sample(Greedy(), 9, seed=0, batch_size=4)
+
+
+def test_other_errors_of_a_score_are_its_own():
+    class Wrong(Shifts):
+        def forward(self, x, t):
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        Heun(Schedule.log_snr(2)).sample(Wrong(), 9, seed=0)
+
+
+def test_a_score_that_is_elsewhere_is_copied_to_the_device():
+    class Held(Shifts):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("factor", torch.tensor([1.0, 2.0]))
+
+        def forward(self, x, t):
+            return self.factor * super().forward(x, t)
+
+    score = Held()
+    drawn = Heun(Schedule.log_snr(2)).sample(score, 3, seed=0, device="meta")
+    assert (drawn.device.type, drawn.shape) == ("meta", (3, 7, 2))
+    assert score.factor.tolist() == [1.0, 2.0]
+
+
 def test_progress_counts_every_step_of_every_batch():
     calls = []
     Heun(Schedule.log_snr(3)).sample(Shifts(), 5, seed=0, batch_size=2, progress=lambda *call: calls.append(call))
@@ -262,8 +331,8 @@ def test_gradients_are_kept_only_on_request():
     class Scaled(Shifts):
         scale = torch.ones((), dtype=torch.float64, requires_grad=True)
 
-        def denoise(self, x, t):
-            return self.scale * super().denoise(x, t)
+        def forward(self, x, t):
+            return self.scale * super().forward(x, t)
 
     score, sampler = Scaled(), DPMSolver2M(Schedule.log_snr(5))
     options = {"seed": 2, "dtype": torch.float64}
@@ -323,6 +392,4 @@ def test_states_of_another_field_are_refused():
 
 def test_a_score_that_cannot_be_stored_says_so():
     with pytest.raises(TypeError, match="Shifts cannot be saved"):
-        Shifts().state()
-    with pytest.raises(TypeError, match="Shifts cannot be loaded"):
-        Shifts.from_state({}, {})
+        describe(Shifts())

@@ -13,7 +13,7 @@ from nearfield.reproduction import scaling
 from nearfield.reproduction.experiment import Workers
 from nearfield.reproduction.scaling import GLOBAL, LOCAL, Errors, Settings
 
-SMALL = replace(Settings(), sizes=(16, 64), samples=(40, 80, 160), shown=40, data_sets=40)
+SMALL = replace(Settings(), sizes=(16, 64), samples=(40, 80, 160), plotted=40, data_sets=40)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_the_claims_tell_right_from_wrong(found):
     assert verdicts() == [True, True, False]  # 64 vertices from 40 samples: one size is left, and nothing grows
     assert verdicts(near=near * n**-0.2) == [False, True, False]
     assert verdicts(near=near * size) == [True, False, False]
-    at = replace(SMALL, shown=160)
+    at = replace(SMALL, plotted=160)
     grown = found[GLOBAL].divergence[:, :, 2].mean(axis=1)
     assert scaling.claims(at, found)[2].holds == (grown[1] >= 5 * grown[0])
 

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
-import json
 import pickle
 import pkgutil
 import warnings
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import nearfield.paper
 import nearfield.score
+from nearfield.data import store
 from nearfield.fitting.closed_form import fit_field, fit_masked, fit_windowed
-from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.pooling import Pooling
 from nearfield.graph import DependencyGraph
+from nearfield.module import as_tensor, describe, rebuild
 from nearfield.paper.score import PaperNetwork, PaperScore
 from nearfield.paper.vertex import VertexNetworks
 from nearfield.process import denoised_from_score, score_from_denoised, time_of
+from nearfield.samples import Samples
 from nearfield.score.base import Score
 from nearfield.score.ensemble import EnsembleScore
-from nearfield.score.field import GaussianField
+from nearfield.score.field import CoarseLaw, GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.stencil import StencilNetwork
@@ -59,7 +65,7 @@ def stirred(network):
 
 def hybrid(x, graph, network_radius, gaussian_radius) -> HybridScore:
     """On lattices the network reads at its neighbours, too, what the Gaussian makes of the state."""
-    gaussian = fit_windowed(x, graph, ((0.1, gaussian_radius),), Pooling(0.3, 1.0))[2]
+    gaussian = fit_windowed(Samples(x, graph), ((0.1, gaussian_radius),), Pooling(0.3, 1.0))[2]
     kind = WindowNetwork if graph.lattice is None else StencilNetwork
     network = stirred(kind(graph, network_radius, 2, n_shown=4, width=16))
     return HybridScore(network, gaussian, np.linspace(0.3, 1.0, 8).reshape(4, 2))
@@ -70,21 +76,40 @@ def paper(graph, predicts) -> PaperScore:
     return PaperScore(stirred(PaperNetwork(graph, 2, 2, widths=(16, 16), padding=padding)), predicts)
 
 
+def corrected(x, graph) -> GaussianField:
+    """A field that is told the mean of each component."""
+    field = fit_field(Samples(x, graph), 1, Pooling(0.7))[2]
+    label = np.unique(np.isfinite(graph.distance_matrix()), axis=0, return_inverse=True)[1].reshape(-1)
+    blocks = label.max() + 1
+    law = GaussianField(sp.diags_array(np.linspace(0.7, 1.6, 2 * blocks), format="csr"), np.arange(blocks), 2)
+    return GaussianField(field.factor, field.order, 2, 1, CoarseLaw(label, 2, np.full((blocks, 2), 0.8), law))
+
+
+def switched(x, graph) -> SwitchedScore:
+    """The field at small times, the hybrid at large ones."""
+    return SwitchedScore(
+        fit_field(Samples(x, graph), 1, Pooling(0.7))[2], hybrid(x, graph, 1, 1), ((0.1, False), (0.6, True))
+    )
+
+
 MAKERS = {
-    "field": lambda x, graph: fit_field(x, graph, 9, Pooling(0.0))[2],
-    "pooled field": lambda x, graph: fit_field(x, graph, 1, Pooling(0.7))[2],
-    "masked 0": lambda x, graph: fit_masked(x, graph, 0)[2],
-    "masked 1": lambda x, graph: fit_masked(x, graph, 1)[2],
-    "masked 9": lambda x, graph: fit_masked(x, graph, 9)[2],
-    "windowed 0": lambda x, graph: fit_windowed(x, graph, ((0.1, 0),), Pooling(0.0))[2],
-    "windowed 2": lambda x, graph: fit_windowed(x, graph, ((0.1, 2),), Pooling(0.3, 1.0))[2],
+    "field": lambda x, graph: fit_field(Samples(x, graph), 9, Pooling(0.0))[2],
+    "pooled field": lambda x, graph: fit_field(Samples(x, graph), 1, Pooling(0.7))[2],
+    "corrected field": corrected,
+    "masked 0": lambda x, graph: fit_masked(Samples(x, graph), 0)[2],
+    "masked 1": lambda x, graph: fit_masked(Samples(x, graph), 1)[2],
+    "masked 9": lambda x, graph: fit_masked(Samples(x, graph), 9)[2],
+    "windowed 0": lambda x, graph: fit_windowed(Samples(x, graph), ((0.1, 0),), Pooling(0.0))[2],
+    "windowed 2": lambda x, graph: fit_windowed(Samples(x, graph), ((0.1, 2),), Pooling(0.3, 1.0))[2],
     "network 2": lambda x, graph: NetworkScore(stirred(VertexNetworks(graph, 2, 2, widths=(16, 16)))),
     "paper 2": lambda x, graph: paper(graph, "noise"),
     "paper 2, score": lambda x, graph: paper(graph, "score"),
     "hybrid 0, 2": lambda x, graph: hybrid(x, graph, 0, 2),
     "hybrid 2, 1": lambda x, graph: hybrid(x, graph, 2, 1),
     "three hybrids": lambda x, graph: EnsembleScore(tuple(hybrid(x, graph, r, 1) for r in (0, 1, 1))),
-    "windowed by time": lambda x, graph: fit_windowed(x, graph, ((0.1, 1), (1.0, 2), (3.0, 0)), Pooling(0.0))[2],
+    "windowed by time": lambda x, graph: fit_windowed(Samples(x, graph), ((0.1, 1), (1.0, 2), (3.0, 0)), Pooling(0.0))[
+        2
+    ],
 }
 
 
@@ -108,21 +133,19 @@ def state(graph: DependencyGraph, n: int = 5) -> torch.Tensor:
 
 
 def jacobian(score: Score, x: torch.Tensor, t: float) -> torch.Tensor:
-    """d score / d x at one state, (vertex, channel, vertex, channel): forward mode, or the basis for a linear solve."""
-    if not isinstance(score, GaussianField):
-        return torch.func.jacrev(lambda y: score.score(y[None], t)[0])(x[0])
-    basis = torch.eye(x[0].numel(), dtype=x.dtype).reshape(-1, *x.shape[1:])
-    return (score.score(basis, t) - score.score(torch.zeros_like(basis), t)).permute(1, 2, 0).reshape(*x.shape[1:] * 2)
+    """d score / d x at one state, (vertex, channel, vertex, channel)."""
+    return torch.func.jacrev(lambda y: score.score(y[None], t)[0])(x[0])
 
 
 def test_every_score_class_is_held_to_the_contract():
     rooms = [(nearfield.paper, "nearfield.paper."), (nearfield.score, "nearfield.score.")]
     for module in (found for room, name in rooms for found in pkgutil.iter_modules(room.__path__, name)):
         importlib.import_module(module.name)
-    ours = {kind for kind in Score.__subclasses__() if kind.__module__.startswith("nearfield.")}
-    ours -= {SwitchedScore}  # at each time one of the others, in tests/test_switch.py
+    ours = {
+        kind for kind in Score.__subclasses__() if kind.__module__.startswith(("nearfield.paper.", "nearfield.score."))
+    }
     gaussian = {GaussianField, MaskedGaussianScore, WindowedGaussianScore}
-    assert ours == gaussian | {NetworkScore, HybridScore, EnsembleScore, PaperScore}
+    assert ours == gaussian | {NetworkScore, HybridScore, EnsembleScore, PaperScore, SwitchedScore}
 
 
 def test_score_reads_its_neighbourhood_and_nothing_beyond(score, graph):
@@ -186,14 +209,118 @@ def test_score_is_that_of_noise_in_the_end(score, graph):
     torch.testing.assert_close(score.score(x, 12.0), -x, rtol=1e-4, atol=1e-4)
 
 
-def test_state_round_trip_is_exact(score, graph):
-    config, arrays = score.state()
-    copy = type(score).from_state(json.loads(json.dumps(config)), {k: v.copy() for k, v in arrays.items()})
+def copied(module, graph, folder):
+    """Through a file: nothing that is not in it can have survived."""
+    store.write(folder / "module", describe(module), {k: v.numpy() for k, v in module.state_dict().items()})
+    description, arrays = store.read(folder / "module")
+    return rebuild(description, {k: as_tensor(v) for k, v in arrays.items()}, graph)
+
+
+def test_round_trips_are_exact(score, graph, tmp_path):
     x = state(graph)
-    for other in (copy, pickle.loads(pickle.dumps(score))):
+    score.denoise(x, 0.3)  # solvers are in memory by now
+    for other in (copied(score, graph, tmp_path), pickle.loads(pickle.dumps(score)), copy.deepcopy(score)):
         assert (other.n_vertices, other.n_channels, other.radius) == (len(graph), 2, score.radius)
         for t in (0.05, T, 2.0):
             assert torch.equal(other.denoise(x, t), score.denoise(x, t))
+
+
+def test_a_copy_draws_and_scores_the_same(score, graph, tmp_path):
+    if not isinstance(score, GaussianField):
+        pytest.skip("only fields draw by themselves")
+    other = copied(score, graph, tmp_path)
+    np.testing.assert_array_equal(other.sample(3, seed=5), score.sample(3, seed=5))
+    np.testing.assert_array_equal(other.log_prob(state(graph).numpy()), score.log_prob(state(graph).numpy()))
+
+
+def test_every_fitted_array_is_in_the_state_dict(score):
+    """None is a plain attribute, which would neither move with the module nor be stored."""
+    for module in copy.deepcopy(score).modules():  # without what is only kept for reuse
+        held = [name for name, value in vars(module).items() if isinstance(value, np.ndarray | torch.Tensor)]
+        assert held == [], type(module)
+
+
+def test_a_state_dict_can_be_loaded_into_another_score(graph):
+    """What was computed from the old arrays is forgotten."""
+    rng = np.random.default_rng(5)
+    for make in (MAKERS["pooled field"], MAKERS["masked 1"], MAKERS["windowed 2"]):
+        one, other = (make(rng.normal(size=(60, len(graph), 2)).cumsum(axis=1), graph) for _ in range(2))
+        one.denoise(state(graph), T)
+        one.denoise(state(graph), torch.linspace(0.1, 0.5, 5, dtype=torch.float64))
+        one.load_state_dict(other.state_dict())
+        for t in (T, torch.linspace(0.1, 0.5, 5, dtype=torch.float64)):
+            assert torch.equal(one.denoise(state(graph), t), other.denoise(state(graph), t))
+
+
+class OneDevice(TorchDispatchMode):
+    """Fails where an operation reads or makes a tensor on the processor, but for the times that were given."""
+
+    def __init__(self, given: object) -> None:
+        super().__init__()
+        self.given = given
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for each in tree_leaves((args, kwargs, out)):
+            if isinstance(each, torch.Tensor) and each.device.type == "cpu" and each is not self.given:
+                raise AssertionError(f"{func} has a tensor on the processor")
+        return out
+
+
+TIMES = [0.3, torch.tensor([0.7, 0.02, 0.7, 3.0, 0.4], dtype=torch.float64), torch.full((5,), 0.3, dtype=torch.float64)]
+
+
+@pytest.mark.parametrize("t", TIMES, ids=["one time", "many times", "one time for each"])
+def test_denoising_stays_on_the_device_of_the_score(score, graph, t):
+    """On a device without numbers: there is no value to be read, and nothing to be computed on the processor."""
+    if any(isinstance(part, GaussianField) for part in score.modules()):
+        pytest.skip("solved on the processor")
+    moved, x = copy.deepcopy(score).to("meta"), state(graph).to("meta")
+    with OneDevice(t):
+        denoised = moved.denoise(x, t)
+    assert denoised.shape == x.shape
+    assert denoised.device.type == "meta"
+
+
+def test_a_tensor_on_the_processor_is_noticed():
+    class Careless(Score):
+        n_vertices, n_channels, radius = 7, 2, 0
+
+        def forward(self, x, t):
+            return x * torch.ones(2).to(x)
+
+    with OneDevice(0.3), pytest.raises(AssertionError, match="on the processor"):
+        Careless().denoise(state(GRAPHS["chain"]).to("meta"), 0.3)
+
+
+def test_a_map_of_times_that_is_constant_in_each_sample_is_the_time_of_the_sample(score, graph):
+    x, times = state(graph), TIMES[1]
+    for method in (score.denoise, score.score):
+        assert torch.equal(method(x, times[:, None].expand(-1, len(graph))), method(x, times))
+        assert torch.equal(method(x, torch.full((5, len(graph)), 0.3, dtype=torch.float64)), method(x, TIMES[2]))
+    for t in (torch.ones(4), torch.ones(5, len(graph) + 1), torch.ones(5, len(graph), 1)):
+        with pytest.raises(ValueError, match=r"t must be a number, or of shape \(5,\)"):
+            score.denoise(x, t)
+    if len(graph) > 1:
+        uneven = times[:, None].repeat(1, len(graph))
+        uneven[3, -1] += 0.1
+        with pytest.raises(ValueError, match="t must be the same at all vertices of a sample"):
+            score.denoise(x, uneven)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # of torch's own jvp
+def test_gradients_are_difference_quotients(score, graph):
+    x = state(graph, 2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda y: score.denoise(y, T), x)
+    if isinstance(score, GaussianField):
+        matrix = torch.func.jacrev(lambda y: score.denoise(y[None], T)[0])(x[0].detach())
+        matrix = matrix.reshape(2 * len(graph), -1)
+        torch.testing.assert_close(matrix, matrix.T, rtol=1e-9, atol=1e-12)
+        assert torch.autograd.gradcheck(lambda y: score.denoise(y, T), x, check_forward_ad=True)
+
+
+def test_a_score_says_about_what_a_sample_takes(score, graph):
+    assert score.numbers_per_sample >= 4 * 2 * len(graph)
 
 
 def test_single_precision_stays_single_and_close(score, graph):

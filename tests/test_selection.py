@@ -15,12 +15,18 @@ import torch
 from nearfield.datasets import AutoregressiveChain
 from nearfield.fitting import selection as module
 from nearfield.fitting.closed_form import fit_field, fit_masked, fit_windowed
-from nearfield.fitting.covariance import Pooling
-from nearfield.fitting.cross_validation import candidate_radii, patches, split, standard_error
+from nearfield.fitting.cross_validation import candidate_radii, patches
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.radius import _denoising_loss, select_masked_radius, select_radius_by_time
+from nearfield.fitting.search import Search
 from nearfield.fitting.selection import SelectionReport, select_field
 from nearfield.graph import DependencyGraph
 from nearfield.process import noise, signal, time_of
+from nearfield.samples import Samples, standard_error
+
+
+def split(n: int, folds: int, ordered: bool, seed: int = 0) -> list[np.ndarray]:
+    return Samples(np.zeros((n, 1, 1)), DependencyGraph.chain(1), ordered=ordered).folds(folds, seed)
 
 
 def generic(n_samples: int, n: int, channels: int = 2, seed: int = 0) -> np.ndarray:
@@ -52,16 +58,18 @@ def generic(n_samples: int, n: int, channels: int = 2, seed: int = 0) -> np.ndar
         (1, Pooling(1.0, location=Pooling(0.0))),
     ],
 )
-@pytest.mark.parametrize("contiguous", [False, True])
-def test_held_out_loss_is_the_log_density_of_the_field_fitted_to_the_rest(graph, radius, pooling, contiguous):
+@pytest.mark.parametrize("ordered", [False, True])
+def test_held_out_loss_is_the_log_density_of_the_field_fitted_to_the_rest(graph, radius, pooling, ordered):
     """In nats per dimension of the data in their own units, capped conditioning sets included."""
     x = generic(11, len(graph))
-    report = select_field(x, graph, radius=radius, pooling=pooling, folds=3, contiguous=contiguous, seed=5)
+    report = select_field(
+        Samples(x, graph, ordered=ordered), radius=radius, pooling=pooling, folds=3, search=Search(seed=5)
+    )
     expected = np.empty(11)
-    for test in split(11, 3, contiguous, 5):
+    for test in split(11, 3, ordered, 5):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            center, scale, field = fit_field(np.delete(x, test, axis=0), graph, radius, pooling)
+            center, scale, field = fit_field(Samples(np.delete(x, test, axis=0), graph), radius, pooling)
         density = field.log_prob((x[test] - center) / scale) - np.log(scale).sum()
         expected[test] = -density / (2 * len(graph))
     (only,) = report.table
@@ -74,22 +82,24 @@ def test_held_out_loss_is_the_log_density_of_the_field_fitted_to_the_rest(graph,
 
 def test_raw_data_are_scored_as_they_are():
     x, graph = generic(20, 5), DependencyGraph.chain(5)
-    report = select_field(x, graph, radius=1, pooling=Pooling(0.2), folds=2, contiguous=True, standardize=False)
+    report = select_field(
+        Samples(x, graph, ordered=True, standard=(True, True)), radius=1, pooling=Pooling(0.2), folds=2
+    )
     halves = [(slice(0, 10), slice(10, 20)), (slice(10, 20), slice(0, 10))]
     losses = [
-        -fit_field(x[train], graph, 1, Pooling(0.2), standardize=False)[2].log_prob(x[test]) / 10
+        -fit_field(Samples(x[train], graph, standard=(True, True)), 1, Pooling(0.2))[2].log_prob(x[test]) / 10
         for test, train in halves
     ]
     np.testing.assert_allclose(report.choice.loss, np.mean(losses), rtol=1e-10)
 
 
-@pytest.mark.parametrize("contiguous", [False, True])
-def test_folds_are_a_partition(contiguous):
-    parts = split(23, 5, contiguous, seed=3)
+@pytest.mark.parametrize("ordered", [False, True])
+def test_folds_are_a_partition(ordered):
+    parts = split(23, 5, ordered, seed=3)
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(23))
     assert {len(part) for part in parts} == {4, 5}
     runs = [bool((np.diff(part) == 1).all()) for part in parts]
-    assert all(runs) if contiguous else not any(runs)
+    assert all(runs) if ordered else not any(runs)
 
 
 def test_shuffles_depend_on_the_seed_alone():
@@ -100,9 +110,9 @@ def test_shuffles_depend_on_the_seed_alone():
 
 def test_standard_error_along_time_is_that_of_twenty_block_means():
     values = np.repeat(np.arange(20.0), 5)  # perfectly dependent within blocks
-    assert standard_error(values, contiguous=True) == pytest.approx(np.std(np.arange(20), ddof=1) / math.sqrt(20))
-    assert standard_error(values, contiguous=False) == pytest.approx(values.std(ddof=1) / 10)
-    assert standard_error(values[:30], contiguous=True) == pytest.approx(values[:30].std(ddof=1) / math.sqrt(30))
+    assert standard_error(values, ordered=True) == pytest.approx(np.std(np.arange(20), ddof=1) / math.sqrt(20))
+    assert standard_error(values) == pytest.approx(values.std(ddof=1) / 10)
+    assert standard_error(values[:30], ordered=True) == pytest.approx(values[:30].std(ddof=1) / math.sqrt(30))
 
 
 def test_one_standard_error_rule_takes_the_smallest_of_those_close_to_the_best():
@@ -113,7 +123,7 @@ def test_one_standard_error_rule_takes_the_smallest_of_those_close_to_the_best()
 
     def report(order) -> tuple[int, int]:
         graph = DependencyGraph.chain(9)
-        trials = module._Trials(np.zeros((16, 9, 1)), graph, split(16, 2, True), False, True, None)
+        trials = module._Trials(Samples(np.zeros((16, 9, 1)), graph), split(16, 2, True), Search())
         trials.losses = {(r, Pooling(0.0)): losses[r] for r in order}
         table, chosen, best = trials.table()
         assert [c.radius for c in table] == sorted(order)
@@ -131,14 +141,14 @@ def test_one_standard_error_rule_takes_the_smallest_of_those_close_to_the_best()
 def test_size_counts_members_and_what_is_borrowed():
     """An interior block of n alike vertices costs 1/n of its own; half pooled, a quarter of its own remains."""
     graph = DependencyGraph.chain(10)
-    trials = module._Trials(np.zeros((8, 10, 2)), graph, split(8, 2, True), False, True, None)
+    trials = module._Trials(Samples(np.zeros((8, 10, 2)), graph), split(8, 2, True), Search())
     members = 2 * (1 + 2 + 3 * 8) / 10
     assert trials.size(2, Pooling(0.0)) == pytest.approx(members)
     assert trials.size(2, Pooling(1.0)) == pytest.approx(members / 10)
     assert trials.size(2, Pooling(0.5)) == pytest.approx(members * (0.25 + 0.75 / 10))
     assert trials.size(2, Pooling(1.0, location=Pooling(0.0))) == pytest.approx(members / 10 + 2 * (1 - 1 / 10))
     near = np.exp(-(np.arange(-3, 4) ** 2) / 2.0)
-    wide = module._Trials(np.zeros((8, 99, 1)), DependencyGraph.ring(99), split(8, 2, True), False, True, None)
+    wide = module._Trials(Samples(np.zeros((8, 99, 1)), DependencyGraph.ring(99)), split(8, 2, True), Search())
     assert wide._borrowed(1.0) == pytest.approx(near.sum() ** 2 / (near**2).sum())
 
 
@@ -167,8 +177,11 @@ def test_selection_of_a_large_graph_looks_at_the_patches_alone(monkeypatch):
     monkeypatch.setattr(patches, "__defaults__", (40,))
     graph, x = DependencyGraph.chain(200), generic(12, 200, 1)
     keep = patches(graph)
-    settings = {"radius": 1, "pooling": Pooling(0.3), "folds": 3, "contiguous": True}
-    whole, part = select_field(x, graph, **settings), select_field(x[:, keep], graph.subgraph(keep), **settings)
+    settings = {"radius": 1, "pooling": Pooling(0.3), "folds": 3}
+    whole, part = (
+        select_field(Samples(x, graph, ordered=True), **settings),
+        select_field(Samples(x[:, keep], graph.subgraph(keep), ordered=True), **settings),
+    )
     assert whole.table == part.table
     assert "on 40 of the 200 vertices" in whole.reason
 
@@ -177,7 +190,7 @@ def test_selection_of_a_large_graph_looks_at_the_patches_alone(monkeypatch):
 def test_the_known_radius_of_a_chain_is_found(alpha, radius):
     chain = AutoregressiveChain(alpha, 40)
     for pooling in (Pooling(0.0), None):
-        report = select_field(chain.sample(100, 1), chain.graph, pooling=pooling)
+        report = select_field(Samples(chain.sample(100, 1), chain.graph), pooling=pooling)
         assert report.choice.radius == radius
     assert report.choice.strength >= 0.9  # the law is stationary
     assert report.choice.bandwidth >= 16
@@ -186,12 +199,14 @@ def test_the_known_radius_of_a_chain_is_found(alpha, radius):
 def test_a_report_holds_the_whole_curve_of_the_chosen_pooling():
     chain = AutoregressiveChain(0.7, 12)
     calls = []
-    report = select_field(chain.sample(40, 0), chain.graph, progress=lambda: calls.append(1), contiguous=True)
+    report = select_field(
+        Samples(chain.sample(40, 0), chain.graph, ordered=True), search=Search(progress=lambda: calls.append(1))
+    )
     assert [c.radius for c in report.curve] == list(candidate_radii(chain.graph))
     assert {c.pooling for c in report.curve} == {dataclasses.replace(report.choice.pooling, location=None)}
     assert report.table[report.best].loss == min(c.loss for c in report.table)
     assert len(calls) >= len(report.table)
-    assert (report.folds, report.contiguous, report.radius_by_time) == (5, True, None)
+    assert (report.folds, report.ordered, report.radius_by_time) == (5, True, None)
     assert f"Radius {report.choice.radius}" in report.reason
 
 
@@ -200,7 +215,7 @@ def test_where_settings_are_passed_over_the_curve_and_the_reason_are_those_of_wh
     x, graph, sound = generic(40, 12, 1), DependencyGraph.grid((3, 4)), Pooling(0.2, 3.0)
     monkeypatch.setattr(module._Trials, "fitted", lambda self, candidate: (candidate.pooling == sound, True))
     monkeypatch.setattr(module, "CHECKED", 1000)
-    report = select_field(x, graph, seed=0)
+    report = select_field(Samples(x, graph), search=Search(seed=0))
     assert report.choice.pooling == sound
     assert report.choice.loss == min(c.loss for c in report.curve)
     assert [c.radius for c in report.curve] == list(candidate_radii(graph))
@@ -210,19 +225,19 @@ def test_where_settings_are_passed_over_the_curve_and_the_reason_are_those_of_wh
 
 def test_selection_is_reproducible_whatever_the_number_of_jobs():
     x, graph = generic(24, 8, 1), DependencyGraph.ring(8)
-    one = select_field(x, graph, seed=1)
-    assert select_field(x, graph, seed=1, n_jobs=2) == one
-    assert select_field(x, graph, seed=2).table != one.table
+    one = select_field(Samples(x, graph), search=Search(seed=1))
+    assert select_field(Samples(x, graph), search=Search(seed=1, n_jobs=2)) == one
+    assert select_field(Samples(x, graph), search=Search(seed=2)).table != one.table
 
 
 def test_the_layout_of_the_samples_in_memory_changes_nothing():
     x, graph = generic(24, 8, 1), DependencyGraph.ring(8)
-    assert select_field(np.asfortranarray(x), graph) == select_field(x, graph)
+    assert select_field(Samples(np.asfortranarray(x), graph)) == select_field(Samples(x, graph))
 
 
 def test_a_report_survives_json():
     x, graph = generic(24, 8, 1), DependencyGraph.chain(8)
-    report = dataclasses.replace(select_field(x, graph), radius_by_time=((0.1, 2), (0.5, 1)))
+    report = dataclasses.replace(select_field(Samples(x, graph)), radius_by_time=((0.1, 2), (0.5, 1)))
     assert any(c.location is not None for c in report.table)
     for one in (report, dataclasses.replace(report, radius_by_time=None)):
         assert SelectionReport.from_plain(json.loads(json.dumps(dataclasses.asdict(one)))) == one
@@ -230,8 +245,8 @@ def test_a_report_survives_json():
 
 def test_too_few_samples_for_folds():
     with pytest.raises(ValueError, match="at least 4 samples, got 3"):
-        select_field(generic(3, 5), DependencyGraph.chain(5))
-    assert select_field(generic(4, 5), DependencyGraph.chain(5), radius=0, folds=9).folds == 2
+        select_field(Samples(generic(3, 5), DependencyGraph.chain(5)))
+    assert select_field(Samples(generic(4, 5), DependencyGraph.chain(5)), radius=0, folds=9).folds == 2
 
 
 def test_radii_tried_end_at_the_diameter_and_at_what_fits():
@@ -265,7 +280,7 @@ def falling_until(turn: int):
 def test_the_ladder_goes_on_until_the_loss_rises_or_says_why_not(monkeypatch, graph, turn, last, limit):
     monkeypatch.setattr(module._Trials, "_fold", falling_until(turn))
     monkeypatch.setattr(module._Trials, "fitted", lambda self, candidate: (True, True))
-    report = select_field(np.zeros((400, graph.n_vertices, 1)), graph, pooling=Pooling(1.0))
+    report = select_field(Samples(np.zeros((400, graph.n_vertices, 1)), graph), pooling=Pooling(1.0))
     radii = [c.radius for c in report.curve]
     assert radii[: len(candidate_radii(graph))] == list(candidate_radii(graph))
     assert radii[-1] == last
@@ -278,17 +293,17 @@ def test_the_samples_end_the_ladder_of_vertices_on_their_own(monkeypatch):
     """Sixteen of twenty samples train: windows of 17 are cut to their half, wider ones as well."""
     monkeypatch.setattr(module._Trials, "_fold", falling_until(99))
     monkeypatch.setattr(module._Trials, "fitted", lambda self, candidate: (True, True))
-    report = select_field(np.zeros((20, 50, 1)), DependencyGraph.chain(50), pooling=Pooling(0.0))
+    report = select_field(Samples(np.zeros((20, 50, 1)), DependencyGraph.chain(50)), pooling=Pooling(0.0))
     assert report.choice.radius == 16
     assert "radius 16, but 16 samples support no wider windows without pooling" in report.reason
-    assert select_field(np.zeros((20, 50, 1)), DependencyGraph.chain(50), radius=1).choice.radius == 1
+    assert select_field(Samples(np.zeros((20, 50, 1)), DependencyGraph.chain(50)), radius=1).choice.radius == 1
 
 
 def test_a_level_common_to_all_is_read_from_as_many_neighbours_as_there_are():
     """The mean of r values misses it by a variance of 1/r: .009 nats are won by 24 for 16, ten standard errors."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 1, 1)) + rng.normal(size=(400, 60, 1))
-    assert select_field(x, DependencyGraph.chain(60), pooling=Pooling(1.0)).choice.radius > 16
+    assert select_field(Samples(x, DependencyGraph.chain(60)), pooling=Pooling(1.0)).choice.radius > 16
 
 
 def expected_loss(score, y: np.ndarray, t: float) -> np.ndarray:
@@ -311,12 +326,12 @@ def smallest_close(loss: np.ndarray, radii) -> int:
 def test_radius_of_each_level_is_that_of_the_least_expected_denoising_error(pooling):
     chain = AutoregressiveChain(0.9, 7)
     x = chain.sample(60, 4) * np.linspace(1, 3, 7)[:, None] + 2.0
-    found = select_radius_by_time(x, chain.graph, pooling, folds=3, seed=1)
+    found = select_radius_by_time(Samples(x, chain.graph), pooling, folds=3, seed=1)
     radii, levels = (0, 1, 2, 3, 4, 6), np.geomspace(0.05, 20.0, 13)
     loss = np.empty((13, len(radii), 60))
     for test in split(60, 3, False, 1):
         for i, r in enumerate(radii):
-            center, scale, score = fit_windowed(np.delete(x, test, axis=0), chain.graph, ((0.1, r),), pooling)
+            center, scale, score = fit_windowed(Samples(np.delete(x, test, axis=0), chain.graph), ((0.1, r),), pooling)
             for k, sigma in enumerate(levels):
                 loss[k, i, test] = expected_loss(score, (x[test] - center) / scale, time_of(sigma))
     np.testing.assert_allclose([t for t, _ in found], time_of(torch.from_numpy(levels)), rtol=1e-12)
@@ -326,7 +341,7 @@ def test_radius_of_each_level_is_that_of_the_least_expected_denoising_error(pool
 
 def test_denoising_loss_has_its_noise_in_closed_form():
     x, graph = generic(12, 6), DependencyGraph.ring(6)
-    _, _, score = fit_windowed(x, graph, ((0.1, 2),), Pooling(0.3))
+    _, _, score = fit_windowed(Samples(x, graph), ((0.1, 2),), Pooling(0.3))
     for sigma in (0.02, 1.0, 30.0):
         found = _denoising_loss(x, score, time_of(sigma), sigma)
         np.testing.assert_allclose(found, expected_loss(score, x, time_of(sigma)), rtol=1e-9)
@@ -340,10 +355,10 @@ def test_radius_of_the_masked_score_minimises_the_error_summed_over_levels(n_sam
     loss = np.zeros((len(radii), n_samples))
     for test in split(n_samples, 4, True):
         for i, r in enumerate(radii):
-            center, scale, score = fit_masked(np.delete(x, test, axis=0), chain.graph, r)
+            center, scale, score = fit_masked(Samples(np.delete(x, test, axis=0), chain.graph), r)
             for sigma in np.geomspace(0.02, 80.0, 13):
                 loss[i, test] += expected_loss(score, (x[test] - center) / scale, time_of(sigma))
     errors = [standard_error(gap, True) for gap in loss - loss[loss.mean(axis=1).argmin()]]
     gaps = loss.mean(axis=1) - loss.mean(axis=1).min()
     expected = next(r for r, gap, error in zip(radii, gaps, errors, strict=True) if gap <= error)
-    assert select_masked_radius(x, chain.graph, folds=4, contiguous=True) == expected
+    assert select_masked_radius(Samples(x, chain.graph, ordered=True), folds=4) == expected

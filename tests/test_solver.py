@@ -9,11 +9,13 @@ import torch
 
 from nearfield.fitting.closed_form import build_field, whitening_factor
 from nearfield.fitting.coarse import Scale, corrected
-from nearfield.fitting.covariance import Pooling, elimination_order, predecessors
+from nearfield.fitting.elimination import elimination_order, predecessors
 from nearfield.fitting.matern import Matern
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.regression import regress
 from nearfield.graph import DependencyGraph
 from nearfield.process import noise, signal, time_of
+from nearfield.samples import Samples
 from nearfield.score import solver
 from nearfield.score.field import GaussianField
 from nearfield.score.solver import conjugate_gradients
@@ -53,8 +55,9 @@ def fields(name: str) -> list[GaussianField]:
     """One field as it is and one corrected at two larger scales."""
     graph, channels = GRAPHS[name]
     x = smooth_samples(graph, channels)
-    field = build_field(x, graph, 2, Pooling(0.5), False).field
-    return [field, corrected(field, x, graph, Scale(2, 1, Pooling(0.5), coarser=Scale(2, 1, Pooling(0.5))))]
+    samples = Samples(x, graph, standard=(True,) * channels)
+    field = build_field(samples, 2, Pooling(0.5)).field
+    return [field, corrected(field, samples, Scale(2, 1, Pooling(0.5), coarser=Scale(2, 1, Pooling(0.5))))]
 
 
 @pytest.mark.parametrize("sigma", [1e-4, *SIGMAS, 80.0])
@@ -109,7 +112,9 @@ def test_right_hand_sides_that_are_no_numbers_are_refused():
 def test_without_noise_the_local_law_is_the_field():
     field = fields("grid")[0]
     factor = field._local_laws.noised_factor(1e-9)
-    np.testing.assert_allclose((factor - field.factor).toarray(), 0, atol=1e-4 * np.abs(field.factor.data).max())
+    np.testing.assert_allclose(
+        (factor - field.factor.matrix).toarray(), 0, atol=1e-4 * np.abs(field.factor.matrix.data).max()
+    )
 
 
 def test_sets_are_capped_at_the_most_correlated():
@@ -151,8 +156,8 @@ def fitted(length: int, correction: Scale | None = None) -> GaussianField:
     if correction is not None:
         wave = np.tile(np.cos(np.pi * np.linspace(0, 1, length)), length)
         y += np.random.default_rng(2).normal(size=(50, 1, 1)) * np.sqrt(0.6) * wave[:, None]
-    field = build_field(y, graph, 6, POOLED, False).field
-    return corrected(field, y, graph, correction)
+    field = build_field(Samples(y, graph, standard=(True,)), 6, POOLED).field
+    return corrected(field, Samples(y, graph, standard=(True,)), correction)
 
 
 def assert_few_steps(field: GaussianField, monkeypatch, most: int = 40) -> None:

@@ -9,12 +9,14 @@ from scipy.special import gamma, kv
 from nearfield import LocalizedDiffusion, Pooling
 from nearfield.evaluation.metric import gaussian_kl
 from nearfield.fitting.closed_form import fit_field
-from nearfield.fitting.covariance import elimination_order, isolate, local_blocks, predecessors
+from nearfield.fitting.covariance import isolate, local_blocks
 from nearfield.fitting.cross_validation import candidate_radii, patches
+from nearfield.fitting.elimination import elimination_order, predecessors
 from nearfield.fitting.matern import SMOOTHNESS, TWIN, Matern, fit_matern, own_share, shrunk_blocks
 from nearfield.fitting.maximin import halving_order, maximin_order, nearest_earlier, neighbour_count
 from nearfield.fitting.selection import select_field
 from nearfield.graph import DependencyGraph
+from nearfield.samples import Samples
 
 
 def points(n: int, seed: int = 0, axes: int = 2) -> np.ndarray:
@@ -44,7 +46,7 @@ def draw(covariance: np.ndarray, n_samples: int, seed: int = 0) -> np.ndarray:
 
 def divergence(model: LocalizedDiffusion, truth: np.ndarray) -> float:
     """KL per dimension from a truth of mean 0 to what a model generates, its mean included."""
-    center, scale = model.marginal_.center.ravel(), model.marginal_.scale.ravel()
+    center, scale = model.marginal_.center.numpy().ravel(), model.marginal_.scale.numpy().ravel()
     covariance = scale[:, None] * model.score_.covariance() * scale
     return (gaussian_kl(truth, covariance) + center @ np.linalg.solve(covariance, center) / 2) / len(truth)
 
@@ -145,7 +147,7 @@ def test_the_law_is_found_again(smoothness, channels):
     truth = Matern(smoothness, 0.2, 0.1)
     x = np.stack([draw(truth.blocks(p[None])[0], 3000, seed) for seed in range(channels)], axis=2)
     x[..., 1:] += x[..., :-1]
-    found = fit_matern(5 + x * unit, DependencyGraph.knn(p, 6))
+    found = fit_matern(Samples(5 + x * unit, DependencyGraph.knn(p, 6)))
     assert found.smoothness == smoothness
     assert found.length == pytest.approx(0.2, rel=0.06)
     assert found.nugget == pytest.approx(0.1, abs=0.02)
@@ -153,8 +155,8 @@ def test_the_law_is_found_again(smoothness, channels):
 
 def test_no_law_for_other_graphs():
     x = np.random.default_rng(0).normal(size=(9, 4, 1))
-    assert fit_matern(x, DependencyGraph.chain(4)) is None
-    assert fit_matern(x, DependencyGraph.from_edges(4, [(0, 1), (2, 3)])) is None
+    assert fit_matern(Samples(x, DependencyGraph.chain(4))) is None
+    assert fit_matern(Samples(x, DependencyGraph.from_edges(4, [(0, 1), (2, 3)]))) is None
 
 
 def test_blocks_are_shrunk_towards_the_law_and_near_twins_more():
@@ -187,31 +189,31 @@ def test_blocks_are_shrunk_towards_the_law_and_near_twins_more():
 @every_graph
 def test_held_out_loss_is_the_log_density_of_the_field_fitted_to_the_rest(graph):
     x = np.random.default_rng(0).normal(size=(12, len(graph), 2))
-    report = select_field(x, graph, radius=1, pooling=Pooling(0.4), folds=3, contiguous=True)
+    report = select_field(Samples(x, graph, ordered=True), radius=1, pooling=Pooling(0.4), folds=3)
     losses = []
     for test in np.split(np.arange(12), 3):
-        center, scale, field = fit_field(np.delete(x, test, axis=0), graph, 1, Pooling(0.4))
+        center, scale, field = fit_field(Samples(np.delete(x, test, axis=0), graph), 1, Pooling(0.4))
         losses.append(np.log(scale).mean() - field.log_prob((x[test] - center) / scale) / (2 * len(graph)))
     assert report.choice.loss == pytest.approx(np.mean(losses), rel=1e-10)
 
 
 def test_only_one_bandwidth_is_tried():
     x = np.random.default_rng(0).normal(size=(12, 50, 1))
-    assert {c.bandwidth for c in select_field(x, GRAPHS["line"]).table} == {math.inf}
+    assert {c.bandwidth for c in select_field(Samples(x, GRAPHS["line"])).table} == {math.inf}
 
 
 @pytest.mark.parametrize("name", ["plane", "globe"])
 def test_a_field_that_reads_everything_has_the_empirical_covariance(name):
     graph = GRAPHS[name]
     x = draw(np.exp(-3 * distances(graph)) + 1e-9 * np.eye(len(graph)), 200)
-    _, scale, field = fit_field(x[..., None], graph, 99, Pooling(0.0))
+    _, scale, field = fit_field(Samples(x[..., None], graph), 99, Pooling(0.0))
     covariance = scale * field.covariance() * scale[:, 0]
     np.testing.assert_allclose(covariance, np.cov(x.T, bias=True), rtol=1e-6, atol=1e-8)
 
 
 def test_towns_that_nothing_joins_are_independent():
     graph = GRAPHS["two towns"]
-    field = fit_field(np.random.default_rng(0).normal(size=(30, 17, 1)), graph, 2, Pooling(0.5))[2]
+    field = fit_field(Samples(np.random.default_rng(0).normal(size=(30, 17, 1)), graph), 2, Pooling(0.5))[2]
     assert (field.covariance()[:9, 9:] == 0).all()
 
 
@@ -219,7 +221,9 @@ def test_the_field_does_not_hang_on_the_numbers_of_the_vertices_or_on_the_date_l
     p, x = places(40), np.random.default_rng(0).normal(size=(30, 40, 1))
 
     def covariance(where: np.ndarray, values: np.ndarray) -> np.ndarray:
-        return fit_field(values, DependencyGraph.knn(where, 5, metric="haversine"), 1, Pooling(0.4))[2].covariance()
+        return fit_field(Samples(values, DependencyGraph.knn(where, 5, metric="haversine")), 1, Pooling(0.4))[
+            2
+        ].covariance()
 
     expected, shuffle = covariance(p, x), np.random.default_rng(2).permutation(40)
     turned = np.stack([p[:, 0], (p[:, 1] + 360) % 360], axis=1)

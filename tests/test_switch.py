@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from nearfield.fitting.closed_form import fit_field, fit_windowed
-from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.pooling import Pooling
 from nearfield.graph import DependencyGraph
+from nearfield.module import describe, rebuild
 from nearfield.process import time_of
+from nearfield.samples import Samples
 from nearfield.score.hybrid import HybridScore
 from nearfield.score.stencil import StencilNetwork
 from nearfield.score.switch import SwitchedScore
@@ -19,8 +21,8 @@ CHOICE = ((time_of(0.1), False), (time_of(1.0), True), (time_of(10.0), False))
 @pytest.fixture(scope="module")
 def parts():
     x = np.random.default_rng(0).normal(size=(40, 9, 1)).cumsum(axis=1)
-    field = fit_field(x, GRAPH, 1, Pooling(1.0), False)[2]
-    gaussian = fit_windowed(x, GRAPH, ((1.0, 2),), Pooling(1.0), False)[2]
+    field = fit_field(Samples(x, GRAPH, standard=(True,)), 1, Pooling(1.0))[2]
+    gaussian = fit_windowed(Samples(x, GRAPH, standard=(True,)), ((1.0, 2),), Pooling(1.0))[2]
     network = StencilNetwork(GRAPH, radius=1, n_shown=2, width=4)
     with torch.no_grad():  # away from zero, where the hybrid would be the denoiser of white noise
         for weight in network.parameters():
@@ -54,7 +56,7 @@ def test_samples_at_times_of_their_own_are_served_one_by_one(parts):
 
 def test_a_stored_score_is_the_same(parts):
     score = SwitchedScore(*parts, CHOICE)
-    again = SwitchedScore.from_state(*score.state())
+    again = rebuild(describe(score), score.state_dict(), GRAPH)
     x = torch.from_numpy(np.random.default_rng(1).normal(size=(3, 9, 1)))
     for sigma in (0.05, 1.0, 20.0):
         torch.testing.assert_close(again.denoise(x, time_of(sigma)), score.denoise(x, time_of(sigma)), rtol=0, atol=0)
@@ -64,6 +66,8 @@ def test_bad_parts_are_refused(parts):
     field, hybrid = parts
     with pytest.raises(ValueError, match="increasing OU times above 0"):
         SwitchedScore(field, hybrid, ((0.5, True), (0.2, False)))
-    smaller = fit_field(np.random.default_rng(0).normal(size=(9, 4, 1)), DependencyGraph.chain(4), 1, Pooling(1.0))[2]
+    smaller = fit_field(
+        Samples(np.random.default_rng(0).normal(size=(9, 4, 1)), DependencyGraph.chain(4)), 1, Pooling(1.0)
+    )[2]
     with pytest.raises(ValueError, match="of one field"):
         SwitchedScore(smaller, hybrid, CHOICE)

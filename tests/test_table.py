@@ -51,7 +51,7 @@ def test_columns_that_count_or_date_the_rows_are_refused(name, values):
     mended = eval(remedy(refused), {"X": frame})
     codec = Codec.fit(mended)
     assert codec.n_vertices == 6
-    assert codec.has_time_axis == (name in ("year", "date"))
+    assert codec.ordered == (name in ("year", "date"))
 
 
 def test_dates_in_columns_are_to_be_the_index():
@@ -59,7 +59,7 @@ def test_dates_in_columns_are_to_be_the_index():
         frame = BASE.assign(date=dates)
         with pytest.raises(TypeError, match="got column 'date'") as refused:
             Codec.fit(frame)
-        assert Codec.fit(eval(remedy(refused), {"X": frame})).has_time_axis
+        assert Codec.fit(eval(remedy(refused), {"X": frame})).ordered
 
 
 def test_a_column_that_always_increases_is_warned_of():
@@ -155,7 +155,7 @@ def test_columns_that_are_numbered_in_order_are_a_chain(names):
 
 def test_rows_of_dates_and_members_are_samples():
     rows = pd.MultiIndex.from_product([DAYS[:8], [1, 2, 3]], names=["date", "member"])
-    assert Codec.fit(BASE.set_index(rows)).has_time_axis
+    assert Codec.fit(BASE.set_index(rows)).ordered
 
 
 def test_frames_come_back_as_frames(tmp_path):

@@ -17,7 +17,6 @@ from nearfield import LocalizedDiffusion
 from nearfield.datasets import AutoregressiveChain
 from nearfield.fitting import training
 from nearfield.fitting.acceleration import begins_in_bfloat16, compiled, require_compiler
-from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.matching import (
     HeldOut,
     NoiseLevels,
@@ -28,12 +27,14 @@ from nearfield.fitting.matching import (
     window_draws,
     window_errors,
 )
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.training import train
 from nearfield.fitting.training_state import Check, Run
 from nearfield.graph import DependencyGraph
 from nearfield.paper.recipe import PaperRecipe
 from nearfield.paper.vertex import VertexNetworks
+from nearfield.samples import Samples
 from nearfield.score.gaussian import WindowedGaussianScore, WindowSpectrum
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.stencil import StencilNetwork
@@ -67,6 +68,10 @@ def one_thread():
 
 def data(n: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(LAW.sample(n, random_state=seed))
+
+
+def given(x: torch.Tensor, **known: object) -> Samples:
+    return Samples(x.numpy(), DependencyGraph.chain(x.shape[1]), standard=(True,), **known)
 
 
 def exact(radius: int = D - 1) -> WindowedGaussianScore:
@@ -103,7 +108,7 @@ def test_trained_network_approaches_the_exact_denoiser_on_fresh_data():
     """At most 8 % of the gain are missing, 3 of which lie beyond its two hops."""
     score = stencil(12)
     recipe = Recipe(steps=400, ema=0.97, learning_rate=1e-2)
-    report = train(score, data(600), recipe, contiguous=False)
+    report = train(score, given(data(600)), recipe)
     assert gain(exact(2)) > 0.96
     assert 0.92 < gain(score) < gain(exact(2))
     assert report.reason == "budget"
@@ -114,7 +119,7 @@ def test_trained_network_approaches_the_exact_denoiser_on_fresh_data():
 def test_network_shown_the_exact_denoiser_learns_to_return_it():
     """It reads its own vertex only, where a x is the best that can be made of the state."""
     score = HybridScore(StencilNetwork(CHAIN, 0, n_shown=2, width=8).double(), exact())
-    train(score, data(60), Recipe(steps=200, batch_size=8, ema=0.95, learning_rate=1e-2), contiguous=False)
+    train(score, given(data(60)), Recipe(steps=200, batch_size=8, ema=0.95, learning_rate=1e-2))
     assert gain(exact(0)) < 1e-6
     assert gain(score) > 0.8
 
@@ -130,14 +135,14 @@ def test_what_is_kept_is_the_average_of_the_weights_at_the_best_check(monkeypatc
 
     monkeypatch.setattr(training, "admit", recording)
     score, recipe = stencil(4, 1), replace(SHORT, learning_rate=0.02)
-    report = train(score, data(60), recipe, contiguous=False)
+    report = train(score, given(data(60)), recipe)
     assert report.best.step > 1
     average = recorded[0]
     for new in recorded[1 : report.best.step]:
         average = {name: 0.9 * average[name] + 0.1 * value for name, value in new.items()}
     for name, value in score.network.named_parameters():
         torch.testing.assert_close(value.detach(), average[name], rtol=1e-10, atol=1e-12)
-    loss = held_out(score, data(60)[recipe.divide(60, False)[1]], recipe.levels.grid(4), seed=recipe.seed)
+    loss = held_out(score, data(60)[recipe.divide(given(data(60)))[1]], recipe.levels.grid(4), seed=recipe.seed)
     np.testing.assert_allclose(report.best.loss, loss.mean(), rtol=1e-12)
     samples = loss.mean(axis=0)
     np.testing.assert_allclose(report.best.error, samples.std(ddof=1) / math.sqrt(len(samples)), rtol=1e-12)
@@ -154,7 +159,7 @@ def test_steps_are_those_of_adamw_by_hand():
     first = [torch.zeros_like(value) for value in parameters]
     second = [torch.zeros_like(value) for value in parameters]
     for k in range(1, 8):
-        training.step(run, score, clean, None, recipe)
+        training.step(run, score, clean, recipe)
         batch = clean[draws.next_batch(24, 8)]
         t, xi = training_draws(recipe.levels, batch, draws.generator)
         a, s = torch.exp(-t)[:, None, None], torch.sqrt(-torch.expm1(-2 * t))[:, None, None]
@@ -175,7 +180,7 @@ def test_steps_are_those_of_adamw_by_hand():
 
 def test_held_out_loss_of_an_unchanged_network_does_not_change():
     score = stencil()
-    report = train(score, data(30), replace(SHORT, learning_rate=1e-300, weight_decay=0.0), contiguous=False)
+    report = train(score, given(data(30)), replace(SHORT, learning_rate=1e-300, weight_decay=0.0))
     assert len(report.checks) == 7
     assert len({(check.loss, check.error) for check in report.checks}) == 1
     assert report.best.step == 0
@@ -185,14 +190,14 @@ def test_training_stops_when_the_held_out_loss_has_not_fallen_for_the_patience()
     """White noise has nothing to learn: the network of the start is the best there is, and is what remains."""
     white = torch.randn(40, D, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     score = stencil()
-    report = train(score, white, replace(SHORT, steps=2000, learning_rate=0.05, patience=3), contiguous=False)
+    report = train(score, given(white), replace(SHORT, steps=2000, learning_rate=0.05, patience=3))
     assert report.reason == "patience"
     assert report.checks[-1].step == report.best.step + 3 * SHORT.check_every == len(report.losses)
 
 
 def test_divergence_ends_training_with_the_best_that_was():
     score = stencil()
-    report = train(score, data(30), replace(SHORT, learning_rate=1e200, check_every=1), contiguous=False)
+    report = train(score, given(data(30)), replace(SHORT, learning_rate=1e200, check_every=1))
     assert report.reason == "diverged"
     assert report.best == report.checks[0]
     assert same(weights(score), weights(stencil()))
@@ -204,7 +209,7 @@ def test_the_seed_decides_all():
         torch.manual_seed(disturbance)
         np.random.seed(disturbance)  # noqa: NPY002
         score = stencil()
-        results.append((train(score, data(30), replace(SHORT, seed=seed), contiguous=False).losses, weights(score)))
+        results.append((train(score, given(data(30)), replace(SHORT, seed=seed)).losses, weights(score)))
     assert results[0][0] == results[1][0]
     assert same(results[0][1], results[1][1])
     assert results[0][0] != results[2][0]
@@ -221,28 +226,12 @@ def test_each_pass_takes_each_sample_once_in_an_order_of_its_own():
 
 
 def test_ordered_samples_are_held_out_as_a_block_and_others_at_random():
-    inside, outside = Recipe().divide(100, True)
+    inside, outside = Recipe().divide(given(data(100), ordered=True))
     assert outside.tolist() == list(range(85, 100))
     assert inside.tolist() == list(range(85))
-    inside, outside = Recipe().divide(100, False)
+    inside, outside = Recipe().divide(given(data(100)))
     assert sorted([*inside, *outside]) == list(range(100))
     assert outside.tolist() != list(range(85, 100))
-
-
-def test_what_does_not_count_has_no_influence():
-    x = data(40)
-    counted = torch.ones(40, D, dtype=torch.bool)
-    counted[:, :4] = False
-    counted[5] = False
-    other = x.clone()
-    other[:, :2] = 9.0  # beyond the reach of the vertices that count
-    other[5] = -9.0
-    results = []
-    for each in (x, other):
-        score = stencil(4, 2)
-        results.append((train(score, each, SHORT, contiguous=True, counted=counted), weights(score)))
-    assert results[0][0].checks == results[1][0].checks
-    assert same(results[0][1], results[1][1])
 
 
 def test_networks_of_vertices_are_trained_as_each_would_be_alone():
@@ -255,7 +244,7 @@ def test_networks_of_vertices_are_trained_as_each_would_be_alone():
         score = NetworkScore(VertexNetworks(CHAIN, 1, widths=(8,)).double())
         run = Run(score.network, weight_decay=0.01, ema=0.9, seed=0)
         for _ in range(10):
-            training.step(run, score, each, None, replace(SHORT, clip=0.1))
+            training.step(run, score, each, replace(SHORT, clip=0.1))
         results.append(score.network.weights.detach().clone())
     torch.testing.assert_close(results[0][:-2], results[1][:-2], rtol=1e-10, atol=1e-13)
     assert not torch.allclose(results[0][-2:], results[1][-2:], rtol=1e-3)
@@ -270,11 +259,11 @@ def test_independent_windows_are_each_noised_apart(make):
     batch = clean[draws.next_batch(24, 8)]
     apart = window_draws(SHORT.levels, batch, score.network, draws.generator)
     expected = float(window_errors(score.network, batch, *apart).detach().mean())
-    training.step(run, score, clean, None, recipe)
+    training.step(run, score, clean, recipe)
     assert run.losses[0] == pytest.approx(expected, rel=1e-12)
     longer = replace(recipe, learning_rate=1e-2, steps=300, check_every=50)
     windows, fields = (
-        train(NetworkScore(make(CHAIN, 1).double()), data(100), each, contiguous=False)
+        train(NetworkScore(make(CHAIN, 1).double()), given(data(100)), each)
         for each in (longer, replace(longer, independent_windows=False))
     )
     assert windows.losses != fields.losses
@@ -284,7 +273,7 @@ def test_independent_windows_are_each_noised_apart(make):
 
 def test_independent_windows_are_for_networks_of_windows():
     with pytest.raises(ValueError, match=r"independent_windows must be False, .* got StencilNetwork shown 0 values"):
-        train(stencil(), data(20), replace(SHORT, independent_windows=True), contiguous=False)
+        train(stencil(), given(data(20)), replace(SHORT, independent_windows=True))
     with pytest.raises(ValueError, match="independent_windows must be True or False, got 1"):
         Recipe(independent_windows=1)
 
@@ -294,7 +283,7 @@ def test_networks_of_vertices_follow_the_gradient_of_their_own_loss():
     score, clean = NetworkScore(VertexNetworks(CHAIN, 1, widths=(8,)).double()), data(24)
     start = score.network.weights.detach().clone()
     run, draws = (Run(score.network, weight_decay=0.0, ema=0.0, seed=4) for _ in range(2))
-    training.step(run, score, clean, None, replace(SHORT, clip=1e9))
+    training.step(run, score, clean, replace(SHORT, clip=1e9))
     gradient = score.network.weights.grad.clone()
     batch = clean[draws.next_batch(24, 8)]
     t, xi = training_draws(SHORT.levels, batch, draws.generator)
@@ -310,7 +299,7 @@ def test_networks_of_vertices_follow_the_gradient_of_their_own_loss():
 def test_bounded_and_sparse_networks_stay_in_their_class():
     network = VertexNetworks(CHAIN, 1, widths=(8,), sparsity=30, bound=0.3).double()
     score = NetworkScore(network)
-    report = train(score, data(40), replace(SHORT, learning_rate=0.05), contiguous=False)
+    report = train(score, given(data(40)), replace(SHORT, learning_rate=0.05))
     assert int((network.weights != 0).sum(dim=1).max()) <= 30
     assert float(network.weights.abs().max()) <= 0.3
     assert report.best.step >= SHORT.steps // 2
@@ -319,21 +308,21 @@ def test_bounded_and_sparse_networks_stay_in_their_class():
 
 def test_one_step_prunes_too():
     network = VertexNetworks(CHAIN, 1, widths=(8,), sparsity=15)
-    train(NetworkScore(network), data(40).float(), replace(SHORT, steps=1), contiguous=False)
+    train(NetworkScore(network), given(data(40).float()), replace(SHORT, steps=1))
     assert int((network.weights != 0).sum(dim=1).max()) <= 15
 
 
 def test_a_hybrid_is_resumed_where_decompositions_round_otherwise(tmp_path):
     """Other threads change last digits of eigenvalues, and signs of vectors; another Gaussian is another score."""
     gaussian = exact(2)
-    window = gaussian.windows[2]
-    noise = np.random.default_rng(0).normal(size=window.values.shape)
+    window = gaussian.window(2)
+    noise = torch.from_numpy(np.random.default_rng(0).normal(size=tuple(window.values.shape)))
 
     def run(values, vectors):
         spectrum = WindowSpectrum(window.index, values, vectors, window.law)
         score = HybridScore(StencilNetwork(CHAIN, 1, n_shown=2), WindowedGaussianScore({2: spectrum}, ((1.0, 2),)))
         path = tmp_path / "run"
-        return train(score, data(30).float(), SHORT, contiguous=False, checkpoint=path, resume=True)
+        return train(score, given(data(30).float()), SHORT, checkpoint=path, resume=True)
 
     whole = run(window.values, window.vectors)
     again = run(window.values * (1 + 1e-14 * noise), -window.vectors)
@@ -351,9 +340,7 @@ test_training.long_run(sys.argv[1], resume=False, progress=lambda step, _: print
 def long_run(checkpoint, resume, progress=None, steps=80):
     score = stencil(4, 1)
     recipe = replace(SHORT, steps=steps, batch_size=7, patience=100, symmetries=("reflect 0",))
-    report = train(
-        score, data(30), recipe, contiguous=False, checkpoint=checkpoint, interval=0, resume=resume, progress=progress
-    )
+    report = train(score, given(data(30)), recipe, checkpoint=checkpoint, interval=0, resume=resume, progress=progress)
     return score, report
 
 
@@ -416,8 +403,7 @@ def test_a_finished_run_is_not_trained_further(tmp_path):
 
 def test_a_checkpoint_is_written_at_the_interval_and_at_the_end_only(tmp_path):
     path, seen = tmp_path / "run", []
-    train(
-        stencil(), data(30), replace(SHORT, steps=5), contiguous=False, checkpoint=path,
+    train(stencil(), given(data(30)), replace(SHORT, steps=5), checkpoint=path,
         progress=lambda *_: seen.append(path.exists()),
     )  # fmt: skip
     assert seen == [False] * 5
@@ -433,7 +419,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 def single(recipe=SHORT, **options):
     """A run in single precision, computed in bfloat16."""
     score = NetworkScore(StencilNetwork(CHAIN, 2, width=8))
-    return score, train(score, data(40).float(), replace(recipe, bfloat16=True), contiguous=False, **options)
+    return score, train(score, given(data(40).float()), replace(recipe, bfloat16=True), **options)
 
 
 def disagree(monkeypatch, after: int = 1):
@@ -465,7 +451,9 @@ def test_bfloat16_is_for_the_network_alone():
     score, report = single()
     assert report.bfloat16_steps == 60
     assert {w.dtype for w in score.network.parameters()} == {torch.float32}
-    single_loss = held_out(score, data(40)[SHORT.divide(40, False)[1]].float(), SHORT.levels.grid(4), seed=0).mean()
+    single_loss = held_out(
+        score, data(40)[SHORT.divide(given(data(40)))[1]].float(), SHORT.levels.grid(4), seed=0
+    ).mean()
     np.testing.assert_allclose(report.best.loss, single_loss, rtol=1e-6)
 
 
@@ -501,7 +489,7 @@ def test_bfloat16_is_given_up_where_the_held_out_loss_differs(monkeypatch):
 
 def plain(steps):
     score = NetworkScore(StencilNetwork(CHAIN, 2, width=8))
-    train(score, data(40).float(), replace(SHORT, steps=steps, bfloat16=False), contiguous=False)
+    train(score, given(data(40).float()), replace(SHORT, steps=steps, bfloat16=False))
     return score
 
 
@@ -588,10 +576,10 @@ def test_compiled_steps_are_the_same_steps(tmp_path, monkeypatch):
     monkeypatch.setattr("torch._dynamo.config.recompile_limit", 1)
     recipe = replace(SHORT, steps=30)
     expected, again = stencil(), stencil()
-    train(expected, data(40), recipe, contiguous=False)
+    train(expected, given(data(40)), recipe)
     for _ in range(3):
         score, before = stencil(), torch._dynamo.utils.counters["stats"]["unique_graphs"]
-        train(score, data(40), replace(recipe, compiled=True), contiguous=False)
+        train(score, given(data(40)), replace(recipe, compiled=True))
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before + 1
     for name, value in weights(expected).items():
         torch.testing.assert_close(weights(score)[name], value, rtol=1e-9, atol=1e-11)
@@ -600,10 +588,10 @@ def test_compiled_steps_are_the_same_steps(tmp_path, monkeypatch):
         if step == 17:
             raise KeyboardInterrupt
 
-    options = {"contiguous": False, "checkpoint": tmp_path / "run", "interval": 0.0}
+    options = {"checkpoint": tmp_path / "run", "interval": 0.0}
     with pytest.raises(KeyboardInterrupt):
-        train(stencil(), data(40), replace(recipe, compiled=True), progress=interrupt, **options)
-    train(again, data(40), replace(recipe, compiled=True), resume=True, **options)
+        train(stencil(), given(data(40)), replace(recipe, compiled=True), progress=interrupt, **options)
+    train(again, given(data(40)), replace(recipe, compiled=True), resume=True, **options)
     assert same(weights(again), weights(score))
 
 
@@ -614,14 +602,14 @@ def test_compiled_steps_need_a_compiler(monkeypatch):
     with pytest.raises(
         ValueError, match=r"compiled must be False where there is no C\+\+ compiler, .*'no-such-compiler'"
     ):
-        train(stencil(), data(40), recipe, contiguous=False)
-    monkeypatch.setattr("nearfield.fitting.method._choose", None)
+        train(stencil(), given(data(40)), recipe)
+    monkeypatch.setattr("nearfield.methods.gaussian.select_field", None)
     with pytest.raises(ValueError, match="compiled must be False"):
         LocalizedDiffusion(CHAIN, method="hybrid", recipe=recipe).fit(data(40).numpy()[..., 0])
     monkeypatch.undo()
     monkeypatch.setenv("CXX", "no-such-compiler")
     vertices = NetworkScore(VertexNetworks(CHAIN, 1, widths=(4,)).double())
-    assert len(train(vertices, data(40), recipe, contiguous=False).losses) == 10
+    assert len(train(vertices, given(data(40)), recipe).losses) == 10
     x = data(40).numpy()[..., 0]
     edges = DependencyGraph.from_edges(D, [(k, k + 1) for k in range(D - 1)])
     for graph, method in ((edges, "hybrid"), (CHAIN, "gaussian")):
@@ -658,7 +646,7 @@ def test_weights_are_averaged_over_a_twentieth_of_the_steps_unless_a_decay_is_gi
     x, states = data(40), []
     for ema in (None, 1 - 20 / 60, 0.9):
         score = stencil()
-        train(score, x, replace(SHORT, ema=ema), contiguous=False)
+        train(score, given(x), replace(SHORT, ema=ema))
         states.append(torch.cat([weight.flatten() for weight in score.network.parameters()]))
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
@@ -667,15 +655,15 @@ def test_weights_are_averaged_over_a_twentieth_of_the_steps_unless_a_decay_is_gi
 def test_data_that_cannot_be_trained_on_are_refused():
     score, x = stencil(), data(10)
     with pytest.raises(ValueError, match="more than 2 samples"):
-        train(score, x[:2], SHORT, contiguous=False)
+        train(score, given(x[:2]), SHORT)
     with pytest.raises(ValueError, match="x must have shape"):
-        train(score, x[:, :3], SHORT, contiguous=False)
-    with pytest.raises(ValueError, match="x must be finite"):
-        train(score, x * torch.nan, SHORT, contiguous=False)
-    with pytest.raises(ValueError, match="counted must be boolean of shape"):
-        train(score, x, SHORT, contiguous=False, counted=torch.ones(10, 3, dtype=torch.bool))
-    with pytest.raises(ValueError, match="counted must be true somewhere"):
-        train(score, x, SHORT, contiguous=False, counted=torch.zeros(10, D, dtype=torch.bool))
+        train(score, given(x[:, :3]), SHORT)
+    with pytest.raises(ValueError, match="samples must be finite"):
+        train(score, given(x * torch.nan), SHORT)
+    absent = np.ones(x.shape, dtype=bool)
+    absent[3, 2] = False
+    with pytest.raises(ValueError, match="samples must be observed everywhere, got 1 missing values"):
+        train(score, given(x, observed=absent), SHORT)
 
 
 def test_the_first_of_equal_checks_is_the_best_and_none_before_pruning():

@@ -5,13 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nearfield.fitting import covariance, selection, window_moments
-from nearfield.fitting.covariance import Pooling, local_blocks, predecessors
-from nearfield.fitting.cross_validation import split
+from nearfield.fitting import pooling as module
+from nearfield.fitting import selection, window_moments
+from nearfield.fitting.covariance import local_blocks
+from nearfield.fitting.elimination import predecessors
+from nearfield.fitting.pooling import Pooling
+from nearfield.fitting.search import Search
 from nearfield.fitting.selection import select_field
 from nearfield.fitting.window_moments import FoldMoments, fold_moments, recentred, whole
 from nearfield.graph import DependencyGraph
 from nearfield.graph.lattice import Lattice
+from nearfield.samples import Samples
 
 GRAPHS = [
     DependencyGraph.grid((4, 5)),
@@ -35,7 +39,7 @@ def temperatures(n_samples: int, n: int, channels: int = 2, seed: int = 0) -> np
 def test_recentred_moments_are_the_blocks_of_standardised_samples(graph, own_scale, monkeypatch):
     """Of several passes, of parts of unequal size, about centres that are not the means."""
     monkeypatch.setattr(window_moments, "_CHUNK", 500)
-    x, parts = temperatures(17, len(graph)), split(17, 4, False, 1)
+    x, parts = temperatures(17, len(graph)), Samples(np.zeros((17, 1, 1)), GRAPHS[2]).folds(4, 1)
     means = np.stack([np.delete(x, part, axis=0).mean(axis=0) for part in parts])
     table, rng = predecessors(graph, 2), np.random.default_rng(2)
     for fold, kept in enumerate(fold_moments(x, table.index, parts, means)):
@@ -59,22 +63,23 @@ def test_recentred_moments_are_the_blocks_of_standardised_samples(graph, own_sca
         Pooling(1.0, location=Pooling(0.0)),
     ],
 )
-@pytest.mark.parametrize("standardize", [True, (False, True)])
-def test_held_out_losses_are_those_of_blocks_gathered_anew(graph, pooling, standardize, monkeypatch):
+@pytest.mark.parametrize("standard", [(), (True, False)])
+def test_held_out_losses_are_those_of_blocks_gathered_anew(graph, pooling, standard, monkeypatch):
     x = temperatures(30, len(graph))
-    if standardize is not True:
+    if standard:
         x[..., 0] -= 280.0
-    settings = {"radius": 1, "pooling": pooling, "folds": 4, "seed": 3, "standardize": standardize}
-    kept = select_field(x, graph, **settings)
+    settings = {"radius": 1, "pooling": pooling, "folds": 4, "search": Search(seed=3)}
+    samples = Samples(x, graph, standard=standard)
+    kept = select_field(samples, **settings)
     monkeypatch.setattr(FoldMoments, "of", lambda self, radius, table: None)
-    anew = select_field(x, graph, **settings)
+    anew = select_field(samples, **settings)
     np.testing.assert_allclose([c.loss for c in kept.table], [c.loss for c in anew.table], rtol=1e-9)
     np.testing.assert_allclose([c.error for c in kept.table], [c.error for c in anew.table], rtol=1e-9)
 
 
 def test_distinct_rows_are_those_of_numpy():
     rows = np.random.default_rng(0).random((200, 11)) < 0.9
-    kinds, which, count = covariance._distinct(rows)
+    kinds, which, count = module._distinct(rows)
     expected = np.unique(rows, axis=0, return_counts=True)
     order = np.lexsort(kinds.T[::-1])
     np.testing.assert_array_equal(kinds[order], expected[0])
@@ -85,7 +90,7 @@ def test_distinct_rows_are_those_of_numpy():
 def test_moments_are_kept_within_the_room_there_is(monkeypatch):
     """Blocks of 1, 3 and 5 members are 1, 6 and 15 numbers; of radius 1 and 2 both are, with radius 0 they are not."""
     graph, x = DependencyGraph.ring(20), temperatures(12, 20, 1)
-    parts = split(12, 2, True)
+    parts = [np.arange(6), np.arange(6, 12)]
     means = np.stack([np.delete(x, part, axis=0).mean(axis=0) for part in parts])
     tables = [graph.neighborhood(radius) for radius in range(4)]
     monkeypatch.setattr(window_moments, "BUDGET", 2 * 20 * 21)
@@ -120,8 +125,8 @@ def test_in_a_choice_nothing_is_computed_twice(monkeypatch):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 12, 12))
     x += 0.7 * (np.roll(x, 1, axis=1) + np.roll(x, 1, axis=2))
-    tables, smoothers = counted(monkeypatch, Lattice, "table"), counted(monkeypatch, covariance, "_smoother")
-    report = select_field(x.reshape(60, 144, 1), DependencyGraph.grid((12, 12)))
+    tables, smoothers = counted(monkeypatch, Lattice, "table"), counted(monkeypatch, module, "_smoother")
+    report = select_field(Samples(x.reshape(60, 144, 1), DependencyGraph.grid((12, 12))))
     assert len(tables) <= 3  # the widest for windows and for weights; the others are part of them
     assert len(smoothers) == len({(bandwidth, id(table)) for _, bandwidth, table in smoothers})
     assert len(report.table) > 30

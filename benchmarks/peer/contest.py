@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import torch
 
+from nearfield import samples
 from nearfield.fitting.matching import NoiseLevels
 from nearfield.fitting.recipe import Recipe
 from nearfield.process import noise, per_sample, signal
@@ -65,7 +66,7 @@ class Split:
     @cached_property
     def parts(self) -> tuple[Int[np.ndarray, " sample"], Int[np.ndarray, " sample"]]:
         """Sample numbers to train on, and held out: those of nearfield's first network with the same seed."""
-        return Recipe(held_out=HELD_OUT, seed=self.seed).divide(len(self.x), contiguous=False)
+        return Recipe(held_out=HELD_OUT, seed=self.seed).divide(samples.Samples(self.x, self.law.graph))
 
     @property
     def used(self) -> Samples:

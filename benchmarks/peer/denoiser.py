@@ -40,16 +40,13 @@ class PeerScore(Score):
     n_channels = 1
 
     def __init__(self, module: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
         self.module, self.shape, self.n_vertices = module, shape, int(np.prod(shape))
 
-    def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Return the module's denoised state."""
         times = torch.as_tensor(t, dtype=torch.float32).expand(len(x))
         return self.module(x.float().reshape(len(x), 1, *self.shape), times).reshape(x.shape).to(x)
-
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Not stored."""
-        raise NotImplementedError
 
 
 class PeerDenoiser(Contestant):

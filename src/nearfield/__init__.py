@@ -7,9 +7,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nearfield.estimator import LocalizedDiffusion, load, select_radius
-    from nearfield.fitting.covariance import Pooling
+    from nearfield.estimator import LocalizedDiffusion
+    from nearfield.fitting.pooling import Pooling
     from nearfield.graph import DependencyGraph
+    from nearfield.loading import load
+    from nearfield.radius import select_radius
 
 __all__ = ["DependencyGraph", "LocalizedDiffusion", "Pooling", "load", "select_radius"]
 __version__ = version("nearfield")
@@ -17,9 +19,9 @@ __version__ = version("nearfield")
 _HOME = {
     "DependencyGraph": "nearfield.graph",
     "LocalizedDiffusion": "nearfield.estimator",
-    "Pooling": "nearfield.fitting.covariance",
-    "load": "nearfield.estimator",
-    "select_radius": "nearfield.estimator",
+    "Pooling": "nearfield.fitting.pooling",
+    "load": "nearfield.loading",
+    "select_radius": "nearfield.radius",
 }
 
 

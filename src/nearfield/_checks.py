@@ -13,26 +13,8 @@ from nearfield.noise import seed_of
 __all__ = ["keep_counts", "keep_floats", "keep_seed", "whole_number"]
 
 
-def whole_number(name: str, value: SupportsIndex, least: int, remedy: str) -> int:
-    """Return `value` as an int of at least `least`, or say what is wrong with the argument `name`.
-
-    Parameters
-    ----------
-    name : str
-        The argument, as the user knows it.
-    value : int
-        What was received; numpy integers pass, floats and booleans do not.
-    least : int
-        Smallest allowed value.
-    remedy : str
-        What the user can do, a clause that ends the message.
-
-    Raises
-    ------
-    TypeError
-        If `value` is not an integer.
-    ValueError
-        If it is below `least`.
+def whole_number(name: str, value: SupportsIndex, least: int, remedy: str = "") -> int:
+    """Return `value` as an int of at least `least`, or refuse it by the `name` of the argument.
 
     Examples
     --------
@@ -48,13 +30,7 @@ def whole_number(name: str, value: SupportsIndex, least: int, remedy: str) -> in
 
 
 def keep_floats(settings: object, *names: str) -> None:
-    """Turn numbers of whatever kind into those that can be stored.
-
-    Raises
-    ------
-    TypeError
-        If one is no number; it is named.
-    """
+    """Turn numbers of whatever kind into those that can be stored."""
     for name in names:
         value = getattr(settings, name)
         if not isinstance(value, Real) or isinstance(value, bool):
@@ -63,24 +39,12 @@ def keep_floats(settings: object, *names: str) -> None:
 
 
 def keep_counts(settings: object, *names: str) -> None:
-    """Turn whole numbers of at least 1 into those that can be stored.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If one is none; it is named.
-    """
+    """Turn whole numbers of at least 1 into those that can be stored."""
     for name in names:
         number = whole_number(name, getattr(settings, name), 1, "give a number of at least 1")
         object.__setattr__(settings, name, number)
 
 
 def keep_seed(settings: Any) -> None:
-    """Turn a whole number in [0, 2**64) into one that can be stored.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the seed is none.
-    """
+    """Turn a whole number in [0, 2**64) into one that can be stored."""
     object.__setattr__(settings, "seed", seed_of(whole_number("seed", settings.seed, 0, "give a number below 2**64")))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
 import sys
 import warnings
 from collections.abc import Iterator
@@ -19,6 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from zipfile import BadZipFile
 
 import typer
+
+from nearfield.methods import METHODS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +49,13 @@ def _auto_or(number: type[int] | type[float]) -> Any:
             raise typer.BadParameter(f"must be 'auto' or {number.__name__}, got {value!r}") from None
 
     return parse
+
+
+def _method_name(value: str) -> str:
+    """Accept the short names of methods; anything else is wrong usage."""
+    if value not in METHODS:
+        raise typer.BadParameter(f"must be one of {', '.join(METHODS)}, got {value!r}")
+    return value
 
 
 def _field_file(path: Path) -> Path:
@@ -80,7 +88,7 @@ Fields = Annotated[
     Path, typer.Option("--out", "-o", help="Fields to write: .nc or .npy.", callback=_field_file, show_default=False)
 ]
 Count = Annotated[int, typer.Option("-n", "--n-samples", min=1, help="How many members to draw.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Seed; a fresh one is drawn and told without it.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed; without it a fresh one is drawn and printed.")]
 Variables = Annotated[
     list[str] | None,
     typer.Option("--variable", "-v", help="Variable of the file; repeat it for several channels.", show_default=False),
@@ -100,8 +108,7 @@ def fit(
     ] = None,
     radius: Annotated[Any, typer.Option(help="Hops, or auto.", parser=_auto_or(int), metavar="HOPS")] = "auto",
     method: Annotated[
-        Literal["auto", "gaussian", "windowed", "masked", "neural", "hybrid", "paper"],
-        typer.Option(help="Which score."),
+        str, typer.Option(help=f"Way to fit: {', '.join(METHODS)}.", parser=_method_name, metavar="METHOD")
     ] = "auto",
     pooling: Annotated[
         Any,
@@ -139,7 +146,7 @@ def fit(
         )
         model.fit(field, sample_dim=dims)
         model.save(out)
-        _tell({"model": str(out)} | _summary(model), as_json=as_json, quiet=quiet)
+        _tell({"model": str(out)} | _summary(out), as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -197,9 +204,9 @@ def report(
 
 @app.command()
 def info(model: Model, as_json: AsJson = False) -> None:
-    """Say what a model file holds."""
+    """Summarise a model file."""
     with _plain_failure(quiet=as_json):
-        _tell({"model": str(model)} | _summary(_load(model, quiet=True)), as_json=as_json, quiet=False)
+        _tell({"model": str(model)} | _summary(model), as_json=as_json, quiet=False)
 
 
 @app.command()
@@ -214,7 +221,7 @@ def demo(
     A map is completed from 30 stations, gravel takes a network; pictures and a report are written.
     """
     with _plain_failure(quiet=quiet or as_json):
-        from nearfield.demo.build import run
+        from nearfield.demo.temperature import run
 
         result = run(out, seed=seed, quiet=quiet or as_json)
         if as_json:
@@ -231,9 +238,9 @@ def reproduce(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Redo the paper's figures, and what goes past them.
+    """Redo the paper's figures, and go past them.
 
-    WHICH is fig1, fig2, fig3, scaling or all. Each writes a picture and its numbers and checks what is claimed of them.
+    WHICH is fig1, fig2, fig3, scaling or all. Each writes a picture and its numbers and checks its claims.
     """
     with _plain_failure(quiet=quiet or as_json):
         from nearfield.reproduction import figure1, figure2, figure3, scaling
@@ -285,33 +292,18 @@ def _tell(result: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
             typer.echo(f"{name.replace('_', ' ')}: {value}")
 
 
-def _summary(model: LocalizedDiffusion) -> dict[str, Any]:
-    """Say in plain numbers what was fitted to what."""
-    from nearfield.score.field import GaussianField
+def _summary(path: Path) -> dict[str, Any]:
+    """Read the summary in a model file, without PyTorch, which takes seconds to import."""
+    from nearfield.data.store import read
 
-    report = model.fit_report_
-    summary: dict[str, Any] = {
-        "graph": repr(model.graph_),
-        "vertices": len(model.graph_),
-        "channels": [channel.name for channel in model.codec_.channels],
-        "samples": report.n_samples,
-        "score": type(model.score_).__name__,
-        "radius": model.radius_,
-        "pooling": model.pooling_.strength,
-        "marginal": model.marginal_.describe(),
-        "bandwidth": model.pooling_.bandwidth if math.isfinite(model.pooling_.bandwidth) else "all vertices",
-        "reason": report.reason,
-        "seed": report.seed,
-        "seconds": round(sum(report.seconds.values()), 3),
-        "warnings": list(report.warnings),
-    }
-    if report.selection is not None and isinstance(model.score_, GaussianField):  # of which that loss is
-        summary["held_out_nats_per_dimension"] = report.selection.choice.loss
-    return summary
+    metadata, _ = read(path)
+    if "summary" not in metadata:
+        raise ValueError(f"{path} is the checkpoint of a training or no model of this nearfield; fit and save again")
+    return metadata["summary"]
 
 
 def _load(path: Path, *, quiet: bool) -> LocalizedDiffusion:
-    from nearfield.estimator import load
+    from nearfield.loading import load
 
     return load(path).set_params(verbose=_progress(quiet))
 
@@ -358,7 +350,7 @@ def _read_netcdf(path: Path) -> xr.Dataset:
         try:
             with xr.open_dataset(path, engine=engine, decode_coords="all", decode_times=decode_times) as dataset:
                 return dataset.load()
-        except (ValueError, LookupError, OSError, RuntimeError) as error:  # what the engines make of damage
+        except (ValueError, LookupError, OSError, RuntimeError) as error:  # damaged files, by engine
             reason = str(error)  # not the error itself, which would keep the file open
     raise ValueError(f"{path} must be a whole netCDF file, it is cut short or damaged ({reason}); copy it again")
 

@@ -1,4 +1,4 @@
-"""The border of the library: `LocalizedDiffusion` turns what the user has into graph, score and samples, and back."""
+"""The border of the library: `LocalizedDiffusion` turns what the user has into samples, a method and a model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import copy
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -15,46 +17,41 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 from tqdm.auto import tqdm
 
-from nearfield.data import store
-from nearfield.data.circular import warn_of_circles
+from nearfield._parameters import at_least_one, check_checkpoint, check_parameters, plain_parameters
 from nearfield.data.codec import Codec
-from nearfield.data.duplicate import fingerprints, warn_of_duplicates
-from nearfield.data.missing import refuse_observed, warn_of_gaps
+from nearfield.data.missing import refuse_observed
+from nearfield.data.suspicion import warn_of_samples
 from nearfield.data.table import as_frame, is_table
-from nearfield.data.validation import warn_of_likeness
 from nearfield.evaluation.report import page_path, write_report
-from nearfield.evaluation.training import TrainingMoments, block_length
-from nearfield.fitting.covariance import Pooling
+from nearfield.evaluation.training import TrainingMoments
 from nearfield.fitting.fit_report import FitReport
-from nearfield.fitting.fitted import Plan
-from nearfield.fitting.method import Method, fit_score
 from nearfield.fitting.moments import MomentWarning
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.recipe import Recipe
-from nearfield.fitting.selection import SelectionReport, select_field
+from nearfield.fitting.search import Search
 from nearfield.graph import DependencyGraph
-from nearfield.model import Model, content_digest, largest_eigenvalue
+from nearfield.methods import Method, method_of
+from nearfield.methods.base import FitOptions, Radius
+from nearfield.model import Features, Model
 from nearfield.noise import Stream, seed_of
 from nearfield.paper.recipe import PaperRecipe
-from nearfield.parameter import (
-    asked_pooling,
-    at_least_one,
-    check_checkpoint,
-    check_parameters,
-    parameters_from_plain,
-    plain_parameters,
-    usable_device,
-)
 from nearfield.progress import fit_bars
-from nearfield.sampling.sampler import Sampler, default_sampler
+from nearfield.sampling.sampler import Sampler
 from nearfield.score.base import Score
-from nearfield.score.field import GaussianField
-from nearfield.score.switch import SwitchedScore
+from nearfield.score.predictive import PredictiveField
 from nearfield.transform.marginal import Marginal, MarginalChoice
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
     from nearfield.data.validation import Data
+
+__all__ = ["LocalizedDiffusion"]
+
+
+def _part(path: str) -> Any:
+    """Return a property that is a part of the fitted model."""
+    return property(attrgetter(f"model_.{path}"))
 
 
 class LocalizedDiffusion(DensityMixin, BaseEstimator):
@@ -71,24 +68,25 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
     radius : int or "auto"
         Locality in hops; for the Gaussian field, the hops within which a vertex is conditioned on earlier ones (points
         in space: on as many of the nearest earlier ones as there are vertices within these hops on average); for the
-        hybrid all that it reads, on lattices half by the network and half by the Gaussian it is shown. ``"auto"``
-        chooses it by cross-validation; networks then read 4 hops at most, and what they are shown may reach further.
-    method : {"auto", "gaussian", "windowed", "masked", "neural", "hybrid", "paper"}
+        hybrid all that it reads, on lattices half by the network and half by the Gaussian. ``"auto"``
+        chooses it by cross-validation; networks then read 4 hops at most, and their context may reach further.
+    method : str or Method
         ``"gaussian"``: sparse Cholesky field, exact in everything; ``"windowed"``: minimiser of the local loss (3.8);
-        ``"masked"``: the paper's (4.5); ``"neural"``: a network trained by that loss; ``"hybrid"``: a network that is
-        also shown the windowed Gaussian's denoiser; ``"paper"``: a network as the paper trains it. ``"auto"``: the
+        ``"masked"``: the paper's (4.5); ``"neural"``: a network trained by that loss; ``"hybrid"``: a network with the
+        windowed Gaussian's denoiser as context; ``"paper"``: networks as the paper trains them. ``"auto"``: the
         Gaussian field, and the hybrid at the noise levels where its held-out loss is lower beyond noise; with fewer
-        than 20 samples the field alone.
+        than 20 samples the field alone. A `Method` of `nearfield.methods` has its own settings; ``radius``,
+        ``pooling``, ``validation_fraction`` and ``recipe`` then stay at their defaults.
     pooling : float in [0, 1], Pooling, or "auto"
         0 fits every vertex alone, 1 one law for all, between shrinks; a `Pooling` also names the bandwidth. ``"auto"``
         chooses both by cross-validation. Location and scale of the vertices are pooled alike.
     marginal : {"standardize", "none", "log", "sqrt", "quantile"}, or mapping
         ``"standardize"`` fits location and scale; ``"none"`` does not, the data have mean 0 and unit scale already. The
-        others bend the values first: ``"log"`` of positive data, ``"sqrt"`` of data that may be zero, ``"quantile"`` to
-        normal ones whatever the law. What is generated then stays positive (for ``"quantile"``, if the data are never
-        negative). A mapping from variables (channel numbers, for arrays) to names chooses for each; those left out
-        are standardised. See `nearfield.transform.value`. Held-out losses of the locality are of bent values: compare
-        localities by them, and marginals by `score` of other data.
+        others transform the values first: ``"log"`` of positive data, ``"sqrt"`` of data that may be zero,
+        ``"quantile"`` to normal ones whatever the law. Generated values then stay positive (for ``"quantile"``, if the
+        data are never negative). A mapping from variables (channel numbers, for arrays) to names chooses for each;
+        those left out are standardised. See `nearfield.transform.value`. Held-out losses of the locality are of
+        transformed values: compare localities by them, and marginals by `score` of other data.
     validation_fraction : float in (0, 1)
         Held out to stop the training and to choose by, at least five samples or half of them; a ``recipe`` has a share
         of its own, and closed forms cross-validate instead.
@@ -97,7 +95,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
     n_jobs : int, optional
         Threads over the folds.
     device : str
-        Torch device on which the windowed and masked scores are sampled; ``"auto"`` is the processor.
+        Torch device on which scores other than the Gaussian field are sampled; ``"auto"`` is a GPU where there is one.
     verbose : bool
         Show progress on stderr.
     recipe : Recipe or PaperRecipe, optional
@@ -108,8 +106,10 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
 
     Attributes
     ----------
+    model_ : Model
+        All that was learned. The attributes that follow are parts of it.
     graph_ : DependencyGraph
-        Of the vertices that have data.
+        Graph of the vertices that have data.
     radius_ : int or tuple of (float, int)
         The radius in use, or the table of OU times and radii of the windowed score.
     pooling_ : Pooling
@@ -117,17 +117,17 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
     score_ : Score
         The fitted score, of standardised values.
     marginal_ : Marginal
-        From the data to standardised values, and back.
+        Transform from the data to standardised values.
     codec_ : Codec
         Layout of the data.
     fit_report_ : FitReport
-        What was chosen and why, times and warnings.
+        Choices with their reasons, times and warnings.
     training_moments_ : TrainingMoments or None
-        Moments of the training data, which `report` shows beside those of other data.
+        Moments of the training data, for reports on other data.
     predictive_ : PredictiveField or None
         Law of Student's t conditionals that `score_samples` and `score` use where cross-validation prefers it.
     band_ : float
-        What `impute` multiplies the field's conditional variances by, 1 where cross-validation sees no need.
+        Factor of the field's conditional variances in `impute`, 1 where cross-validation sees no need.
     digest_ : str
         Fingerprint of the model.
 
@@ -144,7 +144,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         self,
         graph: DependencyGraph | None = None,
         radius: int | Literal["auto"] = "auto",
-        method: Method = "auto",
+        method: str | Method = "auto",
         pooling: float | Pooling | Literal["auto"] = "auto",
         marginal: MarginalChoice = "standardize",
         validation_fraction: float = 0.15,
@@ -168,8 +168,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         self.recipe = recipe
         self.strict = strict
 
-    radius_: int | tuple[tuple[float, int], ...]
-    score_: Score
+    model_: Model
 
     def fit(
         self,
@@ -212,59 +211,40 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         OSError
             If the checkpoint cannot be written or read.
         """
-        parameters = self.get_params(deep=False)
-        check_parameters(parameters)
+        method = method_of(
+            self.method,
+            radius=self.radius,
+            pooling=self.pooling,
+            recipe=self.recipe,
+            validation_fraction=self.validation_fraction,
+        )
+        check_parameters(self.get_params(deep=False))
         if checkpoint is not None:
-            check_checkpoint(checkpoint, parameters)
-        seed = seed_of(self.random_state)
-        start = time.perf_counter()
+            check_checkpoint(checkpoint, self.method, method, self.random_state)
+        seed, start = seed_of(self.random_state), time.perf_counter()
         codec = Codec.fit(X, sample_dim=sample_dim, graph=self.graph)
         features = _features(X, codec)
-        x = codec.encode(X).astype(np.float64)[codec.order(X)]  # blocks are held out of time, not of storage
-        encoded = time.perf_counter()
-        with warnings.catch_warnings(record=True) as caught, fit_bars(verbose=self.verbose) as (candidates, steps):
-            warnings.simplefilter("always")
-            warn_of_gaps(x)
-            warn_of_duplicates(x)
-            warn_of_circles(x, [c.name for c in codec.channels], [c.attrs for c in codec.channels])
-            if not codec.has_time_axis:
-                warn_of_likeness(x, codec.container, codec.sample_dims)
-            marginal = Marginal.fit(x, self.marginal, [channel.name for channel in codec.channels])
-            fitted = fit_score(
-                marginal.warp(x),
-                codec.graph,
-                self.method,
-                radius=None if self.radius == "auto" else int(self.radius),
-                pooling=asked_pooling(self.pooling),
-                standardize=marginal.standardized,
-                contiguous=codec.has_time_axis,
-                seed=seed % 2**32,
-                n_jobs=self.n_jobs,
-                progress=candidates,
-                plan=Plan(self.recipe, self.validation_fraction, checkpoint, steps),
-            )
-        for warning in caught:
-            if self.strict and issubclass(warning.category, MomentWarning):
-                raise ValueError(f"with strict=True the draws have to be like the data, but {warning.message}")
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-        marginal = marginal.rescaled(fitted.center, fitted.scale)
+        samples, encoded = codec.samples(X), time.perf_counter()
+        with _warnings_kept(strict=self.strict) as told, fit_bars(verbose=self.verbose) as (candidate, step):
+            warn_of_samples(samples, codec)
+            marginal = Marginal.fit(samples.values, self.marginal, [channel.name for channel in codec.channels])
+            search = Search(seed % 2**32, self.n_jobs, candidate)
+            transformed = samples.with_values(marginal(samples.values), standard=marginal.standard)
+            fitted = method.fit(transformed, FitOptions(search, checkpoint, step))
         report = FitReport(
             selection=fitted.selection,
             seconds={"encode": encoded - start, **fitted.seconds},
-            n_samples=len(x),
-            warnings=tuple(str(w.message) for w in caught if issubclass(w.category, UserWarning | RuntimeWarning)),
+            n_samples=len(samples),
+            warnings=tuple(told),
             reason=fitted.reason,
             seed=seed,
             training=fitted.training,
             levels=fitted.levels,
         )
-        eigenvalue = largest_eigenvalue(marginal.transform(x))
+        marginal = marginal.rescaled(fitted.center, fitted.scale)
         # In one step at the end: a fit that was refused leaves an earlier one whole.
-        kept = TrainingMoments.of(x, codec.graph, block=block_length(len(x), codec.has_time_axis))
-        learned = codec, marginal, fitted.score, fitted.radius, fitted.pooling
-        model = Model(*learned, *features, eigenvalue, fingerprints(x), report, kept, fitted.predictive, fitted.band)
-        self._take(model)
-        self.digest_ = content_digest(*self._content())
+        self.model_ = Model.of(samples, codec, marginal, fitted, report, features)
+        self.digest_ = self.model_.digest(self._plain_parameters())
         return self
 
     def sample(
@@ -274,6 +254,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         *,
         sampler: Sampler | None = None,
         steps: int | None = None,
+        batch_size: int | None = None,
     ) -> Any:
         """Draw new members.
 
@@ -287,7 +268,9 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         sampler : Sampler, optional
             By default the Gaussian field is drawn from exactly, any other score by the stochastic second-order solver.
         steps : int, optional
-            Steps of the default solver (50); asks for the solver where the draw would be exact.
+            Steps of the default solver (50); forces the solver even where exact sampling is available.
+        batch_size : int, optional
+            Members that the solver works on at once; by default as many as take about 1 GiB.
 
         Returns
         -------
@@ -297,8 +280,10 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         Raises
         ------
         TypeError, ValueError
-            If ``n_samples`` or ``steps`` is not positive, ``sampler`` is none, it and ``steps`` are both given, or the
-            device is not here.
+            If ``n_samples``, ``steps`` or ``batch_size`` is not positive, ``sampler`` is none, it and ``steps`` are
+            both given, or the device is not here.
+        MemoryError
+            If memory is too small for ``batch_size`` members at once.
         """
         check_is_fitted(self)
         at_least_one("n_samples", n_samples)
@@ -306,30 +291,26 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             raise TypeError(f"sampler must be a Sampler or None, got {sampler!r}; see nearfield.sampling.sampler")
         if sampler is not None and steps is not None:
             raise ValueError("sampler and steps cannot both be given: the sampler has its own steps; leave one out")
+        if batch_size is not None:
+            at_least_one("batch_size", batch_size)
         if steps is not None:
             at_least_one("steps", steps)
+            sampler = self.model_.law.default_sampler(int(steps))
         seed = seed_of(random_state)
-        z = self._draw(int(n_samples), seed, sampler, steps)
-        drawn = self.codec_.decode(self.marginal_.inverse(z), attrs=self._provenance(seed))
+        z = self._draw(int(n_samples), seed, sampler=sampler, batch_size=batch_size)
+        drawn = self.codec_.decode(self.marginal_.inv(z), attrs=self._provenance(seed))
         columns = getattr(self, "feature_names_in_", None)
         return drawn if columns is None else as_frame(drawn, columns, attrs=self._provenance(seed))
 
-    def _draw(
-        self,
-        n_samples: int,
-        seed: int,
-        sampler: Sampler | None = None,
-        steps: int | None = None,
-        stream: Stream = Stream.EXACT,
-    ) -> Float[np.ndarray, "member vertex channel"]:
-        if isinstance(self.score_, GaussianField) and sampler is None and steps is None:
-            return self.score_.sample(n_samples, seed=seed, stream=stream)
-        device = usable_device(self.device)
-        sampler = sampler or default_sampler(self.largest_eigenvalue_, steps or 50)
-        with tqdm(total=sampler.schedule.steps, desc="sample", disable=not self.verbose) as bar:
-            return self._model().draw(
-                n_samples, seed, sampler, device=device, progress=lambda step, _: bar.update(step - bar.n)
-            )
+    def _draw(self, n_samples: int, seed: int, **options: Any) -> Float[np.ndarray, "member vertex channel"]:
+        """Draw standardised members; options of `Distribution.sample`."""
+        with tqdm(desc="sample", disable=not self.verbose) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            return self.model_.law.sample(n_samples, seed=seed, device=self.device, progress=show, **options)
 
     def extend(self, shape: Sequence[int]) -> LocalizedDiffusion:
         """Return the same law on a larger lattice: fields larger than any that was fitted.
@@ -363,8 +344,9 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         (3, 100)
         """
         check_is_fitted(self)
-        larger = copy.copy(self)._take(self._model().extended(shape))
-        larger.digest_ = content_digest(*larger._content())
+        larger = copy.copy(self)
+        larger.model_ = self.model_.extended(shape)
+        larger.digest_ = larger.model_.digest(larger._plain_parameters())
         return larger
 
     def score_samples(self, X: Data) -> Float[np.ndarray, " sample"]:
@@ -390,9 +372,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         """
         check_is_fitted(self)
         self._same_columns(X)
-        law = self.predictive_ or self._field("score_samples")
         x = self.codec_.encode(X).astype(np.float64)
-        return law.log_prob(self.marginal_.transform(x)) + self.marginal_.log_det(x)
+        return self.model_.log_prob(x)
 
     def score(self, X: Data, y: object = None) -> float:  # noqa: ARG002
         """Mean log-density of the samples, in nats; see `score_samples`."""
@@ -426,11 +407,10 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         at_least_one("n_samples", n_samples)
         self._same_columns(X)
-        field = self._field("impute")
         seed = seed_of(random_state)
         x = self.codec_.encode(X, allow_missing=True).astype(np.float64)
-        refuse_observed(x, self.marginal_.transform(x), len(self.training_samples_))
-        filled = self._model().complete(field, x, n_samples, seed)
+        refuse_observed(x, self.marginal_(x), len(self.model_.training_samples))
+        filled = self.model_.complete(x, n_samples, seed)
         completed = self.codec_.decode(filled, like=X, attrs=self._provenance(seed))
         return as_frame(completed, X.columns, X.index, self._provenance(seed)) if is_table(X) else completed
 
@@ -459,31 +439,14 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         page_path(path)
         self._same_columns(X)
-        x = self.codec_.encode(X).astype(np.float64)[self.codec_.order(X)]
-        seen = bool(np.isin(fingerprints(x), self.training_samples_).any())
-        z = self._draw(min(max(len(x), 200), 1000), self.fit_report_.seed, stream=Stream.REPORT)
-        provenance = self._provenance(self.fit_report_.seed)
-        return write_report(path, **self._model().comparison(x, z, seen=seen, provenance=provenance))
+        x, seed = self.codec_.samples(X).values, self.fit_report_.seed
+        z = self._draw(min(max(len(x), 200), 1000), seed, stream=Stream.REPORT)
+        return write_report(path, self.model_.comparison(x, z, self._provenance(seed)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one file (safetensors and JSON, never code), whole or not at all; see `load`."""
         check_is_fitted(self)
-        store.write(path, *self._content())
-
-    def _field(self, what: str) -> GaussianField:
-        """Return the field that answers what a network has no exact answer to."""
-        if isinstance(self.score_, SwitchedScore):
-            warnings.warn(
-                f"{what} is answered by the Gaussian field, which method='auto' keeps beside the network that draws "
-                "samples: a network's law has no closed form. Fit with method='gaussian' for one law in everything.",
-                stacklevel=3,
-            )
-            return self.score_.field
-        if not isinstance(self.score_, GaussianField):
-            raise ValueError(
-                f"{what} needs an exact density, which method={self.method!r} lacks; fit with method='gaussian'"
-            )
-        return self.score_
+        self.model_.save(path, self._plain_parameters())
 
     def _same_columns(self, X: Data) -> None:
         """Refuse a data frame with other columns, or the same in another order."""
@@ -491,136 +454,43 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             validate_data(self, X, reset=False, skip_check_array=True)
 
     def _provenance(self, seed: int) -> dict[str, Any]:
-        from nearfield import __version__
+        return self.model_.provenance(seed) | {"nearfield_model": self.digest_}
 
-        return {
-            "nearfield_version": __version__,
-            **self._model().provenance(seed),
-            "nearfield_model": self.digest_,
-        }
+    def _plain_parameters(self) -> dict[str, Any]:
+        return plain_parameters(self.get_params(deep=False), self.fit_report_.seed)
 
-    def _model(self) -> Model:
-        """Gather what was learned."""
-        return Model(
-            self.codec_,
-            self.marginal_,
-            self.score_,
-            self.radius_,
-            self.pooling_,
-            self.n_features_in_,
-            tuple(getattr(self, "feature_names_in_", ())),
-            self.largest_eigenvalue_,
-            self.training_samples_,
-            self.fit_report_,
-            self.training_moments_,
-            self.predictive_,
-            self.band_,
-        )
-
-    def _take(self, model: Model) -> Self:
-        """Have learned what a model holds."""
-        self.codec_, self.graph_ = model.codec, model.codec.graph
-        self.marginal_, self.score_ = model.marginal, model.score
-        self.radius_, self.pooling_ = model.radius, model.pooling
-        self.n_features_in_ = model.n_features_in
-        if model.feature_names_in:
-            self.feature_names_in_ = np.array(model.feature_names_in, dtype=object)
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
-        self.largest_eigenvalue_, self.training_samples_ = model.largest_eigenvalue, model.training_samples
-        self.fit_report_, self.training_moments_ = model.fit_report, model.training_moments
-        self.predictive_, self.band_ = model.predictive, model.band
-        return self
-
-    def _content(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return what a model file holds."""
-        return self._model().content(plain_parameters(self.get_params(deep=False), self.fit_report_.seed))
+    graph_: DependencyGraph = _part("codec.graph")
+    radius_: Radius = _part("radius")
+    pooling_: Pooling = _part("pooling")
+    score_: Score = _part("law.score")
+    marginal_: Marginal = _part("marginal")
+    codec_: Codec = _part("codec")
+    fit_report_: FitReport = _part("fit_report")
+    training_moments_: TrainingMoments | None = _part("training_moments")
+    predictive_: PredictiveField | None = _part("predictive")
+    band_: float = _part("band")
+    n_features_in_: int = _part("n_features_in")
+    feature_names_in_: np.ndarray = _part("feature_names")
 
 
-def _features(X: Data, codec: Codec) -> tuple[int, tuple[str, ...]]:
+@contextmanager
+def _warnings_kept(*, strict: bool) -> Iterator[list[str]]:
+    """Collect the texts of warnings for users, and issue them at the end; ``strict`` refuses wrong moments."""
+    told: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield told
+    for warning in caught:
+        if strict and issubclass(warning.category, MomentWarning):
+            raise ValueError(f"with strict=True the draws have to be like the data, but {warning.message}")
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    told += [str(w.message) for w in caught if issubclass(w.category, UserWarning | RuntimeWarning)]
+
+
+def _features(X: Data, codec: Codec) -> Features:
     """Count the numbers in a sample and name the columns of a data frame, as scikit-learn's estimators do."""
     if isinstance(X, xr.DataArray | xr.Dataset) or np.ndim(X) != 2:
-        return codec.layout.n_cells * codec.n_channels, ()
+        return Features(codec.layout.n_cells * codec.n_channels)
     counted = BaseEstimator()
     validate_data(counted, X, skip_check_array=True)
-    return counted.n_features_in_, tuple(getattr(counted, "feature_names_in_", ()))
-
-
-def load(path: str | os.PathLike[str]) -> LocalizedDiffusion:
-    """Read a model written by `LocalizedDiffusion.save`.
-
-    Parameters
-    ----------
-    path : path
-        The model file. Reading it runs no code from it.
-
-    Returns
-    -------
-    LocalizedDiffusion
-        Fitted; it draws the same members from the same seed as the one saved.
-
-    Raises
-    ------
-    ValueError
-        If the file is not a model, of an unknown schema or another make, truncated or altered.
-    OSError
-        If it cannot be read.
-    """
-    metadata, arrays = store.read(path)
-    if "score_class" not in metadata:
-        raise ValueError(
-            f"{os.fspath(path)} is the checkpoint of a training, not a model; fit(..., checkpoint=...) goes on from it"
-        )
-    try:
-        learned = Model.from_content(metadata, arrays)
-        parameters = parameters_from_plain(metadata["parameters"], learned.codec.graph)
-        model = LocalizedDiffusion(**parameters)._take(learned)
-    except (KeyError, TypeError) as lacking:
-        raise ValueError(
-            f"{os.fspath(path)} is no model of this nearfield ({lacking}); install the nearfield that wrote it, or fit "
-            "and save the model again"
-        ) from lacking
-    model.digest_ = content_digest(metadata, arrays)
-    return model
-
-
-def select_radius(
-    X: Data,
-    *,
-    graph: DependencyGraph | None = None,
-    sample_dim: str | Sequence[str] | None = None,
-    pooling: float | Pooling | Literal["auto"] = "auto",
-    random_state: int | np.random.Generator | None = None,
-) -> SelectionReport:
-    """Choose the locality of a Gaussian field for data without fitting a model.
-
-    Parameters
-    ----------
-    X, graph, sample_dim, pooling, random_state
-        As in `LocalizedDiffusion`.
-
-    Returns
-    -------
-    SelectionReport
-        Settings tried with their held-out losses, the choice and its reason.
-
-    Examples
-    --------
-    >>> x = np.random.default_rng(0).normal(size=(80, 12))
-    >>> select_radius(x, random_state=0).choice.radius
-    0
-    """
-    check_parameters(LocalizedDiffusion(graph=graph, pooling=pooling).get_params(deep=False))
-    codec = Codec.fit(X, sample_dim=sample_dim, graph=graph)
-    x = codec.encode(X).astype(np.float64)[codec.order(X)]
-    warn_of_gaps(x)
-    warn_of_duplicates(x)
-    if not codec.has_time_axis:
-        warn_of_likeness(x, codec.container, codec.sample_dims)
-    return select_field(
-        x,
-        codec.graph,
-        pooling=asked_pooling(pooling),
-        contiguous=codec.has_time_axis,
-        seed=seed_of(random_state) % 2**32,
-    )
+    return Features(counted.n_features_in_, tuple(getattr(counted, "feature_names_in_", ())))

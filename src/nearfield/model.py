@@ -1,50 +1,46 @@
-"""What a fit has learned, apart from the estimator that was asked for it: it is kept in files, drawn from, extended."""
+"""Everything that a fit has learned: it is kept in files, drawn from, extended."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
-import torch
-from scipy.sparse.linalg import svds
+from pydantic import TypeAdapter
 
 from nearfield._checks import whole_number
+from nearfield._plain import plain
 from nearfield.data import store
 from nearfield.data.codec import Codec
+from nearfield.data.duplicate import fingerprints
+from nearfield.data.store import part_of
+from nearfield.distribution import Distribution, GaussianModel
+from nearfield.evaluation.comparison import Comparison
 from nearfield.evaluation.training import TrainingMoments
-from nearfield.fitting.covariance import Pooling
-from nearfield.fitting.extension import extend
 from nearfield.fitting.fit_report import FitReport
-from nearfield.paper.score import PaperScore
-from nearfield.sampling.sampler import Sampler
-from nearfield.score.base import Score, part_of
-from nearfield.score.ensemble import EnsembleScore
-from nearfield.score.field import GaussianField
-from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore
-from nearfield.score.hybrid import HybridScore, NetworkScore
+from nearfield.fitting.pooling import Pooling
+from nearfield.methods.base import Fitted, Radius
+from nearfield.module import as_tensor, describe, rebuild
+from nearfield.samples import Samples
 from nearfield.score.predictive import PredictiveField
-from nearfield.score.switch import SwitchedScore
 from nearfield.transform.marginal import Marginal
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt64
 
-__all__ = ["Model", "content_digest", "largest_eigenvalue"]
+__all__ = ["Features", "Model", "of_another_make"]
 
-_KINDS = (
-    GaussianField,
-    WindowedGaussianScore,
-    MaskedGaussianScore,
-    NetworkScore,
-    HybridScore,
-    EnsembleScore,
-    SwitchedScore,
-    PaperScore,
-)
-_SCORES: dict[str, type[Score]] = {kind.__name__: kind for kind in _KINDS}
+
+@dataclass(frozen=True)
+class Features:
+    """Numbers in a sample, as scikit-learn counts them, and columns of a data frame, none where there are none."""
+
+    number: int
+    names: tuple[str, ...] = ()
 
 
 @final
@@ -57,128 +53,80 @@ class Model:
     codec : Codec
         Layout of the data, with the graph.
     marginal : Marginal
-        From the data to standardised values, and back.
-    score : Score
-        Of standardised values.
+        Transform from the data to standardised values.
+    law : Distribution
+        Law of standardised values.
     radius : int or tuple of (float, int)
         The radius in use, or the table of OU times and radii.
     pooling : Pooling
         Strength and bandwidth in use.
-    n_features_in : int
-        Numbers in a sample, as scikit-learn counts them.
-    feature_names_in : tuple of str
-        Columns of a data frame; empty where there are none.
-    largest_eigenvalue : float
-        Of the covariance of the standardised data.
+    features : Features
+        Columns of the data.
+    fit_report : FitReport
+        Choices with their reasons, times and warnings.
     training_samples : ndarray of uint64, shape (sample,)
         `nearfield.data.duplicate.fingerprints` of the data.
-    fit_report : FitReport
-        What was chosen and why, times and warnings.
     training_moments : TrainingMoments or None
-        What reports on other data show of the training data; None for a law on a larger lattice, and in model files
-        from before they were kept.
-    predictive : PredictiveField or None
-        What log-densities of a Gaussian field are those of, where held-out score prefers it to the field itself.
-    band : float
-        What the conditional variances of a Gaussian field are multiplied by in `complete`.
+        Moments of the training data; None for a law on a larger lattice.
     """
 
     codec: Codec
     marginal: Marginal
-    score: Score
-    radius: int | tuple[tuple[float, int], ...]
+    law: Distribution
+    radius: Radius
     pooling: Pooling
-    n_features_in: int
-    feature_names_in: tuple[str, ...]
-    largest_eigenvalue: float
-    training_samples: UInt64[np.ndarray, " sample"]
+    features: Features
     fit_report: FitReport
+    training_samples: UInt64[np.ndarray, " sample"]
     training_moments: TrainingMoments | None = None
-    predictive: PredictiveField | None = None
-    band: float = 1.0
-
-    def content(self, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return what a model file holds; `parameters` are those of the estimator, plain."""
-        states = {"codec": self.codec.state(), "marginal": self.marginal.state(), "score": self.score.state()}
-        if self.training_moments is not None:
-            states["training_moments"] = self.training_moments.state()
-        if self.predictive is not None:
-            states["predictive"] = self.predictive.state()
-        metadata = {
-            "parameters": dict(parameters),
-            "fitted": {
-                "radius": self.radius,
-                "pooling": asdict(self.pooling),
-                "n_features_in": self.n_features_in,
-                "feature_names_in": list(self.feature_names_in),
-                "largest_eigenvalue": self.largest_eigenvalue,
-                "band": self.band,
-                "fit_report": asdict(self.fit_report),
-            },
-            "score_class": type(self.score).__name__,
-            **{name: config for name, (config, _) in states.items()},
-        }
-        arrays = {f"{name}.{key}": array for name, (_, named) in states.items() for key, array in named.items()}
-        return metadata, arrays | {"training_samples": self.training_samples}
 
     @classmethod
-    def from_content(cls, metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Model:
-        """Rebuild from `content`, as `nearfield.data.store.read` returns it."""
-        fitted = metadata["fitted"]
-        radius = fitted["radius"]
-        return cls(
-            Codec.from_state(metadata["codec"], part_of(arrays, "codec")),
-            Marginal.from_state(metadata["marginal"], part_of(arrays, "marginal")),
-            _SCORES[metadata["score_class"]].from_state(metadata["score"], part_of(arrays, "score")),
-            radius if isinstance(radius, int) else tuple((t, r) for t, r in radius),
-            Pooling.from_plain(fitted["pooling"]),
-            fitted["n_features_in"],
-            tuple(fitted["feature_names_in"]),
-            fitted["largest_eigenvalue"],
-            arrays["training_samples"],
-            FitReport.from_plain(fitted["fit_report"]),
-            TrainingMoments.from_state(metadata["training_moments"], part_of(arrays, "training_moments"))
-            if "training_moments" in metadata
-            else None,
-            PredictiveField.from_state(metadata["predictive"], part_of(arrays, "predictive"))
-            if "predictive" in metadata
-            else None,
-            fitted.get("band", 1.0),
-        )
+    def of(
+        cls, samples: Samples, codec: Codec, marginal: Marginal, fitted: Fitted, report: FitReport, features: Features
+    ) -> Model:
+        """Gather what was fitted to samples."""
+        moments = TrainingMoments.of(samples)
+        seen = fingerprints(samples.values)
+        return cls(codec, marginal, fitted.law, fitted.radius, fitted.pooling, features, report, seen, moments)
 
-    def draw(
-        self,
-        n_samples: int,
-        seed: int,
-        sampler: Sampler,
-        *,
-        device: torch.device,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Float[np.ndarray, "member vertex channel"]:
-        """Draw standardised members with a sampler; arguments as in `Sampler.sample`."""
-        drawn = sampler.sample(
-            self.score,
-            n_samples,
-            seed=seed,
-            dtype=torch.float64,
-            device=device,
-            progress=progress,
-        )
-        return drawn.cpu().numpy()
+    @property
+    def predictive(self) -> PredictiveField | None:
+        """Density in place of the field's, if there is one."""
+        return getattr(self.law, "predictive", None)
+
+    @property
+    def band(self) -> float:
+        """Factor of conditional variances."""
+        return getattr(self.law, "band", 1.0)
+
+    @property
+    def n_features_in(self) -> int:
+        """Numbers in a sample."""
+        return self.features.number
+
+    @property
+    def feature_names(self) -> np.ndarray:
+        """Columns of the data frame that was fitted; there is no such attribute otherwise."""
+        if not self.features.names:
+            raise AttributeError("feature_names are those of a data frame")
+        return np.array(self.features.names, dtype=object)
+
+    def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
+        """Log-density of data, transform included, nats."""
+        return self.law.log_prob(self.marginal(x)) + self.marginal.log_abs_det_jacobian(x).sum(axis=(-2, -1))
 
     def complete(
-        self, field: GaussianField, x: Float[np.ndarray, "sample vertex channel"], n_samples: int, seed: int
+        self, x: Float[np.ndarray, "sample vertex channel"], n_samples: int, seed: int
     ) -> Float[np.ndarray, "member sample vertex channel"]:
-        """Draw what is NaN in data given what is not, in the units of the data, by the conditional laws of a field."""
+        """Draw the missing (NaN) entries of data given the others, in the units of the data."""
         observed = ~np.isnan(x)
-        z = np.where(observed, self.marginal.transform(x), 0.0)
+        z = np.where(observed, self.marginal(x), 0.0)
         filled = np.empty((n_samples, *x.shape))
         patterns, group = np.unique(observed, axis=0, return_inverse=True)
         for k, pattern in enumerate(patterns):
-            law = field.conditional(pattern)
+            law = self.law.condition(pattern)
             for i in np.flatnonzero(group.reshape(-1) == k):
-                drawn, mean = law.sample(z[i], n_samples, seed=seed, step=int(i)), law.mean(z[i][None])
-                drawn = self.marginal.inverse(mean + math.sqrt(self.band) * (drawn - mean))
+                drawn = self.marginal.inv(law.sample(z[i], n_samples, seed=seed, step=int(i)))
                 filled[:, i] = np.where(pattern, x[i], drawn)
         return filled
 
@@ -186,67 +134,47 @@ class Model:
         self,
         x: Float[np.ndarray, "sample vertex channel"],
         z: Float[np.ndarray, "member vertex channel"],
-        *,
-        seen: bool,
         provenance: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        """Return what `nearfield.evaluation.report.write_report` is to be given to compare data with draws.
-
-        Parameters
-        ----------
-        x : ndarray
-            Data, in their units.
-        z : ndarray
-            Draws, standardised.
-        seen : bool
-            Whether these data, or part of them, were fitted.
-        provenance : mapping
-            Of the draws.
-        """
-        generated = self.marginal.inverse(z)
+    ) -> Comparison:
+        """Compare data, in their units, with standardised draws of that provenance."""
+        seen = bool(np.isin(fingerprints(x), self.training_samples).any())
+        generated, score = self.marginal.inv(z), self.law.score
         densities: dict[str, np.ndarray] = {}
-        conditioning = None
-        if isinstance(self.score, GaussianField):
-            given = "data it was fitted to" if seen else "held out"
-            pairs = {given: (self.marginal.transform(x), x), "generated": (z, generated)}
-            densities = {k: self.score.log_prob(v) + self.marginal.log_det(w) for k, (v, w) in pairs.items()}
-            conditioning = int(np.diff(self.score.factor.indptr).max()) - 1
+        if isinstance(self.law, GaussianModel):
+            name = "data it was fitted to" if seen else "held out"
+            for key, (y, values) in {name: (self.marginal(x), x), "generated": (z, generated)}.items():
+                slope = self.marginal.log_abs_det_jacobian(values).sum(axis=(-2, -1))
+                densities[key] = self.law.score.log_prob(y) + slope
         channels, layout, graph = self.codec.channels, self.codec.layout, self.codec.graph
         flat = graph.lattice is None or len(graph.lattice.shape) != len(layout.dims)
-        return {
-            "title": str(channels[0].attrs.get("long_name", channels[0].name or "nearfield model")),
-            "real": x,
-            "generated": generated,
-            "graph": graph,
-            "channels": [
-                str(c.attrs.get("long_name", c.name or ("value" if len(channels) == 1 else f"channel {k}")))
-                for k, c in enumerate(channels)
-            ],
-            "units": [str(c.attrs.get("units", "")) for c in channels],
-            "dims": None if flat else layout.dims,
-            "fitted_on": seen,
-            "trained": self.training_moments,
-            "ordered": self.codec.has_time_axis,
-            "selection": self.fit_report.selection,
-            "radius": self.radius if isinstance(self.radius, int) else self.score.radius,
-            "pooling": self.pooling,
-            "conditioning_size": conditioning,
-            "log_density": densities,
-            "reason": self.fit_report.reason,
-            "levels": self.fit_report.levels,
-            "training": self.fit_report.training,
-            "seconds": self.fit_report.seconds,
-            "warnings": self.fit_report.warnings,
-            "provenance": {**self.codec.attrs, **channels[0].attrs, **provenance},
-        }
+        names = [c.name or ("value" if len(channels) == 1 else f"channel {k}") for k, c in enumerate(channels)]
+        return Comparison(
+            title=str(channels[0].attrs.get("long_name", channels[0].name or "nearfield model")),
+            real=x,
+            generated=generated,
+            graph=graph,
+            channels=tuple(str(c.attrs.get("long_name", name)) for c, name in zip(channels, names, strict=True)),
+            units=tuple(str(c.attrs.get("units", "")) for c in channels),
+            dims=None if flat else layout.dims,
+            ordered=self.codec.ordered,
+            fitted_on=seen,
+            trained=self.training_moments,
+            fit=self.fit_report,
+            radius=self.radius if isinstance(self.radius, int) else score.radius,
+            pooling=self.pooling,
+            conditioning_size=getattr(score, "conditioning_size", None),
+            log_density=densities,
+            provenance={**self.codec.attrs, **channels[0].attrs, **provenance},
+        )
 
     def provenance(self, seed: int) -> dict[str, Any]:
         """Return attributes for what is drawn from a seed."""
         radius = self.radius if isinstance(self.radius, int) else ", ".join(f"{r} at t={t:.3g}" for t, r in self.radius)
         return {
+            "nearfield_version": version("nearfield"),
             "nearfield_seed": str(seed),
             "nearfield_radius": radius,
-            "nearfield_marginal": self.marginal.describe(),
+            "nearfield_marginal": self.marginal.name,
         }
 
     def extended(self, shape: Sequence[int]) -> Model:
@@ -263,7 +191,7 @@ class Model:
         lengths = tuple(whole_number("shape", length, 1, "give vertices along each dimension") for length in shape)
         if any(new < old for new, old in zip(lengths, fitted, strict=True)):
             raise ValueError(f"shape must be at least {fitted} in each dimension, got {lengths}; fit smaller samples")
-        center, scale = self.marginal.center, self.marginal.scale
+        center, scale = self.marginal.center.numpy(), self.marginal.scale.numpy()
         spread = max(float(np.ptp(part / scale.mean(axis=0), axis=0).max()) for part in (center, scale))
         if not self.pooling.one_law or spread > 1e-9:  # beyond rounding
             raise ValueError(
@@ -280,33 +208,116 @@ class Model:
         return replace(
             self,
             codec=codec,
-            score=extend(self.score, self.codec.graph, codec.graph),
+            law=self.law.extended(self.codec.graph, codec.graph),
             marginal=self.marginal.rescaled(np.repeat(center[:1], n, axis=0), np.repeat(scale[:1], n, axis=0)),
-            n_features_in=n * codec.n_channels,
-            feature_names_in=(),
+            features=Features(n * codec.n_channels),
             training_moments=None,
-            predictive=None,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Describe the fit in plain numbers and words."""
+        report, graph, bandwidth = self.fit_report, self.codec.graph, self.pooling.bandwidth
+        summary = {
+            "graph": repr(graph),
+            "vertices": graph.n_vertices,
+            "channels": [channel.name for channel in self.codec.channels],
+            "samples": report.n_samples,
+            "score": type(self.law.score).__name__,
+            "radius": self.radius,
+            "pooling": self.pooling.strength,
+            "marginal": self.marginal.name,
+            "bandwidth": bandwidth if math.isfinite(bandwidth) else "all vertices",
+            "reason": report.reason,
+            "seed": report.seed,
+            "seconds": round(sum(report.seconds.values()), 3),
+            "warnings": report.warnings,
+        }
+        if report.selection is not None and self.law.exact:  # the loss of a Gaussian field
+            summary["held_out_nats_per_dimension"] = report.selection.choice.loss
+        described: dict[str, Any] = plain(summary)
+        return described
+
+    def save(self, path: str | os.PathLike[str], parameters: Mapping[str, Any]) -> None:
+        """Write one file, with the parameters of the estimator, plain."""
+        store.write(path, *self._content(parameters))
+
+    def digest(self, parameters: Mapping[str, Any]) -> str:
+        """Fingerprint of the content, the time it took left out."""
+        metadata, arrays = self._content(parameters)
+        report = {k: v for k, v in metadata["fit_report"].items() if k != "seconds"}
+        if report["training"] is not None:
+            report["training"] = {k: v for k, v in report["training"].items() if k != "seconds"}
+        content = {name: part for name, part in metadata.items() if name != "summary"}
+        return store.digest(content | {"fit_report": report}, arrays)
+
+    def _content(self, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        codec, named = self.codec.state()
+        arrays = {f"codec.{name}": array for name, array in named.items()}
+        metadata = {
+            "kind": "model",
+            "parameters": dict(parameters),
+            "summary": self.summary(),
+            "radius": self.radius,
+            "pooling": asdict(self.pooling),
+            "features": asdict(self.features),
+            "fit_report": asdict(self.fit_report),
+            "codec": codec,
+            "training_moments": None,
+        }
+        for name, module in {"marginal": self.marginal, "law": self.law}.items():
+            metadata[name] = describe(module)
+            arrays |= {f"{name}.{key}": value.numpy() for key, value in module.state_dict().items()}
+        if self.training_moments is not None:
+            metadata["training_moments"], named = self.training_moments.state()
+            arrays |= {f"training_moments.{name}": array for name, array in named.items()}
+        return metadata, arrays | {"training_samples": self.training_samples}
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> tuple[Model, dict[str, Any]]:
+        """Read a file of `save`: the model, and the parameters of the estimator.
+
+        Raises
+        ------
+        ValueError
+            If the file is no model, of another make, truncated or altered.
+        OSError
+            If it cannot be read.
+        """
+        metadata, arrays = store.read(path)
+        if metadata.get("kind") == "training":
+            raise ValueError(
+                f"{os.fspath(path)} is the checkpoint of a training, not a model; fit(..., checkpoint=...) resumes it"
+            )
+        try:
+            return cls._from_content(metadata, arrays), metadata["parameters"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as lacking:
+            raise of_another_make(path, lacking) from lacking
+
+    @classmethod
+    def _from_content(cls, metadata: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
+        codec = Codec.from_state(metadata["codec"], part_of(arrays, "codec"))
+        moments = metadata["training_moments"]
+
+        def module(name: str) -> Any:
+            tensors = {key: as_tensor(array) for key, array in part_of(arrays, name).items()}
+            return rebuild(metadata[name], tensors, codec.graph)
+
+        return cls(
+            codec,
+            module("marginal"),
+            module("law"),
+            TypeAdapter(Radius).validate_python(metadata["radius"]),
+            TypeAdapter(Pooling).validate_python(metadata["pooling"]),
+            TypeAdapter(Features).validate_python(metadata["features"]),
+            TypeAdapter(FitReport).validate_python(metadata["fit_report"]),
+            arrays["training_samples"],
+            moments and TrainingMoments.from_state(moments, part_of(arrays, "training_moments")),
         )
 
 
-def content_digest(metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
-    """Fingerprint of the content of a model, the time it took left out."""
-    fitted = metadata["fitted"]
-    report = {k: v for k, v in fitted["fit_report"].items() if k != "seconds"}
-    if report["training"] is not None:
-        report["training"] = {k: v for k, v in report["training"].items() if k != "seconds"}
-    return store.digest({**metadata, "fitted": fitted | {"fit_report": report}}, arrays)
-
-
-def largest_eigenvalue(z: Float[np.ndarray, "sample vertex channel"]) -> float:
-    """Largest eigenvalue of the empirical covariance, from the singular values of the data.
-
-    Examples
-    --------
-    >>> round(largest_eigenvalue(np.ones((4, 5, 1))), 12)
-    5.0
-    """
-    flat = z.reshape(len(z), -1) / math.sqrt(len(z))
-    if min(flat.shape) < 3:
-        return float(np.linalg.norm(flat, 2) ** 2)
-    return float(svds(flat, k=1, v0=np.ones(min(flat.shape)), return_singular_vectors=False)[0] ** 2)
+def of_another_make(path: str | os.PathLike[str], lacking: Exception) -> ValueError:
+    """Error that names a file written by another nearfield."""
+    return ValueError(
+        f"{os.fspath(path)} is no model of this nearfield ({lacking}); install the nearfield that wrote it, or fit and "
+        "save the model again"
+    )

@@ -17,16 +17,6 @@ def replace_files(contents: Mapping[Path, bytes | memoryview]) -> None:
 
     What is there afterwards is on the disk, as is the name it goes by where the system can (not on Windows).
 
-    Parameters
-    ----------
-    contents : mapping of Path to bytes or memoryview
-        Existing files are replaced. The folders must exist.
-
-    Raises
-    ------
-    OSError
-        If one cannot be written; nothing new is left behind.
-
     Examples
     --------
     >>> import tempfile
@@ -68,20 +58,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def require_target(name: str, path: str | PathLike[str]) -> Path:
-    """Return a path that a file can be written to, or refuse what could not be written after minutes of work.
-
-    Parameters
-    ----------
-    name : str
-        The argument, as the user knows it.
-    path : path
-
-    Raises
-    ------
-    TypeError
-        If it is no path.
-    OSError
-        If its folder does not exist or cannot be written to, or it is a folder or a device itself.
+    """Return a path that a file can be written to, or refuse it before minutes of work.
 
     Examples
     --------

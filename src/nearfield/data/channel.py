@@ -48,7 +48,7 @@ class Channel:
     dims : tuple of str
         Its dimensions, samples included, in the order of the training data.
     dtype : str
-        ``"float32"`` or ``"float64"``: what decoding returns.
+        ``"float32"`` or ``"float64"``, also of decoded values.
     attrs : dict
         Its attributes, plain.
 
@@ -66,7 +66,7 @@ class Channel:
 
     @classmethod
     def of(cls, variable: xr.DataArray) -> Channel:
-        """Describe a variable of the training data; what it calls missing or valid does not hold of draws."""
+        """Describe a variable of the training data, without its missing and valid values, which draws do not have."""
         return cls(
             name=None if variable.name is None else str(variable.name),
             dims=tuple(str(dim) for dim in variable.dims),
@@ -77,18 +77,6 @@ class Channel:
 
 def refuse_other_channels(channels: Sequence[Channel], variables: Sequence[xr.DataArray]) -> None:
     """Refuse variables of another name or in other units than those fitted; where either is not said, it may pass.
-
-    Parameters
-    ----------
-    channels : sequence of Channel
-        Those fitted.
-    variables : sequence of xarray.DataArray
-        Those given, in the same order.
-
-    Raises
-    ------
-    ValueError
-        If a name differs, or units do in more than spelling.
 
     Examples
     --------
@@ -112,7 +100,7 @@ def refuse_other_channels(channels: Sequence[Channel], variables: Sequence[xr.Da
 
 
 def _spelled_alike(one: str, two: str) -> bool:
-    """Whether units are the same but for spelling; milli and mega are told apart."""
+    """Whether units are the same but for spelling; milli and mega are distinct."""
     first, second = (re.match(r"[mM][A-Za-z]{1,2}(?![A-Za-z])", text.strip()) for text in (one, two))
     if first and second and first[0] != second[0] and first[0][1:] == second[0][1:]:
         return False

@@ -1,4 +1,4 @@
-"""Whether samples follow each other in time, and in which order: what dates, years and their kin say of them."""
+"""Whether samples follow each other in time, and in which order: read from dates, years and their kin."""
 
 from __future__ import annotations
 
@@ -47,13 +47,6 @@ def is_time(variable: xr.DataArray, dim: str) -> bool:
 
 def time_order(variable: xr.DataArray, sample_dims: Sequence[str]) -> Int[ndarray, " sample"]:
     """Return the numbers of the samples in the order of time; samples of one time, and undated ones, stay as they are.
-
-    Parameters
-    ----------
-    variable : xarray.DataArray
-        Data.
-    sample_dims : sequence of str
-        Dimensions that are samples, the last running fastest.
 
     Examples
     --------

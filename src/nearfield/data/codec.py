@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import xarray as xr
 
-from nearfield.data.channel import Channel, refuse_other_channels
-from nearfield.data.chronology import is_time, row_order, sample_axis, time_order
-from nearfield.data.dimension import find_sample_dims, may_count_samples
+from nearfield._plain import plain
+from nearfield.data.alignment import aligned, samples_of, training_variables
+from nearfield.data.channel import Channel
+from nearfield.data.chronology import is_time, row_order, time_order
+from nearfield.data.labelling import labelled
 from nearfield.data.layout import Layout
 from nearfield.data.missing import refuse_fill, valid_range
 from nearfield.data.placement import place_graph, stack_cells
 from nearfield.data.plain import plain_attrs
+from nearfield.data.store import part_of
 from nearfield.data.validation import (
-    as_array,
-    as_variables,
-    float_dtype,
     refuse_constant,
     refuse_extreme,
     refuse_infinite,
     refuse_missing,
 )
 from nearfield.graph import DependencyGraph
-from nearfield.score.base import part_of
+from nearfield.samples import Samples
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from nearfield.data.validation import Container, Data
 
 __all__ = ["Codec"]
-
-_SECOND_MEMBER_AXIS = "draw"
 
 
 @final
@@ -47,7 +45,7 @@ class Codec:
     Parameters
     ----------
     container : {"array", "channel array", "DataArray", "Dataset"}
-        What the training data were; what `decode` returns.
+        Kind of the training data and of the results of `decode`.
     layout : Layout
         Graph dimensions and coordinates.
     present : ndarray of bool, (cell,)
@@ -56,7 +54,7 @@ class Codec:
         Graph of the vertices.
     sample_dims : tuple of str
         Dimensions that count samples.
-    has_time_axis : bool
+    ordered : bool
         Whether samples follow each other in time, so that cross-validation must hold out contiguous blocks.
     channels : tuple of Channel
         The variables.
@@ -68,7 +66,7 @@ class Codec:
     >>> sea = xr.DataArray(np.random.default_rng(0).normal(size=(9, 4)), dims=("time", "x"), name="level")
     >>> sea[:, 1] = np.nan
     >>> codec = Codec.fit(sea)
-    >>> codec.n_vertices, codec.has_time_axis, codec.encode(sea).shape
+    >>> codec.n_vertices, codec.ordered, codec.encode(sea).shape
     (3, True, (9, 3, 1))
     >>> codec.decode(np.zeros((5, 3, 1))).dims
     ('member', 'x')
@@ -79,7 +77,7 @@ class Codec:
     present: Bool[ndarray, " cell"]
     graph: DependencyGraph
     sample_dims: tuple[str, ...]
-    has_time_axis: bool
+    ordered: bool
     channels: tuple[Channel, ...]
     attrs: Mapping[str, Any]
 
@@ -106,7 +104,7 @@ class Codec:
             with a graph (n_samples, n_vertices[, n_channels]) or (n_samples, *lattice shape).
         sample_dim : str, sequence of str or None
             Dimensions that count samples; more than one are stacked. None: see `nearfield.data.dimension`. For arrays,
-            what their first axis is to be called: a time if samples follow each other, as dated rows of a frame do.
+            the name of their first axis: a time if samples follow each other, as dated rows of a frame do.
         graph : DependencyGraph or None
             The graph, vertices in the order of the data's dimensions; None reads it off the dimensions.
 
@@ -121,51 +119,29 @@ class Codec:
             If the data are not real numbers.
         ValueError
             If there are fewer than two samples, infinite values, NaN in some samples only, vertices that do not vary,
-            duplicate coordinates, a graph of another size, or a layout that cannot be told.
+            duplicate coordinates, a graph of another size, or an unclear layout.
 
         Examples
         --------
         >>> Codec.fit(np.random.default_rng(0).normal(size=(20, 6, 5))).graph
         DependencyGraph.grid((6, 5))
         """
-        container, variables = as_variables(data, graph)
-        if container in ("DataArray", "Dataset"):
-            sample_dims = find_sample_dims(variables[0], sample_dim)
-        else:
-            name, others = sample_axis(data) if sample_dim is None else sample_dim, variables[0].dims[1:]
-            if not isinstance(name, str) or name in others:
-                raise ValueError(
-                    f"sample_dim must be one name for the first axis of an array and none of {others}, got "
-                    f"{sample_dim!r}; 'time' says that samples follow each other"
-                )
-            variables, sample_dims = [variable.rename(sample=name) for variable in variables], (name,)
+        container, variables, sample_dims = training_variables(data, sample_dim, graph)
         layout = Layout.from_variable(variables[0], sample_dims)
         values = stack_cells(variables, sample_dims, layout)
         if len(values) < 2:
             raise ValueError(
                 f"data must have at least 2 samples to fit a law to, got 1 sample ({sample_dims}); add samples"
             )
-        refuse_infinite(values, layout, container)
-        missing = np.isnan(values)
-        absent = missing.all(axis=(0, 2))
-        if absent.all():
-            raise ValueError(
-                "data must have a vertex that is not NaN in every sample, got NaN only; is a mask inverted?"
-            )
-        refuse_missing(missing, ~absent, layout, container, data)
-        for k, variable in enumerate(variables):
-            what = "data" if variable.name is None else f"variable {variable.name!r}"
-            refuse_fill(values[:, ~absent, k], what, valid_range(variable.attrs, variable.encoding))
-        refuse_extreme(values, ~absent, layout, container)
-        refuse_constant(values, ~absent, layout, container)
-        present, graph = place_graph(graph, layout, ~absent)
+        filled = _fitted_cells(values, variables, layout, container, data)
+        present, graph = place_graph(graph, layout, filled)
         return cls(
             container=container,
             layout=layout,
             present=present,
             graph=graph,
             sample_dims=sample_dims,
-            has_time_axis=any(is_time(variables[0], dim) for dim in sample_dims),
+            ordered=any(is_time(variables[0], dim) for dim in sample_dims),
             channels=tuple(Channel.of(variable) for variable in variables),
             attrs=plain_attrs(data.attrs) if isinstance(data, xr.Dataset) else {},
         )
@@ -201,8 +177,8 @@ class Codec:
         >>> np.array_equal(codec.encode(field.T), codec.encode(field))
         True
         """
-        variables = self._aligned(data, allow_missing)
-        values = stack_cells(variables, self._samples_of(variables[0]), self.layout)
+        variables = aligned(self, data, allow_missing)
+        values = stack_cells(variables, samples_of(self, variables[0]), self.layout)
         refuse_infinite(values, self.layout, self.container)
         if not self.present.all():
             extra = ~np.isnan(values).all(axis=(0, 2)) & ~self.present
@@ -215,12 +191,18 @@ class Codec:
             refuse_missing(np.isnan(values), self.present, self.layout, self.container, data)
         return values if self.present.all() else values[:, self.present]
 
-    def order(self, data: Data) -> Int[ndarray, " sample"]:
+    def samples(self, data: Data) -> Samples:
+        """Return encoded data on the graph, in double precision and in the order of time where dates are known."""
+        values = self.encode(data).astype(np.float64)[self._order(data)]
+        names = tuple(str(k if channel.name is None else channel.name) for k, channel in enumerate(self.channels))
+        return Samples(values, self.graph, ordered=self.ordered, channels=names)
+
+    def _order(self, data: Data) -> Int[ndarray, " sample"]:
         """Return the numbers of the samples that `encode` gives, in the order of time where dates are known."""
         if "array" in self.container:
             return row_order(data)
-        variable = self._aligned(data, allow_missing=False)[0]
-        return time_order(variable, self._samples_of(variable))
+        variable = aligned(self, data, allow_missing=False)[0]
+        return time_order(variable, samples_of(self, variable))
 
     def decode(
         self,
@@ -264,36 +246,7 @@ class Codec:
         >>> codec.decode(np.zeros((7, 4, 1))).member.attrs
         {'standard_name': 'realization'}
         """
-        values = np.asarray(values)
-        templates = None if like is None else self._aligned(like, allow_missing=True)
-        names = tuple(lead)
-        samples: tuple[int, ...] = ()
-        if templates is not None:
-            first = templates[0]
-            samples = tuple(first.sizes[dim] for dim in self._samples_of(first))
-            taken = {*first.dims, *first.coords}
-            names = () if values.ndim == 3 else tuple(_SECOND_MEMBER_AXIS if n in taken else n for n in names)
-        expected = (
-            *values.shape[: len(names)],
-            *(() if templates is None else (int(np.prod(samples)),)),
-            self.n_vertices,
-            self.n_channels,
-        )
-        if values.shape != expected:
-            axes = [*names, *(() if templates is None else ("sample",)), "vertex", "channel"]
-            raise ValueError(f"values must have shape ({', '.join(axes)}) = {expected}, got {values.shape}")
-        sizes = dict(zip(names, values.shape, strict=False))
-        fields = []
-        for k, channel in enumerate(self.channels):
-            template = None if templates is None else templates[k]
-            dtype = channel.dtype if template is None else float_dtype(template)
-            cells = np.full((*values.shape[:-2], self.layout.n_cells), np.nan, dtype=dtype)
-            cells[..., self.present] = values[..., k]
-            cells = cells.reshape(*sizes.values(), *samples, *self.layout.shape)
-            fields.append(
-                self._field(cells, channel, sizes) if template is None else self._like(cells, template, sizes)
-            )
-        return self._contain(fields, like, attrs or {})
+        return labelled(self, np.asarray(values), tuple(lead), like, attrs or {})
 
     def extended(self, shape: tuple[int, ...]) -> Codec:
         """Return the conversions for fields of the same kind on a larger lattice.
@@ -336,10 +289,8 @@ class Codec:
             "layout": layout,
             "graph": graph,
             "sample_dims": list(self.sample_dims),
-            "has_time_axis": self.has_time_axis,
-            "channels": [
-                {"name": c.name, "dims": list(c.dims), "dtype": c.dtype, "attrs": dict(c.attrs)} for c in self.channels
-            ],
+            "ordered": self.ordered,
+            "channels": plain([asdict(channel) for channel in self.channels]),
             "attrs": dict(self.attrs),
         }
         arrays = {"present": self.present}
@@ -362,98 +313,29 @@ class Codec:
             present=arrays["present"],
             graph=DependencyGraph.from_state(config["graph"], part_of(arrays, "graph")),
             sample_dims=tuple(config["sample_dims"]),
-            has_time_axis=config["has_time_axis"],
-            channels=tuple(
-                Channel(name=c["name"], dims=tuple(c["dims"]), dtype=c["dtype"], attrs=c["attrs"])
-                for c in config["channels"]
-            ),
+            ordered=config["ordered"],
+            channels=tuple(Channel(**c | {"dims": tuple(c["dims"])}) for c in config["channels"]),
             attrs=config["attrs"],
         )
 
-    def _aligned(self, data: Data, allow_missing: bool) -> list[xr.DataArray]:
-        """Variables of the data in the order of the channels, their layout checked."""
-        kind = "DataArray" if isinstance(data, xr.DataArray) else "Dataset" if isinstance(data, xr.Dataset) else "array"
-        if kind != self.container.split()[-1]:
-            raise TypeError(
-                f"data must be of the training data's kind, {self.container}, got {type(data).__name__}; convert"
-            )
-        if isinstance(data, xr.Dataset):
-            names = [channel.name for channel in self.channels]
-            of = {str(name): name for name in data.data_vars}
-            if set(names) != set(of):
-                raise ValueError(f"data must have the variables {names}, got {list(data.data_vars)}; select them")
-            data = data[[of[str(name)] for name in names]]
-        variables = self._array_variables(data, allow_missing) if kind == "array" else as_variables(data)[1]
-        refuse_other_channels(self.channels, variables)
-        known = {*self.sample_dims, *self.layout.dims}
-        for variable in variables:
-            self.layout.require_same(variable)
-            unknown = [d for d in variable.dims if d not in known and not may_count_samples(variable, str(d))]
-            if unknown:
-                raise ValueError(
-                    f"data must have the dimensions {list(self.layout.dims)} and samples {list(self.sample_dims)}, got "
-                    f"{unknown} also; select one entry of each, or rename it to 'sample'"
-                )
-        return variables
 
-    def _array_variables(self, data: Any, allow_missing: bool) -> list[xr.DataArray]:
-        shape = self.layout.shape + ((self.n_channels,) if self.container == "channel array" else ())
-        if allow_missing and np.ndim(data) == len(shape):
-            array, dims = as_array(np.asarray(data)[None])[0], self.layout.dims
-        else:
-            array, dims = as_array(data), ("sample", *self.layout.dims)
-        given = array.shape[len(dims) - len(self.layout.dims) :]
-        if given != shape and len(shape) == 1 and array.ndim == 2:
-            # scikit-learn's own words, which its checks look for
-            raise ValueError(
-                f"X has {given[0]} features, but LocalizedDiffusion is expecting {shape[0]} features as input"
-            )
-        if given != shape:
-            raise ValueError(f"X must have shape (n_samples, {', '.join(map(str, shape))}), got {array.shape}")
-        channels = np.moveaxis(array, -1, 0) if self.container == "channel array" else array[None]
-        return [xr.DataArray(channel, dims=dims) for channel in channels]
-
-    def _samples_of(self, variable: xr.DataArray) -> list[str]:
-        """Sample dimensions of a variable: those of the training data in their order, then others by name."""
-        others = sorted(str(dim) for dim in variable.dims if dim not in (*self.layout.dims, *self.sample_dims))
-        return [dim for dim in self.sample_dims if dim in variable.dims] + others
-
-    def _field(self, cells: ndarray, channel: Channel, sizes: Mapping[str, int]) -> xr.DataArray:
-        """Label new members of a channel, their axis in the place of the samples'."""
-        order: list[str] = [] if len(self.sample_dims) == 1 else list(sizes)
-        for dim in channel.dims:
-            if dim not in self.sample_dims:
-                order.append(dim)
-            elif len(self.sample_dims) == 1:
-                order.extend(sizes)
-        coords = {name: variable for name, variable in self.layout.coords.items() if name not in sizes}
-        field = xr.DataArray(
-            cells, coords=coords, dims=(*sizes, *self.layout.dims), name=channel.name, attrs=dict(channel.attrs)
-        )
-        return field.assign_coords(_member_coords(sizes)).transpose(*order, transpose_coords=False)
-
-    def _like(self, cells: ndarray, template: xr.DataArray, sizes: Mapping[str, int]) -> xr.DataArray:
-        """Put other values into the template, new axes first."""
-        order = (*sizes, *self._samples_of(template), *self.layout.dims)
-        values = xr.Variable(order, cells).transpose(*sizes, *template.dims)
-        return template.expand_dims(dict(sizes)).copy(data=values.values).assign_coords(_member_coords(sizes))
-
-    def _contain(self, fields: list[xr.DataArray], like: Any, attrs: Mapping[str, Any]) -> Any:
-        if self.container == "array":
-            return fields[0].values
-        if self.container == "channel array":
-            return np.stack([field.values for field in fields], axis=-1)
-        if self.container == "DataArray":
-            return fields[0].assign_attrs(attrs)
-        named = {field.name: field for field in fields}
-        if like is None:
-            return xr.Dataset(named, attrs=dict(self.attrs)).assign_attrs(attrs)
-        return like.drop_vars(list(named)).assign({n: named[str(n)] for n in like.data_vars}).assign_attrs(attrs)
-
-
-def _member_coords(sizes: Mapping[str, int]) -> dict[str, xr.Variable]:
-    realization = {"standard_name": "realization"}
-    return {
-        name: xr.Variable((name,), np.arange(n), realization if name in ("member", _SECOND_MEMBER_AXIS) else {})
-        for name, n in sizes.items()
-    }
+def _fitted_cells(
+    values: Float[ndarray, "sample cell channel"],
+    variables: Sequence[xr.DataArray],
+    layout: Layout,
+    container: Container,
+    data: Data,
+) -> Bool[ndarray, " cell"]:
+    """Return which cells have data; refuse values that cannot be fitted."""
+    refuse_infinite(values, layout, container)
+    missing = np.isnan(values)
+    filled = ~missing.all(axis=(0, 2))
+    if not filled.any():
+        raise ValueError("data must have a vertex that is not NaN in every sample, got NaN only; is a mask inverted?")
+    refuse_missing(missing, filled, layout, container, data)
+    for k, variable in enumerate(variables):
+        name = "data" if variable.name is None else f"variable {variable.name!r}"
+        refuse_fill(values[:, filled, k], name, valid_range(variable.attrs, variable.encoding))
+    refuse_extreme(values, filled, layout, container)
+    refuse_constant(values, filled, layout, container)
+    return filled

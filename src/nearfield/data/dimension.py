@@ -40,21 +40,6 @@ _SPACE_UNITS = re.compile(
 def find_sample_dims(variable: xr.DataArray, sample_dim: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return the dimensions that are samples: those named, or the one that can be guessed.
 
-    Parameters
-    ----------
-    variable : xarray.DataArray
-        Data.
-    sample_dim : str, sequence of str or None
-        Names; None takes the one that counts members of an ensemble (by the CF standard name ``realization``, or called
-        as `SAMPLE_NAMES` and their kin are, in capitals or not), or else the one that is the time.
-
-    Raises
-    ------
-    TypeError
-        If `sample_dim` is not a name or names.
-    ValueError
-        If a name is not a dimension, or the guess is not unique: two may be, or one may be either that or a place.
-
     Examples
     --------
     >>> import numpy as np
@@ -142,7 +127,7 @@ def _is_time(variable: xr.DataArray, dim: str) -> bool:
 
 
 def _is_space(variable: xr.DataArray, dim: str) -> bool:
-    """Whether a dimension lies in space for certain: its name, its attributes or what is known along it say so."""
+    """Whether a dimension lies in space for certain: by its name, its attributes or its coordinates."""
     words = [word for word in re.split(r"[^a-z]+", dim.lower()) if word]
     if any(word in _SPACE_NAMES or word.removeprefix("n") in _SPACE_NAMES for word in words):
         return True

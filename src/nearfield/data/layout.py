@@ -51,22 +51,7 @@ class Layout:
 
     @classmethod
     def from_variable(cls, variable: xr.DataArray, sample_dims: Sequence[str]) -> Layout:
-        """Read the layout of data, latitude and longitude last.
-
-        Parameters
-        ----------
-        variable : xarray.DataArray
-            Data.
-        sample_dims : sequence of str
-            The dimensions that are samples.
-
-        Raises
-        ------
-        TypeError
-            If the name of a dimension is no string.
-        ValueError
-            If no dimension is left, or a coordinate along one has duplicates, is not finite or cannot be stored.
-        """
+        """Read the layout of data, latitude and longitude last."""
         if odd := [dim for dim in variable.dims if not isinstance(dim, str)]:
             raise TypeError(
                 f"dimensions must have strings for names, got {odd[0]!r} among {list(variable.dims)}; rename it, "
@@ -119,12 +104,6 @@ class Layout:
 
         Latitude and longitude make a grid that is periodic in longitude when it closes, alone or under a third
         dimension; one other dimension a chain; two or three a grid. Dimensions of length 1 do not count.
-
-        Raises
-        ------
-        ValueError
-            If the order along a dimension says nothing of distance (stations, labels, coordinates out of order) or more
-            than three dimensions are left.
         """
         places = self._places()
         self._refuse_stations(places)
@@ -151,14 +130,7 @@ class Layout:
         return DependencyGraph.grid(tuple(sizes[dim] for dim in dims), periodic=tuple(periodic))
 
     def extended(self, shape: tuple[int, ...]) -> Layout:
-        """Lay out a larger domain; coordinates go on beyond their ends as they began.
-
-        Raises
-        ------
-        ValueError
-            If the lengths are not as many as the dimensions, or a coordinate along one is not evenly spaced numbers,
-            or would go beyond a pole or once around the globe.
-        """
+        """Lay out a larger domain; coordinates go on beyond their ends as they began."""
         if len(shape) != len(self.dims):
             raise ValueError(f"shape must have {len(self.dims)} lengths, for {list(self.dims)}, got {shape}")
         coords = {name: variable for name, variable in self.coords.items() if not variable.dims}
@@ -178,13 +150,7 @@ class Layout:
         return Layout(self.dims, tuple(shape), coords)
 
     def require_same(self, variable: xr.DataArray) -> None:
-        """Refuse data whose vertices are not these.
-
-        Raises
-        ------
-        ValueError
-            If a dimension is missing or of another length, or its coordinate differs from the training data's.
-        """
+        """Refuse data whose vertices are not these."""
         missing = [dim for dim in self.dims if dim not in variable.dims]
         if missing:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Numbers that mean missing: those that attributes name, those that are customary, and what lies far beyond the rest.
+"""Numbers that mean missing: named by attributes, customary, or far beyond the rest.
 
 A number that stands for "missing" and is taken for a value ruins a fit unseen: one -9999 among thousands of
 temperatures makes every vertex tens of times too variable. What the attributes of labelled data declare missing becomes
@@ -47,7 +47,7 @@ _LARGE = (1e15, 1e20, 1e30, 1e33, 1e34, 1e35, 1e36, 1e37, 9.969209968386869e36, 
 CUSTOMARY = np.unique([*_SHORT, *_BINARY, *_LARGE, *(-number for number in _LARGE)])
 """Fill numbers of netCDF, GRIB, ESRI grids and tables of observations."""
 _EXACT = 1e-7  # relative: the rounding of float32
-_GAP = 100.0  # the ratio of deviations that is a gap; of Cauchy values one data set in a hundred has it
+_GAP = 100.0  # the ratio of distances that is a gap; of Cauchy values one data set in a hundred has it
 _FEWEST = 8  # samples from which on quartiles say something
 _FILLS = 3  # numbers that may stand for missing at once
 _BLOCK = 1 << 20  # values at once
@@ -76,19 +76,6 @@ def declared(
 ) -> tuple[Bool[ndarray, "*shape"], str]:
     """Which values the attributes declare missing, and which numbers in how many values, in words.
 
-    Parameters
-    ----------
-    values : ndarray
-        Of a labelled variable, as floats.
-    attrs, encoding : mapping
-        Of the variable. The encoding counts where it does not say that values were packed: then it is of packed ones,
-        but for a range of whole numbers, which is unpacked.
-
-    Returns
-    -------
-    ndarray of bool, str
-        The text is empty where there are none.
-
     Examples
     --------
     >>> declared(np.array([1.0, -9999.0]), {"_FillValue": -9999.0}, {})[1]
@@ -96,14 +83,14 @@ def declared(
     """
     packed = "scale_factor" in encoding or "add_offset" in encoding
     missing = np.zeros(values.shape, dtype=bool)
-    told = []
+    found = []
     for source, names in ((attrs, FILL_NAMES), ({} if packed else encoding, FILL_NAMES)):
         for name in names:
             for number in _numbers(source.get(name)):
                 with np.errstate(invalid="ignore"):
                     hit = (np.abs(values - number) <= _EXACT * abs(number)) & ~missing
                 if hit.any():
-                    told.append(f"{number:g} in {np.count_nonzero(hit)} of {values.size} values ({name})")
+                    found.append(f"{number:g} in {np.count_nonzero(hit)} of {values.size} values ({name})")
                     missing |= hit
     low, high = valid_range(attrs, encoding)
     beyond = ((values < low) | (values > high)) & ~missing
@@ -115,9 +102,9 @@ def declared(
         )
     elif beyond.any():
         first = float(values[beyond][0])
-        told.append(f"{first:g} and the like in {np.count_nonzero(beyond)} of {values.size} values (valid_range)")
+        found.append(f"{first:g} and the like in {np.count_nonzero(beyond)} of {values.size} values (valid_range)")
         missing |= beyond
-    return missing, ", ".join(told)
+    return missing, ", ".join(found)
 
 
 def _numbers(given: Any) -> list[float]:
@@ -157,20 +144,6 @@ def _rounding(number: float) -> float:
 def refuse_fill(x: Float[ndarray, "sample vertex"], what: str, allowed: tuple[float, float]) -> None:
     """Refuse customary fill numbers that lie further from the other values of a vertex than these are wide.
 
-    Parameters
-    ----------
-    x : ndarray, (sample, vertex)
-        One variable; NaN where nothing is.
-    what : str
-        The variable, for the message.
-    allowed : tuple of float
-        Range that attributes declare valid: what is in it is meant.
-
-    Raises
-    ------
-    ValueError
-        If there are any.
-
     Examples
     --------
     >>> x = np.random.default_rng(0).normal(size=(50, 3))
@@ -188,7 +161,7 @@ def refuse_fill(x: Float[ndarray, "sample vertex"], what: str, allowed: tuple[fl
     rest = np.where(hit, np.nan, some)
     enough = (np.isfinite(rest).sum(axis=0) >= 2) & hit.any(axis=0)
     if not enough.any():
-        return  # what is the same everywhere is refused as constant
+        return  # a constant variable is refused elsewhere
     some, hit, rest = some[:, enough], hit[:, enough], rest[:, enough]
     low, high = np.nanmin(rest, axis=0), np.nanmax(rest, axis=0)
     width = high - low
@@ -212,24 +185,7 @@ def refuse_fill(x: Float[ndarray, "sample vertex"], what: str, allowed: tuple[fl
 def refuse_observed(
     x: Float[ndarray, "sample vertex channel"], z: Float[ndarray, "sample vertex channel"], n_samples: int
 ) -> None:
-    """Refuse customary fill numbers among observations, and warn of what is beyond all that was fitted.
-
-    Parameters
-    ----------
-    x, z : ndarray, (sample, vertex, channel)
-        Observations, NaN elsewhere, and their standardised values.
-    n_samples : int
-        Number fitted: none of them is more than its root in standard deviations of its vertex.
-
-    Raises
-    ------
-    ValueError
-        If a fill number is more than ten standard deviations from the mean.
-
-    Warns
-    -----
-    UserWarning
-        If any other value is ten times further than any that was fitted can have been.
+    """Refuse customary fill numbers among observations, and warn of values beyond all that were fitted.
 
     Examples
     --------
@@ -263,7 +219,7 @@ def warn_of_gaps(x: Float[ndarray, "sample vertex channel"]) -> None:
 
     Deviations are from the median of a vertex, in its interquartile ranges. A gap is a ratio of 100 between one and the
     next in order, for values and for the median deviations of samples; whatever lies beyond may be a tenth of them. A
-    number that occurs more than once, the lowest or highest of its variable, is told where it lies further from the
+    number that occurs more than once, the lowest or highest of its variable, is found where it lies further from the
     rest than the rest is wide.
     """
     for channel in range(x.shape[2]):
@@ -291,9 +247,9 @@ def _gap(x: Float[ndarray, "sample vertex"]) -> str:
         usable = high > low
         if not usable.any():
             continue
-        deviation = np.abs(block - middle)[:, usable] / (high - low)[usable]
-        shares.append(np.median(deviation, axis=1))
-        flat, values = deviation.ravel(), block[:, usable].ravel()
+        distance = np.abs(block - middle)[:, usable] / (high - low)[usable]
+        shares.append(np.median(distance, axis=1))
+        flat, values = distance.ravel(), block[:, usable].ravel()
         top = np.argpartition(flat, -min(kept + 1, len(flat)))[-min(kept + 1, len(flat)) :]
         largest.append((flat[top], values[top]))
     if not shares:
@@ -318,7 +274,7 @@ def _gap(x: Float[ndarray, "sample vertex"]) -> str:
 
 
 def _beyond(ascending: Float[ndarray, " value"], most: int) -> int:
-    """Count what lies beyond the furthest gap, of `most` that may."""
+    """Count the values beyond the furthest gap, at most `most`."""
     top = np.maximum(ascending[-most - 1 :], 1.0)
     gaps = np.flatnonzero(top[1:] > _GAP * top[:-1])
     return len(top) - 1 - int(gaps[0]) if len(gaps) else 0

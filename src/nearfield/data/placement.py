@@ -23,15 +23,6 @@ def stack_cells(
 ) -> Float[ndarray, "sample cell channel"]:
     """Gather all cells of all variables in a new array.
 
-    Parameters
-    ----------
-    variables : sequence of xarray.DataArray
-        Channels.
-    sample_dims : sequence of str
-        Their dimensions that are samples.
-    layout : Layout
-        The others, in the order of the cells.
-
     Examples
     --------
     >>> import xarray as xr
@@ -49,25 +40,6 @@ def place_graph(
     graph: DependencyGraph | None, layout: Layout, present: Bool[ndarray, " cell"]
 ) -> tuple[Bool[ndarray, " cell"], DependencyGraph]:
     """Match the graph to the cells of the layout and take cells without data out of it.
-
-    Parameters
-    ----------
-    graph : DependencyGraph or None
-        Of all cells, or of those that it keeps; None reads it off the layout.
-    layout : Layout
-        The cells.
-    present : ndarray of bool, (cell,)
-        Which cells have data.
-
-    Returns
-    -------
-    tuple
-        Which cells are vertices, and their graph.
-
-    Raises
-    ------
-    ValueError
-        If the graph has not a vertex for each cell, or leaves out cells with data.
 
     Examples
     --------

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+
+from nearfield._plain import plain
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -18,20 +19,20 @@ _PARTS = ("year", "month", "day", "hour", "minute", "second", "microsecond")
 
 
 def plain_attrs(attrs: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return the attributes as JSON can say them: numpy numbers and arrays become Python's, the rest is dropped.
+    """Return the attributes that JSON holds, numpy numbers and arrays as Python's; drop the others.
 
     Examples
     --------
     >>> plain_attrs({"units": "K", "valid_range": np.array([0.0, 1.0]), "opener": open})
     {'units': 'K', 'valid_range': [0.0, 1.0]}
     """
-    plain = {}
+    kept = {}
     for name, value in attrs.items():
         try:
-            plain[str(name)] = json.loads(json.dumps(value, default=_plain_value))
-        except (TypeError, ValueError):
+            kept[str(name)] = plain(value)
+        except TypeError:
             continue
-    return plain
+    return kept
 
 
 def plain_coordinate(variable: xr.Variable) -> xr.Variable | None:
@@ -78,11 +79,6 @@ def coordinate_state(variable: xr.Variable) -> tuple[dict[str, Any], ndarray | N
 def coordinate_from_state(entry: Mapping[str, Any], numbers: ndarray | None) -> xr.Variable:
     """Rebuild from `coordinate_state`.
 
-    Raises
-    ------
-    ModuleNotFoundError
-        If the dates are of a calendar of cftime, and that is not installed.
-
     Examples
     --------
     >>> coordinate_from_state(*coordinate_state(xr.Variable("x", [1.5, 2.5]))).values.tolist()
@@ -101,7 +97,7 @@ def coordinate_from_state(entry: Mapping[str, Any], numbers: ndarray | None) -> 
 
 
 def _calendar(values: ndarray) -> dict[str, Any] | None:
-    """Return what tells the dates of one calendar of cftime from others; None for other values."""
+    """Identify the calendar of cftime dates; None for other values."""
     if values.dtype.kind != "O" or not values.size or not all(hasattr(v, "calendar") for v in values.flat):
         return None
     kinds = {(type(v).__name__, v.calendar, v.has_year_zero) for v in values.flat}
@@ -125,11 +121,3 @@ def _dates(dates: Sequence[Sequence[int]], calendar: Mapping[str, Any]) -> ndarr
     values = np.empty(len(dates), dtype=object)
     values[:] = [kind(*parts, **options) for parts in dates]
     return values
-
-
-def _plain_value(value: Any) -> Any:
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.astype(str).tolist() if value.dtype.kind in "mM" else value.tolist()
-    if hasattr(value, "isoformat"):
-        return value.isoformat()
-    raise TypeError(f"{type(value)} has no plain form")

@@ -46,24 +46,6 @@ def is_table(data: object) -> TypeGuard[Any]:
 def refuse_table(frame: Any, graph: DependencyGraph | None) -> None:
     """Refuse a data frame to be fitted whose columns are not vertices, or of which nothing says how they are ordered.
 
-    Parameters
-    ----------
-    frame : DataFrame
-        To be fitted.
-    graph : DependencyGraph or None
-        None makes a chain of the columns.
-
-    Raises
-    ------
-    ValueError
-        If the columns have levels, the table is long, a column counts or dates the rows, or the names of the columns
-        say nothing of distance and no graph is given.
-
-    Warns
-    -----
-    UserWarning
-        If there is one column only, or one always increases or decreases.
-
     Examples
     --------
     >>> import pandas as pd
@@ -111,23 +93,7 @@ def refuse_columns(frame: Any) -> None:
 
 
 def as_frame(values: ndarray, columns: Any, index: Any = None, attrs: Mapping[str, Any] | None = None) -> Any:
-    """Return what is drawn as a data frame, its rows labelled by the member.
-
-    Parameters
-    ----------
-    values : ndarray, (member, column) or (member, row, column)
-        What is drawn.
-    columns : index or sequence
-        Names of the columns.
-    index : index, optional
-        Of the rows of each member.
-    attrs : mapping, optional
-        Attributes of the frame.
-
-    Returns
-    -------
-    DataFrame
-        Of each member its rows, members one below the other.
+    """Return draws as a data frame, its rows labelled by the member.
 
     Examples
     --------
@@ -288,7 +254,7 @@ def _is_key(name: object, values: ndarray) -> bool:
 
 
 def _is_clock(name: object, values: ndarray) -> bool:
-    """Whether a column counts or dates the rows: by its name and whole numbers, or by what its values are."""
+    """Whether a column counts or dates the rows: by its name and whole numbers, or by its values."""
     if is_dated(values):
         return True
     if values.dtype.kind not in "iuf" or not np.isfinite(values).all():

@@ -1,4 +1,4 @@
-"""What may enter: data become real, labelled variables or an error that says what is wrong, where, and what to do.
+"""The border for data: they become real, labelled variables, or an error names rule, place and remedy.
 
 Everything that can be wrong with the values of data is refused here, so that the rest of the library may assume finite
 numbers. Plain arrays are judged by scikit-learn's rules and in its words.
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import scipy.sparse
 import xarray as xr
-from sklearn.utils.validation import check_array
 
 from nearfield.data.missing import declared
 from nearfield.data.table import is_table, refuse_columns, refuse_table
@@ -52,21 +51,7 @@ _ARRAY_DIMS = {1: ("column",), 2: ("y", "x"), 3: ("y", "x", "z")}
 
 
 def as_variables(data: Data, graph: DependencyGraph | None = None) -> tuple[Container, list[xr.DataArray]]:
-    """Say what the data are, and give them as labelled variables of one set of dimensions.
-
-    Parameters
-    ----------
-    data : DataArray, Dataset or array
-        Data with samples.
-    graph : DependencyGraph or None
-        Tells how to read the axes of a plain array.
-
-    Raises
-    ------
-    TypeError
-        If the data are not real numbers.
-    ValueError
-        If they are empty, complex, or their shape or dimensions have no reading.
+    """Return the kind of the data, and their labelled variables of one set of dimensions.
 
     Examples
     --------
@@ -110,23 +95,6 @@ def as_variables(data: Data, graph: DependencyGraph | None = None) -> tuple[Cont
 def as_array(data: Any) -> ndarray:
     """Return an array of real numbers, by scikit-learn's rules and in its words; NaN may pass.
 
-    Parameters
-    ----------
-    data : array-like
-        Samples first. Masked entries become NaN.
-
-    Returns
-    -------
-    ndarray, (sample, *cell)
-        float32 as given, anything else as float64.
-
-    Raises
-    ------
-    TypeError
-        If the data are sparse, or no numbers.
-    ValueError
-        If the data are empty, complex or infinite, or lack the samples' axis, or columns of a data frame share a name.
-
     Examples
     --------
     >>> as_array([[1, 2], [3, 4]]).dtype
@@ -140,6 +108,8 @@ def as_array(data: Any) -> ndarray:
         kind = np.asarray(data).dtype.kind
         if kind not in "iufcO":
             raise TypeError(f"X must hold real numbers, got dtype {np.asarray(data).dtype}; convert to float")
+    from sklearn.utils.validation import check_array  # a second to import
+
     array = check_array(
         data, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan", allow_nd=True, input_name="X"
     )
@@ -149,7 +119,7 @@ def as_array(data: Any) -> ndarray:
 
 
 def _real(variable: xr.DataArray) -> xr.DataArray:
-    """Variable of float32 or float64; refuses what is no real number, and what is empty."""
+    """Variable of float32 or float64; refuse other numbers and empty ones."""
     what = "data" if variable.name is None else f"variable {variable.name!r}"
     if variable.size == 0:
         raise ValueError(f"{what} must have at least one sample and one vertex, got sizes {dict(variable.sizes)}")
@@ -161,8 +131,8 @@ def _real(variable: xr.DataArray) -> xr.DataArray:
         real = variable.astype(float_dtype(variable), copy=False)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{what} must hold real numbers, got objects that are none: {error}") from error
-    missing, told = declared(real.values, variable.attrs, variable.encoding)
-    return real.copy(data=np.where(missing, np.nan, real.values).astype(real.dtype, copy=False)) if told else real
+    missing, named = declared(real.values, variable.attrs, variable.encoding)
+    return real.copy(data=np.where(missing, np.nan, real.values).astype(real.dtype, copy=False)) if named else real
 
 
 def float_dtype(variable: xr.DataArray) -> str:
@@ -177,13 +147,7 @@ def float_dtype(variable: xr.DataArray) -> str:
 
 
 def refuse_infinite(values: Float[ndarray, "sample cell channel"], layout: Layout, container: Container) -> None:
-    """Refuse infinite values, naming the vertex.
-
-    Raises
-    ------
-    ValueError
-        If there are any.
-    """
+    """Refuse infinite values, naming the vertex."""
     infinite = np.isinf(values).any(axis=(0, 2))
     if infinite.any():
         raise ValueError(
@@ -195,13 +159,7 @@ def refuse_infinite(values: Float[ndarray, "sample cell channel"], layout: Layou
 def refuse_extreme(
     values: Float[ndarray, "sample cell channel"], present: Bool[ndarray, " cell"], layout: Layout, container: Container
 ) -> None:
-    """Refuse values so large, or so close to 0 everywhere, that their squares are no numbers; naming the vertex.
-
-    Raises
-    ------
-    ValueError
-        If there are any.
-    """
+    """Refuse values so large, or so close to 0 everywhere, that their squares are no numbers; naming the vertex."""
     largest = np.abs(values).max(axis=(0, 2)).astype(np.float64)
     wrong = present & ((largest > _LARGEST) | ((largest > 0) & (largest < 1 / _LARGEST)))
     if wrong.any():
@@ -219,26 +177,7 @@ def refuse_missing(
     container: Container,
     data: Data | None = None,
 ) -> None:
-    """Refuse vertices with NaN, naming the first.
-
-    Parameters
-    ----------
-    missing : ndarray of bool, (sample, cell, channel)
-        Where the data are NaN.
-    present : ndarray of bool, (cell,)
-        Cells that are vertices.
-    layout : Layout
-        Names the cells.
-    container : str
-        What the data are, for the message.
-    data : DataArray, Dataset, array or None
-        What the user gave: its attributes may say which numbers mean missing.
-
-    Raises
-    ------
-    ValueError
-        If there are any.
-    """
+    """Refuse vertices with NaN, naming the first."""
     partly = missing.any(axis=(0, 2)) & present
     if partly.any():
         first = int(partly.argmax())
@@ -255,20 +194,14 @@ def _declared_in(data: Data | None) -> str:
     if not isinstance(data, xr.DataArray | xr.Dataset):
         return ""
     variables = [data] if isinstance(data, xr.DataArray) else list(data.data_vars.values())
-    told = [declared(v.values.astype(np.float64), v.attrs, v.encoding)[1] for v in variables]
-    return f", which attributes say of {', '.join(filter(None, told))}," if any(told) else ""
+    named = [declared(v.values.astype(np.float64), v.attrs, v.encoding)[1] for v in variables]
+    return f", which attributes say of {', '.join(filter(None, named))}," if any(named) else ""
 
 
 def refuse_constant(
     values: Float[ndarray, "sample cell channel"], present: Bool[ndarray, " cell"], layout: Layout, container: Container
 ) -> None:
-    """Refuse vertices whose values differ by no more than rounding: they have no scale and no density.
-
-    Raises
-    ------
-    ValueError
-        If there are any, or if a channel of a vertex is.
-    """
+    """Refuse vertices whose values differ by no more than rounding: they have no scale and no density."""
     low, high = values.min(axis=0), values.max(axis=0)
     rounding = 4 * np.finfo(values.dtype).eps * np.maximum(np.abs(low), np.abs(high))
     constant = present & (high - low <= rounding).any(axis=1)
@@ -286,8 +219,8 @@ def warn_of_likeness(
 ) -> None:
     """Warn where samples next to each other are so alike that they can hardly be independent.
 
-    The mean over the vertices of the correlation of one sample with the next; for independent ones its deviation is at
-    most ``n ** -0.5``, and it is told from five times that on, a false alarm in millions, and from .2 on.
+    The mean over the vertices of the correlation of one sample with the next; for independent ones its spread is at
+    most ``n ** -0.5``, and it is reported from five times that on, a false alarm in millions, and from .2 on.
     """
     z = x - x.mean(axis=0)
     products, squares = (np.einsum("ijk,ijk->jk", a, b) / len(a) for a, b in ((z[1:], z[:-1]), (z, z)))

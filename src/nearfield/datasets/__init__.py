@@ -7,7 +7,7 @@ forward process :math:`x_t = a x_0 + s \xi`, :math:`a = e^{-t}`, :math:`s^2 = 1 
 float64 and uses no other part of the library but the graph, so that it can serve as oracle.
 
 =====================  ============================================  =====================================
-law                    what it is                                    what is known
+law                    kind                                          known
 =====================  ============================================  =====================================
 `AutoregressiveChain`  Gaussian chain                                everything
 `GaussianMarkovField`  Gaussian field of sparse precision            everything

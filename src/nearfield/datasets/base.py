@@ -64,7 +64,7 @@ class SolvedTarget(Target):
     """A law of one channel whose log-density and denoiser are known too.
 
     Two units, and each method says which it takes. `sample` and `log_prob` speak the law's own. `denoise` speaks
-    standardised units, ``z = (x - mean) / deviation``, those a model works in; `standardize` leads there.
+    standardised units, ``z = (x - mean) / std``, those a model works in; `standardize` leads there.
 
     Examples
     --------
@@ -82,7 +82,7 @@ class SolvedTarget(Target):
 
     @property
     @abc.abstractmethod
-    def deviation(self) -> float:
+    def std(self) -> float:
         """What is divided by to standardise, own units."""
 
     @abc.abstractmethod
@@ -130,10 +130,10 @@ class SolvedTarget(Target):
         """
 
     def standardize(self, x: Float[ndarray, "sample vertex channel"]) -> Float[ndarray, "sample vertex channel"]:
-        """Take own units to standardised ones, ``(x - mean) / deviation``."""
-        return (x - self.mean) / self.deviation
+        """Take own units to standardised ones, ``(x - mean) / std``."""
+        return (x - self.mean) / self.std
 
-    def _field(self, x: Float[ndarray, "sample vertex channel"]) -> Float[ndarray, "sample vertex"]:
+    def _single_channel(self, x: Float[ndarray, "sample vertex channel"]) -> Float[ndarray, "sample vertex"]:
         states = np.asarray(x, dtype=np.float64)
         if states.ndim != 3 or states.shape[1:] != (self.n_vertices, 1):
             raise ValueError(f"x must have shape (sample, {self.n_vertices}, 1), got {states.shape}")
@@ -146,7 +146,7 @@ class SolvedTarget(Target):
         t: ArrayLike,
     ) -> Float[ndarray, "sample vertex channel"]:
         """Call ``posterior(x_t, a, s^2)`` once for each distinct time above 0."""
-        z = self._field(x)
+        z = self._single_channel(x)
         times = np.asarray(t, dtype=np.float64)
         if times.ndim > 1 or (times.ndim == 1 and times.size != len(z)):
             raise ValueError(f"t must be a number or one time per sample ({len(z)}), got shape {times.shape}")

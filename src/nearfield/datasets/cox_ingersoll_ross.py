@@ -55,7 +55,7 @@ class CoxIngersollRoss(ChainTarget):
     Examples
     --------
     >>> law = CoxIngersollRoss(a=0.25, b=1.0, sigma=0.6, step=1.0, length=128)
-    >>> law.sample(3, random_state=0).shape, round(law.deviation, 4)
+    >>> law.sample(3, random_state=0).shape, round(law.std, 4)
     ((3, 128, 1), 0.8485)
     """
 
@@ -78,7 +78,7 @@ class CoxIngersollRoss(ChainTarget):
         return self.b
 
     @property
-    def deviation(self) -> float:
+    def std(self) -> float:
         r"""Stationary standard deviation, :math:`\sigma\sqrt{b/2a}`."""
         return self.sigma * math.sqrt(self.b / (2 * self.a))
 
@@ -154,7 +154,7 @@ class CoxIngersollRoss(ChainTarget):
         >>> law.log_prob(np.array([[[0.8], [1.1]], [[0.8], [-0.1]]])).round(4).tolist()
         [-1.1824, -inf]
         """
-        states = self._field(x)
+        states = self._single_channel(x)
         positive = np.all(states > 0, axis=1)
         path = states[positive]
         log_density = np.full(len(states), -np.inf)
@@ -233,7 +233,7 @@ def _log_far_bessel(
 
     By the first term of the power series (DLMF 10.25.2) where the second is below rounding, else by the uniform
     expansion (DLMF 10.41.3, 10.41.10), its u_k / nu^k written by :math:`r = \sqrt{\nu^2 + z^2}`: the next is at most
-    .12 / r^4, and 2.3e-4 / r^4 where :math:`z \ll \nu`. For r below 30 either the series serves or doubles do.
+    .12 / r^4, and 2.3e-4 / r^4 where :math:`z \ll \nu`. For r below 30 either the series or doubles suffice.
     """
     root = np.sqrt(noncentrality) * np.sqrt(value)  # the product may underflow
     near = root**2 < 4 * np.finfo(np.float64).eps * (order + 1)

@@ -57,7 +57,7 @@ class DoubleWellChain(ChainTarget):
     Examples
     --------
     >>> law = DoubleWellChain(h=2.0, J=3.0, length=128)
-    >>> law.sample(3, random_state=0).shape, round(law.deviation, 4)
+    >>> law.sample(3, random_state=0).shape, round(law.std, 4)
     ((3, 128, 1), 0.9084)
     """
 
@@ -79,7 +79,7 @@ class DoubleWellChain(ChainTarget):
         return 0.0
 
     @property
-    def deviation(self) -> float:
+    def std(self) -> float:
         """Standard deviation of a vertex far from the ends: that of the endless chain.
 
         Raises
@@ -98,7 +98,7 @@ class DoubleWellChain(ChainTarget):
             If `h` or `J` is too large for 480 nodes.
         """
         lags = np.abs(np.asarray(lags, dtype=np.float64))
-        return self._endless(lags.ravel()).reshape(lags.shape) / self.deviation**2
+        return self._endless(lags.ravel()).reshape(lags.shape) / self.std**2
 
     def covariance(self) -> Float[ndarray, "vertex vertex"]:
         """Covariance of this chain, its free ends included; own units.
@@ -149,7 +149,7 @@ class DoubleWellChain(ChainTarget):
         >>> DoubleWellChain(h=2.0, J=3.0, length=2).log_prob(np.array([[[1.0], [1.0]]])).round(4).tolist()
         [0.1727]
         """
-        states = self._field(x)
+        states = self._single_channel(x)
         energy = self._well(states).sum(axis=1) + 0.5 * self.J * np.square(np.diff(states, axis=1)).sum(axis=1)
         return -energy - self.log_normalizer
 
@@ -180,11 +180,11 @@ class DoubleWellChain(ChainTarget):
         ------
         ValueError
             If the spacing exceeds the width ``(8 h + 2 J) ** -0.5`` of a state in a well, or `h` or `J` is too large
-            for the 480 nodes of the deviation.
+            for the 480 nodes of the std.
         """
-        deviation = self.deviation  # first: a law that it refuses no number of cells would help
+        std = self.std  # first: a law that it refuses no number of cells would help
         x, initial, kernel = self._transfer(cells, given=True)
-        return HiddenChain(x / deviation, initial, kernel)
+        return HiddenChain(x / std, initial, kernel)
 
     def _well(self, x: Float[ndarray, "*shape"]) -> Float[ndarray, "*shape"]:
         return self.h * (np.square(x) - 1) ** 2
@@ -241,6 +241,6 @@ def _draw(
     """Draw a cell from each of the given rows of unnormalised weights."""
     cumulative = np.cumsum(weights, axis=1)
     cumulative /= cumulative[:, -1:]
-    cumulative += np.arange(len(weights))[:, None]  # row k covers [k, k + 1): one search serves all rows
+    cumulative += np.arange(len(weights))[:, None]  # row k covers [k, k + 1): one search for all rows
     found = np.searchsorted(cumulative.ravel(), rows + rng.random(len(rows)), side="right")
     return np.minimum(found - rows * weights.shape[1], weights.shape[1] - 1)

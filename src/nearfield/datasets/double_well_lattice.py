@@ -180,7 +180,7 @@ class DoubleWellLattice(Target):
 def integrated_autocorrelation_time(series: Float[ndarray, "time chain"]) -> float:
     r"""Integrated autocorrelation time :math:`1 + 2\sum_k \rho_k` of stationary chains of one law, in their own steps.
 
-    The variance of a chain's mean is that many times what independent draws would give. The sum ends at the first lag
+    The variance of a chain's mean is that many times that of independent draws. The sum ends at the first lag
     that is 6 times the sum up to it (Sokal 1997).
 
     Parameters

@@ -60,7 +60,7 @@ class GaussianTarget(SolvedTarget):
         return 0.0
 
     @property
-    def deviation(self) -> float:
+    def std(self) -> float:
         """1: states are taken as they are."""
         return 1.0
 
@@ -73,7 +73,7 @@ class GaussianTarget(SolvedTarget):
         >>> AutoregressiveChain(0.8, 3).log_prob(np.zeros((1, 3, 1))).round(4).tolist()
         [-1.7352]
         """
-        z = self._field(x).T
+        z = self._single_channel(x).T
         quadratic = np.sum(z * (self.precision @ z), axis=0)
         return 0.5 * (self.log_det_precision - quadratic - self.n_vertices * np.log(2 * np.pi))
 
@@ -110,7 +110,7 @@ class GaussianMarkovField(GaussianTarget):
 
     Notes
     -----
-    One sparse Cholesky factor serves samples and log-density: 100,000 vertices of a grid take a few seconds.
+    One sparse Cholesky factor gives samples and log-density: 100,000 vertices of a grid take a few seconds.
     `covariance` is dense and for small fields.
 
     Examples

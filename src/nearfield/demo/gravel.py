@@ -1,6 +1,6 @@
 r"""The demo's second panel: gravel, which no Gaussian resembles, learnt from patches of one photograph.
 
-A Gaussian field and a network that is shown a Gaussian's answer (`method="hybrid"`) are fitted to the same 176 patches
+A Gaussian field and a network with a Gaussian's answer as input (`method="hybrid"`) are fitted to the same 176 patches
 of 32 x 32 pixels from the upper part of the picture. They are compared by the denoising loss
 :math:`|D(x_t, t) - x_0|^2 / s^2` on 64 patches from its foot, a patch's width away, under the same noise, and by eye:
 patches beside patches, and fields of 128 x 128 pixels, larger than any that was learnt from.
@@ -23,18 +23,18 @@ from nearfield.datasets.embedded import gravel
 from nearfield.estimator import LocalizedDiffusion
 from nearfield.evaluation import plot
 from nearfield.evaluation.view import ColourScale
-from nearfield.fitting.cross_validation import standard_error
 from nearfield.fitting.matching import NoiseLevels, held_out
 from nearfield.fitting.recipe import Recipe
 from nearfield.graph import DependencyGraph
 from nearfield.process import time_of
+from nearfield.samples import standard_error
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
 
-__all__ = ["Level", "compare", "losses", "models", "patches", "regions", "run"]
+__all__ = ["Level", "compare", "cut_patches", "losses", "models", "regions", "run"]
 
 PATCH = 32
 TRAINED = slice(0, 352)
@@ -47,8 +47,8 @@ SIGMAS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
 BLOCK = 8
 """Neighbouring patches err together: standard errors are over blocks of so many in a row."""
 RADIUS = 12
-"""Hops read: 6 by the network, and from where it looks 6 by the Gaussian it is shown. Loss and pictures are better than
-with a network of 4; one of 8 costs three times as much."""
+"""Hops read: 6 by the network, and 6 more by the Gaussian in its input. Loss and pictures are better than with a
+network of 4; one of 8 costs three times as much."""
 RECIPE = Recipe(
     steps=1000,
     batch_size=4,
@@ -93,21 +93,12 @@ def regions(picture: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     return picture[TRAINED], picture[HELD_OUT]
 
 
-def patches(region: xr.DataArray) -> xr.DataArray:
+def cut_patches(region: xr.DataArray) -> xr.DataArray:
     """Cut a region into patches that touch and do not overlap, row by row of patches.
-
-    Parameters
-    ----------
-    region : DataArray, (row, column)
-        Of multiples of 32 pixels.
-
-    Returns
-    -------
-    DataArray, (patch, row, column)
 
     Examples
     --------
-    >>> train, test = (patches(part) for part in regions(gravel()))
+    >>> train, test = (cut_patches(part) for part in regions(gravel()))
     >>> train.shape, test.shape
     ((176, 32, 32), (64, 32, 32))
     """
@@ -117,34 +108,15 @@ def patches(region: xr.DataArray) -> xr.DataArray:
 
 
 def models(seed: int = 0, recipe: Recipe = RECIPE, verbose: bool = False) -> dict[str, LocalizedDiffusion]:
-    """Make the two models that are compared, both of one law for all pixels; not fitted yet.
-
-    Parameters
-    ----------
-    seed : int
-        Of the folds, and of all that is random in the training.
-    recipe : Recipe
-        Its seed is replaced.
-    verbose : bool
-        Show progress on stderr.
-    """
+    """Make the two models that are compared, both of one law for all pixels; not fitted yet."""
     common: dict[str, Any] = {"pooling": 1.0, "random_state": seed, "verbose": verbose}
     hybrid = LocalizedDiffusion(method="hybrid", radius=RADIUS, recipe=replace(recipe, seed=seed), **common)
     return {"Gaussian": LocalizedDiffusion(method="gaussian", **common), "hybrid": hybrid}
 
 
 def losses(model: LocalizedDiffusion, test: xr.DataArray, seed: int = 0) -> Float[np.ndarray, "level patch"]:
-    """Denoising loss of each patch at each of the nine noise levels.
-
-    Parameters
-    ----------
-    model : LocalizedDiffusion
-        Fitted.
-    test : DataArray, (patch, row, column)
-    seed : int
-        Of the noise, which is the same for all models.
-    """
-    z = model.marginal_.transform(model.codec_.encode(test))
+    """Denoising loss of each patch at each of the nine noise levels."""
+    z = model.marginal_(model.codec_.encode(test))
     return held_out(model.score_, torch.from_numpy(z), [time_of(sigma) for sigma in SIGMAS], seed=seed)
 
 
@@ -152,17 +124,6 @@ def compare(
     gaussian: Float[np.ndarray, "level patch"], hybrid: Float[np.ndarray, "level patch"]
 ) -> tuple[tuple[Level, ...], Level]:
     """Compare two models at each noise level, and over all levels alike.
-
-    Parameters
-    ----------
-    gaussian, hybrid : ndarray, shape (level, patch)
-        From `losses`; patches in order, in multiples of eight.
-
-    Returns
-    -------
-    levels : tuple of Level
-    mean : Level
-        Of losses averaged over the levels, its ``sigma`` nan.
 
     Examples
     --------
@@ -174,7 +135,7 @@ def compare(
 
     def level(sigma: float, one: Float[np.ndarray, " patch"], other: Float[np.ndarray, " patch"]) -> Level:
         blocks = (one - other).reshape(-1, BLOCK).mean(axis=1)
-        return Level(sigma, float(one.mean()), float(other.mean()), standard_error(blocks, contiguous=False))
+        return Level(sigma, float(one.mean()), float(other.mean()), standard_error(blocks))
 
     levels = tuple(level(*row) for row in zip(SIGMAS, gaussian, hybrid, strict=True))
     return levels, level(float("nan"), gaussian.mean(axis=0), hybrid.mean(axis=0))
@@ -183,29 +144,10 @@ def compare(
 def run(
     out: Path, *, seed: int = 0, say: Callable[[str], None] = print, verbose: bool = False, recipe: Recipe = RECIPE
 ) -> dict[str, Any]:
-    """Fit both models, compare them and draw patches, larger fields and the table of losses into ``gravel.png``.
-
-    Parameters
-    ----------
-    out : Path
-        Folder to write to.
-    seed : int
-        Of the training, the draws and the noise.
-    say : callable
-        Told in words what is done and found.
-    verbose : bool
-        Show progress on stderr.
-    recipe : Recipe
-        Of the network's training; its seed is replaced.
-
-    Returns
-    -------
-    dict
-        The numbers.
-    """
+    """Fit both models, compare them and draw patches, larger fields and the table of losses into ``gravel.png``."""
     start = time.perf_counter()
     learnt, kept = regions(gravel())
-    train, test = patches(learnt), patches(kept)
+    train, test = cut_patches(learnt), cut_patches(kept)
     say(
         "\nGravel: a photograph of flat stones, sharp edges and black gaps, far from Gaussian.\n  Learning from "
         f"{len(train)} patches of {PATCH} x {PATCH} pixels; {len(test)} patches from another part of the picture are "
@@ -247,7 +189,7 @@ HEADER = ("noise", "Gaussian", "hybrid", "gain", "+-")
 
 
 def in_words(levels: Sequence[Level], mean: Level) -> str:
-    """Table of the losses, and what it says."""
+    """Table of the losses, in words too."""
     lines = ["  ".join(cell.rjust(8) for cell in row) for row in (HEADER, *rows(levels, mean))]
     worse = [f"{level.sigma:g}" for level in levels if level.hybrid > level.gaussian]
     but = f", though not at noise {', '.join(worse)}" if worse else ""

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtr, stdtrit
 
-from nearfield.evaluation.check import Check
+from nearfield.evaluation.check import Verdict
 from nearfield.evaluation.moment import Moments, Statistic
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
+
+__all__ = ["FALSE_ALARM", "Agreement", "drift_names", "threshold"]
 
 FALSE_ALARM = 0.02  # of all the checks of moments of a report together
 _DRAWS = 20_000
@@ -35,7 +36,7 @@ class Agreement:
     Attributes
     ----------
     statistics : tuple of Statistic
-        What the moments are.
+        Names of the moments.
     data, generated : Moments
         To compare.
     training : Moments or None
@@ -67,12 +68,12 @@ class Agreement:
         near = learned <= _allowed(self.training, self.generated, self.statistics, self.share)
         return near & (drift * self.difference() > 0) & (np.abs(drift) >= 0.5 * np.abs(self.difference()))
 
-    def checks(self) -> list[Check]:
+    def checks(self) -> list[Verdict]:
         """One check for each group of statistics: that of the statistic which stands out most from chance."""
         names = list(dict.fromkeys(s.check for s in self.statistics))
         if min(self.data.n_samples, self.generated.n_samples) < _FEWEST:
             why = f"Resampling needs {_FEWEST} samples of each kind."
-            return [Check.unknown(name, why) for name in names]
+            return [Verdict.unknown(name, why) for name in names]
         with np.errstate(invalid="ignore"):
             difference, allowed, drifted = self.difference(), self.allowed(), self.like_training()
         return [self._check(name, difference, allowed, drifted) for name in names]
@@ -83,19 +84,19 @@ class Agreement:
         difference: Float[np.ndarray, " statistic"],
         allowed: Float[np.ndarray, " statistic"],
         drifted: Bool[np.ndarray, " statistic"],
-    ) -> Check:
+    ) -> Verdict:
         members = [
             k for k, s in enumerate(self.statistics) if s.check == name and np.isfinite(difference[k] + allowed[k])
         ]
         if not members:
-            return Check.unknown(name, "The data or the generated fields are too few for this, or have no variance.")
+            return Verdict.unknown(name, "The data or the generated fields are too few for this, or have no variance.")
         # A departure that the data themselves show says less than one that they do not.
         worst = max(
             members, key=lambda k: (not drifted[k] and abs(difference[k]) > allowed[k], _over(difference, allowed, k))
         )
         statistic, value, half = self.statistics[worst], float(difference[worst]), float(allowed[worst])
         limit = max(half, 2 * statistic.small)
-        what = f"{statistic.label[0].upper()}{statistic.label[1:]}"
+        label = f"{statistic.label[0].upper()}{statistic.label[1:]}"
         chance = (
             f"the interval is what chance alone reaches over all statistics together, or "
             f"{100 * statistic.small:g} % of no consequence"
@@ -104,16 +105,16 @@ class Agreement:
         )
         of = f", of {len(members)} the one that stands out most" if len(members) > 1 else ""
         if statistic.kind == "ratio":
-            sentence = f"{what}, generated over data{of}; {chance}."
-            shown, ends, far = np.exp(value), np.exp([-half, half]), np.exp([-limit, limit])
+            sentence = f"{label}, generated over data{of}; {chance}."
+            found, ends, far = np.exp(value), np.exp([-half, half]), np.exp([-limit, limit])
         else:
             unit = "" if name.startswith("correlation") else ", in standard deviations"
-            sentence = f"{what}, generated less data{unit}{of}; {chance}."
-            shown, ends, far = value, np.array([-half, half]), np.array([-limit, limit])
-        check = Check.judge(name, float(shown), tuple(map(float, ends)), tuple(map(float, far)), sentence)  # type: ignore[arg-type]
+            sentence = f"{label}, generated less data{unit}{of}; {chance}."
+            found, ends, far = value, np.array([-half, half]), np.array([-limit, limit])
+        check = Verdict.judge(name, float(found), tuple(map(float, ends)), tuple(map(float, far)), sentence)  # type: ignore[arg-type]
         if drifted[worst] and check.status != "pass":
-            told = f"{sentence} Your held-out data differ from the training data as much."
-            return Check(name, "warn", check.value, check.low, check.high, told)
+            drift = f"{sentence} Your held-out data differ from the training data as much."
+            return Verdict(name, "warn", check.value, check.low, check.high, drift)
         return check
 
     def table(self) -> list[dict[str, Any]]:
@@ -128,7 +129,7 @@ class Agreement:
         return rows
 
 
-def drift_names(checks: Sequence[Check]) -> list[str]:
+def drift_names(checks: Sequence[Verdict]) -> list[str]:
     """Names of the checks in which held-out data are no nearer to the training data than the generated fields."""
     return [c.name for c in checks if c.sentence.endswith("differ from the training data as much.")]
 
@@ -168,9 +169,9 @@ def threshold(error: Float[np.ndarray, "s s"], n_samples: int, rate: float) -> f
     scale = np.sqrt(np.maximum(np.diag(error), 0.0))
     live = scale > 0
     if not live.any():
-        return float(student.isf(rate / 2, max(n_samples - 1, 1)))
+        return -float(stdtrit(max(n_samples - 1, 1), rate / 2))
     correlation = error[np.ix_(live, live)] / np.outer(scale[live], scale[live])
     values, vectors = np.linalg.eigh(correlation)
     draws = np.random.default_rng(0).normal(size=(_DRAWS, len(values))) * np.sqrt(np.maximum(values, 0.0))
     reach = float(np.quantile(np.abs(draws @ vectors.T).max(axis=1), 1 - rate))
-    return float(student.isf(norm.sf(reach), max(n_samples - 1, 1)))
+    return -float(stdtrit(max(n_samples - 1, 1), ndtr(-reach)))

@@ -1,8 +1,9 @@
 """Checks that generated fields could be the data's: each a number, the interval it should be in, and one sentence.
 
-An interval is the wider of two: what chance alone reaches (false-alarm rate about 1e-3 a check) and what matters in
-practice. A number inside passes; outside, it warns up to a stated tolerance and fails beyond. A check for which the
-fields are too few is `unknown`, never passed. No check can prove two laws equal; one that fails shows that they differ.
+An interval is the wider of two: the reach of chance alone (false-alarm rate about 1e-3 a check) and a margin of no
+consequence in practice. A number inside passes; outside, it warns up to a stated tolerance and fails beyond. A check
+for which the fields are too few is `unknown`, never passed. No check can prove two laws equal; a failed one shows that
+they differ.
 """
 
 from __future__ import annotations
@@ -12,13 +13,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from nearfield.evaluation.curve import Curve, VertexPairs
 from nearfield.evaluation.metric import MarginalDistance, correlation_by_distance, nearest_distance
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+__all__ = [
+    "FALSE_ALARM",
+    "Verdict",
+    "check_copies",
+    "check_log_density",
+    "check_long_range",
+    "check_marginal",
+    "check_sample_count",
+]
 
 Status = Literal["pass", "warn", "fail", "unknown"]
 FALSE_ALARM = 1e-3
@@ -27,13 +38,13 @@ _MOST_SAMPLES, _MOST_VERTICES = 1000, 2000  # for checks whose cost is quadratic
 
 @final
 @dataclass(frozen=True)
-class Check:
+class Verdict:
     """Outcome of one check.
 
     Attributes
     ----------
     name : str
-        What was checked.
+        Name of the check.
     status : {"pass", "warn", "fail", "unknown"}
         `unknown` when the fields are too few for the check.
     value : float or None
@@ -41,11 +52,11 @@ class Check:
     low, high : float or None
         Interval it should be in; None for an open end.
     sentence : str
-        What the number is, and what its place means.
+        Meaning of the number, and of its place.
 
     Examples
     --------
-    >>> Check.judge("spread", 1.4, (0.9, 1.1), (0.8, 1.2), "variance, generated over data").status
+    >>> Verdict.judge("spread", 1.4, (0.9, 1.1), (0.8, 1.2), "variance, generated over data").status
     'fail'
     """
 
@@ -64,7 +75,7 @@ class Check:
         allowed: tuple[float | None, float | None],
         tolerated: tuple[float | None, float | None],
         sentence: str,
-    ) -> Check:
+    ) -> Verdict:
         """Pass inside `allowed`, warn inside `tolerated`, fail beyond; an end that is None is open."""
 
         def inside(interval: tuple[float | None, float | None]) -> bool:
@@ -75,14 +86,14 @@ class Check:
         return cls(name, status, float(value), *allowed, sentence)
 
     @classmethod
-    def unknown(cls, name: str, sentence: str) -> Check:
+    def unknown(cls, name: str, sentence: str) -> Verdict:
         """Say that the check could not be made, and why."""
         return cls(name, "unknown", None, None, None, sentence)
 
 
 def _noise(first: int, second: int, comparisons: int = 1) -> float:
     """Return the standard errors that the largest of so many differences passes by chance (Bonferroni)."""
-    return float(student.isf(FALSE_ALARM / 2 / comparisons, max(min(first, second) - 1, 1)))
+    return -float(stdtrit(max(min(first, second) - 1, 1), FALSE_ALARM / 2 / comparisons))
 
 
 def _ends(half_width: float) -> tuple[float, float]:
@@ -95,10 +106,10 @@ def _place(label: str, value: float) -> str:
     return f"{name} {value:.4g} {unit}"
 
 
-def check_marginal(distance: MarginalDistance, unit: str, channel: int = 0) -> Check:
+def check_marginal(distance: MarginalDistance, unit: str, channel: int = 0) -> Verdict:
     """Marginal Wasserstein-1 distance against the largest one between halves of the data."""
     value, floor, high = (float(a[channel]) for a in (distance.distance, distance.noise_floor, distance.noise_high))
-    return Check.judge(
+    return Verdict.judge(
         "marginal distributions",
         value,
         (None, high),
@@ -117,7 +128,7 @@ def check_long_range(
     *,
     block: int = 1,
     seed: int = 0,
-) -> Check:
+) -> Verdict:
     """Mean squared correlation of far pairs, generated less data: correlation that the model made up.
 
     Far is past the distance at which the data's `curve` first comes within two standard errors of zero; where it
@@ -125,7 +136,7 @@ def check_long_range(
     """
     name = "spurious long-range correlation"
     if len(real) < 4 or len(generated) < 4 or len(pairs.axis) < 2:
-        return Check.unknown(name, "This needs 4 samples of each kind and two distances.")
+        return Verdict.unknown(name, "This needs 4 samples of each kind and two distances.")
     quiet = np.flatnonzero(np.abs(curve.value[:, 0]) <= 2 * curve.error[:, 0])
     start = min(int(quiet[0]) if quiet.size else len(pairs.axis) * 3 // 4, len(pairs.axis) - 1)
     far = pairs.group >= start
@@ -142,7 +153,7 @@ def check_long_range(
     )
     half = _noise(len(real), len(generated)) * float(np.hypot(data.error[0, 0], model.error[0, 0]))
     where = "where the data's is within noise of zero" if quiet.size else "the farthest quarter of the distances"
-    return Check.judge(
+    return Verdict.judge(
         name,
         float(model.value[0, 0] - data.value[0, 0]),
         (None, max(half, 0.002)),
@@ -155,7 +166,7 @@ def check_long_range(
 
 def check_copies(
     real: Float[np.ndarray, "a vertex channel"], generated: Float[np.ndarray, "b vertex channel"], *, seed: int = 0
-) -> Check:
+) -> Verdict:
     """Share of generated fields suspiciously near a data field, less the same share among the data themselves.
 
     Near is within half the median distance from a data field to the next; 1 % more than chance is of no consequence,
@@ -163,7 +174,7 @@ def check_copies(
     """
     name = "copies of the data"
     if len(real) < 3:
-        return Check.unknown(name, "This needs 3 data samples.")
+        return Verdict.unknown(name, "This needs 3 data samples.")
     rng = np.random.default_rng(seed)
     scale = real.std(axis=0)
     vertices = np.sort(rng.permutation(real.shape[1])[:_MOST_VERTICES])
@@ -175,7 +186,7 @@ def check_copies(
     shares = float(np.mean(own < near)), float(np.mean(new < near))
     pooled = (shares[0] * len(own) + shares[1] * len(new)) / (len(own) + len(new))
     half = max(3 * np.sqrt(pooled * (1 - pooled) * (1 / len(own) + 1 / len(new))), 0.01)
-    return Check.judge(
+    return Verdict.judge(
         name,
         shares[1] - shares[0],
         (None, float(half)),
@@ -186,9 +197,9 @@ def check_copies(
     )
 
 
-def check_sample_count(n_samples: int, conditioning_size: int, pooled: bool) -> Check:
+def check_sample_count(n_samples: int, conditioning_size: int, pooled: bool) -> Verdict:
     """Fitted samples per number that one local law is conditioned on; 2 is comfortable, under 1 needs pooling."""
-    return Check.judge(
+    return Verdict.judge(
         "samples per local law",
         n_samples / max(conditioning_size, 1),
         (2.0, None),
@@ -198,14 +209,16 @@ def check_sample_count(n_samples: int, conditioning_size: int, pooled: bool) -> 
     )
 
 
-def check_log_density(generated: Float[np.ndarray, " a"], held_out: Float[np.ndarray, " b"], dimensions: int) -> Check:
+def check_log_density(
+    generated: Float[np.ndarray, " a"], held_out: Float[np.ndarray, " b"], dimensions: int
+) -> Verdict:
     """Mean log-density of the model's own fields less that of held-out data, per dimension.
 
     In nats; .05 is of no consequence, .5 fails.
     """
     errors = [values.std(ddof=1) / np.sqrt(len(values)) / dimensions for values in (generated, held_out)]
     half = max(_noise(len(generated), len(held_out)) * float(math.hypot(*errors)), 0.05)
-    return Check.judge(
+    return Verdict.judge(
         "log-density of held-out data",
         float(generated.mean() - held_out.mean()) / dimensions,
         _ends(half),

@@ -1,66 +1,116 @@
-"""Data and generated fields compared, one channel at a time: numbers, checks and pictures."""
+"""The record that a report is written from: data, generated fields, and the facts known of the fit."""
 
 from __future__ import annotations
 
-import base64
-import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from nearfield.evaluation import check, plot
-from nearfield.evaluation.agreement import Agreement
-from nearfield.evaluation.check import Check
-from nearfield.evaluation.curve import Curve, VertexPairs
-from nearfield.evaluation.metric import MarginalDistance, correlation_by_distance, radial_spectrum
-from nearfield.evaluation.moment import Yardstick, statistics_of
-from nearfield.evaluation.ruler import Ruler
-from nearfield.evaluation.training import MOST_CHANNELS, TrainingMoments
+from nearfield.evaluation.training import MOST_CHANNELS, TrainingMoments, block_length
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-    from matplotlib.axes import Axes
 
+    from nearfield.fitting.fit_report import FitReport
+    from nearfield.fitting.pooling import Pooling
     from nearfield.graph import DependencyGraph
 
-_PICTURED = 4  # fields of each kind
-_MOST_VERTICES = 1000  # for marginal distances, which are repeated
-_MOST_VALUES = 1_000_000  # in one histogram
+__all__ = ["Comparison"]
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
-    """Data and generated fields, and what is needed to compare them one channel at a time.
+    """Data and generated fields to compare, and the facts that the page repeats.
 
-    Attributes
+    Parameters
     ----------
-    real, generated : (sample, vertex, channel)
-        In the unit of the data.
+    title : str
+        Of the page.
+    real, generated : ndarray, (sample, vertex, channel)
+        Data and generated fields in the unit of the data, finite, at least 2 samples each.
     graph : DependencyGraph
         Of the vertices.
-    names, units : tuple of str
-        One a channel; a unit may be empty.
+    channels, units : tuple of str
+        Name and unit of each channel; empty: numbered, without unit.
     dims : tuple of str or None
-        Names of the lattice's axes.
-    block : int
-        Consecutive data samples resampled together in the bootstrap.
+        Names, with units, of the axes of the lattice; latitude and longitude are recognised.
+    ordered : bool
+        Whether the samples follow one another in time: error bands then resample blocks of them.
+    fitted_on : bool or None
+        Whether the model has seen these data; None: unknown, and the page says so.
+    trained : TrainingMoments or None
+        Moments of the training data, compared with where `real` are other data (`fitted_on=False`).
+    fit : FitReport or None
+        Of the fit: choice of the locality, noise levels, training, durations, warnings.
+    radius : int or None
+        Hops; None takes the one chosen in `fit`.
+    pooling : Pooling or None
+        None takes the one chosen in `fit`.
+    conditioning_size : int or None
+        Numbers that one local law is conditioned on; None takes the effective dimension (3.2) at the radius, a bound.
+    log_density : mapping of str to ndarray, (sample,)
+        Log-densities in nats under the model; `"held out"` beside `"generated"` is also a check.
+    provenance : mapping
+        Further facts, such as source, licence, version, seed and digest.
     seed : int
-        Of pairs, splits and bootstrap.
-    training : TrainingMoments or None
-        What is kept of the data that were fitted, where `real` are others.
+        Of the pairs, splits and bootstrap of the report itself.
+
+    Raises
+    ------
+    ValueError
+        If the arrays do not fit each other and the graph, hold fewer than 2 samples or are not finite.
+
+    Examples
+    --------
+    >>> from nearfield.graph import DependencyGraph
+    >>> x = np.random.default_rng(0).normal(size=(2, 60, 12, 1))
+    >>> Comparison("noise", x[0], x[1], DependencyGraph.chain(12), ordered=True).block
+    4
     """
 
+    title: str
     real: Float[np.ndarray, "sample vertex channel"]
     generated: Float[np.ndarray, "member vertex channel"]
     graph: DependencyGraph
-    names: tuple[str, ...]
-    units: tuple[str, ...]
-    dims: tuple[str, ...] | None
-    block: int
-    seed: int
-    training: TrainingMoments | None = None
+    channels: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    dims: tuple[str, ...] | None = None
+    ordered: bool = False
+    fitted_on: bool | None = None
+    trained: TrainingMoments | None = None
+    fit: FitReport | None = None
+    radius: int | None = None
+    pooling: Pooling | None = None
+    conditioning_size: int | None = None
+    log_density: Mapping[str, Float[np.ndarray, " sample"]] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, x in (("real", self.real), ("generated", self.generated)):
+            _check_fields(name, x, self.graph)
+            object.__setattr__(self, name, np.asarray(x, dtype=float))
+        count = self.real.shape[2]
+        if count != self.generated.shape[2]:
+            raise ValueError(f"generated must have the {count} channels of real, got {self.generated.shape[2]}")
+        for name, default in (("channels", [f"channel {k}" for k in range(count)]), ("units", [""] * count)):
+            labels = tuple(getattr(self, name) or default)
+            if len(labels) != count:
+                raise ValueError(f"{name} must name each of the {count} channels, got {len(labels)}")
+            object.__setattr__(self, name, labels)
+
+    @property
+    def block(self) -> int:
+        """Consecutive samples that are resampled together."""
+        return block_length(len(self.real), self.ordered)
+
+    @property
+    def held_out_from(self) -> TrainingMoments | None:
+        """Moments of the training data, where the data are held out from them."""
+        return self.trained if self.fitted_on is False else None
 
     def describe(self) -> dict[str, Any]:
         """Sizes and layout of the data."""
@@ -71,143 +121,21 @@ class Comparison:
             "n_vertices": self.graph.n_vertices,
             "n_channels": self.real.shape[2],
             "n_channels_compared": min(self.real.shape[2], MOST_CHANNELS),
-            "channels": list(self.names),
+            "channels": list(self.channels),
             "units": list(self.units),
             "graph": repr(self.graph),
             "lattice": None if lattice is None else list(lattice.shape),
             "cells_removed": 0 if lattice is None else int(np.prod(lattice.shape)) - self.graph.n_vertices,
             "dims": self.dims,
+            "fitted_on": self.fitted_on,
+            "ordered": self.ordered,
         }
 
-    def channel(self, c: int) -> tuple[dict[str, Any], list[Check], dict[str, str]]:
-        """Numbers, checks and pictures of one channel."""
-        real, generated = self.real[..., c : c + 1], self.generated[..., c : c + 1]
-        name, unit = self.names[c], self.units[c]
-        label = f"{name}, {unit}" if unit else name
-        numbers: dict[str, Any] = {"name": name, "unit": unit}
-        numbers["statistics"] = {"data": _moments(real), "generated": _moments(generated)}
-        pictures = self._picture_fields(c, label) | self._picture_marginals(real, generated, label)
-        checks = self._check_marginal(real, generated, unit, numbers)
-        checks += self._check_correlation(real, generated, numbers, pictures)
-        self._show_spectrum(real, generated, unit, numbers, pictures)
-        checks += self._check_moments(c, numbers)
-        if len(self.names) > 1:
-            checks = [Check(f"{name}: {k.name}", k.status, k.value, k.low, k.high, k.sentence) for k in checks]
-        return numbers, checks, pictures
 
-    def _picture_fields(self, c: int, label: str) -> dict[str, str]:
-        # Taken by position, not by eye: data evenly spread over the record, generated fields the first ones.
-        shown = min(_PICTURED, len(self.real), len(self.generated))
-        places = np.linspace(0, len(self.real) - 1, shown).round().astype(int)
-        kinds = {
-            "fields": {f"data {k + 1}": self.real[k, :, c] for k in places},
-            "generated": {f"generated {k + 1}": self.generated[k, :, c] for k in range(shown)},
-        }
-        together = np.stack([values for panels in kinds.values() for values in panels.values()])
-        scale = plot.common_scale(together, self.graph)
-        return {
-            name: png(plot.fields(panels, self.graph, label=label, dims=self.dims, scale=scale, columns=2)[0])
-            for name, panels in kinds.items()
-        }
-
-    def _picture_marginals(
-        self, real: Float[np.ndarray, ...], generated: Float[np.ndarray, ...], label: str
-    ) -> dict[str, str]:
-        rng = np.random.default_rng(self.seed)
-        a, b = (x.ravel() if x.size <= _MOST_VALUES else rng.choice(x.ravel(), _MOST_VALUES) for x in (real, generated))
-        return {
-            "marginal": png(plot.marginal({"data": a, "generated": b}, label=label)),
-            "quantiles": png(plot.quantiles(a, b, label=label)),
-        }
-
-    def _check_marginal(
-        self,
-        real: Float[np.ndarray, ...],
-        generated: Float[np.ndarray, ...],
-        unit: str,
-        numbers: dict[str, Any],
-    ) -> list[Check]:
-        if len(real) < 4:
-            numbers["marginal"] = None
-            return [Check.unknown("marginal distributions", f"This needs 4 data samples, there are {len(real)}.")]
-        vertices = np.random.default_rng(self.seed).permutation(self.graph.n_vertices)[:_MOST_VERTICES]
-        distance = MarginalDistance.measure(real[:, vertices], generated[:, vertices], seed=self.seed)
-        numbers["marginal"] = {
-            "wasserstein": distance.distance[0],
-            "noise_floor": distance.noise_floor[0],
-            "noise_high": distance.noise_high[0],
-            "samples_each": distance.size,
-            "vertices": len(vertices),
-        }
-        return [check.check_marginal(distance, unit)]
-
-    def _check_correlation(
-        self,
-        real: Float[np.ndarray, ...],
-        generated: Float[np.ndarray, ...],
-        numbers: dict[str, Any],
-        pictures: dict[str, str],
-    ) -> list[Check]:
-        if self.graph.n_vertices < 2 or (self.graph.coordinates is None and not self.graph.adjacency.nnz):
-            numbers["correlation"] = None
-            return []
-        most = max(20_000, min(200_000, 100_000_000 // max(len(real), len(generated))))
-        pairs = VertexPairs.draw(self.graph, max_pairs=most, seed=self.seed)
-        ours = correlation_by_distance(real, pairs, block=self.block, seed=self.seed)
-        theirs = correlation_by_distance(generated, pairs, seed=self.seed + 1)
-        numbers["correlation"] = _curves(ours, theirs)
-        pictures["correlation"] = png(plot.correlation({"data": ours, "generated": theirs}))
-        return [check.check_long_range(real, generated, pairs, ours, block=self.block, seed=self.seed)]
-
-    def _show_spectrum(
-        self,
-        real: Float[np.ndarray, ...],
-        generated: Float[np.ndarray, ...],
-        unit: str,
-        numbers: dict[str, Any],
-        pictures: dict[str, str],
-    ) -> None:
-        lattice = self.graph.lattice
-        numbers["spectrum"] = None
-        if lattice is None or self.graph.n_vertices < np.prod(lattice.shape) or self.graph.n_vertices < 4:
-            return
-        ours = radial_spectrum(real, lattice, block=self.block, seed=self.seed)
-        theirs = radial_spectrum(generated, lattice, seed=self.seed + 1)
-        numbers["spectrum"] = _curves(ours, theirs)
-        pictures["spectrum"] = png(plot.spectrum({"data": ours, "generated": theirs}, unit=unit))
-
-    def _check_moments(self, c: int, numbers: dict[str, Any]) -> list[Check]:
-        """Compare the moments: by the yardstick of the training data where it is kept, else by that of the data."""
-        ruler = Ruler.of(self.graph)
-        real, generated = self.real[..., c], self.generated[..., c]
-        kept = None if self.training is None else self.training.channels[c]
-        stick = Yardstick.of(real) if kept is None else kept[0]
-        found = Agreement(
-            statistics_of(ruler),
-            stick.measure(real, ruler, own=kept is None, block=self.block),
-            stick.measure(generated, ruler),
-            None if kept is None else kept[1],
-            min(len(self.names), MOST_CHANNELS),
-        )
-        numbers["moments"] = found.table()
-        return found.checks()
-
-
-def _moments(x: Float[np.ndarray, ...]) -> dict[str, float]:
-    return {"mean": x.mean(), "standard_deviation": x.std(), "minimum": x.min(), "maximum": x.max()}
-
-
-def _curves(real: Curve, generated: Curve) -> dict[str, Any]:
-    shape = {"label": real.label, "axis": real.axis, "count": real.count}
-    for name, curve in (("data", real), ("generated", generated)):
-        shape[name] = {part: getattr(curve, part)[:, 0] for part in ("value", "low", "high", "error")}
-    return shape
-
-
-def png(ax: Axes) -> str:
-    """Picture of the figure the axes are on, as the body of a data URI."""
-    buffer = io.BytesIO()
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+def _check_fields(name: str, x: Float[np.ndarray, ...], graph: DependencyGraph) -> None:
+    if x.ndim != 3 or x.shape[1] != graph.n_vertices:
+        raise ValueError(f"{name} must have shape (samples, {graph.n_vertices} vertices, channels), got {x.shape}")
+    if len(x) < 2:
+        raise ValueError(f"{name} must have at least 2 samples, got {len(x)}")
+    if not np.isfinite(x).all():
+        raise ValueError(f"{name} must be finite, got {np.count_nonzero(~np.isfinite(x))} values that are not")

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Literal, final
 import numpy as np
 from scipy.sparse.csgraph import dijkstra
 
+from nearfield.graph.coordinate import EARTH_RADIUS
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
     from nearfield.graph import DependencyGraph
 
-EARTH_RADIUS_KM = 6371.0088  # mean radius of the IUGG
+__all__ = ["Curve", "VertexPairs"]
+
 _REPLICATES = 500
 _MAX_DISTANCES = 4_000_000  # distances held at a time: 32 MB
 
@@ -116,11 +119,6 @@ class VertexPairs:
     def lags(cls, n_vertices: int, max_lag: int) -> VertexPairs:
         """All pairs `(i, i + lag)` of a chain, for lags 0 to `max_lag`.
 
-        Raises
-        ------
-        ValueError
-            If `max_lag` is negative or reaches past the chain.
-
         Examples
         --------
         >>> VertexPairs.lags(5, 2).axis
@@ -144,23 +142,6 @@ class VertexPairs:
         seed: int = 0,
     ) -> VertexPairs:
         """Draw pairs evenly over the classes of distance; all pairs when there are few.
-
-        Parameters
-        ----------
-        bins
-            At most how many classes, narrow at short distances; or their increasing edges.
-        by
-            `"coordinates"`: great-circle km, or Euclidean in the unit of the coordinates; `"hops"`: (2.12) of arXiv
-            2505.04417; `"auto"`: coordinates where the graph has them.
-        max_pairs
-            Bound on the number of pairs.
-        seed
-            Of the draw; the same graph and seed give the same pairs, so two data sets can be compared pair by pair.
-
-        Raises
-        ------
-        ValueError
-            If coordinates are asked for and there are none, or if no pair of vertices is connected.
 
         Examples
         --------
@@ -203,10 +184,10 @@ def _distances(
         return dijkstra(graph.adjacency, directed=False, indices=sources, unweighted=True), "graph distance, hops"
     points = np.asarray(graph.coordinates, dtype=float)
     if graph.metric == "haversine":
-        lat, lon = np.deg2rad(points).T
-        half = np.sin((lat[sources, None] - lat) / 2) ** 2
-        half += np.cos(lat[sources, None]) * np.cos(lat) * np.sin((lon[sources, None] - lon) / 2) ** 2
-        return 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(half, 0, 1))), "great-circle distance, km"
+        from sklearn.metrics.pairwise import haversine_distances  # half a second to import
+
+        angles = np.deg2rad(points)
+        return EARTH_RADIUS * haversine_distances(angles[sources], angles), "great-circle distance, km"
     square = sum((column[sources, None] - column) ** 2 for column in points.T)
     return np.sqrt(square), "distance, unit of the coordinates"
 

@@ -21,6 +21,19 @@ if TYPE_CHECKING:
     from nearfield.graph import DependencyGraph
     from nearfield.graph.lattice import Lattice
 
+__all__ = [
+    "MarginalDistance",
+    "autocorrelation",
+    "correlation_by_distance",
+    "covariance_error",
+    "entrywise_error",
+    "gaussian_kl",
+    "nearest_distance",
+    "radial_spectrum",
+    "roughness",
+    "wasserstein",
+]
+
 _BLOCK_ENTRIES = 4_000_000  # entries of one temporary array: 32 MB in float64
 
 
@@ -57,7 +70,7 @@ def gaussian_kl(
 ) -> float:
     """Kullback-Leibler divergence KL(true || generated) of two Gaussians, in nats.
 
-    The expectation is under the truth: what the data lose, on average, when the generated law is used to code them.
+    The expectation is under the truth: the mean loss where the generated law codes the data.
     Divide by d for nats per dimension. A mean left out is zero.
 
     Raises
@@ -111,7 +124,7 @@ def wasserstein(
 @final
 @dataclass(frozen=True)
 class MarginalDistance:
-    """Wasserstein-1 distance of the marginals, averaged over vertices, beside what equal laws would show.
+    """Wasserstein-1 distance of the marginals, averaged over vertices, and the same of equal laws.
 
     Attributes
     ----------
@@ -120,7 +133,7 @@ class MarginalDistance:
     noise_floor : (channel,)
         The same distance between two disjoint real sets of that size.
     noise_high : (channel,)
-        The largest such distance among the splits: what chance alone still reaches.
+        The largest such distance among the splits: the reach of chance alone.
     size : int
         Samples in each set.
     """
@@ -212,7 +225,7 @@ def correlation_by_distance(
             a, b = z[:, pairs.first[members[part]]], z[:, pairs.second[members[part]]]
             r = (a * b).mean(axis=0)
             # A sample moves the correlation through the product and, since each vertex is in units of
-            # its own sample deviation, through the two variances.
+            # its own sample std, through the two variances.
             move = a * b - r * (a**2 + b**2) / 2
             value[point] += (r**2 - (1 - r**2) / (n_samples - 2) if squared else r).sum(axis=0)
             influence[:, point] += (2 * r * move if squared else move).sum(axis=1)
@@ -321,13 +334,12 @@ def nearest_distance(
     >>> nearest_distance(x)
     array([1., 1., 4.])
     """
-    own = reference is None
-    a = x.reshape(len(x), -1)
-    b = a if reference is None else reference.reshape(len(reference), -1)
-    square = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
-    if own:
-        np.fill_diagonal(square, np.inf)
-    return np.sqrt(np.maximum(square.min(axis=1), 0) / a.shape[1])
+    from sklearn.neighbors import NearestNeighbors  # half a second to import
+
+    points = x.reshape(len(x), -1)
+    others = points if reference is None else reference.reshape(len(reference), -1)
+    nearest = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(others)
+    return nearest.kneighbors(None if reference is None else points)[0][:, 0] / np.sqrt(points.shape[1])
 
 
 def _slices(length: int, entries_each: int) -> Iterator[slice]:

@@ -167,13 +167,6 @@ class Yardstick:
     ) -> Moments:
         """Measure a set of fields.
 
-        Parameters
-        ----------
-        own
-            Whether these are the training data: each half is then measured by the other.
-        block
-            Consecutive samples that are resampled together.
-
         Examples
         --------
         >>> from nearfield.graph import DependencyGraph
@@ -183,7 +176,7 @@ class Yardstick:
         >>> bool(np.isclose(np.exp(wide[1]), 2.25, rtol=0.2))  # the total variance
         True
         """
-        # About the set's own mean: what the mean takes from the variance is given back.
+        # About the set's own mean: the mean's share of the variance is added again.
         mean = x.mean(axis=0)
         back = np.sqrt(len(x) / (len(x) - 1))
         raw = self._folded(lambda fold, part: self._means(x[part], mean, back, fold, ruler), len(x), own)

@@ -1,32 +1,20 @@
-"""The page of a report: its summary as plain numbers, and these in HTML."""
+"""The page of a report: its summary in HTML."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
-import numpy as np
-from markupsafe import Markup
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
-
-def plain(value: Any) -> Any:
-    """Turn numpy values and infinities into what JSON can hold; what is no number becomes null."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else "infinite"
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+__all__ = ["render"]
 
 
 def render(summary: dict[str, Any], pictures: dict[str, str]) -> str:
     """Return the page; pictures are by place in the summary and name."""
+    import jinja2
+    from markupsafe import Markup
 
     def number(place: str, digits: int = 4, key: str | None = None) -> Markup:
         value: Any = summary

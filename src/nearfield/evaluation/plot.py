@@ -1,21 +1,18 @@
 """Pictures of fields, and of the statistics that compare generated fields with real ones.
 
 Every function draws on the axes it is given, or on a new figure, and returns the axes; `axes.figure.savefig(path)`
-writes it. No pyplot, so nothing global is touched and no display is needed. Colours are from the palette of Okabe and
-Ito, which readers with any colour vision tell apart; data are dark grey, generated fields blue.
+writes it. No pyplot, so nothing global is touched and no display is needed.
 """
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MultipleLocator, NullFormatter
 from scipy.special import ndtr
 
+from nearfield.evaluation.canvas import COLOURS, DATA, GENERATED, LINES, new_axes, single_axes, wrapped
 from nearfield.evaluation.view import ColourScale, View
 
 if TYPE_CHECKING:
@@ -23,33 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from nearfield.evaluation.curve import Curve
-    from nearfield.fitting.covariance import Pooling
-    from nearfield.fitting.neural import LevelChoice
-    from nearfield.fitting.selection import Candidate, SelectionReport
-    from nearfield.fitting.training import TrainingReport
     from nearfield.graph import DependencyGraph
 
-DATA, GENERATED, ACCENT = "#444444", "#0072B2", "#D55E00"
-_COLOURS = (DATA, GENERATED, "#009E73", "#CC79A7")
-_LINES = ("-", "--", "-.", ":")
-
-
-def _new_axes(rows: int, columns: int, width: float, height: float) -> list[Axes]:
-    """Axes of a new figure, row by row; inches."""
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-    return list(figure.subplots(rows, columns, squeeze=False).ravel())
-
-
-def _wrapped(text: str, width: int = 36) -> str:
-    """Break a long name into lines that stay inside a small figure."""
-    return textwrap.fill(text.strip(), width)
-
-
-def _single(ax: Axes | None, width: float = 5.4, height: float = 3.6) -> Axes:
-    if ax is None:
-        ax = _new_axes(1, 1, width, height)[0]
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax
+__all__ = ["common_scale", "completion", "correlation", "fields", "marginal", "modes", "quantiles", "spectrum"]
 
 
 def fields(
@@ -65,25 +38,6 @@ def fields(
 ) -> list[Axes]:
     """Fields side by side on one colour scale, or as lines on one vertical scale where the graph is one-dimensional.
 
-    Parameters
-    ----------
-    panels
-        Title and values (vertex,) of each picture, in the unit of the data.
-    graph
-        Says where the vertices are. Two-dimensional lattices are drawn as maps, missing vertices (land) grey; of
-        three-dimensional ones the middle slice of the first axis; coordinates without a lattice as dots; no
-        coordinates, as values in order of vertex.
-    label
-        Name and unit of the values.
-    dims
-        Names (and units) of the axes of the lattice, or of the coordinates.
-    scale
-        Range and colours; by default covers all panels, for maps all but the outermost 0.4 % of their values.
-    columns
-        Pictures in a row.
-    bar
-        Where the colour bar stands.
-
     Examples
     --------
     >>> from nearfield.graph import DependencyGraph
@@ -97,26 +51,31 @@ def fields(
     if axes is None:
         columns = min(columns, len(panels))
         rows = -(-len(panels) // columns)
-        axes = _new_axes(rows, columns, max(2.6 * columns, 4.5), (0.5 + 2.15 * view.aspect) * rows + 0.3)
+        axes = new_axes(rows, columns, max(2.6 * columns, 4.5), (0.5 + 2.15 * view.aspect) * rows + 0.3)
     mappable = None
     for i, (ax, (title, values)) in enumerate(zip(axes, panels.items(), strict=False)):
         mappable = view.draw(ax, values, scale)
         ax.set_title(title, fontsize="medium")
-        outer = ax.get_subplotspec()
-        if view.is_map or outer is None or outer.is_last_row() or i + columns >= len(panels):
-            ax.set_xlabel(view.x_label if outer is None or outer.is_last_row() else "")
-        first = outer is None or outer.is_first_col()
-        if first:
-            ax.set_ylabel(view.y_label if view.is_map else _wrapped(label, 22))
-        ax.tick_params(labelleft=first, labelsize="small")
+        _label_outer(ax, view, label, bottom=i + columns >= len(panels))
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     if mappable is not None:
-        text = _wrapped(label) + (f"\n{view.note}" if view.note else "")
+        text = wrapped(label) + (f"\n{view.note}" if view.note else "")
         beyond = min(map(np.min, panels.values())) < scale.low, max(map(np.max, panels.values())) > scale.high
         extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
         axes[0].figure.colorbar(mappable, ax=list(axes), label=text, shrink=0.8, pad=0.02, location=bar, extend=extend)
     return list(axes)[: len(panels)]
+
+
+def _label_outer(ax: Axes, view: View, label: str, *, bottom: bool) -> None:
+    """Name the axes of a picture where no other picture stands below it or to its left."""
+    outer = ax.get_subplotspec()
+    if view.is_map or bottom or outer is None or outer.is_last_row():
+        ax.set_xlabel(view.x_label if outer is None or outer.is_last_row() else "")
+    first = outer is None or outer.is_first_col()
+    if first:
+        ax.set_ylabel(view.y_label if view.is_map else wrapped(label, 22))
+    ax.tick_params(labelleft=first, labelsize="small")
 
 
 def common_scale(values: Float[np.ndarray, "panel vertex"], graph: DependencyGraph) -> ColourScale:
@@ -142,16 +101,16 @@ def marginal(
     >>> ax.get_xlabel()
     'height, m'
     """
-    ax = _single(ax)
+    ax = single_axes(ax)
     ends = [np.quantile(values, [0.0005, 0.9995]) for values in samples.values()]
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
     edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     for i, (name, values) in enumerate(samples.items()):
         # Relative to all values, not to those inside the edges, so that curves with different tails stay comparable.
         density = np.histogram(values, edges)[0] / (np.size(values) * np.diff(edges))
-        style: dict[str, Any] = {"fill": True, "alpha": 0.3} if i == 0 else {"lw": 1.6, "ls": _LINES[i - 1]}
-        ax.stairs(density, edges, label=name, color=_COLOURS[i % 4], **style)
-    ax.set(xlabel=_wrapped(label) or "value", ylabel="probability density, per unit of value", ylim=(0, None))
+        style: dict[str, Any] = {"fill": True, "alpha": 0.3} if i == 0 else {"lw": 1.6, "ls": LINES[i - 1]}
+        ax.stairs(density, edges, label=name, color=COLOURS[i % 4], **style)
+    ax.set(xlabel=wrapped(label) or "value", ylabel="probability density, per unit of value", ylim=(0, None))
     ax.legend(frameon=False)
     return ax
 
@@ -169,13 +128,13 @@ def quantiles(
     >>> ax.get_ylabel()
     'generated height, m'
     """
-    ax = _single(ax, 4.2, 3.8)
+    ax = single_axes(ax, 4.2, 3.8)
     probability = ndtr(np.linspace(-3.29, 3.29, 61))
     x, y = np.quantile(real, probability), np.quantile(generated, probability)
     ends = [min(x[0], y[0]), max(x[-1], y[-1])]
     ax.plot(ends, ends, color=DATA, lw=1, label="equal laws")
     ax.plot(x, y, ".", color=GENERATED, ms=6, label="quantiles, .0005 to .9995")
-    ax.set(xlabel=_wrapped(f"data {label}"), ylabel=_wrapped(f"generated {label}"), aspect="equal")
+    ax.set(xlabel=wrapped(f"data {label}"), ylabel=wrapped(f"generated {label}"), aspect="equal")
     ax.legend(frameon=False, loc="upper left", fontsize="small")
     return ax
 
@@ -190,7 +149,7 @@ def correlation(curves: Mapping[str, Curve], ax: Axes | None = None, *, channel:
     >>> correlation({"data": autocorrelation(x, 3)}).get_xlabel()
     'lag, steps'
     """
-    ax = _single(ax)
+    ax = single_axes(ax)
     ax.axhline(0, color="black", lw=0.6)
     _bands(curves, ax, channel)
     ax.set(ylabel="mean correlation of two vertices")
@@ -209,7 +168,9 @@ def spectrum(curves: Mapping[str, Curve], ax: Axes | None = None, *, channel: in
     >>> spectrum({"data": radial_spectrum(x, DependencyGraph.torus((8, 8)).lattice)}, unit="K").get_ylabel()
     'power per mode, K²'
     """
-    ax = _single(ax)
+    from matplotlib.ticker import NullFormatter
+
+    ax = single_axes(ax)
     _bands(curves, ax, channel, positive=True)
     ax.set(xscale="log", yscale="log")
     # Labels at 1, 2, 5: the minor labels of matplotlib overlap on an axis of about one decade.
@@ -233,10 +194,12 @@ def modes(
     >>> modes({"data": (np.ones(5), 0.1 * np.ones(5))}).get_xlabel()
     'leading mode of the training data'
     """
-    ax = _single(ax)
+    from matplotlib.ticker import MultipleLocator
+
+    ax = single_axes(ax)
     for i, (name, (value, error)) in enumerate(variances.items()):
         at = np.arange(1, len(value) + 1) + 0.18 * (i - (len(variances) - 1) / 2)
-        ax.errorbar(at, value, 1.96 * error, ls="", marker="osD^"[i % 4], ms=5, color=_COLOURS[i % 4], label=name)
+        ax.errorbar(at, value, 1.96 * error, ls="", marker="osD^"[i % 4], ms=5, color=COLOURS[i % 4], label=name)
     ax.set(xlabel="leading mode of the training data", ylabel="variance along the mode", ylim=(0, None))
     ax.xaxis.set_major_locator(MultipleLocator(1))
     style: dict[str, Any] = {"ncols": 3, "fontsize": "small", "columnspacing": 1, "handletextpad": 0.2}
@@ -245,126 +208,23 @@ def modes(
 
 
 def _bands(curves: Mapping[str, Curve], ax: Axes, channel: int, *, positive: bool = False) -> None:
-    """One line and band per curve; `positive` leaves out what a logarithmic axis cannot show."""
+    """One line and band per curve; `positive` leaves out points off a logarithmic axis."""
     for i, (name, curve) in enumerate(curves.items()):
-        shown = (curve.axis > 0) & (curve.value[:, channel] > 0) if positive else slice(None)
+        drawn = (curve.axis > 0) & (curve.value[:, channel] > 0) if positive else slice(None)
         x, value, low, high = (
-            a[shown] for a in (curve.axis, curve.value[:, channel], curve.low[:, channel], curve.high[:, channel])
+            a[drawn] for a in (curve.axis, curve.value[:, channel], curve.low[:, channel], curve.high[:, channel])
         )
-        colour = _COLOURS[i % 4]
+        colour = COLOURS[i % 4]
         # The band of a power cannot reach zero on a logarithmic axis: cut a decade below the line.
         ax.fill_between(x, np.maximum(low, value / 10) if positive else low, high, color=colour, alpha=0.2, lw=0)
-        ax.plot(x, value, color=colour, ls=_LINES[i % 4], lw=1.6, label=name)
+        ax.plot(x, value, color=colour, ls=LINES[i % 4], lw=1.6, label=name)
         ax.set_xlabel(curve.label)
-
-
-def selection(report: SelectionReport, ax: Axes | None = None) -> Axes:
-    """Held-out loss against the radius at the chosen pooling: the lowest and the chosen candidate marked.
-
-    Bars are standard errors of the difference to the lowest loss, which is what the choice rests on; the band is the
-    standard error of the loss itself, most of which is common to all candidates.
-
-    Parameters
-    ----------
-    report
-        From `fitting.selection`; losses in nats per dimension.
-    """
-    ax = _single(ax, 5.8, 5.0)
-    radius = np.array([c.radius for c in report.curve])
-    loss, error, paired = (
-        np.array([getattr(c, name) for c in report.curve]) for name in ("loss", "error", "difference_error")
-    )
-    ax.fill_between(radius, loss - error, loss + error, color=DATA, alpha=0.15, lw=0, label="± standard error of loss")
-    ax.errorbar(
-        radius, loss, paired, color=DATA, marker="o", ms=4, lw=1.2, capsize=3, label="± standard error of difference"
-    )
-    best, chosen = report.table[report.best], report.table[report.chosen]
-    style: dict[str, Any] = {"ls": "", "zorder": 5, "mew": 2}
-    ax.plot(best.radius, best.loss, "s", ms=11, mfc="none", mec=GENERATED, label=f"lowest: {_describe(best)}", **style)
-    ax.plot(
-        chosen.radius, chosen.loss, "D", ms=6, mfc=ACCENT, mec=ACCENT, label=f"chosen: {_describe(chosen)}", **style
-    )
-    _show_the_minimum(ax, radius, loss)
-    kind = "contiguous " if report.contiguous else ""
-    ax.set(
-        xlabel="radius, hops",
-        ylabel=f"held-out loss, nats per dimension\n({report.folds} {kind}folds)",
-        xticks=np.unique(radius),
-    )
-    # Below the axes: a curve with a minimum leaves no corner free for certain.
-    ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16))
-    return ax
-
-
-def training(report: TrainingReport, ax: Axes | None = None) -> Axes:
-    """Held-out loss of the averaged weights against the steps taken, with the weights that were kept.
-
-    Parameters
-    ----------
-    report
-        From `fitting.training`.
-    """
-    ax = _single(ax)
-    step, loss, error = np.array(report.checks).T
-    ax.fill_between(step, loss - error, loss + error, color=DATA, alpha=0.15, lw=0, label="± standard error")
-    ax.plot(step, loss, color=DATA, marker="o", ms=3, lw=1.2)
-    ax.plot(report.best.step, report.best.loss, "D", ms=6, color=ACCENT, label=f"kept: {report.best.loss:.4f}")
-    ax.set(xlabel="steps", ylabel="held-out denoising loss")
-    ax.legend(frameon=False, fontsize="small")
-    return ax
-
-
-def levels(choice: Sequence[LevelChoice], ax: Axes | None = None) -> Axes:
-    """Gain of the network over the Gaussian field at each noise level, and where it serves.
-
-    Parameters
-    ----------
-    choice
-        From `fitting.neural`; the gain is in percent of the Gaussian field's loss, held out.
-    """
-    ax = _single(ax)
-    for switched, color, label in ((True, GENERATED, "network serves"), (False, DATA, "Gaussian field serves")):
-        part = [level for level in choice if level.switched is switched]
-        if part:
-            sigma, gaussian, hybrid, error = np.array([level[:4] for level in part]).T
-            gain = 100 * (gaussian - hybrid) / gaussian
-            ax.errorbar(sigma, gain, 100 * error / gaussian, ls="", marker="o", capsize=3, color=color, label=label)
-    ax.axhline(0, color="0.6", lw=0.8)
-    ax.set(xscale="log", xlabel="noise over signal", ylabel="less held-out loss with\nthe network, percent")
-    ax.legend(frameon=False, fontsize="small")
-    return ax
-
-
-def _show_the_minimum(ax: Axes, radius: Float[np.ndarray, " r"], loss: Float[np.ndarray, " r"]) -> None:
-    """End the vertical axis below losses that would flatten the rest of the curve, and write those at the top."""
-    near = np.sort(loss)[: max(3, (len(loss) + 1) // 2)]
-    span = near[-1] - near[0]
-    top = near[-1] + span
-    if not loss.max() > top + 2 * span:
-        return
-    ax.set_ylim(near[0] - 0.4 * span, top)
-    for k, (r, value) in enumerate(zip(radius[loss > top], loss[loss > top], strict=True)):
-        # Every other one lower, so that they stay apart in a narrow picture.
-        ax.annotate(
-            f"↑ {value:.3g}", (r, top), (4, -2 - 11 * (k % 2)), textcoords="offset points", va="top", fontsize="small"
-        )
-
-
-def _describe(candidate: Candidate) -> str:
-    """Name a candidate in a legend."""
-    own = "" if candidate.location is None else f", location {_pooled(candidate.location)}"
-    return f"radius {candidate.radius}, pooling {_pooled(candidate.pooling)}{own}"
-
-
-def _pooled(pooling: Pooling) -> str:
-    where = "all vertices" if np.isinf(pooling.bandwidth) else f"bandwidth {pooling.bandwidth:g}"
-    return f"{pooling.strength:g}" + (f", {where}" if pooling.strength else "")
 
 
 def completion(
     truth: Float[np.ndarray, " vertex"] | None,
     mean: Float[np.ndarray, " vertex"],
-    deviation: Float[np.ndarray, " vertex"],
+    std: Float[np.ndarray, " vertex"],
     observed: Bool[np.ndarray, " vertex"],
     graph: DependencyGraph,
     axes: Sequence[Axes] | None = None,
@@ -374,7 +234,7 @@ def completion(
 ) -> list[Axes]:
     """Truth, completed mean and its standard deviation, with the observed vertices (stations) marked.
 
-    Truth and mean share one scale; the deviation has its own, from zero. Without a truth, the latter two.
+    Truth and mean share one scale; the std has its own, from zero. Without a truth, the latter two.
 
     Examples
     --------
@@ -389,12 +249,12 @@ def completion(
     marked = f"○ {int(observed.sum())} observed"
     panels = {f"{title}, {marked}" if k == 0 else title: values for k, (title, values) in enumerate(panels.items())}
     if axes is None:
-        axes = _new_axes(1, len(panels) + 1, 3.6 * (len(panels) + 1), 1.9 + 3.0 * view.aspect)
+        axes = new_axes(1, len(panels) + 1, 3.6 * (len(panels) + 1), 1.9 + 3.0 * view.aspect)
     fields(panels, graph, axes[:-1], label=label, dims=dims, bar="bottom")
-    spread = ColourScale(0.0, float(np.max(deviation)) or 1.0, "cividis")
-    fields({"standard deviation": deviation}, graph, axes[-1:], label=label, dims=dims, scale=spread, bar="bottom")
+    spread = ColourScale(0.0, float(np.max(std)) or 1.0, "cividis")
+    fields({"standard deviation": std}, graph, axes[-1:], label=label, dims=dims, scale=spread, bar="bottom")
     x, y = view.positions()
-    for ax, values in zip(axes, (*panels.values(), deviation), strict=True):
+    for ax, values in zip(axes, (*panels.values(), std), strict=True):
         height = values if y is None else y
         ax.plot(x[observed], height[observed], "o", ms=5, mfc="white", mec="black", mew=1, clip_on=False)
     return list(axes)

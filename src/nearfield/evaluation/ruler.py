@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from nearfield.graph import DependencyGraph
     from nearfield.graph.lattice import Lattice
 
+__all__ = ["Ruler", "windowed"]
+
 BOX_SIDES = (3, 9, 27)
 _CLUSTER_SIZES = (9, 81, 729)  # vertices, off lattices: as many as a box of two dimensions holds
 _BANDS = 8  # of distance

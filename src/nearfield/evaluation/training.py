@@ -1,21 +1,19 @@
-"""What a model keeps of the data it was fitted to, so that a report on others can tell what it should have learned."""
+"""Moments that a model keeps of its training data, for reports on other data."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import numpy as np
 
 from nearfield.evaluation.moment import Moments, Yardstick
 from nearfield.evaluation.ruler import Ruler
+from nearfield.samples import Samples
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-
-    from nearfield.graph import DependencyGraph
+__all__ = ["MOST_CHANNELS", "TrainingMoments", "block_length"]
 
 MOST_CHANNELS = 6
 """Channels that a report compares, the first ones."""
@@ -38,37 +36,27 @@ class TrainingMoments:
     n_samples: int
 
     @classmethod
-    def of(
-        cls, x: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph, *, block: int = 1
-    ) -> TrainingMoments:
-        """Measure the training data.
-
-        Parameters
-        ----------
-        x
-            In the unit of the data.
-        graph
-            Of the vertices.
-        block
-            Consecutive samples that are resampled together.
+    def of(cls, samples: Samples) -> TrainingMoments:
+        """Measure the training data, in the unit of the data; of ordered samples some are resampled together.
 
         Examples
         --------
         >>> from nearfield.graph import DependencyGraph
         >>> x = np.random.default_rng(0).normal(size=(40, 9, 2))
-        >>> kept = TrainingMoments.of(x, DependencyGraph.chain(9))
+        >>> kept = TrainingMoments.of(Samples(x, DependencyGraph.chain(9)))
         >>> kept.n_samples, len(kept.channels)
         (40, 2)
         """
-        ruler, kept = Ruler.of(graph), []
+        x, block = samples.values, block_length(len(samples), samples.ordered)
+        ruler, kept = Ruler.of(samples.graph), []
         for c in range(min(x.shape[2], MOST_CHANNELS)):
-            # In single precision, as they are kept: what is loaded measures as what was fitted does.
+            # In single precision, as they are kept: so that a loaded model measures as the fitted one.
             stick = Yardstick.of(x[..., c]).rounded()
             kept.append((stick, stick.measure(x[..., c], ruler, own=True, block=block)))
         return cls(tuple(kept), len(x))
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return what a model file holds: plain settings and arrays."""
+        """Return plain settings and arrays for a model file."""
         arrays: dict[str, np.ndarray] = {}
         for c, (stick, moments) in enumerate(self.channels):
             arrays |= {f"{c}.center": stick.center, f"{c}.scale": stick.scale, f"{c}.modes": stick.modes}

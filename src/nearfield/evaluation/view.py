@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
-from matplotlib.colors import Normalize
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
 
     from nearfield.graph import DependencyGraph
+
+__all__ = ["ColourScale", "View"]
 
 _LINE = "#0072B2"
 _LAND = "#c8c8c8"
@@ -74,7 +75,7 @@ class View:
     keep : bool (cell,) or None
         Which cells of the lattice are vertices; None for all.
     x_label, y_label, note : str
-        Names and units of the axes; what a picture leaves out.
+        Names and units of the axes; a remark on data left out.
     joined : bool
         Whether a line through neighbouring values means something.
     stretch : float
@@ -155,11 +156,13 @@ class View:
             return cls(points[:, 0], None, None, None, names[0])
         x, y = (1, 0) if sphere else (0, 1)
         stretch = 1 / max(np.cos(np.deg2rad(points[:, 0].mean())), 0.2) if sphere else 1.0
-        note = f"{names[2]} not shown" if points.shape[1] > 2 else ""
+        note = f"{names[2]} left out" if points.shape[1] > 2 else ""
         return cls(points[:, x], points[:, y], None, None, names[x], names[y], note, stretch=stretch)
 
     def draw(self, ax: Axes, values: Float[np.ndarray, " vertex"], scale: ColourScale) -> ScalarMappable | None:
-        """Draw one field; returns what a colour bar needs, None for lines."""
+        """Draw one field; return the source of a colour bar, None for lines."""
+        from matplotlib.colors import Normalize  # half a second to import
+
         if self.shape is not None:
             whole = np.full(int(np.prod(self.shape)), np.nan)
             whole[slice(None) if self.keep is None else self.keep.ravel()] = values

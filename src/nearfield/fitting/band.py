@@ -7,19 +7,20 @@ which is the factor of highest Gaussian log-score. Draws without a condition hav
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from joblib import Parallel, delayed
 
-from nearfield.data.duplicate import duplicate_groups
 from nearfield.fitting.coarse import Scale, corrected
-from nearfield.fitting.covariance import Pooling, elimination_order, predecessors
-from nearfield.fitting.cross_validation import FEWEST_TO_CHOOSE, PATCH, fewer_folds, split, standard_error
+from nearfield.fitting.cross_validation import PATCH
+from nearfield.fitting.elimination import elimination_order, predecessors
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.predictive import Moments
-from nearfield.fitting.selection import one_torch_thread
+from nearfield.fitting.search import Search
 from nearfield.graph import DependencyGraph
+from nearfield.samples import FEWEST_TO_CHOOSE, Samples
+from nearfield.score.field import GaussianField
 from nearfield.score.solver import DIRECT_LIMIT
 
 if TYPE_CHECKING:
@@ -40,52 +41,31 @@ RANGE = (0.5, 4.0)
 
 
 def choose_band(
-    y: Float[np.ndarray, "sample vertex channel"],
-    graph: DependencyGraph,
+    samples: Samples,
     radius: int,
     pooling: Pooling,
     correction: Scale | None,
-    *,
-    contiguous: bool = False,
-    seed: int = 0,
-    n_jobs: int | None = None,
+    search: Search = Search(),  # noqa: B008
 ) -> tuple[float, str]:
-    """Choose the factor of the conditional variances by the errors of kriging on held-out samples.
+    """Choose the factor of the conditional variances by the errors of kriging on held-out standardised samples.
 
-    Parameters
-    ----------
-    y : ndarray, shape (sample, vertex, channel)
-        Standardised data.
-    graph : DependencyGraph
-    radius, pooling, correction
-        Of the field.
-    contiguous, seed, n_jobs
-        As in `select_field`.
-
-    Returns
-    -------
-    float
-        1 where the errors do not differ clearly from what the field says, or there are too few samples or too many
-        variables to see.
-    str
-        A sentence on it, empty where it is 1.
+    It comes with a sentence on it, and is 1 without one where the errors do not differ clearly from what the field
+    says, or there are too few samples or too many variables to see.
     """
-    if len(y) < FEWEST_TO_CHOOSE or not 1 < graph.n_vertices <= DIRECT_LIMIT // y.shape[2]:
+    if len(samples) < FEWEST_TO_CHOOSE or not 1 < samples.n_vertices <= DIRECT_LIMIT // samples.n_channels:
         return 1.0, ""
-    parts = split(len(y), fewer_folds(FOLDS, len(y)), contiguous, seed, duplicate_groups(y))
-    near = _from_an_end(graph)
-    if graph.n_vertices > PATCH // y.shape[2]:  # a piece of the graph stands for it
-        piece = np.isin(np.arange(graph.n_vertices), near[: PATCH // y.shape[2]])
-        graph, y = graph.subgraph(piece), y[:, piece]
-        near = _from_an_end(graph)
-    with one_torch_thread():
-        found = Parallel(n_jobs=n_jobs, prefer="threads")(
-            delayed(_errors)(y, graph, radius, pooling, correction, part, near if k % 2 else near[::-1], seed + k)
-            for k, part in enumerate(parts)
-        )
-    squares = np.empty(len(y))
+    parts = samples.folds(FOLDS, search.seed)
+    near, most = _from_an_end(samples.graph), PATCH // samples.n_channels
+    if samples.n_vertices > most:  # a piece of the graph stands for it
+        samples = samples.at(np.isin(np.arange(samples.n_vertices), near[:most]))
+        near = _from_an_end(samples.graph)
+    field = _Field(radius, pooling, correction)
+    found = search.over(
+        lambda k: _errors(samples, field, parts[k], near if k % 2 else near[::-1], search.seed + k), range(len(parts))
+    )
+    squares = np.empty(len(samples))
     squares[np.concatenate(parts)] = np.concatenate(found)
-    factor, error = float(np.clip(squares.mean(), *RANGE)), standard_error(squares, contiguous)
+    factor, error = float(np.clip(squares.mean(), *RANGE)), samples.standard_error(squares)
     if abs(squares.mean() - 1) <= GUARD * error:
         return 1.0, ""
     return factor, (
@@ -103,27 +83,31 @@ def _from_an_end(graph: DependencyGraph) -> np.ndarray:
     return np.argsort(hops, kind="stable")
 
 
+class _Field(NamedTuple):
+    """How a field is fitted."""
+
+    radius: int
+    pooling: Pooling
+    correction: Scale | None
+
+    def of(self, samples: Samples) -> GaussianField:
+        """Fit it."""
+        moments = Moments.of(samples, predecessors(samples.graph, self.radius), self.pooling)
+        return corrected(moments.field(self.pooling, self.radius), samples, self.correction)
+
+
 def _errors(
-    y: Float[np.ndarray, "sample vertex channel"],
-    graph: DependencyGraph,
-    radius: int,
-    pooling: Pooling,
-    correction: Scale | None,
-    held_out: np.ndarray,
-    near: np.ndarray,
-    seed: int,
+    samples: Samples, fit: _Field, held_out: np.ndarray, near: np.ndarray, seed: int
 ) -> Float[np.ndarray, " sample"]:
     """Mean squares of held-out errors of hidden values, in units of their conditional variances."""
-    train, test = np.delete(y, held_out, axis=0), y[held_out]
-    moments = Moments.of(train, graph, predecessors(graph, radius), pooling)
-    field = corrected(moments.field(graph, pooling, radius), train, graph, correction)
-    rng, n = np.random.default_rng(seed), graph.n_vertices
+    test, field = samples.values[held_out], fit.of(samples.without(held_out))
+    rng, n = np.random.default_rng(seed), samples.n_vertices
     squares = []
     for hidden in (rng.choice(n, max(1, round(HIDDEN * n)), replace=False), near[: n // 2]):
-        observed = np.ones(y.shape[1:], dtype=bool)
+        observed = np.ones(samples.values.shape[1:], dtype=bool)
         observed[hidden] = False
         asked = np.zeros_like(observed)
-        asked[rng.choice(hidden, min(PROBED, len(hidden)), replace=False), rng.integers(y.shape[2])] = True
+        asked[rng.choice(hidden, min(PROBED, len(hidden)), replace=False), rng.integers(samples.n_channels)] = True
         law = field.conditional(observed)
         squares.append(((test - law.mean(test))[:, asked] ** 2 / law.variance(asked)).mean(axis=1))
     return np.mean(squares, axis=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.pooling import Pooling
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class SelectionReport:
         OU times and radii of the windowed score, where it was fitted.
     folds : int
         Of the cross-validation.
-    contiguous : bool
-        Whether folds were contiguous blocks of a time axis.
+    ordered : bool
+        Whether folds were blocks in order of time.
     reason : str
         The choice in a sentence.
     """
@@ -82,7 +82,7 @@ class SelectionReport:
     curve: tuple[Candidate, ...]
     radius_by_time: tuple[tuple[float, int], ...] | None
     folds: int
-    contiguous: bool
+    ordered: bool
     reason: str
 
     @property

@@ -16,18 +16,13 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from nearfield.fitting.covariance import (
-    Pooling,
-    Standardize,
-    elimination_order,
-    local_blocks,
-    location_and_scale,
-    pooled_blocks,
-    predecessors,
-)
+from nearfield.fitting.covariance import local_blocks, location_and_scale
+from nearfield.fitting.elimination import elimination_order, predecessors
 from nearfield.fitting.matern import fit_matern
-from nearfield.fitting.regression import VARIANCE_FLOOR, Regression, cap_members, regress_windows
+from nearfield.fitting.pooling import Pooling
+from nearfield.fitting.regression import VARIANCE_FLOOR, Borrowing, Regression, cap_members, regress_windows
 from nearfield.graph import DependencyGraph, Neighborhood
+from nearfield.samples import Samples
 from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore, WindowSpectrum, radii_in_use
 
@@ -46,10 +41,10 @@ def whitening_factor(regression: Regression, table: Neighborhood, order: np.ndar
     c = regression.root.shape[1]
     inverse = np.linalg.inv(regression.root)
     rows = np.concatenate([inverse, -inverse @ regression.coefficient.transpose(0, 2, 1)], axis=2)
-    position = np.empty(n, dtype=np.int64)
+    position, channel = np.empty(n, dtype=np.int32), np.arange(c, dtype=np.int32)  # as the matrix keeps them
     position[order] = np.arange(n)
-    column = (position[table.index][:, :, None] * c + np.arange(c)).reshape(n, 1, width * c)
-    row = (position[:, None] * c + np.arange(c))[:, :, None]
+    column = (position[table.index][:, :, None] * c + channel).reshape(n, 1, width * c)
+    row = (position[:, None] * c + channel)[:, :, None]
     used = np.broadcast_to(np.repeat(table.present, c, axis=1)[:, None], rows.shape).copy()
     used[:, :, :c] &= np.tri(c, dtype=bool)
     row, column = np.broadcast_to(row, rows.shape)[used], np.broadcast_to(column, rows.shape)[used]
@@ -58,38 +53,13 @@ def whitening_factor(regression: Regression, table: Neighborhood, order: np.ndar
     return factor
 
 
-def fit_field(
-    x: Float[np.ndarray, "sample vertex channel"],
-    graph: DependencyGraph,
-    radius: int,
-    pooling: Pooling,
-    standardize: Standardize = True,
-) -> tuple[np.ndarray, np.ndarray, GaussianField]:
-    """Fit the sparse Cholesky field.
+def fit_field(samples: Samples, radius: int, pooling: Pooling) -> tuple[np.ndarray, np.ndarray, GaussianField]:
+    """Fit the sparse Cholesky field of the samples less their center over their scale, which come first.
 
-    Parameters
-    ----------
-    x : ndarray, shape (sample, vertex, channel)
-    graph : DependencyGraph
-    radius : int
-        Hops of the conditioning sets (earlier neighbours in `elimination_order`).
-    pooling : Pooling
-    standardize : bool or tuple of bool
-        Whether location and scale are fitted, of all channels or of each; if not they are 0 and 1.
-
-    Returns
-    -------
-    center, scale : ndarray, shape (vertex, channel)
-        Of the data; the field describes ``(x - center) / scale``.
-    field : GaussianField
-
-    Warns
-    -----
-    UserWarning
-        When conditioning sets were capped, conditional variances raised to the floor, or draws have another variance.
+    It warns when conditioning sets were capped, variances raised to the floor, or draws have another variance.
     """
-    fit = build_field(x, graph, radius, pooling, standardize)
-    warn_of(fit, len(x))
+    fit = build_field(samples, radius, pooling)
+    warn_of(fit, len(samples))
     if not fit.sound:
         low, high = fit.ratio
         warnings.warn(
@@ -141,8 +111,8 @@ class FieldFit:
         A field is fitted by its conditional laws; in very smooth fields their errors add up along the elimination
         order, which no conditional loss sees.
         """
-        drawn = (self.field.sample(200, seed=0) ** 2).mean(axis=0)
-        low, high = np.quantile(drawn / self.variance, [0.05, 0.95]).tolist()
+        drawn = self.field.sample(200, seed=0)
+        low, high = np.quantile(np.square(drawn, out=drawn).mean(axis=0) / self.variance, [0.05, 0.95]).tolist()
         return low, high
 
     @property
@@ -151,70 +121,52 @@ class FieldFit:
         return self.ratio[0] >= VARIANCE_RANGE[0] and self.ratio[1] <= VARIANCE_RANGE[1]
 
 
-def build_field(
-    x: Float[np.ndarray, "sample vertex channel"],
-    graph: DependencyGraph,
-    radius: int,
-    pooling: Pooling,
-    standardize: Standardize = True,
-) -> FieldFit:
+def build_field(samples: Samples, radius: int, pooling: Pooling) -> FieldFit:
     """Fit as `fit_field` does and return what it warns of."""
-    channels = x.shape[2]
-    center, scale = location_and_scale(x, graph, pooling, standardize)
+    graph, channels = samples.graph, samples.n_channels
+    center, scale = location_and_scale(samples, pooling)
     order = elimination_order(graph)
     wanted = predecessors(graph, radius)
-    table = cap_members(wanted, len(x), channels, pooling)
-    law = fit_matern(x, graph, standardize) if pooling.strength > 0.0 else None
-    fit = regress_windows((x - center) / scale, table, graph, pooling, law)
+    table = cap_members(wanted, len(samples), channels, pooling)
+    law = fit_matern(samples) if pooling.strength > 0.0 else None
+    fit = regress_windows(samples.standardized(center, scale), table, pooling, law)
     field = GaussianField(whitening_factor(fit.regression, table, order), order, channels, radius)
     largest, kept = (int(t.present.sum(axis=1).max()) for t in (wanted, table))
     return FieldFit(center, scale, field, fit.variance, largest, kept, int(fit.raised.sum()))
 
 
-def settled_field(
-    x: Float[np.ndarray, "sample vertex channel"],
-    graph: DependencyGraph,
-    radius: int,
-    pooling: Pooling,
-    standardize: Standardize = True,
-) -> tuple[FieldFit, Pooling]:
+def settled_field(samples: Samples, radius: int, pooling: Pooling) -> tuple[FieldFit, Pooling]:
     """Fit as `fit_field` does, with a nugget if draws have the variance fitted only then.
 
     The locality of large graphs is chosen on patches; errors that grow along the elimination order may first show on
     the whole. Where no nugget helps the field has that of `pooling`.
     """
-    first = build_field(x, graph, radius, pooling, standardize)
+    first = build_field(samples, radius, pooling)
     if first.sound:
         return first, pooling
     for nugget in NUGGETS[::2]:
         if nugget > pooling.nugget:
             noised = replace(pooling, nugget=nugget)
-            fit = build_field(x, graph, radius, noised, standardize)
+            fit = build_field(samples, radius, noised)
             if fit.sound:
                 return fit, noised
     return first, pooling
 
 
 def fit_windowed(
-    x: Float[np.ndarray, "sample vertex channel"],
-    graph: DependencyGraph,
-    radius_by_time: tuple[tuple[float, int], ...],
-    pooling: Pooling,
-    standardize: Standardize = True,
+    samples: Samples, radius_by_time: tuple[tuple[float, int], ...], pooling: Pooling
 ) -> tuple[np.ndarray, np.ndarray, WindowedGaussianScore]:
-    """Fit the minimiser of (3.8); ``radius_by_time`` as in `WindowedGaussianScore`, the rest as in `fit_field`."""
-    center, scale = location_and_scale(x, graph, pooling, standardize)
-    y = (x - center) / scale
-    spectra = {r: window_spectrum(y, graph, r, pooling) for r in sorted(radii_in_use(radius_by_time))}
-    return center, scale, WindowedGaussianScore(spectra, radius_by_time, x.shape[2])
+    """Fit the minimiser of (3.8); ``radius_by_time`` as in `WindowedGaussianScore`, results as of `fit_field`."""
+    center, scale = location_and_scale(samples, pooling)
+    y = samples.standardized(center, scale)
+    spectra = {r: window_spectrum(y, r, pooling) for r in sorted(radii_in_use(radius_by_time))}
+    return center, scale, WindowedGaussianScore(spectra, radius_by_time, samples.n_channels)
 
 
-def window_spectrum(
-    y: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph, radius: int, pooling: Pooling
-) -> WindowSpectrum:
+def window_spectrum(samples: Samples, radius: int, pooling: Pooling) -> WindowSpectrum:
     """Eigendecompositions of the pooled covariance of the windows of one radius; shared where all have one law."""
-    table = graph.neighborhood(radius)
-    blocks = pooled_blocks(local_blocks(y, table.index), table, graph, pooling)
+    table = samples.graph.neighborhood(radius)
+    blocks = Borrowing(samples.graph, table, pooling, len(samples)).whole(local_blocks(samples.values, table.index))
     law = np.arange(len(blocks))
     if pooling.one_law:  # blocks are equal where the same members are there
         _, first, law = np.unique(table.present, axis=0, return_index=True, return_inverse=True)
@@ -222,12 +174,11 @@ def window_spectrum(
     return _spectrum(table, blocks, law)
 
 
-def torus_spectrum(
-    y: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph, radius: int
-) -> WindowSpectrum:
+def torus_spectrum(samples: Samples, radius: int) -> WindowSpectrum:
     """Return `window_spectrum` of one law on a lattice without ends, where that has one window: fast for wide ones."""
+    y, graph, channels = samples.values, samples.graph, samples.n_channels
     assert graph.lattice is not None
-    shape, channels = graph.lattice.shape, y.shape[2]
+    shape = graph.lattice.shape
     axes = tuple(range(1, len(shape) + 1))
     waves = np.fft.rfftn(y.reshape(len(y), *shape, channels), axes=axes)
     power = np.einsum("s...c,s...d->...cd", waves.conj(), waves) / (len(y) * graph.n_vertices)
@@ -264,10 +215,9 @@ def _spectrum(
     return WindowSpectrum(table.index, values.clamp_min(0.0).numpy(), vectors.contiguous().numpy(), law)
 
 
-def fit_masked(
-    x: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph, radius: int, standardize: Standardize = True
-) -> tuple[np.ndarray, np.ndarray, MaskedGaussianScore]:
-    """Fit the paper's (4.5) to data standardised per vertex; arguments as in `fit_field`."""
-    center, scale = location_and_scale(x, graph, Pooling(0.0), standardize)
-    y = ((x - center) / scale).reshape(len(x), -1)
-    return center, scale, MaskedGaussianScore(y.T @ y / len(y), graph.distance_matrix(), radius, x.shape[2])
+def fit_masked(samples: Samples, radius: int) -> tuple[np.ndarray, np.ndarray, MaskedGaussianScore]:
+    """Fit the paper's (4.5) to samples standardised at each vertex; results as of `fit_field`."""
+    center, scale = location_and_scale(samples, Pooling(0.0))
+    y = ((samples.values - center) / scale).reshape(len(samples), -1)
+    near = samples.graph.distance_matrix() <= radius
+    return center, scale, MaskedGaussianScore(y.T @ y / len(y), near, radius, samples.n_channels)

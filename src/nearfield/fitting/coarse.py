@@ -16,17 +16,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
-from joblib import Parallel, delayed
 from scipy.linalg import solve_triangular
 
-from nearfield.data.duplicate import duplicate_groups
 from nearfield.fitting.choice import Candidate
 from nearfield.fitting.closed_form import build_field
-from nearfield.fitting.covariance import Pooling
-from nearfield.fitting.cross_validation import FEWEST_TO_CHOOSE, fewer_folds, split, standard_error
-from nearfield.fitting.selection import one_torch_thread, select_field
-from nearfield.graph import DependencyGraph
+from nearfield.fitting.pooling import Pooling
+from nearfield.fitting.search import Search
+from nearfield.fitting.selection import select_field
 from nearfield.graph.coarsening import Coarsening, box_step, coarsen
+from nearfield.samples import FEWEST_TO_CHOOSE, Samples
 from nearfield.score.field import CoarseLaw, GaussianField
 
 if TYPE_CHECKING:
@@ -81,117 +79,68 @@ class Scale:
             scale = scale.coarser
 
 
-def corrected(
-    field: GaussianField, y: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph, scale: Scale | None
-) -> GaussianField:
-    """Give a field the law of the block means of standardised data.
-
-    Parameters
-    ----------
-    field : GaussianField
-        Fitted to `y`, without a correction.
-    y : ndarray, shape (sample, vertex, channel)
-        Standardised data.
-    graph : DependencyGraph
-    scale : Scale or None
-        What `choose_correction` returns; None leaves the field as it is.
-
-    Returns
-    -------
-    GaussianField
-    """
+def corrected(field: GaussianField, samples: Samples, scale: Scale | None) -> GaussianField:
+    """Give a field, fitted to standardised samples, the law of their block means; None leaves it as it is."""
     if scale is None:
         return field
-    blocks = coarsen(graph, scale.step)
-    z, size = _means(blocks, y, scale.pooling)
-    law = _law(z, blocks.graph, scale, lambda: field.block_covariance(blocks.label, size))
+    blocks = coarsen(samples.graph, scale.step)
+    z, size = _means(blocks, samples, scale.pooling)
+    law = _law(z, scale, lambda: field.block_covariance(blocks.label, size))
     coarse = CoarseLaw(blocks.label, blocks.step, size, law)
     return GaussianField(field.factor, field.order, field.n_channels, field.hops, coarse)
 
 
 def _means(
-    blocks: Coarsening, y: Float[np.ndarray, "sample vertex channel"], pooling: Pooling
-) -> tuple[Float[np.ndarray, "sample block channel"], Float[np.ndarray, "block channel"]]:
+    blocks: Coarsening, samples: Samples, pooling: Pooling
+) -> tuple[Samples, Float[np.ndarray, "block channel"]]:
     """Block means over their root mean square, and that; one for all blocks where they have one law."""
-    z = blocks.means(y)
+    z = blocks.means(samples.values)
     squares = (z**2).mean(axis=0)
     size = np.sqrt(np.broadcast_to(squares.mean(axis=0), squares.shape) if pooling.one_law else squares)
-    return z / size, size
+    return samples.with_values(z / np.where(size > 0, size, 1.0), blocks.graph), size
 
 
-def _law(
-    z: Float[np.ndarray, "sample block channel"],
-    graph: DependencyGraph,
-    scale: Scale,
-    before: Callable[[], Float[np.ndarray, "variable variable"]],
-) -> GaussianField:
+def _law(z: Samples, scale: Scale, before: Callable[[], Float[np.ndarray, "variable variable"]]) -> GaussianField:
     """Fit the law of block means; ``before`` gives their covariance without it."""
     if scale.shrinkage is None:
-        field = build_field(z, graph, scale.radius, scale.pooling, False).field
-        return corrected(field, z, graph, scale.coarser)
-    flat = z.reshape(len(z), -1)
+        return corrected(build_field(z, scale.radius, scale.pooling).field, z, scale.coarser)
+    flat = z.values.reshape(len(z), -1)
     covariance = (1 - scale.shrinkage) * flat.T @ flat / len(z) + scale.shrinkage * before()
     root = np.linalg.cholesky(covariance)
     factor = np.tril(solve_triangular(root, np.eye(len(root)), lower=True))
-    return GaussianField(sp.csr_array(factor), np.arange(len(z[0])), z.shape[2])
+    return GaussianField(sp.csr_array(factor), np.arange(z.n_vertices), z.n_channels)
 
 
 def choose_correction(
+    samples: Samples,
     fitted: GaussianField,
-    y: Float[np.ndarray, "sample vertex channel"],
-    graph: DependencyGraph,
     radius: int,
     pooling: Pooling,
     *,
     needed: bool = False,
-    contiguous: bool = False,
-    seed: int = 0,
-    n_jobs: int | None = None,
+    search: Search = Search(),  # noqa: B008
 ) -> Scale | None:
-    """Choose whether and how a field is corrected at larger scales, by held-out loss.
+    """Choose whether and how a field of standardised samples is corrected at larger scales, by held-out loss.
 
-    A field needs a correction if its draws are known not to be like the data, if one is better by ``GUARD`` standard
-    errors, or if the block means of the samples are off by as many; others are left as they are. The fullest correction
-    is taken whose held-out loss is not above that of the field by more than one standard error.
-
-    Parameters
-    ----------
-    fitted : GaussianField
-        The field.
-    y : ndarray, shape (sample, vertex, channel)
-        Standardised data.
-    graph : DependencyGraph
-    radius, pooling
-        Of the field.
-    needed : bool
-        Whether draws are known not to be like the data.
-    contiguous, seed, n_jobs
-        As in `select_field`.
-
-    Returns
-    -------
-    Scale or None
-        None where there is nothing to repair, or too few samples or vertices.
+    A field needs a correction if its draws are known not to be like the data (`needed`), if one is better by ``GUARD``
+    standard errors, or if the block means of the samples are off by as many; others are left as they are. The fullest
+    correction is taken whose held-out loss is not above that of the field by more than one standard error.
     """
-    if len(y) < FEWEST_TO_CHOOSE:
+    if len(samples) < FEWEST_TO_CHOOSE:
         return None
-    ladder = _ladder(y, graph, pooling, contiguous, seed, n_jobs)
+    search = replace(search, progress=None)
+    ladder = _ladder(samples, pooling, search)
     if ladder is None:
         return None
-    large = y[0].size > LARGE
-    folds = fewer_folds(2 if large else FOLDS, len(y))
-    parts = split(len(y), folds, contiguous, seed, duplicate_groups(y))[: 1 if large else None]
-    with one_torch_thread():
-        found = Parallel(n_jobs=n_jobs, prefer="threads")(
-            delayed(_fold)(y, graph, radius, pooling, ladder, part) for part in parts
-        )
-    candidates = ladder.scales()
+    large = samples.n_vertices * samples.n_channels > LARGE
+    parts = samples.folds(2 if large else FOLDS, search.seed)[: 1 if large else None]
+    found = search.over(lambda part: _fold(samples, radius, pooling, ladder, part), parts)
     change = np.concatenate(found, axis=1)[:, np.argsort(np.concatenate(parts))]
     needed = needed or any(
-        abs(off.mean()) > GUARD * standard_error(off, contiguous) for off in _excess(fitted, y, ladder)
+        abs(off.mean()) > GUARD * samples.standard_error(off) for off in _excess(fitted, samples, ladder)
     )
-    for scale, loss in zip(candidates, change, strict=True):
-        error = standard_error(loss, contiguous)
+    for scale, loss in zip(ladder.scales(), change, strict=True):
+        error = samples.standard_error(loss)
         if loss.mean() <= error and (needed or loss.mean() < -GUARD * error):
             return scale
     return None
@@ -218,65 +167,46 @@ class _Ladder:
         return [*(replace(own, coarser=scale) for scale in coarser), own]
 
     def gains(
-        self,
-        finer: GaussianField,
-        y: Float[np.ndarray, "sample vertex channel"],
-        held_out: Float[np.ndarray, "held_out vertex channel"],
+        self, finer: GaussianField, samples: Samples, held_out: Float[np.ndarray, "held_out vertex channel"]
     ) -> list[Float[np.ndarray, " held_out"]]:
         """Gain of each correction of a field in the log-density of held-out samples, nats."""
-        z, size = _means(self.blocks, y, self.pooling)
+        z, size = _means(self.blocks, samples, self.pooling)
         test = self.blocks.means(held_out) / size
         covariance = finer.block_covariance(self.blocks.label, size)
         before = _log_density(test, covariance)
         if self.choice is None:
-            flat = z.reshape(len(z), -1)
+            flat = z.values.reshape(len(z), -1)
             own = flat.T @ flat / len(z)
             return [_log_density(test, (1 - s) * own + s * covariance) - before for s in SHRINKAGES]
-        law = build_field(z, self.blocks.graph, self.choice.radius, self.choice.pooling, False).field
+        law = build_field(z, self.choice.radius, self.choice.pooling).field
         gain = law.log_prob(test) - before
         coarser = [] if self.coarser is None else self.coarser.gains(law, z, test)
         return [*(gain + more for more in coarser), gain]
 
 
-def _ladder(
-    y: Float[np.ndarray, "sample vertex channel"],
-    graph: DependencyGraph,
-    pooling: Pooling,
-    contiguous: bool,
-    seed: int,
-    n_jobs: int | None,
-) -> _Ladder | None:
+def _ladder(samples: Samples, pooling: Pooling, search: Search) -> _Ladder | None:
     """Choose how block means are fitted at each scale; None where there are no blocks."""
-    blocks = coarsen(graph, box_step(graph))
+    blocks = coarsen(samples.graph, box_step(samples.graph))
     n_blocks = blocks.graph.n_vertices
-    if n_blocks in (1, graph.n_vertices):
+    if n_blocks in (1, samples.n_vertices):
         return None
-    z, size = _means(blocks, y, pooling)
+    z, size = _means(blocks, samples, pooling)
     if not (size > 0).all():
         return None
-    if n_blocks * y.shape[2] <= min(COARSEST, (len(y) - 1) // 2) and not pooling.one_law:
+    if n_blocks * z.n_channels <= min(COARSEST, (len(z) - 1) // 2) and not pooling.one_law:
         return _Ladder(blocks, pooling, None, None)
-    fixed = Pooling(1.0) if pooling.one_law else None
-    choice = select_field(
-        z, blocks.graph, pooling=fixed, contiguous=contiguous, standardize=False, seed=seed, n_jobs=n_jobs
-    ).choice
-    coarser = _ladder(z, blocks.graph, choice.pooling, contiguous, seed, n_jobs)
-    return _Ladder(blocks, pooling, choice, coarser)
+    choice = select_field(z, pooling=Pooling(1.0) if pooling.one_law else None, search=search).choice
+    return _Ladder(blocks, pooling, choice, _ladder(z, choice.pooling, search))
 
 
 def _fold(
-    y: Float[np.ndarray, "sample vertex channel"],
-    graph: DependencyGraph,
-    radius: int,
-    pooling: Pooling,
-    ladder: _Ladder,
-    held_out: np.ndarray,
+    samples: Samples, radius: int, pooling: Pooling, ladder: _Ladder, held_out: np.ndarray
 ) -> Float[np.ndarray, "candidate sample"]:
     """Change of the negative log-density of held-out samples by each correction, nats; infinite where there is none."""
-    train = np.delete(y, held_out, axis=0)
+    train = samples.without(held_out)
     try:
-        finer = build_field(train, graph, radius, pooling, False).field
-        return -np.stack(ladder.gains(finer, train, y[held_out]))
+        finer = build_field(train, radius, pooling).field
+        return -np.stack(ladder.gains(finer, train, samples.values[held_out]))
     except np.linalg.LinAlgError:  # a field too ill-conditioned to be corrected
         return np.full((len(ladder.scales()), len(held_out)), np.inf)
 
@@ -291,16 +221,14 @@ def _log_density(
     return -0.5 * (white**2).sum(axis=0) - constant
 
 
-def _excess(
-    finer: GaussianField, y: Float[np.ndarray, "sample vertex channel"], ladder: _Ladder
-) -> Float[np.ndarray, "2 sample"]:
+def _excess(finer: GaussianField, samples: Samples, ladder: _Ladder) -> Float[np.ndarray, "2 sample"]:
     """How far the squares of each sample's block means are above those that the field expects, relative.
 
     Of means whitened by their covariance in the field, which all count alike, and of plain ones, among which the
     leading modes count most.
     """
-    z, size = _means(ladder.blocks, y, ladder.pooling)
-    flat, covariance = z.reshape(len(z), -1), finer.block_covariance(ladder.blocks.label, size)
+    z, size = _means(ladder.blocks, samples, ladder.pooling)
+    flat, covariance = z.values.reshape(len(z), -1), finer.block_covariance(ladder.blocks.label, size)
     white = np.linalg.solve(covariance, flat.T)
     return (
         np.stack([(flat.T * white).mean(axis=0), (flat**2).mean(axis=1) * len(covariance) / np.trace(covariance)]) - 1

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 
 from nearfield._checks import keep_floats
-from nearfield.graph import DependencyGraph
 from nearfield.noise import Stream, normals
 from nearfield.process import noise as noise_scale
 from nearfield.process import per_sample, signal, time_of
@@ -32,17 +31,15 @@ from nearfield.score.network import Network
 from nearfield.score.window import WindowedNetwork
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Float
     from torch import Tensor
 
 __all__ = [
     "HeldOut",
     "NoiseLevels",
     "Problem",
-    "complete_windows",
     "errors",
     "held_out",
-    "mean_loss",
     "training_draws",
     "vertex_loss",
     "window_draws",
@@ -257,55 +254,9 @@ def window_errors(
     return (f - (s * windows[:, :, 0] - a * noise[:, :, 0])) ** 2
 
 
-def complete_windows(
-    observed: Bool[np.ndarray, "sample vertex channel"], graph: DependencyGraph, radius: int
-) -> Bool[np.ndarray, "sample vertex"]:
-    """Find the vertices whose window is observed wholly, all channels, in each sample; the loss counts no others.
-
-    What a network would see of an incomplete window has another law than the field. Missing values are to be filled
-    with any number, 0 say, before the loss is computed.
-
-    Parameters
-    ----------
-    observed : ndarray of bool, shape (sample, vertex, channel)
-    graph : DependencyGraph
-    radius : int
-        What the score reads, in hops.
-
-    Examples
-    --------
-    >>> seen = np.array([True, True, True, False])[None, :, None]
-    >>> complete_windows(seen, DependencyGraph.chain(4), 1).tolist()
-    [[True, True, False, False]]
-    """
-    whole = np.asarray(observed.all(axis=2))
-    table = graph.neighborhood(radius)
-    counted = whole.copy()
-    for index, present in zip(table.index.T, table.present.T, strict=True):
-        counted &= whole[:, index] | ~present
-    return counted
-
-
-def vertex_loss(
-    squared: Float[Tensor, "sample vertex channel"], counted: Bool[Tensor, "sample vertex"] | None = None
-) -> Float[Tensor, " vertex"]:
-    """Loss of each vertex, (3.6): the mean over the samples that count there, 0 where none does.
-
-    Their sum is (3.7), to be minimised by networks of a vertex each.
-    """
-    each = squared.mean(dim=2)
-    if counted is None:
-        return each.mean(dim=0)
-    return torch.where(counted, each, 0.0).sum(dim=0) / counted.sum(dim=0).clamp_min(1)
-
-
-def mean_loss(
-    squared: Float[Tensor, "sample vertex channel"], counted: Bool[Tensor, "sample vertex"] | None = None
-) -> Float[Tensor, ""]:
-    """Mean over all that counts, vertices and samples alike: the loss of a network that vertices share."""
-    if counted is None:
-        return squared.mean()
-    return torch.where(counted, squared.mean(dim=2), 0.0).sum() / counted.sum().clamp_min(1)
+def vertex_loss(squared: Float[Tensor, "sample vertex channel"]) -> Float[Tensor, " vertex"]:
+    """Loss of each vertex, (3.6): the mean over the samples. Their sum is (3.7), for networks of a vertex each."""
+    return squared.mean(dim=2).mean(dim=0)
 
 
 @torch.no_grad()
@@ -316,7 +267,6 @@ def held_out(
     *,
     seed: int,
     stream: Stream = Stream.TRAINING,
-    counted: Bool[Tensor, "sample vertex"] | None = None,
     batch_size: int = 256,
 ) -> Float[np.ndarray, "level sample"]:
     """Loss at fixed times with fixed noise, the same numbers at every call and for every score.
@@ -332,20 +282,18 @@ def held_out(
         OU times, above 0; `NoiseLevels.grid` gives those that stand for the law of training.
     seed, stream
         Of the noise; by default it is that by which training is stopped.
-    counted
-        Vertices that count in each sample; all by default.
     batch_size : int
         Samples evaluated at once; the result does not depend on it.
 
     Returns
     -------
     ndarray of float64, shape (level, sample)
-        Mean over the vertices that count, and channels; nan where none counts.
+        Mean over vertices and channels.
     """
     loss = np.empty((len(times), len(clean)))
     for level, part, t, noise in fixed_draws(clean, times, seed, batch_size, stream):
         each = errors(score, clean[part], t, noise).double().mean(dim=2)
-        loss[level, part] = sample_loss(each, None if counted is None else counted[part]).cpu().numpy()
+        loss[level, part] = each.mean(dim=1).cpu().numpy()
     return loss
 
 
@@ -357,7 +305,7 @@ class HeldOut:
     ----------
     score : NetworkScore or HybridScore
         What the network is shown.
-    clean, times, seed, counted, batch_size
+    clean, times, seed, batch_size
         As in `held_out`. Above `LARGEST_STORE` numbers nothing is kept.
     """
 
@@ -368,10 +316,9 @@ class HeldOut:
         times: Sequence[float],
         *,
         seed: int,
-        counted: Bool[Tensor, "sample vertex"] | None = None,
         batch_size: int = 256,
     ) -> None:
-        self._score, self._clean, self._counted = score, clean, counted
+        self._score, self._clean = score, clean
         self._times, self._seed, self._batch_size = tuple(times), seed, batch_size
         numbers = len(self._times) * clean.numel() * (2 if isinstance(score, NetworkScore) else 2 + SHOWN)
         self._kept = list(self._problems()) if numbers <= LARGEST_STORE else None
@@ -382,7 +329,7 @@ class HeldOut:
         total = torch.zeros(self._clean.shape[:2], dtype=torch.float64, device=self._clean.device)
         for part, problem in self._problems() if self._kept is None else self._kept:
             total[part] += problem.errors(network, bfloat16).double().mean(dim=2)
-        return sample_loss(total / len(self._times), self._counted).cpu().numpy()
+        return (total / len(self._times)).mean(dim=1).cpu().numpy()
 
     def _problems(self) -> Iterator[tuple[slice, Problem]]:
         for _, part, t, noise in fixed_draws(self._clean, self._times, self._seed, self._batch_size):
@@ -404,11 +351,3 @@ def fixed_draws(
             noise = torch.from_numpy(normals(seed, stream, members, level, vertices, channels)).to(clean)
             t = torch.full((len(members),), time, dtype=torch.float64, device=clean.device)
             yield level, slice(start, members.stop), t, noise
-
-
-def sample_loss(
-    each: Float[Tensor, "sample vertex"], counted: Bool[Tensor, "sample vertex"] | None
-) -> Float[Tensor, " sample"]:
-    """Mean over the vertices that count, nan where none does."""
-    weight = torch.ones_like(each) if counted is None else counted.to(each)
-    return (weight * each).sum(dim=1) / weight.sum(dim=1)

@@ -20,14 +20,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import minimize
 
-from nearfield.fitting.covariance import (
-    Standardize,
-    elimination_order,
-    isolate,
-    local_blocks,
-)
+from nearfield.fitting.covariance import isolate, local_blocks
+from nearfield.fitting.elimination import elimination_order
 from nearfield.fitting.maximin import nearest_earlier, points_of, scattered
 from nearfield.graph import DependencyGraph, Neighborhood
+from nearfield.samples import Samples
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -93,29 +90,16 @@ def _distances(points: Float[np.ndarray, "row member axis"]) -> Float[np.ndarray
     return np.sqrt(squared)
 
 
-def fit_matern(
-    x: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph, standardize: Standardize = True
-) -> Matern | None:
-    """Fit smoothness, length and nugget to the correlations of points in space; None for other graphs.
-
-    Parameters
-    ----------
-    x : ndarray, shape (sample, vertex, channel)
-    graph : DependencyGraph
-    standardize : bool or tuple of bool
-        Whether the vertices' means are taken out, as in `location_and_scale`.
-
-    Returns
-    -------
-    Matern or None
-    """
+def fit_matern(samples: Samples) -> Matern | None:
+    """Fit smoothness, length and nugget to the correlations of points in space; None for other graphs."""
+    graph = samples.graph
     if not scattered(graph):
         return None
     order, points = elimination_order(graph), points_of(graph)
     table = nearest_earlier(graph, min(NEIGHBOURS, graph.n_vertices - 1), order)
     rows = order[np.unique(np.linspace(0, graph.n_vertices - 1, ROWS).astype(int))]
     index, present = table.index[rows], table.present[rows]
-    moments = isolate(local_blocks(_whitened(x, standardize), index), present)
+    moments = isolate(local_blocks(_whitened(samples), index), present)
     pairs = present[:, :, None] & present[:, None, :] & ~np.eye(index.shape[1], dtype=bool)
     distance = _distances(points[index])
     extent = float(np.linalg.norm(np.ptp(points, axis=0))) or 1.0
@@ -123,11 +107,9 @@ def fit_matern(
     return min(fits, key=lambda fit: fit[0])[1]
 
 
-def _whitened(
-    x: Float[np.ndarray, "sample vertex channel"], standardize: Standardize
-) -> Float[np.ndarray, "sample vertex 1"]:
+def _whitened(samples: Samples) -> Float[np.ndarray, "sample vertex 1"]:
     """Each value in units of its vertex, channels made independent and taken as further samples."""
-    y = x - np.where(np.broadcast_to(standardize, x.shape[1:]), x.mean(axis=0), 0.0)
+    y = samples.values - np.where(samples.standard, 0.0, samples.values.mean(axis=0))
     size = np.sqrt((y**2).mean(axis=0))
     y = y / np.where(size > 0, size, 1.0)
     between = np.einsum("svc,svd->cd", y, y) / (y.shape[0] * y.shape[1]) + 1e-6 * np.eye(y.shape[2])

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from nearfield.fitting.cross_validation import standard_error
 from nearfield.graph import DependencyGraph
 from nearfield.graph.coarsening import STEP, averages, box_step, coarsen
 from nearfield.noise import Stream
+from nearfield.samples import Samples, standard_error
 from nearfield.score.field import GaussianField
 
 if TYPE_CHECKING:
@@ -68,42 +68,19 @@ class Moment(NamedTuple):
         return not abs(math.log(self.ratio)) <= max(math.log1p(self.least), ERRORS * self.error / self.ratio)
 
 
-def moments(
-    field: GaussianField,
-    y: Float[np.ndarray, "sample vertex channel"],
-    graph: DependencyGraph,
-    *,
-    contiguous: bool = False,
-    seed: int = 0,
-) -> tuple[Moment, ...]:
-    """Compare the second moments of draws with those of the data.
-
-    Parameters
-    ----------
-    field : GaussianField
-    y : ndarray, shape (sample, vertex, channel)
-        Standardised data that the field was fitted to.
-    graph : DependencyGraph
-    contiguous : bool
-        Whether samples are in order of time, and count for fewer.
-    seed : int
-        Of the draws.
-
-    Returns
-    -------
-    tuple of Moment
-        None of fewer than eight samples.
-    """
-    if len(y) < FEWEST:
+def moments(samples: Samples, field: GaussianField, seed: int = 0) -> tuple[Moment, ...]:
+    """Compare the second moments of draws with those of the standardised samples; none of fewer than eight."""
+    if len(samples) < FEWEST:
         return ()
-    most = max(FEWEST, min(SAMPLES, int(NUMBERS / y[0].size / 2)))
-    y = y[:: -(-len(y) // most)]
-    drawn = field.sample(max(2 * len(y), min(SAMPLES, int(NUMBERS / y[0].size))), seed=seed, stream=Stream.CHECK)
-    ratios = [_ratio(name, take(y), take(drawn), contiguous) for name, take in _scales(graph)]
+    size = samples.n_vertices * samples.n_channels
+    most = max(FEWEST, min(SAMPLES, int(NUMBERS / size / 2)))
+    y = samples.values[:: -(-len(samples) // most)]
+    drawn = field.sample(max(2 * len(y), min(SAMPLES, int(NUMBERS / size))), seed=seed, stream=Stream.CHECK)
+    ratios = [_ratio(name, take(y), take(drawn), samples.ordered) for name, take in _scales(samples.graph)]
     rng = np.random.default_rng(seed)
     halves = [rng.permutation(len(drawn)) for _ in range(REPLICATES)]
     sets = [(half[: len(y)], half[len(y) :]) for half in halves]
-    return (*ratios, _single(y, drawn, sets, ratios[0].error), *_modes(y, drawn, sets, contiguous))
+    return (*ratios, _single(y, drawn, sets, ratios[0].error), *_modes(y, drawn, sets, samples.ordered))
 
 
 def described(found: tuple[Moment, ...]) -> str | None:
@@ -139,8 +116,8 @@ def _block_squares(rows: sp.csr_array, x: Float[np.ndarray, "sample vertex chann
     return (means.reshape(-1, len(x), x.shape[2]) ** 2).mean(axis=(0, 2))
 
 
-def _ratio(name: str, data: np.ndarray, drawn: np.ndarray, contiguous: bool) -> Moment:
-    errors = standard_error(data, contiguous) / data.mean(), standard_error(drawn, False) / drawn.mean()
+def _ratio(name: str, data: np.ndarray, drawn: np.ndarray, ordered: bool) -> Moment:
+    errors = standard_error(data, ordered) / data.mean(), standard_error(drawn) / drawn.mean()
     ratio = float(drawn.mean() / data.mean())
     return Moment(name, ratio, ratio * math.hypot(*errors))
 
@@ -182,7 +159,7 @@ def _modes(
     y: Float[np.ndarray, "sample vertex channel"],
     drawn: Float[np.ndarray, "draw vertex channel"],
     sets: list[tuple[np.ndarray, np.ndarray]],
-    contiguous: bool,
+    ordered: bool,
 ) -> list[Moment]:
     """Variance along the leading modes of the data.
 
@@ -192,7 +169,7 @@ def _modes(
     flat, free = y.reshape(len(y), -1), drawn.reshape(len(drawn), -1)
     expected = np.log([_along(free[one], free[rest])[0] for one, rest in sets])
     ratios, squares = _along(flat, free)
-    longer = [standard_error(part, contiguous) / part.mean() / math.sqrt(2 / len(part)) for part in squares.T]
+    longer = [standard_error(part, ordered) / part.mean() / math.sqrt(2 / len(part)) for part in squares.T]
     more = max(1.0, float(np.mean(longer)))
     errors = more * expected.std(axis=0, ddof=1)
     together = more * float(expected.mean(axis=1).std(ddof=1))

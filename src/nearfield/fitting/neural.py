@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, final
 import numpy as np
 import torch
 
-from nearfield.data.duplicate import duplicate_groups
 from nearfield.fitting.closed_form import build_field
-from nearfield.fitting.covariance import Pooling
-from nearfield.fitting.cross_validation import standard_error
 from nearfield.fitting.matching import held_out
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.quadratic import fit_quadratic
 from nearfield.fitting.radius import LEVELS
 from nearfield.fitting.recipe import Recipe
@@ -31,6 +29,7 @@ from nearfield.fitting.training import TrainingReport, symmetries_of, train
 from nearfield.graph import DependencyGraph
 from nearfield.noise import Stream
 from nearfield.process import time_of
+from nearfield.samples import Samples
 from nearfield.score.base import Score
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.hybrid import SHOWN, HybridScore, NetworkScore
@@ -39,7 +38,7 @@ from nearfield.score.stencil import StencilNetwork
 from nearfield.score.window import WindowNetwork
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    pass
 
 __all__ = [
     "LevelChoice",
@@ -165,15 +164,13 @@ def make_network(
 
 
 def fit_network(
-    z: Float[np.ndarray, "sample vertex channel"],
-    graph: DependencyGraph,
+    samples: Samples,
     kind: Literal["neural", "hybrid"],
     *,
     hops: int,
     pooling: Pooling,
     recipe: Recipe,
     radius: int | None = None,
-    contiguous: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[int, float], object] | None = None,
 ) -> NetworkFit:
@@ -181,9 +178,8 @@ def fit_network(
 
     Parameters
     ----------
-    z : ndarray, shape (sample, vertex, channel)
-        Standardised data, complete.
-    graph : DependencyGraph
+    samples : Samples
+        Standardised.
     kind : {"neural", "hybrid"}
         Shown the state alone, or what the windowed Gaussian, fitted to the same samples, makes of it too.
     hops : int
@@ -196,8 +192,6 @@ def fit_network(
         Hops read in all: on lattices half by the network and half by the Gaussian it is shown, on other graphs by each.
         By default the network reads 4, off lattices fewer where windows are crowded; `shown_gaussian` says what the
         Gaussian does.
-    contiguous : bool
-        Samples are in order of time.
     checkpoint : path, optional
         File the training is kept in, and gone on from if it is there; of further members with their number added.
     progress : callable, optional
@@ -214,53 +208,62 @@ def fit_network(
     OSError
         If the checkpoint cannot be read or written.
     """
+    setting = _Setting(samples, kind, hops, pooling, radius)
     members = []
     for number in range(recipe.members):
         path = checkpoint if number == 0 or checkpoint is None else f"{os.fspath(checkpoint)}.{number}"
-        members.append(
-            _fit_member(
-                z, graph, kind, hops, pooling, recipe, radius, contiguous=contiguous, checkpoint=path, number=number,
-                progress=_counting(progress, number * recipe.steps),
-            )
-        )  # fmt: skip
+        members.append(_fit_member(setting, recipe, number, path, _counting(progress, number * recipe.steps)))
     return NetworkFit(tuple(members))
 
 
+class _Setting(NamedTuple):
+    """What all members of a fit have in common; as `fit_network` takes it."""
+
+    samples: Samples
+    kind: Literal["neural", "hybrid"]
+    hops: int
+    pooling: Pooling
+    radius: int | None
+
+    def network(self, seed: int) -> Network:
+        """Make a network."""
+        graph, channels = self.samples.graph, self.samples.n_channels
+        hybrid = self.kind == "hybrid"
+        return make_network(
+            graph,
+            radius=_shares(self.radius, graph)[0] if hybrid else self.radius,
+            n_channels=channels,
+            n_shown=SHOWN * channels if hybrid else 0,
+            embedding=0 if self.pooling.one_law else EMBEDDING,
+            seed=seed,
+        )
+
+    def score(self, network: Network, used: Samples, odd: bool, seed: int) -> NetworkScore | HybridScore:
+        """Make a score of a network and what it is shown, fitted to some of the samples; an odd one has no square."""
+        if self.kind == "neural":
+            return NetworkScore(network)
+        behind = _shares(self.radius, used.graph)[1]
+        windowed = shown_gaussian(used, self.hops, self.pooling, radius=behind, seed=seed)
+        return HybridScore(network, windowed, None if odd else fit_quadratic(used, windowed, seed))
+
+
 def _fit_member(
-    z: Float[np.ndarray, "sample vertex channel"],
-    graph: DependencyGraph,
-    kind: Literal["neural", "hybrid"],
-    hops: int,
-    pooling: Pooling,
+    setting: _Setting,
     recipe: Recipe,
-    radius: int | None,
-    *,
-    contiguous: bool,
-    checkpoint: str | os.PathLike[str] | None,
     number: int,
+    checkpoint: str | os.PathLike[str] | None,
     progress: Callable[[int, float], object] | None,
 ) -> Member:
-    used, unseen = recipe.divide(len(z), contiguous, number, duplicate_groups(z))
-    channels, seed = z.shape[2], recipe.seed_of_member(number)
-    embedding = 0 if pooling.one_law else EMBEDDING
-    ahead, behind = _shares(radius, graph) if kind == "hybrid" else (radius, None)
-    shown = SHOWN * channels if kind == "hybrid" else 0
-    network = make_network(graph, radius=ahead, n_channels=channels, n_shown=shown, embedding=embedding, seed=seed)
-    symmetries = symmetries_of(network, torch.from_numpy(z[used]), None, recipe, contiguous)
+    samples, seed = setting.samples, recipe.seed_of_member(number)
+    used, unseen = recipe.divide(samples, number)
+    network, trained_on = setting.network(seed), samples.take(used)
+    symmetries = symmetries_of(network, trained_on, recipe)
     recipe = replace(recipe, symmetries=tuple(symmetry.name for symmetry in symmetries))  # found once
-    score: NetworkScore | HybridScore
-    if kind == "neural":
-        score = NetworkScore(network)
-    else:
-        windowed = shown_gaussian(z[used], graph, hops, pooling, radius=behind, contiguous=contiguous, seed=seed)
-        odd = "negate" in recipe.symmetries  # so is the denoiser, and has no square
-        quadratic = None if odd else fit_quadratic(windowed, z[used], contiguous=contiguous, seed=seed)
-        score = HybridScore(network, windowed, quadratic)
+    score = setting.score(network, trained_on, "negate" in recipe.symmetries, seed)
     training = train(
         score,
-        torch.from_numpy(z).float(),
+        samples,
         recipe,
-        contiguous=contiguous,
         checkpoint=checkpoint,
         resume=checkpoint is not None,
         progress=progress,
@@ -282,38 +285,13 @@ def _shares(radius: int | None, graph: DependencyGraph) -> tuple[int | None, int
 
 
 def choose_levels(
-    fit: NetworkFit,
-    z: Float[np.ndarray, "sample vertex channel"],
-    graph: DependencyGraph,
-    *,
-    radius: int,
-    pooling: Pooling,
-    contiguous: bool,
-    seed: int,
+    samples: Samples, fit: NetworkFit, radius: int, pooling: Pooling, seed: int
 ) -> tuple[LevelChoice, ...]:
-    """Compare a hybrid with the Gaussian field on samples held out from both, level by level.
+    """Compare a hybrid with the Gaussian field on standardised samples held out from both, by increasing noise.
 
-    Of several members each is compared on what was held out from it. The hybrid serves where it is better by more than
-    one standard error, if its advantage summed over all levels is more than two; otherwise nowhere.
-
-    Parameters
-    ----------
-    fit : NetworkFit
-        Of a hybrid.
-    z : ndarray, shape (sample, vertex, channel)
-        All samples, standardised.
-    graph : DependencyGraph
-    radius, pooling
-        Of the field, which is fitted to the samples that a member was trained on.
-    contiguous : bool
-        Samples are in order of time.
-    seed : int
-        Of the noise.
-
-    Returns
-    -------
-    tuple of LevelChoice
-        By increasing noise.
+    Of several members each is compared on what was held out from it, with a field of this radius and pooling that is
+    fitted to what the member was trained on. The hybrid serves where it is better by more than one standard error, if
+    its advantage summed over all levels is more than two; otherwise nowhere.
     """
     times = [time_of(sigma) for sigma in LEVELS]
     weight = 1.0 / (1.0 + np.square(LEVELS))[:, None]  # the loss over s^2 becomes that over sigma^2
@@ -323,9 +301,9 @@ def choose_levels(
         numbers.append(
             member.unseen[~np.isin(member.unseen, np.concatenate([*numbers, []]))]
         )  # each sample counts once
-        field = build_field(z[member.used], graph, radius, pooling, standardize=False).field
+        field = build_field(samples.take(member.used), radius, pooling).field
         scores: tuple[Score, ...] = (field, member.score)
-        clean = torch.from_numpy(z[numbers[-1]])
+        clean = torch.from_numpy(samples.values[numbers[-1]])
         # Noise goes by the place in the part: other members need other noise, or their losses would be correlated.
         noise = (seed + number) % 2**64
         parts.append([weight * held_out(s, clean, times, seed=noise, stream=Stream.EVALUATION) for s in scores])
@@ -333,10 +311,10 @@ def choose_levels(
     losses = [np.concatenate(part, axis=1)[:, order] for part in zip(*parts, strict=True)]
     gain = losses[0] - losses[1]
     worth = gain.sum(axis=0)
-    earned = worth.mean() > 2 * standard_error(worth, contiguous)
+    earned = worth.mean() > 2 * samples.standard_error(worth)
     levels = []
     for sigma, of_field, of_hybrid, difference in zip(LEVELS, *losses, gain, strict=True):
-        error = standard_error(difference, contiguous)
+        error = samples.standard_error(difference)
         switched = bool(earned and difference.mean() > error)
         levels.append(LevelChoice(sigma, float(of_field.mean()), float(of_hybrid.mean()), error, switched))
     return tuple(levels)

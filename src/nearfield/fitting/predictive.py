@@ -13,24 +13,25 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 
-from nearfield.data.duplicate import duplicate_groups
 from nearfield.fitting.closed_form import whitening_factor
-from nearfield.fitting.covariance import Pooling, elimination_order, local_blocks, predecessors, smoother
-from nearfield.fitting.cross_validation import FEWEST_TO_CHOOSE, fewer_folds, representative, split, standard_error
+from nearfield.fitting.covariance import local_blocks
+from nearfield.fitting.cross_validation import representative
+from nearfield.fitting.elimination import elimination_order, predecessors
 from nearfield.fitting.matern import Matern, fit_matern
 from nearfield.fitting.maximin import scattered
-from nearfield.fitting.regression import VARIANCE_FLOOR, Regression, borrowed_blocks, cap_members, regress
-from nearfield.fitting.selection import one_torch_thread
+from nearfield.fitting.pooling import Pooling, smoother
+from nearfield.fitting.regression import VARIANCE_FLOOR, Borrowing, Regression, cap_members, regress, with_nugget
+from nearfield.fitting.search import Search
 from nearfield.graph import DependencyGraph, Neighborhood
+from nearfield.samples import FEWEST_TO_CHOOSE, Samples
 from nearfield.score.field import GaussianField
 from nearfield.score.predictive import PredictiveField, earlier_channels, leverage, log_student
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from nearfield.fitting.covariance import Smoother
+    from nearfield.fitting.pooling import Smoother
 
 __all__ = ["Moments", "choose_predictive"]
 
@@ -51,78 +52,55 @@ HELD_OUT = 200
 
 
 def choose_predictive(
-    y: Float[np.ndarray, "sample vertex channel"],
-    graph: DependencyGraph,
+    samples: Samples,
     field: GaussianField,
     radius: int,
     pooling: Pooling,
-    *,
-    contiguous: bool = False,
-    seed: int = 0,
-    n_jobs: int | None = None,
+    search: Search = Search(),  # noqa: B008
 ) -> tuple[PredictiveField | None, str]:
     """Choose whether log-densities count the uncertainty of the parameters, by held-out score.
 
-    Parameters
-    ----------
-    y : ndarray, shape (sample, vertex, channel)
-        Standardised data.
-    graph : DependencyGraph
-    field : GaussianField
-        Fitted to `y`, corrected or not.
-    radius, pooling
-        Of the field.
-    contiguous, seed, n_jobs
-        As in `select_field`.
-
-    Returns
-    -------
-    PredictiveField or None
-        None where the field itself scores: where it is not worse, too large, or one law for all vertices, whose
-        parameters rest on many times more values than there are samples.
-    str
-        A sentence on what scores, empty where there was no choice.
+    The field is that of the standardised samples, corrected or not. What scores comes with a sentence, empty where
+    there was no choice. It is None where the field itself scores: where it is not worse, too large, or one law for all
+    vertices, whose parameters rest on many times more values than there are samples.
     """
-    if pooling.one_law or len(y) < FEWEST_TO_CHOOSE:
+    n_samples, graph, channels = len(samples), samples.graph, samples.n_channels
+    if pooling.one_law or n_samples < FEWEST_TO_CHOOSE:
         return None, ""
     windows = predecessors(graph, radius)
-    if graph.n_vertices * ((windows.index.shape[1] - 1) * y.shape[2]) ** 2 > LARGEST or (
-        field.coarse is not None and graph.n_vertices * y.shape[2] > LARGEST_CORRECTED
+    if graph.n_vertices * ((windows.index.shape[1] - 1) * channels) ** 2 > LARGEST or (
+        field.coarse is not None and graph.n_vertices * channels > LARGEST_CORRECTED
     ):
         return None, "Log-densities are those of the field: it is too large for a predictive law."
-    strength, weight, tail, gain, error = _choice(y, graph, radius, pooling, contiguous, seed, n_jobs)
+    strength, weight, tail, gain, error = _choice(samples, radius, pooling, search)
     better = f"{gain:.2g} +- {error:.1g} nats per dimension"
     if gain <= error:
         return None, f"Log-densities are those of the field: Student's t would change held-out ones by {better}."
-    moments = Moments.of(y, graph, windows, pooling)
-    fit = moments.fit(graph, replace(pooling, strength=strength))
-    factor = whitening_factor(fit.regression, moments.table, field.order)
-    law = GaussianField(factor, field.order, y.shape[2], radius, field.coarse)
-    found = PredictiveField(law, moments.table.index[:, 1:], fit.root, weight, tail, len(y))
+    moments = Moments.of(samples, windows, pooling)
+    fit = moments.fit(replace(pooling, strength=strength))
+    factor = whitening_factor(fit.regression, moments.table, field.order.numpy())
+    law = GaussianField(factor, field.order, channels, radius, field.coarse)
+    found = PredictiveField(law, moments.table.index[:, 1:], fit.root, weight, tail, n_samples)
     return found, (
         f"Log-densities are of Student's t with {tail:g} degrees of freedom, pooled with strength {strength:.2g}, each "
-        f"block counting as {weight * len(y):g} samples: held-out ones are higher by {better}. Draws are the field's."
+        f"block counting as {weight * n_samples:g} samples: held-out ones are higher by {better}. Draws are the "
+        "field's."
     )
 
 
 def _choice(
-    y: Float[np.ndarray, "sample vertex channel"],
-    graph: DependencyGraph,
-    radius: int,
-    pooling: Pooling,
-    contiguous: bool,
-    seed: int,
-    n_jobs: int | None,
+    samples: Samples, radius: int, pooling: Pooling, search: Search
 ) -> tuple[float, float, float, float, float]:
     """Strength, weight and tail of highest held-out score, its gain over the field's and the error of that."""
-    parts = split(len(y), fewer_folds(5, len(y)), contiguous, seed, duplicate_groups(y))
-    part, used = representative(y, graph, parts, True)
-    windows = predecessors(part, radius)
-    smooth = None if pooling.strength == 0 or scattered(part) else smoother(part, pooling.bandwidth, windows)
-    with one_torch_thread():
-        folds = Parallel(n_jobs=n_jobs, prefer="threads")(
-            delayed(_hold_out)(used, part, windows, pooling, smooth, held_out) for held_out in parts
-        )
+    parts = samples.folds(5, search.seed)
+    # a vertex that varies in held-out samples alone has no variance in the others, standardised or not
+    comparable = representative(samples.with_values(samples.values, standard=()), parts)
+    used = comparable.with_values(comparable.values, standard=samples.standard)
+    windows = predecessors(used.graph, radius)
+    smooth = None
+    if pooling.strength > 0 and not scattered(used.graph):
+        smooth = smoother(used.graph, pooling.bandwidth, windows)
+    folds = search.over(lambda held_out: _hold_out(used, windows, pooling, smooth, held_out), parts)
 
     def loss(setting: tuple[float, float, float]) -> np.ndarray:
         strength, weight, tail = setting
@@ -132,12 +110,13 @@ def _choice(
     strength, weight, _ = min(tried, key=lambda setting: loss(setting).mean())
     best = min([(strength, weight, tail) for tail in TAILS], key=lambda setting: loss(setting).mean())
     gain = np.concatenate([fold[pooling.strength].plain() for fold in folds]) - loss(best)
-    return *best, float(gain.mean()), standard_error(gain, contiguous)
+    return *best, float(gain.mean()), samples.standard_error(gain)
 
 
 class Moments(NamedTuple):
     """Second moments of windows, before pooling, and what those of points in space are shrunk towards."""
 
+    graph: DependencyGraph
     table: Neighborhood
     blocks: Float[np.ndarray, "vertex variable variable"]
     law: Matern | None
@@ -145,29 +124,26 @@ class Moments(NamedTuple):
     n_channels: int
 
     @classmethod
-    def of(
-        cls,
-        y: Float[np.ndarray, "sample vertex channel"],
-        graph: DependencyGraph,
-        windows: Neighborhood,
-        pooling: Pooling,
-    ) -> Moments:
-        """Take them of data."""
-        table = cap_members(windows, len(y), y.shape[2], pooling)
-        law = fit_matern(y, graph, False) if pooling.strength > 0 else None
-        return cls(table, local_blocks(y, table.index), law, len(y), y.shape[2])
+    def of(cls, samples: Samples, windows: Neighborhood, pooling: Pooling) -> Moments:
+        """Take them of standardised samples."""
+        table = cap_members(windows, len(samples), samples.n_channels, pooling)
+        law = fit_matern(samples) if pooling.strength > 0 else None
+        blocks = local_blocks(samples.values, table.index)
+        return cls(samples.graph, table, blocks, law, len(samples), samples.n_channels)
 
-    def fit(self, graph: DependencyGraph, pooling: Pooling, smooth: Smoother | None = None) -> Regressed:
+    def fit(self, pooling: Pooling, smooth: Smoother | None = None) -> Regressed:
         """Regress the vertices on their windows."""
         c = self.n_channels
-        blocks = borrowed_blocks(self.blocks, self.table, graph, pooling, self.law, self.n_samples, smooth)
+        between = self.blocks[:, :c, :c].mean(axis=0)
+        borrowing = Borrowing(self.graph, self.table, pooling, self.n_samples, self.law, between, smooth)
+        blocks = with_nugget(borrowing.whole(self.blocks), pooling.nugget)
         regression, _ = regress(blocks, c)
         return Regressed(regression, _roots(torch.from_numpy(blocks[:, c:, c:])))
 
-    def field(self, graph: DependencyGraph, pooling: Pooling, radius: int) -> GaussianField:
+    def field(self, pooling: Pooling, radius: int) -> GaussianField:
         """Fit a field, without looking at its draws."""
-        order = elimination_order(graph)
-        factor = whitening_factor(self.fit(graph, pooling).regression, self.table, order)
+        order = elimination_order(self.graph)
+        factor = whitening_factor(self.fit(pooling).regression, self.table, order)
         return GaussianField(factor, order, self.n_channels, radius)
 
 
@@ -207,20 +183,15 @@ class _HeldOut(NamedTuple):
 
 
 def _hold_out(
-    y: Float[np.ndarray, "sample vertex channel"],
-    graph: DependencyGraph,
-    windows: Neighborhood,
-    pooling: Pooling,
-    smooth: Smoother | None,
-    held_out: np.ndarray,
+    samples: Samples, windows: Neighborhood, pooling: Pooling, smooth: Smoother | None, held_out: np.ndarray
 ) -> dict[float, _HeldOut]:
     """Fit without some samples at each strength and predict these, of many only some."""
-    train, test = np.delete(y, held_out, axis=0), y[held_out[:: -(-len(held_out) // HELD_OUT)]]
-    moments, channels, found = Moments.of(train, graph, windows, pooling), y.shape[2], {}
+    train, test = samples.without(held_out), samples.values[held_out[:: -(-len(held_out) // HELD_OUT)]]
+    moments, channels, found = Moments.of(train, windows, pooling), samples.n_channels, {}
     index = moments.table.index[:, 1:]
     others = test[:, index].reshape(len(test), len(index), -1)
     for strength in {share * pooling.strength for share in SHARES}:
-        (coefficient, deviation), root = moments.fit(graph, replace(pooling, strength=strength), smooth)
+        (coefficient, deviation), root = moments.fit(replace(pooling, strength=strength), smooth)
         residual = test - np.einsum("svm,vmc->svc", others, coefficient, optimize=True)
         white = np.einsum("vcd,svd->vcs", np.linalg.inv(deviation), residual, optimize=True).reshape(-1, len(test))
         lever = np.repeat(leverage(test, index, root), channels, axis=0) + earlier_channels(white, channels)

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from nearfield.fitting.cross_validation import BLOCKS
 from nearfield.noise import Stream
 from nearfield.process import noise, per_sample, signal, time_of
+from nearfield.samples import BLOCKS, Samples
 from nearfield.score.gaussian import WindowedGaussianScore
 from nearfield.score.hybrid import KNOTS, hats
 
@@ -42,41 +42,25 @@ DECIMALS = 6
 """Of coefficients: a checkpoint knows its run by them, which the order of a sum must not change."""
 
 
-def fit_quadratic(
-    gaussian: WindowedGaussianScore, z: Float[np.ndarray, "sample vertex channel"], *, contiguous: bool, seed: int
-) -> Float[np.ndarray, "knot channel"]:
-    """Fit the coefficient c of a `HybridScore`.
+def fit_quadratic(samples: Samples, gaussian: WindowedGaussianScore, seed: int) -> Float[np.ndarray, "knot channel"]:
+    """Fit the coefficient c of a `HybridScore` to standardised samples that the Gaussian was fitted to.
 
     The coefficients of a channel are shrunk towards 0 together, by the positive part of James and Stein's factor
     (Fourth Berkeley Symposium, 1961), in the metric of their covariance, which is estimated over samples. Of what is
     noise this leaves two fifths of the squares; of 8 samples or fewer, nothing.
-
-    Parameters
-    ----------
-    gaussian : WindowedGaussianScore
-        Fitted to these data.
-    z : ndarray, shape (sample, vertex, channel)
-        Standardised, complete.
-    contiguous : bool
-        Samples are in order of time.
-    seed : int
-        Of the noise.
-
-    Returns
-    -------
-    ndarray, shape (knot, channel)
     """
-    samples, _, channels = z.shape
-    normal, moment = np.zeros((samples, channels, KNOTS, KNOTS)), np.zeros((samples, channels, KNOTS))
+    z = samples.values
+    n_samples, _, channels = z.shape
+    normal, moment = np.zeros((n_samples, channels, KNOTS, KNOTS)), np.zeros((n_samples, channels, KNOTS))
     rng, size = np.random.default_rng([seed, Stream.TRAINING]), max(1, NUMBERS // z[0].size)
-    draws = max(FEWEST, min(DRAWS, LARGEST * samples // z.size))
-    for _ in range(math.ceil(draws / (2 * samples))):
-        place = torch.from_numpy((rng.permutation(samples) + rng.random(samples)) / samples)
+    draws = max(FEWEST, min(DRAWS, LARGEST * n_samples // z.size))
+    for _ in range(math.ceil(draws / (2 * n_samples))):
+        place = torch.from_numpy((rng.permutation(n_samples) + rng.random(n_samples)) / n_samples)
         level = math.log(WEAKEST) + math.log(STRONGEST / WEAKEST) * place
-        for part in np.array_split(np.arange(samples), math.ceil(samples / size)):
+        for part in np.array_split(np.arange(n_samples), math.ceil(n_samples / size)):
             clean, at, t = torch.from_numpy(z[part]), hats(level[part]).numpy(), time_of(level[part].exp())
             xi = torch.from_numpy(rng.standard_normal(clean.shape))
-            told = torch.from_numpy(gaussian.explained_variance(t.numpy()))
+            told = gaussian.explained_variance(t)
             for sign in (1, -1):  # together they cancel what is odd in the noise
                 noised = per_sample(signal(t)) * clean + sign * per_sample(noise(t)) * xi
                 guess = gaussian.denoise(noised.float(), t).double()
@@ -84,18 +68,18 @@ def fit_quadratic(
                 weight = (square**2).sum(dim=1).numpy()[:, :, None]
                 normal[part] += (at[:, None] * weight)[..., None] * at[:, None, None]
                 moment[part] += at[:, None] * (square * (clean - guess)).sum(dim=1).numpy()[:, :, None]
-    found = [_shrunk(normal[:, k], moment[:, k], contiguous) for k in range(channels)]
+    found = [_shrunk(normal[:, k], moment[:, k], samples.ordered) for k in range(channels)]
     return np.stack(found, axis=1).round(DECIMALS)
 
 
 def _shrunk(
-    normal: Float[np.ndarray, "sample knot knot"], moment: Float[np.ndarray, "sample knot"], contiguous: bool
+    normal: Float[np.ndarray, "sample knot knot"], moment: Float[np.ndarray, "sample knot"], ordered: bool
 ) -> Float[np.ndarray, " knot"]:
     """Solve the normal equations, a term for each sample, and shrink what is found."""
     inverse = np.linalg.pinv(normal.sum(axis=0), hermitian=True)
     found = inverse @ moment.sum(axis=0)
     rest = moment - normal @ found
-    if contiguous and len(rest) >= 2 * BLOCKS:
+    if ordered and len(rest) >= 2 * BLOCKS:
         rest = np.array([block.sum(axis=0) for block in np.array_split(rest, BLOCKS)])
     if len(rest) <= 2 * KNOTS:
         return np.zeros(KNOTS)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nearfield.samples import Samples
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
@@ -45,23 +47,21 @@ def rarely_varying(x: Float[np.ndarray, "sample vertex channel"]) -> Bool[np.nda
     return rare
 
 
-def compared(
-    x: Float[np.ndarray, "sample vertex channel"], parts: Sequence[np.ndarray], standardize: bool | tuple[bool, ...]
-) -> Bool[np.ndarray, " vertex"]:
+def compared(samples: Samples, parts: Sequence[np.ndarray]) -> Bool[np.ndarray, " vertex"]:
     """Vertices whose held-out losses can be compared: those that vary in every fold's training samples, and not rarely.
 
     All of them, if there would be none.
     """
-    left_out = rarely_varying(x)
+    left_out = rarely_varying(samples.values)
     for held_out in parts:
-        left_out |= np.ptp(np.delete(x, held_out, axis=0), axis=0) == 0
-    keep = ~np.logical_and(left_out, standardize).any(axis=1)
+        left_out |= np.ptp(np.delete(samples.values, held_out, axis=0), axis=0) == 0
+    keep = np.asarray((~left_out | samples.standard).all(axis=1))
     return keep if keep.any() else ~keep
 
 
-def warn_of_rare(x: Float[np.ndarray, "sample vertex channel"], standardize: bool | tuple[bool, ...]) -> None:
+def warn_of_rare(samples: Samples) -> None:
     """Name the vertices that are fitted apart."""
-    rare = np.logical_and(rarely_varying(x), standardize).any(axis=1)
+    rare = np.asarray((rarely_varying(samples.values) & np.logical_not(samples.standard)).any(axis=1))
     if rare.any():
         warnings.warn(
             f"{named(rare)} in one or two samples only, or with a value {BEYOND:g} times beyond the others: location "

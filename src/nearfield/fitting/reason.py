@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nearfield.fitting.covariance import Pooling
+    from nearfield.fitting.pooling import Pooling
     from nearfield.fitting.selection import Candidate
 
 
@@ -14,7 +14,7 @@ def reason_of(
     choice: Candidate,
     best: Candidate,
     folds: int,
-    contiguous: bool,
+    ordered: bool,
     used: int,
     total: int,
     *,
@@ -22,7 +22,7 @@ def reason_of(
     limit: str = "",
 ) -> str:
     """Say what was chosen and by which rule; ``used`` of ``total`` vertices were looked at, `limit` ended the curve."""
-    kind = "contiguous blocks" if contiguous else "folds"
+    kind = "contiguous blocks" if ordered else "folds"
     where = "" if used == total else f", on {used} of the {total} vertices"
     pooled = _pooled(choice.pooling)
     if choice.location is not None:

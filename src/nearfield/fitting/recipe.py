@@ -11,6 +11,7 @@ import numpy as np
 from nearfield._checks import keep_counts, keep_floats, keep_seed
 from nearfield.fitting.adamw import half_cosine
 from nearfield.fitting.matching import NoiseLevels
+from nearfield.samples import Samples
 
 __all__ = ["Recipe"]
 
@@ -137,36 +138,25 @@ class Recipe:
         """Decay of the average of the weights: `ema`, or what suits the steps."""
         return max(1 - 20 / self.steps, 0.0) if self.ema is None else self.ema
 
-    def divide(
-        self,
-        n_samples: int,
-        contiguous: bool,
-        member: int = 0,
-        groups: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def divide(self, samples: Samples, member: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Sample numbers for training and held out: the last ones, or drawn where samples come in no order.
 
         What further members are held out comes before that, and from the end again once all has been. Repeats of what
-        is held out, by `duplicate_groups`, are held out too, if anything else is left.
-
-        Raises
-        ------
-        ValueError
-            If there are too few samples for two to be held out and one to be left.
+        is held out are held out too, if anything else is left.
         """
+        n_samples, groups = len(samples), samples.groups
         n_out = max(2, round(self.held_out * n_samples))
         if n_out >= n_samples:
             raise ValueError(
                 f"x must have more than {n_out} samples to hold out {n_out}, got {n_samples}; fit a Gaussian"
             )
-        order = np.arange(n_samples) if contiguous else np.random.default_rng(self.seed).permutation(n_samples)
+        order = np.arange(n_samples) if samples.ordered else np.random.default_rng(self.seed).permutation(n_samples)
         order = np.roll(order, member * n_out)
         parts = order[:-n_out], order[-n_out:]
-        if groups is not None:
-            repeats = np.isin(groups[parts[0]], groups[parts[1]])
-            if not repeats.all():
-                parts = parts[0][~repeats], np.concatenate([parts[1], parts[0][repeats]])
-        return (np.sort(parts[0]), np.sort(parts[1])) if contiguous else parts
+        repeats = np.isin(groups[parts[0]], groups[parts[1]])
+        if not repeats.all():
+            parts = parts[0][~repeats], np.concatenate([parts[1], parts[0][repeats]])
+        return (np.sort(parts[0]), np.sort(parts[1])) if samples.ordered else parts
 
     def seed_of_member(self, member: int) -> int:
         """Seed of weights and noise: that of the recipe for the first member, another for each."""

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from nearfield.fitting.covariance import Alike, Near, Pooling, Smoother, isolate, local_blocks, pooled_blocks, smoother
+from nearfield.fitting.covariance import isolate, local_blocks
 from nearfield.fitting.matern import Matern, own_share, shrunk_blocks
+from nearfield.fitting.pooling import Alike, Near, Pooling, Smoother, smoother
 from nearfield.fitting.window_moments import whole
 from nearfield.graph import DependencyGraph, Neighborhood
+from nearfield.samples import Samples
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -65,45 +67,31 @@ def cap_members(table: Neighborhood, n_samples: int, n_channels: int, pooling: P
 
 
 def regress_windows(
-    y: Float[np.ndarray, "sample vertex channel"],
+    samples: Samples,
     table: Neighborhood,
-    graph: DependencyGraph,
     pooling: Pooling,
     law: Matern | None = None,
     smooth: Smoother | None = None,
 ) -> WindowFit:
-    """Regress each vertex on the other members of its window.
+    """Regress each vertex on the other members of its window, of standardised samples.
 
-    Parameters
-    ----------
-    y : ndarray, shape (sample, vertex, channel)
-        Standardised data.
-    table : Neighborhood
-        The windows.
-    graph : DependencyGraph
-    pooling : Pooling
-    law : Matern, optional
-        What blocks are shrunk towards; by default the average over other vertices.
-    smooth : callable, optional
-        What `smoother` makes of graph, bandwidth and table, where it is known already.
-
-    Returns
-    -------
-    WindowFit
+    Blocks are shrunk towards a law, or the average over other vertices where there is none. ``smooth`` is what
+    `smoother` makes of graph, bandwidth and table, where it is known already.
     """
-    channels, members = y.shape[2], table.index.shape[1] * y.shape[2]
-    step = max(1, PART // members**2)
-    parts = [slice(start, start + step) for start in range(0, graph.n_vertices, step)]
-    if pooling.strength > 0.0 and law is None:
-        smooth = smooth or smoother(graph, pooling.bandwidth, table)
-        if isinstance(smooth, Alike) and pooling.strength == 1.0:
-            mean = smooth.mean(parts, lambda rows: local_blocks(y, table.index[rows]))
-            blocks = with_nugget(isolate(mean, smooth.need), pooling.nugget)
-            return _joined([_regressed(blocks, channels)], smooth.borrower)
-    found = [
-        _regressed(with_nugget(blocks, pooling.nugget), channels)
-        for blocks in _pooled_parts(y, table, graph, pooling, law, smooth, parts)
-    ]
+    y, channels = samples.values, samples.n_channels
+    between = np.einsum("svc,svd->cd", y, y) / (y.shape[0] * y.shape[1])
+    borrowing = Borrowing(samples.graph, table, pooling, len(y), law, between, smooth)
+    step = max(1, PART // (table.index.shape[1] * channels) ** 2)
+    parts = [slice(start, start + step) for start in range(0, samples.n_vertices, step)]
+
+    def own(rows: slice | np.ndarray) -> np.ndarray:
+        return local_blocks(y, table.index[rows])
+
+    average = borrowing.average
+    if isinstance(average, Alike) and pooling.strength == 1.0:
+        blocks = with_nugget(isolate(average.mean(parts, own), average.need), pooling.nugget)
+        return _joined([_regressed(blocks, channels)], average.borrower)
+    found = [_regressed(with_nugget(b, pooling.nugget), channels) for b in borrowing.blocks(own, parts)]
     return _joined(found, slice(None))
 
 
@@ -121,8 +109,10 @@ def regress_moments(
     member = (math.isqrt(8 * pairs + 1) - 1) // 2
     channels = member // width
     if law is not None:
-        blocks = borrowed_blocks(whole(moments, member), table, graph, pooling, law, n_samples)
-        return regress(blocks, channels)[0]
+        blocks = whole(moments, member)
+        between = blocks[:, :channels, :channels].mean(axis=0)
+        shrunk = Borrowing(graph, table, pooling, n_samples, law, between).whole(blocks)
+        return regress(with_nugget(shrunk, pooling.nugget), channels)[0]
     present = table.present
     borrower: np.ndarray | slice = slice(None)
     if isinstance(smooth, Alike):
@@ -143,63 +133,64 @@ def regress_moments(
     return _joined(found, borrower).regression
 
 
-def _pooled_parts(
-    y: np.ndarray,
-    table: Neighborhood,
-    graph: DependencyGraph,
-    pooling: Pooling,
-    law: Matern | None,
-    smooth: Smoother | None,
-    parts: list[slice],
-) -> Iterator[Float[np.ndarray, "row member member"]]:
-    """Blocks of each part of the graph, shrunk towards the law or the average over other vertices."""
-    strength = pooling.strength
+class Borrowing(NamedTuple):
+    """What the blocks of windows are shrunk towards: a law, or the average over other vertices.
 
-    @lru_cache(maxsize=1)
-    def own(part: int) -> np.ndarray:
-        return local_blocks(y, table.index[parts[part]])
+    ``between`` is the covariance of the channels that goes with a law, ``smooth`` what `smoother` makes of graph,
+    bandwidth and table, where it is known already.
+    """
 
-    shrink: Callable[[int], np.ndarray] = own
-    if law is not None:
-        share = own_share(table, graph, law, strength, len(y))
-        between = np.einsum("svc,svd->cd", y, y) / (y.shape[0] * y.shape[1])
-        shrink = lambda k: shrunk_blocks(own(k), table.index[parts[k]], graph, law, share[parts[k]], between)  # noqa: E731
-    elif isinstance(smooth, Alike):
-        mean = smooth.mean(parts, lambda rows: own(parts.index(rows)))
-        shrink = lambda k: (1 - strength) * own(k) + strength * mean[smooth.borrower[parts[k]]]  # noqa: E731
-    elif smooth is not None:
-        shrink = partial(_towards_near, y, table, strength, smooth, parts)
-    for part, rows in enumerate(parts):
-        yield isolate(shrink(part), table.present[rows])
+    graph: DependencyGraph
+    table: Neighborhood
+    pooling: Pooling
+    n_samples: int
+    law: Matern | None = None
+    between: Float[np.ndarray, "channel channel"] | None = None
+    smooth: Smoother | None = None
 
+    @property
+    def average(self) -> Smoother | None:
+        """The average over other vertices, if it is that."""
+        if self.pooling.strength == 0.0 or self.law is not None:
+            return None
+        return self.smooth or smoother(self.graph, self.pooling.bandwidth, self.table)
 
-def borrowed_blocks(
-    blocks: Float[np.ndarray, "vertex member member"],
-    table: Neighborhood,
-    graph: DependencyGraph,
-    pooling: Pooling,
-    law: Matern | None,
-    n_samples: int,
-    smooth: Smoother | None = None,
-) -> Float[np.ndarray, "vertex member member"]:
-    """Blocks of all vertices at once, from those of their own: as `regress_windows` regresses them."""
-    if law is None:
-        return with_nugget(pooled_blocks(blocks, table, graph, pooling, smooth), pooling.nugget)
-    channels = blocks.shape[1] // table.index.shape[1]
-    between = blocks[:, :channels, :channels].mean(axis=0)
-    share = own_share(table, graph, law, pooling.strength, n_samples)
-    shrunk = shrunk_blocks(blocks, table.index, graph, law, share, between)
-    return with_nugget(isolate(shrunk, table.present), pooling.nugget)
+    def whole(self, blocks: Float[np.ndarray, "vertex member member"]) -> Float[np.ndarray, "vertex member member"]:
+        """Shrink the blocks of all vertices at once."""
+        return next(self.blocks(lambda rows: blocks[rows], [slice(0, len(blocks))]))
+
+    def blocks(
+        self, own: Callable[[slice | np.ndarray], np.ndarray], parts: list[slice]
+    ) -> Iterator[Float[np.ndarray, "row member member"]]:
+        """Shrink the blocks of each part of the graph; ``own`` makes those of some windows, absent members isolated."""
+        strength, average = self.pooling.strength, self.average
+        part_of = lru_cache(maxsize=1)(lambda part: own(parts[part]))
+        shrink: Callable[[int], np.ndarray] = part_of
+        if self.law is not None:
+            share = own_share(self.table, self.graph, self.law, strength, self.n_samples)
+            shrink = lambda k: self._towards_law(part_of(k), parts[k], share)  # noqa: E731
+        elif isinstance(average, Alike):
+            mean = average.mean(parts, lambda rows: part_of(parts.index(rows)))
+            shrink = lambda k: (1 - strength) * part_of(k) + strength * mean[average.borrower[parts[k]]]  # noqa: E731
+        elif average is not None:
+            shrink = lambda k: _towards_near(own, strength, average, parts[k])  # noqa: E731
+        for part, rows in enumerate(parts):
+            yield isolate(shrink(part), self.table.present[rows])
+
+    def _towards_law(self, blocks: np.ndarray, rows: slice, share: np.ndarray) -> np.ndarray:
+        assert self.law is not None
+        assert self.between is not None
+        return shrunk_blocks(blocks, self.table.index[rows], self.graph, self.law, share[rows], self.between)
 
 
 def _towards_near(
-    y: np.ndarray, table: Neighborhood, strength: float, smooth: Near, parts: list[slice], part: int
+    own: Callable[[slice | np.ndarray], np.ndarray], strength: float, average: Near, rows: slice
 ) -> Float[np.ndarray, "row member member"]:
     """Blocks of a part of the graph, shrunk towards the average over the vertices nearby."""
-    near, weight = smooth.around(parts[part])
-    blocks = local_blocks(y, table.index[near])
+    near, weight = average.around(rows)
+    blocks = own(near)
     mean = (weight @ blocks.reshape(len(near), -1)).reshape(-1, *blocks.shape[1:])
-    start = int(np.searchsorted(near, parts[part].start))
+    start = int(np.searchsorted(near, rows.start))
     return (1 - strength) * blocks[start : start + len(mean)] + strength * mean
 
 

@@ -8,45 +8,27 @@ is chosen.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from joblib import Parallel, delayed
 
-from nearfield.data.duplicate import duplicate_groups
 from nearfield.fitting.choice import Candidate, SelectionReport
 from nearfield.fitting.closed_form import NUGGETS, build_field
-from nearfield.fitting.covariance import (
-    Pooling,
-    Smoother,
-    Standardize,
-    VertexMoments,
-    kernel,
-    pooled_location,
-    predecessors,
-    smoother,
-    vertex_moments,
-)
-from nearfield.fitting.cross_validation import (
-    candidate_radii,
-    fewer_folds,
-    representative,
-    split,
-    standard_error,
-    wider_radius,
-)
+from nearfield.fitting.covariance import VertexMoments, pooled_location, vertex_moments
+from nearfield.fitting.cross_validation import candidate_radii, representative, wider_radius
+from nearfield.fitting.elimination import predecessors
 from nearfield.fitting.matern import Matern, fit_matern
 from nearfield.fitting.maximin import scattered
+from nearfield.fitting.pooling import Pooling, Smoother, kernel, smoother
 from nearfield.fitting.reason import reason_of
 from nearfield.fitting.regression import Regression, cap_members, regress_moments, regress_windows
+from nearfield.fitting.search import Search
 from nearfield.fitting.window_moments import FoldMoments, recentred
-from nearfield.graph import DependencyGraph, Neighborhood
+from nearfield.graph import Neighborhood
+from nearfield.samples import Samples
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -63,40 +45,16 @@ LOCATIONS = (Pooling(0.0), Pooling(1.0, 1.4), Pooling(1.0, 3.0), Pooling(1.0))
 CHAIN_BANDWIDTHS = (1.0, 2.0, 4.0, 8.0, 16.0, math.inf)
 
 
-if hasattr(os, "register_at_fork"):
-    # a forked worker lacks the threads of its parent, and a product over several would wait for them for ever
-    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
-
-
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Keep small batched products from waking a second thread each: folds are the parallelism here."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 class _Trials:
     """Held-out losses of field candidates, each computed once."""
 
-    def __init__(
-        self,
-        x: Float[np.ndarray, "sample vertex channel"],
-        graph: DependencyGraph,
-        parts: list[np.ndarray],
-        contiguous: bool,
-        standardize: Standardize,
-        n_jobs: int | None,
-    ) -> None:
-        self.x, self.graph, self.parts, self.contiguous = np.ascontiguousarray(x), graph, parts, contiguous
-        self.standardize, self.n_jobs = standardize, n_jobs
+    def __init__(self, samples: Samples, parts: list[np.ndarray], search: Search) -> None:
+        self.samples = samples.with_values(np.ascontiguousarray(samples.values))
+        self.x, self.graph, self.parts, self.search = self.samples.values, samples.graph, parts, search
         self.losses: dict[tuple[int, Pooling], Float[np.ndarray, " sample"]] = {}
         self.fits: dict[tuple[int, Pooling], tuple[bool, bool]] = {}
         self.law = cache(self._law)
-        self.windows = cache(partial(predecessors, graph))
+        self.windows = cache(partial(predecessors, samples.graph))
         self.location = cache(self._location)
         self.borrowed = cache(self._borrowed)
 
@@ -105,23 +63,17 @@ class _Trials:
         key = (radius, pooling)
         if key not in self.losses:
             values = np.empty(len(self.x))
-            with one_torch_thread():
-                parts = Parallel(n_jobs=self.n_jobs, prefer="threads")(
-                    delayed(self._fold)(fold, radius, pooling) for fold in range(len(self.parts))
-                )
-            values[np.concatenate(self.parts)] = np.concatenate(parts)
+            found = self.search.over(lambda fold: self._fold(fold, radius, pooling), range(len(self.parts)))
+            values[np.concatenate(self.parts)] = np.concatenate(found)
             self.losses[key] = values
         return float(self.losses[key].mean())
 
-    def best(
-        self, settings: Sequence[tuple[int, Pooling]], progress: Callable[[], object] | None = None
-    ) -> tuple[int, Pooling]:
-        """Try candidates and return the one of lowest loss, the first of equals; `progress` is called after each."""
+    def best(self, settings: Sequence[tuple[int, Pooling]]) -> tuple[int, Pooling]:
+        """Try candidates and return the one of lowest loss, the first of equals."""
         losses = []
         for setting in settings:
             losses.append(self.loss(*setting))
-            if progress is not None:
-                progress()
+            self.search.tell()
         return settings[int(np.argmin(losses))]
 
     def missing(self, radii: Sequence[int], pooling: Pooling) -> list[tuple[int, Pooling]]:
@@ -130,7 +82,7 @@ class _Trials:
 
     def wider(self, radii: Sequence[int], pooling: Pooling) -> tuple[int | None, str]:
         """Radius to go on with where the last is the best at a pooling; None where it is not or, as said, limited."""
-        if self.best([(radius, pooling) for radius in radii])[0] < radii[-1]:
+        if min(radii, key=lambda radius: self.loss(radius, pooling)) < radii[-1]:
             return None, ""
         channels, fewest = self.x.shape[2], len(self.x) - max(map(len, self.parts))
         members = int(self.windows(radii[-1]).present.sum(axis=1).max()) * channels
@@ -145,7 +97,7 @@ class _Trials:
 
     def _law(self, fold: int) -> Matern | None:
         """Return what blocks of points in space are shrunk towards, fitted to the samples that train a fold."""
-        return fit_matern(np.delete(self.x, self.parts[fold], axis=0), self.graph, self.standardize)
+        return fit_matern(self.samples.without(self.parts[fold]))
 
     @cached_property
     def own(self) -> VertexMoments:
@@ -164,12 +116,12 @@ class _Trials:
     def constant(self) -> list[bool]:
         """Whether a vertex with a scale varies in the held-out samples of a fold alone."""
         ranges = (np.ptp(np.delete(self.x, test, axis=0), axis=0) for test in self.parts)
-        return [bool(np.logical_and(found == 0, self.standardize).any()) for found in ranges]
+        return [bool(((found == 0) & np.logical_not(self.samples.standard)).any()) for found in ranges]
 
     def _location(self, alike: Pooling) -> list[tuple[np.ndarray, np.ndarray]]:
         """Location and scale of each fold."""
         smooth = None if alike.strength == 0 else self.smoother(alike.bandwidth, None)
-        fitted = np.broadcast_to(self.standardize, self.own.mean.shape)
+        fitted = np.broadcast_to(np.logical_not(self.samples.standard), self.own.mean.shape)
         found = pooled_location(self.own, self.graph, alike, fitted, smooth)
         center, scale = (np.ascontiguousarray(part.swapaxes(0, 1)) for part in found)
         return list(zip(center, scale, strict=True))
@@ -189,8 +141,8 @@ class _Trials:
             None if table is not whole or self._singular(windows, table, n_samples) else self.moments.of(radius, table)
         )
         if kept is None:
-            y = (np.delete(self.x, held_out, axis=0) - center) / scale
-            fit = regress_windows(y, table, self.graph, pooling, law, windows).regression
+            train = self.samples.without(held_out).standardized(center, scale)
+            fit = regress_windows(train, table, pooling, law, windows).regression
         else:
             blocks = recentred(kept[fold], table.index, self.own.mean[:, fold] - center, scale)
             fit = regress_moments(blocks, table, self.graph, pooling, n_samples, law, windows)
@@ -214,7 +166,7 @@ class _Trials:
         """Whether draws have the variance of the data, and whether no vertex is all but determined by others."""
         key = candidate.radius, candidate.pooling
         if key not in self.fits:
-            fit = build_field(self.x, self.graph, *key, self.standardize)
+            fit = build_field(self.samples, *key)
             self.fits[key] = fit.sound, fit.raised == 0
         return self.fits[key]
 
@@ -261,9 +213,9 @@ class _Trials:
                     strength=key[1].strength,
                     bandwidth=key[1].bandwidth,
                     loss=float(mean),
-                    error=standard_error(self.losses[key], self.contiguous),
+                    error=self.samples.standard_error(self.losses[key]),
                     difference=float(difference.mean()),
-                    difference_error=standard_error(difference, self.contiguous),
+                    difference_error=self.samples.standard_error(difference),
                     size=self.size(*key),
                     location=key[1].location,
                     nugget=key[1].nugget,
@@ -296,133 +248,110 @@ def conditional_loss(
 
 
 def select_field(
-    x: Float[np.ndarray, "sample vertex channel"],
-    graph: DependencyGraph,
+    samples: Samples,
     *,
     radius: int | None = None,
     pooling: Pooling | None = None,
     folds: int = 5,
-    contiguous: bool = False,
-    standardize: Standardize = True,
-    seed: int = 0,
-    n_jobs: int | None = None,
-    progress: Callable[[], object] | None = None,
+    search: Search = Search(),  # noqa: B008
 ) -> SelectionReport:
-    """Choose radius and pooling of the sparse Cholesky field by cross-validation.
+    """Choose radius and pooling of the sparse Cholesky field by cross-validation, where they are not given.
 
     The search alternates: pooling at a small radius, radius at the best pooling, pooling again, until the best stays.
     Where the widest radius is the best at the pooling chosen, wider ones are tried until the loss rises.
     Where draws have not the variance of the data, or a vertex is all but determined by its neighbours, white noise is
     added to the law in several measures. Last, location and scale are pooled in other ways than the correlations, and
     the blocks formed anew, at one radius.
-
-    Parameters
-    ----------
-    x : ndarray, shape (sample, vertex, channel)
-        Data in their own units, without missing values.
-    graph : DependencyGraph
-    radius : int, optional
-        Fixed radius; chosen when None.
-    pooling : Pooling, optional
-        Fixed pooling, but for a nugget where it has none; chosen when None.
-    folds : int
-        At least 2; at most half as many as samples are used.
-    contiguous : bool
-        Hold out contiguous blocks, for samples along a time axis.
-    standardize : bool or tuple of bool
-        Whether location and scale are fitted, of all channels or of each.
-    seed : int
-        Of the shuffle when folds are not contiguous.
-    n_jobs : int, optional
-        Threads over the folds, as in joblib.
-    progress : callable, optional
-        Called after every candidate.
-
-    Returns
-    -------
-    SelectionReport
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than four samples: nothing can be held out.
     """
-    folds = fewer_folds(folds, len(x))
-    parts = split(len(x), folds, contiguous, seed, duplicate_groups(x))
-    part, used = representative(x, graph, parts, standardize)
-    trials = _Trials(used, part, parts, contiguous, standardize, n_jobs)
-    radii = candidate_radii(part, x.shape[2]) if radius is None else (radius,)
+    parts = samples.folds(folds, search.seed)
+    trials = _Trials(representative(samples, parts), parts, search)
+    return _Choice(trials, radius, pooling).report(samples.n_vertices)
 
-    limit, located, noised = "", False, False
 
-    def along(chosen: Pooling) -> Pooling:
+class _Choice:
+    """The search for a radius and a pooling, each free or fixed."""
+
+    def __init__(self, trials: _Trials, radius: int | None, pooling: Pooling | None) -> None:
+        self.trials, self.radius, self.pooling = trials, radius, pooling
+        self.radii = candidate_radii(trials.graph, trials.samples.n_channels) if radius is None else (radius,)
+        trials.windows(self.radii[-1])  # on lattices the others are part of it
+        self.limit, self.noised, self.located = "", False, False
+
+    def report(self, n_vertices: int) -> SelectionReport:
+        """Search, and say what was found for a graph of so many vertices."""
+        trials = self.trials
+        self._alternate()
+        while True:  # the curve at the chosen pooling has all radii, and may itself change the choice
+            table, chosen, lowest = trials.table()
+            sound, missing = self._missing(table, chosen)
+            if not missing:
+                break
+            trials.best(missing)
+        folds, ordered = len(trials.parts), trials.samples.ordered
+        return SelectionReport(
+            table=table,
+            chosen=sound,
+            best=lowest,
+            curve=tuple(c for c in table if c.pooling == self._along(table[sound].pooling)),
+            radius_by_time=None,
+            folds=folds,
+            ordered=ordered,
+            reason=reason_of(
+                table[sound],
+                table[lowest],
+                folds,
+                ordered,
+                trials.samples.n_vertices,
+                n_vertices,
+                passed_over=sound != chosen,
+                limit=f" The loss is still falling at radius {self.radii[-1]}, but {self.limit}." if self.limit else "",
+            ),
+        )
+
+    def _alternate(self) -> None:
+        """Try pooling at a small radius, radii at the best pooling, pooling again, until the best stays."""
+        now = (self.radii[min(2, len(self.radii) - 1)], self.pooling or Pooling(0.0))
+        for _ in range(3):
+            before = now
+            if self.pooling is None:
+                coarse = [(now[0], Pooling(s, h)) for h in self._bandwidths for s in COARSE]
+                now = self.trials.best([*coarse, (now[0], Pooling(0.0))])
+                if now[1].strength > 0:
+                    near = [s for s in FINE if abs(s - now[1].strength) <= 0.21]
+                    now = self.trials.best([(now[0], Pooling(s, now[1].bandwidth)) for s in near])
+            now = self.trials.best([(r, now[1]) for r in self.radii])
+            if now == before:
+                break
+
+    @property
+    def _bandwidths(self) -> tuple[float, ...]:
+        graph = self.trials.graph
+        if scattered(graph):
+            return (math.inf,)  # what blocks are shrunk towards has none
+        return CHAIN_BANDWIDTHS if graph.lattice is not None and len(graph.lattice.shape) == 1 else BANDWIDTHS
+
+    def _along(self, chosen: Pooling) -> Pooling:
         """Pooling of the curve: what was found to suit location and scale is found at one radius."""
-        return replace(chosen, location=None) if pooling is None else chosen
+        return replace(chosen, location=None) if self.pooling is None else chosen
 
-    bandwidths: Sequence[float] = (
-        CHAIN_BANDWIDTHS if part.lattice is not None and len(part.lattice.shape) == 1 else BANDWIDTHS
-    )
-    if scattered(part):
-        bandwidths = (math.inf,)  # what blocks are shrunk towards has none
-    _search(trials, radii, bandwidths, pooling, progress)
-    while True:  # the curve at the chosen pooling has all radii, and may itself change the choice
-        table, chosen, lowest = trials.table()
-        missing = trials.missing(radii, along(table[chosen].pooling))
-        if not missing:
-            sound = trials.first_sound(chosen, table)
-            missing = trials.missing(radii, along(table[sound].pooling))
-        if not missing and radius is None:
-            wider, limit = trials.wider(radii, along(table[sound].pooling))
-            radii = radii if wider is None else (*radii, wider)
-            missing = trials.missing(radii, along(table[sound].pooling))
-        if not missing and not noised and None in (radius, pooling) and not all(trials.fitted(table[chosen])):
-            noised, now = True, table[chosen]
-            missing = [(now.radius, replace(now.pooling, nugget=nugget)) for nugget in NUGGETS]
-        if not missing and pooling is None and not located and np.any(standardize):
-            located, now = True, table[sound]
+    def _missing(self, table: Sequence[Candidate], chosen: int) -> tuple[int, list[tuple[int, Pooling]]]:
+        """Place of the best candidate with sound draws, if all is known to tell it, and settings to be tried yet."""
+        trials = self.trials
+        if missing := trials.missing(self.radii, self._along(table[chosen].pooling)):
+            return chosen, missing
+        sound = trials.first_sound(chosen, table)
+        along = self._along(table[sound].pooling)
+        missing = trials.missing(self.radii, along)
+        if not missing and self.radius is None:
+            wider, self.limit = trials.wider(self.radii, along)
+            self.radii = self.radii if wider is None else (*self.radii, wider)
+            missing = trials.missing(self.radii, along)
+        if not missing and not self.noised and None in (self.radius, self.pooling):
+            now = table[chosen]
+            if not all(trials.fitted(now)):
+                self.noised = True
+                missing = [(now.radius, replace(now.pooling, nugget=nugget)) for nugget in NUGGETS]
+        if not missing and self.pooling is None and not self.located and not all(trials.samples.standard):
+            self.located, now = True, table[sound]
             missing = [(now.radius, replace(now.pooling, location=location)) for location in LOCATIONS]
-        if not missing:
-            break
-        trials.best(missing, progress)
-    passed_over, chosen = sound != chosen, sound
-    return SelectionReport(
-        table=table,
-        chosen=chosen,
-        best=lowest,
-        curve=tuple(c for c in table if c.pooling == along(table[chosen].pooling)),
-        radius_by_time=None,
-        folds=folds,
-        contiguous=contiguous,
-        reason=reason_of(
-            table[chosen],
-            table[lowest],
-            folds,
-            contiguous,
-            part.n_vertices,
-            graph.n_vertices,
-            passed_over=passed_over,
-            limit=f" The loss is still falling at radius {radii[-1]}, but {limit}." if limit else "",
-        ),
-    )
-
-
-def _search(
-    trials: _Trials,
-    radii: Sequence[int],
-    bandwidths: Sequence[float],
-    fixed: Pooling | None,
-    progress: Callable[[], object] | None,
-) -> None:
-    """Try pooling at a small radius, radii at the best pooling, pooling again, until the best stays."""
-    now = (radii[min(2, len(radii) - 1)], fixed or Pooling(0.0))
-    for _ in range(3):
-        before = now
-        if fixed is None:
-            coarse = [(now[0], Pooling(s, h)) for h in bandwidths for s in COARSE]
-            now = trials.best([*coarse, (now[0], Pooling(0.0))], progress)
-            if now[1].strength > 0:
-                near = [s for s in FINE if abs(s - now[1].strength) <= 0.21]
-                now = trials.best([(now[0], Pooling(s, now[1].bandwidth)) for s in near], progress)
-        now = trials.best([(r, now[1]) for r in radii], progress)
-        if now == before:
-            break
+        return sound, missing

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from nearfield.fitting.closed_form import build_field, field_spectrum, fit_windowed, torus_spectrum
-from nearfield.fitting.covariance import Pooling
-from nearfield.fitting.cross_validation import FEWEST_TO_CHOOSE
-from nearfield.fitting.extension import extend
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.radius import select_radius_by_time
 from nearfield.graph import DependencyGraph
+from nearfield.samples import FEWEST_TO_CHOOSE, Samples
 from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import WindowedGaussianScore
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Float
 
 __all__ = ["shown_gaussian"]
 
@@ -32,14 +25,7 @@ SHORT_AXIS = 8
 
 
 def shown_gaussian(
-    z: Float[np.ndarray, "sample vertex channel"],
-    graph: DependencyGraph,
-    hops: int,
-    pooling: Pooling,
-    *,
-    radius: int | None = None,
-    contiguous: bool = False,
-    seed: int = 0,
+    samples: Samples, hops: int, pooling: Pooling, *, radius: int | None = None, seed: int = 0
 ) -> WindowedGaussianScore:
     """Fit the Gaussian that a network is shown.
 
@@ -54,29 +40,19 @@ def shown_gaussian(
     what is far is too small a part.) They meet themselves around no axis but those of up to 8 vertices. On other graphs
     they are of the radii chosen for each noise level, or with too few samples to choose by, of the hops of the field.
 
-    Parameters
-    ----------
-    z, graph, pooling, radius, contiguous
-        As in `fit_network`; the radius is that of this Gaussian.
-    hops : int
-        Of the field, at most 64.
-    seed : int
-        Of the division of the data.
-
-    Returns
-    -------
-    WindowedGaussianScore
+    ``hops``, at most 64, are those of the field; ``radius`` is that of this Gaussian.
     """
+    graph = samples.graph
     if radius is None and pooling.one_law and graph.keep is None and graph.lattice is not None:
         if len(graph.lattice.shape) == 1:
-            return _chain_windows(build_field(z, graph, hops, pooling, standardize=False).field, graph)
-        if all(graph.lattice.periodic) and len(z) >= TORUS_SAMPLES:
-            return _torus_windows(z, graph)
-    if radius is None and len(z) >= FEWEST_TO_CHOOSE:
-        table = select_radius_by_time(z, graph, pooling, contiguous=contiguous, standardize=False, seed=seed)
+            return _chain_windows(build_field(samples, hops, pooling).field, graph)
+        if all(graph.lattice.periodic) and len(samples) >= TORUS_SAMPLES:
+            return _torus_windows(samples)
+    if radius is None and len(samples) >= FEWEST_TO_CHOOSE:
+        table = select_radius_by_time(samples, pooling, seed=seed)
     else:
         table = ((1.0, hops if radius is None else radius),)
-    return fit_windowed(z, graph, table, pooling, standardize=False)[2]
+    return fit_windowed(samples, table, pooling)[2]
 
 
 def _chain_windows(field: GaussianField, graph: DependencyGraph) -> WindowedGaussianScore:
@@ -85,20 +61,16 @@ def _chain_windows(field: GaussianField, graph: DependencyGraph) -> WindowedGaus
     # Not so wide that no window of the chain is whole: a longer chain, onto which it may be extended, has whole ones.
     radius = min(SHOWN_RADIUS, (len(graph) - 1) // 2, max(1, (SHOWN_MEMBERS // field.n_channels - 1) // 2))
     small = DependencyGraph.grid((min(len(graph), 4 * SHOWN_RADIUS + 1),), periodic=graph.lattice.periodic)
-    shorter = extend(field, graph, small)
-    assert isinstance(shorter, GaussianField)
-    spectrum = field_spectrum(shorter, small, radius)
-    score = extend(WindowedGaussianScore({radius: spectrum}, ((1.0, radius),), field.n_channels), small, graph)
-    assert isinstance(score, WindowedGaussianScore)
-    return score
+    spectrum = field_spectrum(field.extended(graph, small), small, radius)
+    return WindowedGaussianScore({radius: spectrum}, ((1.0, radius),), field.n_channels).extended(small, graph)
 
 
-def _torus_windows(z: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph) -> WindowedGaussianScore:
+def _torus_windows(samples: Samples) -> WindowedGaussianScore:
     """Return the widest windows that are few enough members and meet themselves around no axis but short ones."""
-    lattice, channels = graph.lattice, z.shape[2]
+    lattice, channels = samples.graph.lattice, samples.n_channels
     assert lattice is not None
     radius = 1
     narrowest = min([n for n in lattice.shape if n > SHORT_AXIS] or lattice.shape)
     while radius < (narrowest - 1) // 2 and lattice.ball_size(radius + 1) * channels <= TORUS_MEMBERS:
         radius += 1
-    return WindowedGaussianScore({radius: torus_spectrum(z, graph, radius)}, ((1.0, radius),), channels)
+    return WindowedGaussianScore({radius: torus_spectrum(samples, radius)}, ((1.0, radius),), channels)

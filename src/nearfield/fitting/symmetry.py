@@ -24,9 +24,10 @@ import torch
 
 from nearfield.graph import DependencyGraph
 from nearfield.noise import Stream
+from nearfield.samples import Samples
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float, Int
     from torch import Tensor
 
 __all__ = ["Symmetry", "candidates", "chosen", "drawn", "named", "p_value"]
@@ -116,54 +117,32 @@ def named(names: tuple[str, ...], graph: DependencyGraph) -> tuple[Symmetry, ...
     return tuple(symmetry for symmetry in possible if symmetry.name in names)
 
 
-def chosen(
-    which: str | tuple[str, ...],
-    x: Float[np.ndarray, "sample vertex channel"],
-    graph: DependencyGraph,
-    *,
-    contiguous: bool,
-    seed: int,
-) -> tuple[Symmetry, ...]:
-    """Symmetries by name, or for ``"auto"`` those that the data do not show to be broken.
-
-    Parameters
-    ----------
-    which : "auto" or tuple of str
-    x : ndarray, shape (sample, vertex, channel)
-        Standardised.
-    graph : DependencyGraph
-    contiguous : bool
-        Samples are in order of time: blocks of them count as independent, not each.
-    seed : int
-        Of the signs.
-
-    Raises
-    ------
-    ValueError
-        If the graph has no symmetry of that name.
+def chosen(samples: Samples, which: str | tuple[str, ...], seed: int) -> tuple[Symmetry, ...]:
+    """Symmetries by name, or for ``"auto"`` those that the samples do not show to be broken.
 
     Examples
     --------
     >>> x = np.random.default_rng(0).normal(size=(50, 12, 1))
     >>> chain = DependencyGraph.chain(12)
-    >>> [s.name for s in chosen("auto", x, chain, contiguous=False, seed=0)]
+    >>> [s.name for s in chosen(Samples(x, chain), "auto", seed=0)]
     ['reflect 0', 'negate']
-    >>> [s.name for s in chosen("auto", x**2, chain, contiguous=False, seed=0)]
+    >>> [s.name for s in chosen(Samples(x**2, chain), "auto", seed=0)]
     ['reflect 0']
     """
+    graph = samples.graph
     if isinstance(which, tuple):
         return named(which, graph)
     possible = candidates(graph)
-    x = x[:: -(-len(x) // LARGEST)]
+    x = samples.values[:: -(-len(samples) // LARGEST)]
     here = moments(x, graph) if possible else np.empty(0)
     return tuple(
         symmetry
         for symmetry in possible
-        if p_value(here - moments(symmetry.of(x), graph), contiguous=contiguous, seed=seed) >= LEVEL
+        if p_value(here - moments(symmetry.of(x), graph), ordered=samples.ordered, seed=seed) >= LEVEL
     )
 
 
-def p_value(difference: Float[np.ndarray, "sample moment"], *, contiguous: bool, seed: int) -> float:
+def p_value(difference: Float[np.ndarray, "sample moment"], *, ordered: bool, seed: int) -> float:
     """Of the hypothesis that differences have no preferred sign; 0 where samples are too few to say anything.
 
     Of any number of moments the largest mean counts, each in units of its root mean square, and is compared with the
@@ -172,10 +151,10 @@ def p_value(difference: Float[np.ndarray, "sample moment"], *, contiguous: bool,
     Examples
     --------
     >>> difference = np.random.default_rng(0).normal(size=(100, 5))
-    >>> p_value(difference, contiguous=False, seed=0) > 0.1, p_value(difference + 0.5, contiguous=False, seed=0)
+    >>> p_value(difference, ordered=False, seed=0) > 0.1, p_value(difference + 0.5, ordered=False, seed=0)
     (True, 0.001)
     """
-    if contiguous:
+    if ordered:
         blocks = np.array_split(difference, min(FEWEST, len(difference)))
         difference = np.array([block.mean(axis=0) for block in blocks])
     if len(difference) < FEWEST:
@@ -257,15 +236,11 @@ def patterns(lengths: tuple[int, ...], channels: int) -> list[tuple[tuple[tuple[
 
 
 def drawn(
-    symmetries: Sequence[Symmetry],
-    x: Float[Tensor, "sample vertex channel"],
-    counted: Bool[Tensor, "sample vertex"] | None,
-    generator: torch.Generator,
-) -> tuple[Float[Tensor, "sample vertex channel"], Bool[Tensor, "sample vertex"] | None]:
+    symmetries: Sequence[Symmetry], x: Float[Tensor, "sample vertex channel"], generator: torch.Generator
+) -> Float[Tensor, "sample vertex channel"]:
     """Images of samples under random elements of the group: each symmetry is applied to each sample or not."""
     for symmetry in symmetries:
         applied = torch.rand(len(x), generator=generator, device=generator.device) < 0.5
         source = torch.from_numpy(symmetry.source).to(x.device)
         x = torch.where(applied[:, None, None], symmetry.sign * x[:, source], x)
-        counted = None if counted is None else torch.where(applied[:, None], counted[:, source], counted)
-    return x, counted
+    return x

@@ -1,4 +1,4 @@
-"""Adjacencies as row pointers and sorted columns, and the checks of edges and matrices that users give.
+"""Adjacencies as row pointers and sorted columns; checks of the user's edges and matrices.
 
 Pointers and columns are those of a sparse array with compressed rows (CSR): entries ``pointers[j]`` up to
 ``pointers[j + 1]`` of the columns are the neighbours of vertex j.
@@ -15,7 +15,20 @@ if TYPE_CHECKING:
     from jaxtyping import Int
     from numpy.typing import ArrayLike
 
+    from nearfield.graph.lattice import Lattice
+
     Links = tuple[Int[np.ndarray, " vertex+1"], Int[np.ndarray, " entry"]]
+
+
+__all__ = [
+    "checked_edges",
+    "checked_pattern",
+    "lattice_links",
+    "links_of",
+    "pattern_of",
+    "pointers_of",
+    "read_only",
+]
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
@@ -55,68 +68,42 @@ def links_of(n: int, edges: Int[np.ndarray, "edge 2"]) -> Links:
     return pointers_of(csr_array((np.ones(len(start), dtype=bool), (start, end)), shape=(n, n)))
 
 
+def lattice_links(lattice: Lattice, cells: Int[np.ndarray, " vertex"] | None) -> Links:
+    """Row pointers and columns of a lattice's adjacency, read-only; of some of its cells where they are named."""
+    index, present, _, _ = lattice.table(1)
+    pairs = np.stack([np.repeat(index[:, :1], index.shape[1], axis=1)[present], index[present]], axis=1)
+    pointers, columns = links_of(len(index), pairs)
+    if cells is not None:
+        pointers, columns = pointers_of(pattern_of(pointers, columns)[cells][:, cells])
+    return read_only(pointers), read_only(columns)
+
+
 def checked_edges(n: int, edges: ArrayLike) -> Int[np.ndarray, "edge 2"]:
-    """Return the edges of a graph of n vertices as an int64 array, or say what is wrong with them.
-
-    Parameters
-    ----------
-    n : int
-        Number of vertices.
-    edges : int array (edge, 2)
-        Pairs of vertices in 0 ... n - 1; may be empty.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are not pairs of integers in range.
-
-    Examples
-    --------
-    >>> checked_edges(3, []).shape
-    (0, 2)
-    """
+    """Return the edges of a graph of n vertices as an int64 array; refuse others than pairs of integers in range."""
     pairs = np.asarray(edges)
     if pairs.size == 0:
         return np.zeros((0, 2), dtype=np.int64)
     if pairs.dtype.kind not in "iu":
-        raise TypeError(f"edges must be integers, got dtype {pairs.dtype}; give vertex numbers 0 to {n - 1}")
+        raise TypeError(f"edges must be integers, got dtype {pairs.dtype}")
     if pairs.ndim != 2 or pairs.shape[1] != 2:
-        raise ValueError(f"edges must have shape (edge, 2), got {pairs.shape}; give one pair of vertices per row")
+        raise ValueError(f"edges must have shape (edge, 2), got {pairs.shape}")
     outside = pairs[((pairs < 0) | (pairs >= n)).any(axis=1)]
     if len(outside):
-        raise ValueError(
-            f"edges must join vertices 0 to {n - 1}, got {tuple(outside[0].tolist())}; raise n or renumber"
-        )
+        raise ValueError(f"edges must join vertices 0 to {n - 1}, got {tuple(outside[0].tolist())}")
     return pairs.astype(np.int64)
 
 
 def checked_pattern(adjacency: Any) -> csr_array:
-    """Return the non-zero pattern of a matrix with symmetric pattern, or say what is wrong with it.
-
-    Parameters
-    ----------
-    adjacency : scipy sparse array or matrix, or 2-D ndarray (vertex, vertex)
-        Left as it is.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is not a matrix of numbers, not square, empty, not finite, or its pattern is not symmetric.
-
-    Examples
-    --------
-    >>> checked_pattern(np.array([[2.0, -0.5], [-0.5, 0.0]])).toarray().tolist()
-    [[1, 1], [1, 0]]
-    """
+    """Return the non-zero pattern of a finite square matrix; refuse patterns that are not symmetric."""
     matrix: Any = adjacency if issparse(adjacency) else np.asarray(adjacency)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
-        raise ValueError(f"adjacency must be square and not empty, got shape {matrix.shape}; give (vertex, vertex)")
+        raise ValueError(f"adjacency must be square and not empty, got shape {matrix.shape}")
     if matrix.dtype.kind not in "biuf":
-        raise TypeError(f"adjacency must be booleans or real numbers, got dtype {matrix.dtype}; convert it")
+        raise TypeError(f"adjacency must be booleans or real numbers, got dtype {matrix.dtype}")
     pattern = csr_array(matrix, copy=True)
     pattern.sum_duplicates()
     if not np.isfinite(pattern.data).all():
-        raise ValueError("adjacency must be finite, got nan or inf among its entries; use 0 for no edge")
+        raise ValueError("adjacency must be finite, got nan or inf among its entries")
     pattern.eliminate_zeros()
     pattern.data = np.ones(pattern.nnz, dtype=np.int8)
     one_way = (pattern - pattern.T).tocoo()

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 from scipy.sparse import coo_array, csgraph, csr_array
-from sklearn.cluster import KMeans
 
 from nearfield.graph import DependencyGraph
 from nearfield.graph.adjacency import links_of
@@ -81,17 +80,6 @@ def box_step(graph: DependencyGraph) -> int:
 def coarsen(graph: DependencyGraph, step: int = STEP) -> Coarsening:
     """Cut a graph into blocks.
 
-    Parameters
-    ----------
-    graph : DependencyGraph
-    step : int
-        Cells of a box along each axis of a lattice, at least 2; the last box of an axis takes what is left, from
-        half a box on as a box of its own. Other graphs get ``n_vertices / step**2`` clusters.
-
-    Returns
-    -------
-    Coarsening
-
     Examples
     --------
     >>> coarse = coarsen(DependencyGraph.chain(10))
@@ -117,6 +105,8 @@ def coarsen(graph: DependencyGraph, step: int = STEP) -> Coarsening:
 
 
 def _clusters(graph: DependencyGraph, step: int) -> Coarsening:
+    from sklearn.cluster import KMeans  # a second to import
+
     n = graph.n_vertices
     count = max(1, round(n / step**2))
     if graph.coordinates is not None:

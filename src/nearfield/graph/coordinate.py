@@ -1,4 +1,4 @@
-"""Points in space and on the sphere: what is valid, what is near.
+"""Points in space and on the sphere: their checks and their neighbours.
 
 Great-circle neighbours are found by the chord between unit vectors, which grows with the angle: the date line and the
 poles need no special case.
@@ -16,6 +16,8 @@ from nearfield._checks import whole_number
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy.typing import ArrayLike
+
+__all__ = ["EARTH_RADIUS", "Metric", "checked_axes", "checked_points", "close_pairs", "nearest_pairs", "positions"]
 
 Metric = Literal["euclidean", "haversine"]
 
@@ -40,18 +42,13 @@ def positions(coordinates: Float[np.ndarray, "vertex axis"], metric: Metric) -> 
 def nearest_pairs(coordinates: Float[np.ndarray, "vertex axis"], k: int, metric: Metric) -> Int[np.ndarray, "edge 2"]:
     """Each point with each of its k nearest others; coordinates as checked.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If k is not an integer from 1 to the number of other points.
-
     Examples
     --------
     >>> import numpy as np
     >>> nearest_pairs(np.array([[0.0], [1.0], [3.0]]), 1, "euclidean").tolist()
     [[0, 1], [1, 0], [2, 1]]
     """
-    k, n = whole_number("k", k, 1, "give the number of nearest points to join"), len(coordinates)
+    k, n = whole_number("k", k, 1), len(coordinates)
     if k > n - 1:
         raise ValueError(f"k must be at most the number of other points, {n - 1}, got {k}; lower k or add points")
     points = positions(coordinates, metric)
@@ -65,11 +62,6 @@ def close_pairs(
     coordinates: Float[np.ndarray, "vertex axis"], distance: float, metric: Metric
 ) -> Int[np.ndarray, "edge 2"]:
     """Pairs of points at most `distance` apart (km for haversine), each once; coordinates as checked.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the distance is not a finite number above 0.
 
     Examples
     --------
@@ -92,11 +84,6 @@ def close_pairs(
 def real_array(name: str, values: ArrayLike) -> Float[np.ndarray, ...]:
     """Return finite real numbers as a new float64 array, without negative zeros.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If they are not real numbers, or not finite.
-
     Examples
     --------
     >>> real_array("lat", [1, 2]).tolist()
@@ -114,11 +101,6 @@ def real_array(name: str, values: ArrayLike) -> Float[np.ndarray, ...]:
 
 def checked_points(points: ArrayLike, metric: Metric) -> Float[np.ndarray, "vertex axis"]:
     """Points as a new float64 array (vertex, axis); one number per point is one axis.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are not finite numbers, or not latitudes and longitudes in range for haversine.
 
     Examples
     --------
@@ -140,11 +122,6 @@ def checked_points(points: ArrayLike, metric: Metric) -> Float[np.ndarray, "vert
 
 def checked_axes(lat: ArrayLike, lon: ArrayLike) -> tuple[Float[np.ndarray, " lat"], Float[np.ndarray, " lon"], bool]:
     """Axes of a grid on the sphere, as given, and whether the longitudes close.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are not finite numbers in range, repeat, or turn back.
 
     Examples
     --------

@@ -9,6 +9,7 @@ list of offsets for all cells. On a periodic axis of length L each residue modul
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -18,6 +19,8 @@ from nearfield._checks import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
+
+__all__ = ["Lattice"]
 
 
 @final
@@ -52,19 +55,25 @@ class Lattice:
 
     def __post_init__(self) -> None:
         if not isinstance(self.shape, tuple) or not 1 <= len(self.shape) <= 3:
-            raise ValueError(
-                f"shape must be a tuple of 1 to 3 lengths, got {self.shape!r}; merge axes or use from_edges"
-            )
+            raise ValueError(f"shape must be a tuple of 1 to 3 lengths, got {self.shape!r}; merge axes")
         for length in self.shape:
-            whole_number("shape", length, 1, "give the number of cells along each axis")
+            whole_number("shape", length, 1)
         flags = isinstance(self.periodic, tuple) and all(isinstance(flag, bool) for flag in self.periodic)
         if not flags or len(self.periodic) != len(self.shape):
             raise ValueError(
-                f"periodic must be True, False or one of them per axis of shape {self.shape}, got {self.periodic!r}; "
-                f"give {len(self.shape)} flag(s)"
+                f"periodic must be True, False or one of them per axis of shape {self.shape}, got {self.periodic!r}"
             )
         if not isinstance(self.diagonal, bool):
-            raise TypeError(f"diagonal must be True or False, got {self.diagonal!r}; give a bool")
+            raise TypeError(f"diagonal must be True or False, got {self.diagonal!r}")
+
+    @classmethod
+    def of(cls, shape: Sequence[int], periodic: bool | Sequence[bool], diagonal: bool) -> Lattice:
+        """Lattice from a user's lengths, and flags for all axes or one each."""
+        if not isinstance(shape, Sequence | np.ndarray):
+            raise TypeError(f"shape must be a sequence of 1 to 3 lengths, got {shape!r}; write ({shape},) for one axis")
+        flags = np.asarray(periodic).tolist()
+        flags = tuple(flags) if isinstance(flags, list) else (flags,) * len(shape)
+        return cls(tuple(whole_number("shape", length, 1) for length in shape), flags, diagonal)
 
     @property
     def n_cells(self) -> int:
@@ -91,11 +100,6 @@ class Lattice:
         ball of the l1 lattice, :math:`1 + 2r`, :math:`1 + 2r + 2r^2` or :math:`1 + (8r + 6r^2 + 4r^3)/3`, is not above
         it. On Z^n both are attained at r = 1.
 
-        Returns
-        -------
-        tuple of float
-            S and nu; (0, 0) for a single cell.
-
         Examples
         --------
         >>> Lattice((9,), (False,)).growth(), Lattice((9, 9), (False, False), diagonal=True).growth()
@@ -106,18 +110,6 @@ class Lattice:
 
     def stencil(self, radius: int) -> tuple[Int[np.ndarray, "width axis"], Int[np.ndarray, " width"]]:
         """Offsets within `radius` hops, by hops, then lexicographic; the first is the cell itself.
-
-        Parameters
-        ----------
-        radius : int
-            Hops, at least 0. Past the diameter the stencil stops growing.
-
-        Returns
-        -------
-        offsets : int64 array (width, axis)
-            Steps along each axis.
-        hops : int16 array (width,)
-            Hop distance of each offset.
 
         Examples
         --------
@@ -133,11 +125,6 @@ class Lattice:
 
     def ball_size(self, radius: int) -> int:
         """Size of the largest neighbourhood of that radius: the one around the central cell.
-
-        Parameters
-        ----------
-        radius : int
-            Hops, at least 0.
 
         Examples
         --------
@@ -157,22 +144,6 @@ class Lattice:
         Int[np.ndarray, "width axis"],
     ]:
         """Neighbours of every cell: one column per offset of :meth:`stencil`.
-
-        Parameters
-        ----------
-        radius : int
-            Hops, at least 0.
-
-        Returns
-        -------
-        index : int64 array (vertex, width)
-            The cell at that offset, or the cell itself where the offset leaves the box.
-        present : bool array (vertex, width)
-            Whether the offset stays in the box.
-        hops : int16 array (vertex, width)
-            Hop distance; -1 where absent.
-        offsets : int64 array (width, axis)
-            The stencil.
 
         Examples
         --------
@@ -203,13 +174,6 @@ class Lattice:
         offsets: Int[np.ndarray, "width axis"],
     ) -> Int[np.ndarray, " pair"]:
         """Column of the stencil `offsets` that leads from each cell of `start` to that of `end`.
-
-        Parameters
-        ----------
-        start, end : int array (pair,)
-            Cells, in C order; every offset between them must be in the stencil.
-        offsets : int64 array (width, axis)
-            A stencil.
 
         Examples
         --------

@@ -6,12 +6,14 @@ from collections.abc import Callable, Hashable, Iterable
 from threading import RLock
 from typing import Any, TypeVar, final
 
+__all__ = ["Memory"]
+
 Kept = TypeVar("Kept")
 
 
 @final
 class Memory:
-    """Results by key; where there is no room for another, those used longest ago are given up.
+    """Results by key; those used longest ago make room for new ones.
 
     Parameters
     ----------
@@ -31,16 +33,7 @@ class Memory:
         self._lock = RLock()
 
     def get(self, key: Hashable, make: Callable[[], Kept], size: Callable[[Kept], int]) -> Kept:
-        """Return what is kept under a key, or make and keep it.
-
-        Parameters
-        ----------
-        key : hashable
-        make : callable
-            Called without arguments where nothing is kept.
-        size : callable
-            Bytes of what was made.
-        """
+        """Return the result kept under a key, or make and keep it."""
         with self._lock:
             if key in self._kept:
                 self._kept[key] = self._kept.pop(key)  # the latest
@@ -54,6 +47,6 @@ class Memory:
             return made
 
     def first(self, keys: Iterable[Hashable]) -> Any | None:
-        """Return what is kept under the first of these keys that has something, or None."""
+        """Return the result kept under the first of these keys that has one, or None."""
         with self._lock:
             return next((self._kept[key][0] for key in keys if key in self._kept), None)

@@ -18,6 +18,8 @@ from nearfield.graph.lattice import Lattice
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
+__all__ = ["Neighborhood", "ball_sizes", "growth", "layers", "narrowed", "on_lattice", "ranked"]
+
 GROWTH_PAIRS = 10_000_000  # pairs of vertices that `growth` counts before the graph's size stands for a ball's
 
 
@@ -66,13 +68,6 @@ class Neighborhood:
 def layers(adjacency: csr_array, radius: int | None = None) -> Iterator[csr_array]:
     """Yield, for r = 0, 1, ..., the pairs at exactly r hops as a boolean pattern, until there are none.
 
-    Parameters
-    ----------
-    adjacency : sparse bool array (vertex, vertex)
-        Symmetric, without loops.
-    radius : int, optional
-        Last r; None for all.
-
     Examples
     --------
     >>> import numpy as np
@@ -108,15 +103,6 @@ def ranked(
 ) -> Neighborhood:
     """Table of a graph off lattices: rows ordered by hops, then by distance of positions, then by vertex number.
 
-    Parameters
-    ----------
-    adjacency : sparse bool array (vertex, vertex)
-        Symmetric, without loops.
-    radius : int
-        Hops, at least 0.
-    positions : float64 array (vertex, axis), optional
-        Points whose straight-line distance breaks ties of hops.
-
     Examples
     --------
     >>> import numpy as np
@@ -145,17 +131,6 @@ def ranked(
 def on_lattice(lattice: Lattice, cells: Int[np.ndarray, " vertex"], adjacency: csr_array, radius: int) -> Neighborhood:
     """Table of a lattice with cells removed: columns are offsets, hops are counted among the rest.
 
-    Parameters
-    ----------
-    lattice : Lattice
-        The whole lattice.
-    cells : int array (vertex,)
-        Cells that are left, in C order.
-    adjacency : sparse bool array (vertex, vertex)
-        Edges among them.
-    radius : int
-        Hops, at least 0.
-
     Examples
     --------
     >>> import numpy as np
@@ -173,7 +148,7 @@ def on_lattice(lattice: Lattice, cells: Int[np.ndarray, " vertex"], adjacency: c
 
 
 def narrowed(table: Neighborhood, lattice: Lattice, radius: int) -> Neighborhood:
-    """Table of a smaller radius on the same lattice: its leading columns, less what gone cells put farther off.
+    """Table of a smaller radius on the same lattice: its leading columns, if still within its hops.
 
     Examples
     --------
@@ -192,15 +167,6 @@ def narrowed(table: Neighborhood, lattice: Lattice, radius: int) -> Neighborhood
 
 def growth(adjacency: csr_array, largest_component: int, radius: int | None = None) -> tuple[float, float]:
     r"""(S, nu) of (3.12): S the largest number of neighbours, which r = 1 asks for, nu the least that then holds.
-
-    Parameters
-    ----------
-    adjacency : sparse bool array (vertex, vertex)
-        Symmetric, without loops.
-    largest_component : int
-        Size of the largest connected component, a bound for every ball.
-    radius : int, optional
-        Hold up to this radius only; None for all, and then `largest_component` stands for balls that are not counted.
 
     Examples
     --------

@@ -15,75 +15,48 @@ from nearfield.graph.adjacency import pointers_of
 from nearfield.graph.lattice import Lattice
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
-
     from nearfield.graph.adjacency import Links
+    from nearfield.graph.dependency import DependencyGraph
 
-MOST_AXES = 3  # of a lattice
+__all__ = ["paired"]
+
+_MOST_AXES = 3  # of a lattice
 
 
-def product_lattice(left: Lattice | None, right: Lattice | None) -> Lattice | None:
-    """Lattice of the axes of both, where the product is one; None where it takes a list of edges.
+def paired(left: DependencyGraph, right: DependencyGraph) -> DependencyGraph:
+    """Product of two graphs: a lattice where it is one, else a list of edges."""
+    graph, points = type(left), None
+    if left.coordinates is not None and right.coordinates is not None and left.metric == right.metric == "euclidean":
+        points = np.hstack(
+            [np.repeat(left.coordinates, len(right), axis=0), np.tile(right.coordinates, (len(left), 1))]
+        )
+    lattice = _product_lattice(left.lattice, right.lattice)
+    if lattice is None:
+        links = _product_links(left.adjacency, right.adjacency)
+        return graph(
+            links=links, coordinates=points, parts=(left.parts or (len(left),)) + (right.parts or (len(right),))
+        )
+    keep = None
+    if left.keep is not None or right.keep is not None:
+        cells = [np.ones(g.lattice.shape, bool) if g.keep is None else g.keep for g in (left, right) if g.lattice]
+        keep = np.multiply.outer(*cells)
+    return graph(lattice=lattice, keep=keep, coordinates=points)
 
-    It is none when a factor is none, when they have more than three axes together, or when cells of a factor touch by
-    their corners: in the product they would still touch along that factor's axes only.
 
-    Examples
-    --------
-    >>> product_lattice(Lattice((4, 6), (False, True)), Lattice((5,), (False,)))
-    Lattice(shape=(4, 6, 5), periodic=(False, True, False), diagonal=False)
+def _product_lattice(left: Lattice | None, right: Lattice | None) -> Lattice | None:
+    """Lattice of the axes of both; None beyond three axes, or where cells of a factor of several axes touch by corners.
+
+    In the product such cells would still touch along that factor's axes only, which no lattice says.
     """
-    if left is None or right is None or len(left.shape) + len(right.shape) > MOST_AXES:
+    if left is None or right is None or len(left.shape) + len(right.shape) > _MOST_AXES:
         return None
     if any(factor.diagonal and sum(length > 1 for length in factor.shape) > 1 for factor in (left, right)):
         return None
     return Lattice(left.shape + right.shape, left.periodic + right.periodic)
 
 
-def product_mask(
-    left: Bool[np.ndarray, ...] | None, right: Bool[np.ndarray, ...] | None, lattice: Lattice
-) -> Bool[np.ndarray, ...] | None:
-    """Cells of the product's lattice that are vertices: those whose parts are vertices in both; None when all are.
-
-    Examples
-    --------
-    >>> product_mask(np.array([True, False]), None, Lattice((2, 3), (False, False))).astype(int).tolist()
-    [[1, 1, 1], [0, 0, 0]]
-    """
-    if left is None and right is None:
-        return None
-    keep = np.ones(lattice.shape, dtype=bool)
-    if left is not None:
-        keep &= left.reshape(left.shape + (1,) * (keep.ndim - left.ndim))
-    if right is not None:
-        keep &= right
-    return keep
-
-
-def product_links(left: csr_array, right: csr_array) -> Links:
-    """Row pointers and columns of the product of two adjacencies.
-
-    Examples
-    --------
-    >>> edge = csr_array(np.array([[False, True], [True, False]]))
-    >>> product_links(edge, edge)[1].reshape(4, 2).tolist()
-    [[1, 2], [0, 3], [0, 3], [1, 2]]
-    """
+def _product_links(left: csr_array, right: csr_array) -> Links:
+    """Row pointers and columns of the product of two adjacencies."""
     along_left = kron(left, eye_array(right.shape[0], dtype=bool), format="csr")
     along_right = kron(eye_array(left.shape[0], dtype=bool), right, format="csr")
     return pointers_of(csr_array(along_left + along_right))
-
-
-def product_points(
-    left: Float[np.ndarray, "vertex axis"] | None, right: Float[np.ndarray, "vertex axis"] | None
-) -> Float[np.ndarray, "vertex axis"] | None:
-    """Coordinates of the pairs: those of the one, then those of the other; None when either has none.
-
-    Examples
-    --------
-    >>> product_points(np.array([[0.0], [1.0]]), np.array([[5.0], [7.0]])).tolist()
-    [[0.0, 5.0], [0.0, 7.0], [1.0, 5.0], [1.0, 7.0]]
-    """
-    if left is None or right is None:
-        return None
-    return np.hstack([np.repeat(left, len(right), axis=0), np.tile(right, (len(left), 1))])

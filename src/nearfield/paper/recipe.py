@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, final, get_args
+from typing import TYPE_CHECKING, Any, final, get_args
 
 import numpy as np
 import torch
@@ -20,17 +20,17 @@ import torch
 from nearfield._checks import keep_counts, keep_floats, keep_seed, whole_number
 from nearfield.fitting.adamw import AdamW, half_cosine
 from nearfield.fitting.matching import window_noise
-from nearfield.graph import DependencyGraph
 from nearfield.noise import Stream
 from nearfield.paper.score import PaperNetwork, PaperScore, Predicted
 from nearfield.process import Schedule, signal
 from nearfield.process import noise as noise_scale
+from nearfield.samples import Samples
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-__all__ = ["PaperRecipe", "fit_paper", "paper_errors"]
+__all__ = ["PaperRecipe", "fit_paper", "keep_widths", "paper_errors"]
 
 
 @final
@@ -82,12 +82,7 @@ class PaperRecipe:
         keep_floats(self, "learning_rate")
         if not isinstance(self.schedule, Schedule):
             raise TypeError(f"schedule must be a Schedule, got {self.schedule!r}; Schedule.ddpm() is the paper's")
-        if not isinstance(self.widths, Sequence) or isinstance(self.widths, str):
-            raise TypeError(f"widths must be a sequence, got {self.widths!r}; (64, 64, 64) are the paper's")
-        widths = tuple(whole_number("widths", w, 1, "give the width of each hidden layer") for w in self.widths)
-        if not widths:
-            raise ValueError("widths must have at least one hidden layer, got (); (64, 64, 64) are the paper's")
-        object.__setattr__(self, "widths", widths)
+        keep_widths(self)
         if self.predicts not in get_args(Predicted):
             raise ValueError(f'predicts must be "noise" or "score", got {self.predicts!r}; use "noise"')
         if not 0 < self.learning_rate < math.inf:
@@ -99,8 +94,7 @@ class PaperRecipe:
 
 
 def fit_paper(
-    z: Float[np.ndarray, "sample vertex channel"],
-    graph: DependencyGraph,
+    samples: Samples,
     radius: int,
     recipe: PaperRecipe | None = None,
     progress: Callable[[int, float], object] | None = None,
@@ -109,11 +103,9 @@ def fit_paper(
 
     Parameters
     ----------
-    z : ndarray, shape (sample, vertex, channel)
-        Standardised data, complete.
-    graph : DependencyGraph
-        Windows are mirrored at the borders of a whole lattice. On others, of which the paper says nothing, absent
-        entries of a window are zero.
+    samples : Samples
+        Standardised. Windows are mirrored at the borders of a whole lattice. On other graphs, of which the paper says
+        nothing, absent entries of a window are zero.
     radius : int
         In hops.
     recipe : PaperRecipe, optional
@@ -127,19 +119,22 @@ def fit_paper(
 
     Examples
     --------
+    >>> from nearfield.graph import DependencyGraph
     >>> losses = []
     >>> recipe = PaperRecipe(steps=150, batch_size=64)
-    >>> score = fit_paper(np.ones((20, 8, 1)), DependencyGraph.chain(8), 1, recipe, lambda _, loss: losses.append(loss))
+    >>> samples = Samples(np.ones((20, 8, 1)), DependencyGraph.chain(8))
+    >>> score = fit_paper(samples, 1, recipe, lambda _, loss: losses.append(loss))
     >>> sum(losses[-10:]) < sum(losses[:10]) / 2
     True
     """
     recipe = recipe or PaperRecipe()
+    graph = samples.graph
     mirrors = graph.lattice is not None and graph.keep is None
     network = PaperNetwork(
-        graph, radius, z.shape[2], recipe.widths, padding="reflect" if mirrors else "absent", seed=recipe.seed
+        graph, radius, samples.n_channels, recipe.widths, padding="reflect" if mirrors else "absent", seed=recipe.seed
     )
     score = PaperScore(network, recipe.predicts)
-    clean = torch.from_numpy(np.asarray(z, dtype=np.float32))
+    clean = torch.from_numpy(samples.values.astype(np.float32))
     optimizer = AdamW(network.parameters())
     # Not the seed itself: the network's first weights have been drawn from the same number.
     words = np.random.SeedSequence([recipe.seed, Stream.TRAINING]).generate_state(1, np.uint64)
@@ -189,3 +184,13 @@ def paper_errors(
     noised = a[..., None] * score.network.windows(clean) + s[..., None] * noise
     target = noise[:, :, 0] if score.predicts == "noise" else -noise[:, :, 0] / s
     return (score.network.on_windows(noised, None, t.to(clean.dtype)) - target) ** 2
+
+
+def keep_widths(settings: Any) -> None:
+    """Turn the widths of at least one hidden layer into a tuple that can be stored."""
+    if not isinstance(settings.widths, Sequence) or isinstance(settings.widths, str):
+        raise TypeError(f"widths must be a sequence, got {settings.widths!r}; (64, 64, 64) are the paper's")
+    widths = tuple(whole_number("widths", w, 1, "give the width of each hidden layer") for w in settings.widths)
+    if not widths:
+        raise ValueError("widths must have at least one hidden layer, got (); (64, 64, 64) are the paper's")
+    object.__setattr__(settings, "widths", widths)

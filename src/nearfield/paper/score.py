@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 import torch
 from torch import nn
@@ -26,7 +26,6 @@ from nearfield.score.network import Affine
 from nearfield.score.window import Padding, WindowedNetwork
 
 if TYPE_CHECKING:
-    import numpy as np
     from jaxtyping import Float
     from torch import Tensor
 
@@ -61,6 +60,8 @@ class PaperNetwork(WindowedNetwork):
     [(64, 10), (64, 64), (64, 64), (1, 64)]
     """
 
+    settings = ("radius", "n_channels", "widths", "padding")
+
     def __init__(
         self,
         graph: DependencyGraph,
@@ -76,14 +77,10 @@ class PaperNetwork(WindowedNetwork):
         sizes = (self.width_of_window * n_channels + 1, *self.widths, n_channels)
         self.layers = nn.ModuleList(Affine(n_in, n_out, generator) for n_in, n_out in itertools.pairwise(sizes))
 
-    def settings(self) -> dict[str, Any]:
-        """Arguments of the constructor besides graph and seed."""
-        return {
-            "radius": self.radius,
-            "n_channels": self.n_channels,
-            "widths": list(self.widths),
-            "padding": self.padding,
-        }
+    @property
+    def numbers_per_sample(self) -> int:
+        """Windows twice, gathered and masked, and the widest layers before and after a product."""
+        return len(self.index) * (2 * self.width_of_window * self.n_channels + 4 * max(*self.widths, 1))
 
     def on_windows(
         self,
@@ -123,26 +120,24 @@ class PaperScore(Score):
     True
     """
 
+    settings = ("predicts",)
+
     def __init__(self, network: PaperNetwork, predicts: Predicted = "noise") -> None:
         if predicts not in ("noise", "score"):
             raise ValueError(f'predicts must be "noise" or "score", got {predicts!r}; use "noise"')
+        super().__init__()
         self.network, self.predicts = network, predicts
         self.n_vertices, self.n_channels, self.radius = len(network.graph), network.n_channels, network.radius
 
-    def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Return D; shapes and times as in `Score.denoise`."""
+    def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Return D."""
         a, s, _ = levels(x, t)
         kind = next(self.network.parameters()).dtype
         times = torch.as_tensor(t, dtype=kind, device=x.device).reshape(-1).expand(len(x))
         answer = self.network(x.to(kind), None, times).to(x)
         return (x - s * answer if self.predicts == "noise" else x + s**2 * answer) / a
 
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return configuration and arrays from which `from_state` makes an equal score."""
-        network, arrays = self.network.state()
-        return {"network": network, "predicts": self.predicts}, arrays
-
-    @classmethod
-    def from_state(cls, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> PaperScore:
-        """Rebuild from `state`; weights ask for no gradients."""
-        return cls(PaperNetwork.from_state(config["network"], arrays), config["predicts"])
+    @property
+    def numbers_per_sample(self) -> int:
+        """Those of the network too."""
+        return super().numbers_per_sample + self.network.numbers_per_sample

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
@@ -74,6 +74,10 @@ class VertexNetworks(WindowedNetwork):
     20
     """
 
+    settings = (
+        "radius", "n_channels", "n_shown", "widths", "sparsity", "bound", "output_bound", "shared", "padding",
+        "vertices",
+    )  # fmt: skip
     kept: Tensor
 
     def __init__(
@@ -115,20 +119,11 @@ class VertexNetworks(WindowedNetwork):
         self.weights = nn.Parameter(torch.from_numpy(np.stack([initial(self._layers, seed, row) for row in rows])))
         self.register_buffer("kept", torch.ones_like(self.weights, dtype=torch.bool))
 
-    def settings(self) -> dict[str, Any]:
-        """Arguments of the constructor besides graph and seed."""
-        return {
-            "radius": self.radius,
-            "n_channels": self.n_channels,
-            "n_shown": self.n_shown,
-            "widths": list(self.widths),
-            "sparsity": self.sparsity,
-            "bound": self.bound,
-            "output_bound": self.output_bound,
-            "shared": self.shared,
-            "padding": self.padding,
-            "vertices": None if self.vertices is None else list(self.vertices),
-        }
+    @property
+    def numbers_per_sample(self) -> int:
+        """Windows twice, gathered and masked, and the widest layers before and after a product."""
+        window = 2 * self.width_of_window * self.n_channels + self.n_shown
+        return len(self.index) * (window + 4 * max(*self.widths, 1))
 
     def on_windows(
         self,
@@ -168,11 +163,24 @@ class VertexNetworks(WindowedNetwork):
 
     @torch.no_grad()
     def prune(self) -> None:
-        """Keep the S parameters of each network that are largest in magnitude, and no others from now on."""
+        """Keep S parameters of each network, those of the largest share in their layer, and no others from now on."""
         if self.sparsity is not None and self.sparsity < self.weights.shape[1]:
-            largest = torch.where(self.kept, self.weights.abs(), -1.0).topk(self.sparsity, dim=1).indices
+            largest = torch.where(self.kept, self._shares(), -1.0).topk(self.sparsity, dim=1).indices
             self.kept.fill_(False).scatter_(1, largest, True)
         self.project()
+
+    def _shares(self) -> Float[Tensor, "network parameter"]:
+        """Square of each parameter over the sum of the squares in its layer that are no smaller.
+
+        A layer has its largest at 1, so that no layer is pruned away whole: Lee et al., "Layer-adaptive sparsity for
+        the magnitude-based pruning" (ICLR 2021).
+        """
+        shares = []
+        for layer in self.weights.square().split([(n_in + 1) * n_out for n_in, n_out in self._layers], dim=1):
+            ordered, place = layer.sort(dim=1, descending=True)
+            tiny = torch.finfo(layer.dtype).tiny
+            shares.append(torch.empty_like(layer).scatter_(1, place, ordered / ordered.cumsum(dim=1).clamp_min(tiny)))
+        return torch.cat(shares, dim=1)
 
     @torch.no_grad()
     def project(self) -> None:
@@ -180,21 +188,6 @@ class VertexNetworks(WindowedNetwork):
         self.weights.mul_(self.kept)
         if self.bound is not None:
             self.weights.clamp_(-self.bound, self.bound)
-
-    def block(self, vertices: Sequence[int]) -> VertexNetworks:
-        """Return copies of the networks of some vertices, to be trained apart: (3.8).
-
-        Raises
-        ------
-        ValueError
-            If one network serves all vertices.
-        """
-        part = VertexNetworks(self.graph, **self.settings() | {"vertices": tuple(vertices)})
-        place = {vertex: row for row, vertex in enumerate(self.vertices or range(len(self.graph)))}
-        rows = [place[vertex] for vertex in part.vertices or ()]
-        part.load_state_dict({name: value[rows] for name, value in self.state_dict().items()}, assign=True)
-        part.weights = nn.Parameter(part.weights.detach().clone())
-        return part
 
     @torch.no_grad()
     def take(self, part: VertexNetworks) -> None:

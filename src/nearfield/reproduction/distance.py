@@ -12,6 +12,8 @@ from nearfield.evaluation.metric import covariance_error, gaussian_kl
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+__all__ = ["Distances", "Ratio", "best_over_whole"]
+
 
 class Distances(NamedTuple):
     """How far covariances are from the truth: ``error`` (4.6), and ``divergence`` KL(truth || them) in nats per vertex.

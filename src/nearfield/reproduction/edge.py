@@ -15,14 +15,15 @@ import numpy as np
 import torch
 
 from nearfield.datasets import AutoregressiveChain
-from nearfield.evaluation.plot import ACCENT, GENERATED
+from nearfield.evaluation.canvas import ACCENT, GENERATED
 from nearfield.fitting.closed_form import fit_windowed
-from nearfield.fitting.covariance import Pooling
 from nearfield.fitting.neural import default_recipe
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.training import train
 from nearfield.paper.recipe import PaperRecipe, fit_paper
 from nearfield.process import noise, signal
 from nearfield.reproduction.experiment import Claim
+from nearfield.samples import Samples
 from nearfield.sampling.sampler import Sampler
 from nearfield.score.base import Score
 from nearfield.score.hybrid import NetworkScore
@@ -33,6 +34,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from nearfield.graph import DependencyGraph
+
+__all__ = [
+    "Edge",
+    "MirroredGaussianScore",
+    "claims",
+    "draw_exact",
+    "draw_networks",
+    "exact_variance",
+    "measure",
+    "train_mirrored",
+    "train_truncated",
+]
 
 MIRRORED, TRUNCATED = "mirrored at the borders", "truncated windows"
 COLOUR = {MIRRORED: ACCENT, TRUNCATED: GENERATED}
@@ -88,6 +101,7 @@ class MirroredGaussianScore(Score):
     n_channels = 1
 
     def __init__(self, chain: AutoregressiveChain, radius: int) -> None:
+        super().__init__()
         table = chain.graph.neighborhood(radius)
         assert table.offsets is not None
         assert chain.graph.lattice is not None
@@ -95,8 +109,8 @@ class MirroredGaussianScore(Score):
         self._index = torch.from_numpy(reflected(chain.graph.lattice, table))
         self._window = chain.alpha ** np.abs(np.subtract.outer(table.offsets[:, 0], table.offsets[:, 0]))
 
-    def denoise(self, x: torch.Tensor, t: float | torch.Tensor) -> torch.Tensor:
-        """Return D; shapes as in `Score.denoise`, t is one number."""
+    def forward(self, x: torch.Tensor, t: float | torch.Tensor) -> torch.Tensor:
+        """Return D; `t` is one number."""
         a, s = signal(float(t)), noise(float(t))
         row = a * np.linalg.solve(a**2 * self._window + s**2 * np.eye(len(self._window)), self._window[0])
         return x[:, self._index, 0] @ torch.from_numpy(row)[:, None]
@@ -108,7 +122,7 @@ def exact_variance(
     """Exact variance of what linear scores of an AR(1) chain generate, in units of that in the middle."""
     # Data whose second moment is the chain's covariance, exactly.
     x = np.sqrt(chain.n) * np.linalg.cholesky(chain.covariance()).T[..., None]
-    _, _, truncated = fit_windowed(x, chain.graph, ((1.0, radius),), Pooling(0.0), standardize=False)
+    _, _, truncated = fit_windowed(Samples(x, chain.graph, standard=(True,)), ((1.0, radius),), Pooling(0.0))
     scores: dict[str, Score] = {MIRRORED: MirroredGaussianScore(chain, radius), TRUNCATED: truncated}
     found = {name: sampler.push_forward(score)[1].diagonal().numpy() for name, score in scores.items()}
     return {name: variance / variance[chain.n // 2] for name, variance in found.items()}
@@ -118,7 +132,7 @@ def train_mirrored(
     z: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph, radius: int, recipe: PaperRecipe
 ) -> Score:
     """Train the paper's network, as the paper does."""
-    return fit_paper(z, graph, radius, recipe)
+    return fit_paper(Samples(z, graph), radius, recipe)
 
 
 def train_truncated(
@@ -132,7 +146,7 @@ def train_truncated(
     # Of so many samples a few hundred held out are enough to stop by.
     usual = default_recipe(graph, len(z), validation_fraction=min(0.15, 200 / len(z)), seed=seed)
     recipe = replace(usual, steps=steps, batch_size=64)
-    train(score, torch.from_numpy(z).float(), recipe, contiguous=False)
+    train(score, Samples(z, graph, standard=(True,)), recipe)
     return score
 
 

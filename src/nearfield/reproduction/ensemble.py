@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from nearfield.datasets import CoxIngersollRoss
     from nearfield.evaluation.curve import Curve
 
+__all__ = ["Ensemble", "histogram_distance", "stationary"]
+
 
 class Ensemble(NamedTuple):
     """What fields show: all values, the `histogram_distance` of them, and the autocorrelation by lag with its error."""
@@ -56,9 +58,9 @@ def histogram_distance(x: Float[np.ndarray, "sample vertex channel"], law: CoxIn
     --------
     >>> from nearfield.datasets import CoxIngersollRoss
     >>> law = CoxIngersollRoss(0.2, 1.0, 0.4, 1.0, 5)
-    >>> round(histogram_distance(law.sample(2000, random_state=0) + law.deviation, law), 1)
+    >>> round(histogram_distance(law.sample(2000, random_state=0) + law.std, law), 1)
     1.0
     """
     values = np.sort(x, axis=None)
     quantiles = stationary(law).ppf((np.arange(len(values)) + 0.5) / len(values))
-    return float(np.abs(values - quantiles).mean() / law.deviation)
+    return float(np.abs(values - quantiles).mean() / law.std)

@@ -18,12 +18,26 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, final, get_type_hints
 
 import joblib
-import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import nearfield
+from nearfield._plain import plain
 from nearfield.data.atomic_write import replace_files
+
+__all__ = [
+    "Claim",
+    "Experiment",
+    "FailedClaimError",
+    "Ours",
+    "Paper",
+    "Result",
+    "Workers",
+    "described",
+    "main",
+    "require",
+    "run",
+]
 
 Value = TypeVar("Value")
 Paper: TypeAlias = Annotated[Value, "paper"]
@@ -41,7 +55,7 @@ class Claim:
     Parameters
     ----------
     sentence : str
-        Plain words, with what was found and what was asked for.
+        Plain words, with the numbers found and asked for.
     holds : bool
         Whether the numbers bear it out.
     source : {"paper", "ours"}
@@ -102,7 +116,7 @@ class Workers:
     quiet: bool = True
 
     def map(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], label: str) -> list[Any]:
-        """Call a function with each of the arguments and return what it gives, in their order.
+        """Call a function with each of the arguments and return its results, in their order.
 
         Examples
         --------
@@ -136,29 +150,8 @@ class Experiment:
 
 
 def run(experiment: Experiment, out: Path, *, quick: bool = False, quiet: bool = False) -> tuple[Claim, ...]:
-    """Conduct an experiment and write what it found; files of an earlier run are replaced.
-
-    Parameters
-    ----------
-    experiment : Experiment
-    out : Path
-        Folder to write to; made when absent.
-    quick : bool
-        Take the quick settings.
-    quiet : bool
-        Print nothing and show no progress.
-
-    Returns
-    -------
-    tuple of Claim
-        All of them; `require` fails on those that do not hold.
-
-    Raises
-    ------
-    OSError
-        If the folder cannot be made or written to.
-    """
-    out.mkdir(parents=True, exist_ok=True)  # before the work: a wrong folder is told at once
+    """Conduct an experiment and write its results; files of an earlier run are replaced."""
+    out.mkdir(parents=True, exist_ok=True)  # before the work: a wrong folder fails at once
     start = time.perf_counter()
     # To start processes takes seconds, more than they would save of a quick run.
     workers = Workers(1 if quick else joblib.cpu_count(), quiet)
@@ -173,7 +166,7 @@ def run(experiment: Experiment, out: Path, *, quick: bool = False, quiet: bool =
         "claims": [{"source": c.source, "holds": c.holds, "sentence": c.sentence} for c in result.claims],
         "numbers": result.numbers,
     }
-    text = json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
+    text = json.dumps(plain(content, finite=True), indent=1, allow_nan=False) + "\n"
     files = {out / f"{experiment.name}.json": text.encode()}
     for suffix in ("png", "pdf"):
         buffer = io.BytesIO()
@@ -191,11 +184,6 @@ def run(experiment: Experiment, out: Path, *, quick: bool = False, quiet: bool =
 def require(claims: Iterable[Claim]) -> None:
     """Fail with the sentences of the claims that do not hold.
 
-    Raises
-    ------
-    FailedClaimError
-        If there is one.
-
     Examples
     --------
     >>> require([Claim("One is less than two.", holds=1 < 2)])
@@ -208,16 +196,7 @@ def require(claims: Iterable[Claim]) -> None:
 
 
 def main(name: str, arguments: Sequence[str] | None = None) -> None:
-    """Run one experiment from the shell: exit code 0, 1 with a sentence on stderr, or 2 for wrong usage.
-
-    Parameters
-    ----------
-    name : str
-        Of the module in `nearfield.reproduction`. It is imported again by this name where it runs as ``__main__``,
-        which worker processes could not import.
-    arguments : sequence of str, optional
-        Instead of those of the command line.
-    """
+    """Run one experiment from the shell: exit code 0, 1 with a sentence on stderr, or 2 for wrong usage."""
     parser = argparse.ArgumentParser(prog=f"python -m nearfield.reproduction.{name}")
     parser.add_argument("--quick", action="store_true", help="a smaller run, under a minute")
     parser.add_argument("--out", type=Path, default=Path("reproduction"), help="folder to write to")
@@ -244,16 +223,3 @@ def described(settings: Any) -> dict[str, dict[str, Any]]:
         field.name: {"value": getattr(settings, field.name), "source": hints[field.name].__metadata__[0]}
         for field in fields(settings)
     }
-
-
-def _plain(value: Any) -> Any:
-    """Return what JSON can hold; numbers that are not finite become null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    return None if isinstance(value, float) and not np.isfinite(value) else value

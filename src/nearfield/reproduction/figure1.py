@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from matplotlib.axes import Axes
 
+__all__ = ["EXPERIMENT", "Settings"]
+
 ROUNDING = 1e-11
 """Entries below this fraction of the largest are rounding, and are not held against the bound."""
 
@@ -269,15 +271,15 @@ def draw(settings: Settings, found: dict[Case, list[Decay]]) -> Figure:
     for ax, (name, sweep) in zip(axes[1], settings.sweeps().items(), strict=True):
         for colour, case in zip(_shades(len(sweep)), sweep, strict=True):
             radius = np.array([decay.radius for decay in found[case]])
-            mean, deviation = radius.mean(axis=0), radius.std(axis=0, ddof=1)
-            ax.fill_between(settings.times(), mean - deviation, mean + deviation, color=colour, alpha=0.2, lw=0)
+            mean, std = radius.mean(axis=0), radius.std(axis=0, ddof=1)
+            ax.fill_between(settings.times(), mean - std, mean + std, color=colour, alpha=0.2, lw=0)
             ax.plot(settings.times(), mean, color=colour, lw=1.5, label=labels[name].format(case))
         _label_time(ax, settings)
         ax.set(ylabel="effective radius $r_{loc}$ (4.1)", title=held[name], ylim=(0, None))
         ax.legend(frameon=False, fontsize="small")
     figure.suptitle(
         "Figure 1: locality of the score of N(0, P⁻¹), P random and banded\n"
-        f"lines and bands: mean and standard deviation over {settings.matrices} matrices; ε = {settings.eps:g}",
+        f"lines and bands: mean and standard std over {settings.matrices} matrices; ε = {settings.eps:g}",
         fontsize="medium",
     )
     return figure

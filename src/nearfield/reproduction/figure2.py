@@ -20,15 +20,16 @@ from matplotlib.figure import Figure
 
 from nearfield.datasets import AutoregressiveChain, chain_maximum_likelihood
 from nearfield.estimator import LocalizedDiffusion
+from nearfield.evaluation.canvas import ACCENT, DATA, GENERATED
 from nearfield.evaluation.metric import entrywise_error
-from nearfield.evaluation.plot import ACCENT, DATA, GENERATED
 from nearfield.fitting.closed_form import fit_field, fit_masked, fit_windowed
-from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.radius import select_radius_by_time
 from nearfield.process import Schedule
 from nearfield.reproduction.distance import Distances, Ratio, best_over_whole
 from nearfield.reproduction.experiment import Claim, Experiment, Ours, Paper, Result, Workers, main
 from nearfield.reproduction.linear_score import ensembles, law, laws, runs
+from nearfield.samples import Samples
 from nearfield.sampling.sampler import EulerMaruyama, default_sampler
 from nearfield.score.field import GaussianField
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from nearfield.graph import DependencyGraph
+
+__all__ = ["EXPERIMENT", "Settings"]
 
 EXPECTED = {
     (0.7, 500): (0.949, 0.723, 0.509, 0.375, 0.310, 0.251, 0.271, 0.332, 0.406, 0.495),
@@ -131,7 +134,8 @@ def examine(settings: Settings, number: int) -> Masked:
     """Run (4.5) on one data set and measure it."""
     chain, x = settings.chain(), sample(settings, number)
     truth = chain.covariance()
-    steps = runs(settings.sampler(), [fit_masked(x, chain.graph, r, standardize=False)[2] for r in settings.radii])
+    samples = Samples(x, chain.graph, standard=(True,))
+    steps = runs(settings.sampler(), [fit_masked(samples, r)[2] for r in settings.radii])
     # About the mean that is known to be 0, as (4.3) of the data.
     drawn = [(y.T @ y / len(y)).numpy() for y in ensembles(steps, settings.draws, seed=settings.seed * 1000 + number)]
     return Masked(
@@ -158,20 +162,20 @@ def past(
     alone = Pooling(0.0)
 
     def windowed(table: tuple[tuple[float, int], ...]) -> Float[np.ndarray, "d d"]:
-        return law(default_sampler(), fit_windowed(x, graph, table, alone, standardize=False)[2])
+        return law(default_sampler(), fit_windowed(Samples(x, graph, standard=(True,)), table, alone)[2])
 
     def field(radius: int, pooling: Pooling) -> Float[np.ndarray, "d d"]:
-        return fit_field(x, graph, radius, pooling, standardize=False)[2].covariance()
+        return fit_field(Samples(x, graph, standard=(True,)), radius, pooling)[2].covariance()
 
     # With method="auto" a network would be trained for each data set, and not be taken: the data are Gaussian.
     default = LocalizedDiffusion(method="gaussian", random_state=0).fit(x[..., 0])
     assert isinstance(default.score_, GaussianField)
-    scale = default.marginal_.scale.ravel()
+    scale = default.marginal_.scale.numpy().ravel()
     return {
         LOCAL: [windowed(((1.0, r),)) for r in radii],
         FIELD: [field(r, alone) for r in radii],
         POOLED: [field(r, Pooling(1.0)) for r in radii],
-        BY_TIME: [windowed(select_radius_by_time(x, graph, alone, standardize=False))],
+        BY_TIME: [windowed(select_radius_by_time(Samples(x, graph, standard=(True,)), alone))],
         DEFAULT: [scale[:, None] * default.score_.covariance() * scale],
         LIKELIEST: [chain_maximum_likelihood(x)],
     }
@@ -313,7 +317,7 @@ def draw(
     best = int(masked["drawn"].error.mean(axis=0).argmin())
     _draw_entries(axes[2:], settings, pictures, (1, best, len(settings.radii) - 1))
     above.suptitle(
-        f"Figure 2: AR(1) chain of {settings.size} vertices; mean ± standard deviation over {settings.data_sets} data "
+        f"Figure 2: AR(1) chain of {settings.size} vertices; mean ± standard std over {settings.data_sets} data "
         f"sets; right, entries of one with α = {settings.alpha:g}"
     )
     errors, divergences = below.subplots(1, 2)
@@ -360,11 +364,11 @@ def _draw_entries(
 def _band(
     ax: Axes, radii: Sequence[int], values: Float[np.ndarray, "set radius"], colour: str, label: str, style: str
 ) -> None:
-    """Mean over the data sets as a line, plus and minus a standard deviation as a band."""
-    mean, deviation = values.mean(axis=0), values.std(axis=0, ddof=1)
+    """Mean over the data sets as a line, plus and minus a standard std as a band."""
+    mean, std = values.mean(axis=0), values.std(axis=0, ddof=1)
     # A logarithmic axis cannot show a band that reaches 0: there it ends at the smallest value found.
-    low, place = np.maximum(mean - deviation, values.min(axis=0)), np.log1p(radii)
-    ax.fill_between(place, low, mean + deviation, color=colour, alpha=0.2, lw=0)
+    low, place = np.maximum(mean - std, values.min(axis=0)), np.log1p(radii)
+    ax.fill_between(place, low, mean + std, color=colour, alpha=0.2, lw=0)
     ax.plot(place, mean, style, color=colour, ms=4, lw=1.5, label=label)
 
 

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 from nearfield.datasets import AutoregressiveChain, CoxIngersollRoss
 from nearfield.estimator import LocalizedDiffusion
+from nearfield.evaluation.canvas import ACCENT, DATA, GENERATED
 from nearfield.evaluation.metric import autocorrelation
-from nearfield.evaluation.plot import ACCENT, DATA, GENERATED
 from nearfield.paper.recipe import PaperRecipe
 from nearfield.process import Schedule
 from nearfield.reproduction import edge
@@ -29,6 +29,8 @@ from nearfield.sampling.sampler import EulerMaruyama, default_sampler
 if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
+
+__all__ = ["EXPERIMENT", "Settings"]
 
 RIGHT = 0.1
 """What is called right: a histogram within .1 standard deviations of the law (a Gaussian of the same mean and variance
@@ -317,7 +319,7 @@ def draw(settings: Settings, found: Found) -> Figure:
 def _draw_histogram(ax: Axes, settings: Settings, ensemble: Ensemble, title: str, colour: str) -> None:
     law = settings.law()
     # Wide enough for what is below 0, which the process never is.
-    edges = np.linspace(law.mean - 2.5 * law.deviation, law.mean + 4.5 * law.deviation, 57)
+    edges = np.linspace(law.mean - 2.5 * law.std, law.mean + 4.5 * law.std, 57)
     density = np.histogram(ensemble.values, edges)[0] / (len(ensemble.values) * np.diff(edges))
     ax.stairs(density, edges, fill=True, alpha=0.4, color=colour, label=f"generated, {ensemble.distance:.3f} sd off")
     x = np.linspace(edges[0], edges[-1], 400)
@@ -337,15 +339,15 @@ def _draw_correlation(ax: Axes, settings: Settings, ensemble: Ensemble, truth: E
 
 
 def _draw_spread(ax: Axes, settings: Settings, curves: Float[np.ndarray, "set law lag"]) -> None:
-    lags, deviation = np.arange(1, settings.lags + 1), curves.std(axis=0, ddof=1)
+    lags, std = np.arange(1, settings.lags + 1), curves.std(axis=0, ddof=1)
     names = (f"r = {settings.radii[1]}", f"r = {settings.radii[2]}", "true paths")
-    for values, name, colour in zip(deviation, names, (GENERATED, ACCENT, DATA), strict=True):
+    for values, name, colour in zip(std, names, (GENERATED, ACCENT, DATA), strict=True):
         ax.plot(lags, values, "o-", color=colour, ms=3, lw=1.3, label=name)
     ax.set(
         xlabel="lag, vertices",
         ylabel="standard deviation of the autocorrelation",
         title=f"{len(curves)} data sets of {settings.few} samples, {settings.few_draws} draws",
-        ylim=(0, 1.4 * deviation.max()),  # room for the legend
+        ylim=(0, 1.4 * std.max()),  # room for the legend
         xticks=lags[4::5],
     )
 

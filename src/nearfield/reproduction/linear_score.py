@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
     Matrices = Float[Tensor, "score vertex vertex"]
 
+__all__ = ["AffineStep", "ensembles", "law", "laws", "runs"]
 
-class Run(NamedTuple):
+
+class AffineStep(NamedTuple):
     """Consecutive steps in one: ``y = x @ slope + eta``, for each score.
 
     ``noise`` is the covariance of eta.
@@ -32,10 +34,10 @@ class Run(NamedTuple):
     noise: Matrices
 
 
-def runs(sampler: EulerMaruyama, scores: Sequence[Score], length: int = 50) -> list[Run]:
+def runs(sampler: EulerMaruyama, scores: Sequence[Score], length: int = 50) -> list[AffineStep]:
     """Put the steps of a sampler together, by `length` of them, for linear scores of one channel."""
     basis = torch.eye(scores[0].n_vertices, dtype=torch.float64)
-    found: list[Run] = []
+    found: list[AffineStep] = []
     for k in range(sampler.schedule.steps):
         steps = [sampler.step(score, basis[..., None], k, None) for score in scores]
         slope = torch.stack([step.mean[..., 0] for step in steps])
@@ -43,11 +45,11 @@ def runs(sampler: EulerMaruyama, scores: Sequence[Score], length: int = 50) -> l
         if k % length:
             before = found.pop()
             slope, noise = before.slope @ slope, slope.mT @ before.noise @ slope + noise
-        found.append(Run(slope, noise))
+        found.append(AffineStep(slope, noise))
     return found
 
 
-def laws(steps: Sequence[Run]) -> Float[np.ndarray, "score vertex vertex"]:
+def laws(steps: Sequence[AffineStep]) -> Float[np.ndarray, "score vertex vertex"]:
     """Exact covariances of what is generated from standard noise: the law of an infinite ensemble."""
     covariance = torch.eye(steps[0].slope.shape[1], dtype=torch.float64).expand_as(steps[0].slope)
     for slope, noise in steps:
@@ -55,7 +57,7 @@ def laws(steps: Sequence[Run]) -> Float[np.ndarray, "score vertex vertex"]:
     return covariance.numpy()
 
 
-def ensembles(steps: Sequence[Run], n_samples: int, seed: int) -> Float[Tensor, "score sample vertex"]:
+def ensembles(steps: Sequence[AffineStep], n_samples: int, seed: int) -> Float[Tensor, "score sample vertex"]:
     """Draw an ensemble from each score.
 
     Every score is given the same standard normals: the differences of the ensembles are then theirs.

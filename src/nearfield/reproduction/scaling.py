@@ -17,15 +17,18 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from nearfield.datasets import AutoregressiveChain
+from nearfield.evaluation.canvas import ACCENT, GENERATED
 from nearfield.evaluation.metric import covariance_error, gaussian_kl
-from nearfield.evaluation.plot import ACCENT, GENERATED
 from nearfield.fitting.closed_form import fit_field
-from nearfield.fitting.covariance import Pooling
+from nearfield.fitting.pooling import Pooling
 from nearfield.reproduction.experiment import Claim, Experiment, Ours, Result, Workers, main
+from nearfield.samples import Samples
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
+
+__all__ = ["EXPERIMENT", "Settings"]
 
 LOCAL, GLOBAL = "local (sparse Cholesky field)", "global (sample covariance)"
 
@@ -49,7 +52,7 @@ class Settings:
         Hops of the field: 1, the order of the chain.
     hops : int
         Entries of the covariance within this many hops are compared.
-    shown : int
+    plotted : int
         N at which growth with the size is measured.
     seed : int
         Of the data.
@@ -61,7 +64,7 @@ class Settings:
     data_sets: Ours[int] = 20
     order: Ours[int] = 1
     hops: Ours[int] = 3
-    shown: Ours[int] = 200
+    plotted: Ours[int] = 200
     seed: Ours[int] = 1
 
 
@@ -96,7 +99,7 @@ def examine(settings: Settings, size: int, number: int) -> dict[str, Errors]:
     found: dict[str, list[Errors]] = {LOCAL: [], GLOBAL: []}
     for n in settings.samples:
         x = chain.sample(n, random_state=np.random.default_rng([settings.seed, size, n, number]))
-        _, _, field = fit_field(x, chain.graph, settings.order, Pooling(0.0), standardize=False)
+        _, _, field = fit_field(Samples(x, chain.graph, standard=(True,)), settings.order, Pooling(0.0))
         found[LOCAL].append(Errors.of(field.covariance(), truth, settings.hops, size))
         found[GLOBAL].append(Errors.of(x[..., 0].T @ x[..., 0] / n, truth, settings.hops, n))
     return {name: Errors(*map(np.array, zip(*errors, strict=True))) for name, errors in found.items()}
@@ -143,7 +146,7 @@ def claims(settings: Settings, found: dict[str, Errors]) -> tuple[Claim, ...]:
     slopes = [slope(settings.samples, row) for row in near]
     changes = np.log(near[-1] / near[0])
     change, worst = np.expm1(changes.mean()), np.expm1(changes[np.abs(changes).argmax()])
-    at = settings.samples.index(settings.shown)
+    at = settings.samples.index(settings.plotted)
     local, whole = (found[name].divergence.mean(axis=1)[:, at] for name in (LOCAL, GLOBAL))
     finite = np.flatnonzero(np.isfinite(whole))
     growth = whole[finite[-1]] / whole[0]
@@ -166,7 +169,7 @@ def claims(settings: Settings, found: dict[str, Errors]) -> tuple[Claim, ...]:
             "ours",
         ),
         Claim(
-            f"The global law gets worse with the size: its KL per vertex at N = {settings.shown} grows "
+            f"The global law gets worse with the size: its KL per vertex at N = {settings.plotted} grows "
             f"{growth:.1f}-fold from d = {small} to {settings.sizes[finite[-1]]} (at least 5-fold asked){beyond}; the "
             f"local one's goes from {local[0]:.2g} to {local[-1]:.2g} at d = {large}.",
             bool(growth >= 5),
@@ -192,20 +195,20 @@ def draw(settings: Settings, found: dict[str, Errors]) -> Figure:
     near.minorticks_off()
     ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2) if near.get_ylim()[0] < tick < near.get_ylim()[1]]
     near.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    at = settings.samples.index(settings.shown)
+    at = settings.samples.index(settings.plotted)
     for name, colour, style in ((LOCAL, GENERATED, "o-"), (GLOBAL, ACCENT, "s-")):
         _against_size(relative, settings, found[name].relative[..., at], colour, style, name)
         _against_size(divergence, settings, found[name].divergence[..., at], colour, style, name)
-    relative.set(ylabel="covariance error (4.6)", title=f"N = {settings.shown}: largest row of errors")
+    relative.set(ylabel="covariance error (4.6)", title=f"N = {settings.plotted}: largest row of errors")
     divergence.set(
-        ylabel="KL(truth ‖ generated), nats per vertex", yscale="log", title=f"N = {settings.shown}: the whole law"
+        ylabel="KL(truth ‖ generated), nats per vertex", yscale="log", title=f"N = {settings.plotted}: the whole law"
     )
     _mark_infinite(divergence, settings, found[GLOBAL].divergence[:, 0, at])
     for ax in (near, relative, divergence):
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False, fontsize="small")
     figure.suptitle(
-        f"AR(1) chains, α = {settings.alpha:g}; mean over {settings.data_sets} data sets, bands one standard deviation"
+        f"AR(1) chains, α = {settings.alpha:g}; mean over {settings.data_sets} data sets, bands one standard std"
     )
     return figure
 
@@ -215,10 +218,8 @@ def _against_size(
 ) -> None:
     shown = np.isfinite(values).all(axis=1)
     sizes, values = np.array(settings.sizes)[shown], values[shown]
-    mean, deviation = values.mean(axis=1), values.std(axis=1, ddof=1)
-    ax.fill_between(
-        sizes, np.maximum(mean - deviation, values.min(axis=1)), mean + deviation, color=colour, alpha=0.2, lw=0
-    )
+    mean, std = values.mean(axis=1), values.std(axis=1, ddof=1)
+    ax.fill_between(sizes, np.maximum(mean - std, values.min(axis=1)), mean + std, color=colour, alpha=0.2, lw=0)
     ax.plot(sizes, mean, style, color=colour, ms=4, lw=1.5, label=name)
     ax.set(xscale="log", xlabel="vertices d")
     ax.set_xticks(settings.sizes, [str(d) for d in settings.sizes])

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from nearfield.module import Module
 from nearfield.process import score_from_denoised
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-    from torch import Tensor
 
-__all__ = ["Score", "part_of", "per_time"]
+    from nearfield.graph import DependencyGraph
+
+__all__ = ["Score", "per_time"]
+
+_STATES = 16
+"""Numbers that a closed form holds at once for each value of a sample, about: states, sums and differences of them."""
 
 
-class Score(abc.ABC):
+class Score(Module, abc.ABC):
     r"""The score :math:`\nabla\log p_t` of a field, given through its denoiser :math:`E[x_0 | x_t]`.
 
-    A subclass writes :meth:`denoise` and has the attributes. To vary a score, wrap it: a conditioned score is a score.
-    Values are the standardised ones that the model works in.
+    A subclass writes :meth:`forward` and has the attributes. To vary a score, wrap it: a conditioned score is a score.
+    Values are the standardised ones that the model works in. A score is a torch module: its arrays are buffers, and
+    ``score.to(device)`` takes them, with all scores and networks inside, where states are to be denoised.
 
     Attributes
     ----------
@@ -42,7 +49,7 @@ class Score(abc.ABC):
     >>> from nearfield.process import signal, per_sample
     >>> class White(Score):
     ...     n_vertices, n_channels, radius = 3, 1, 0
-    ...     def denoise(self, x, t):
+    ...     def forward(self, x, t):
     ...         return signal(per_sample(t)) * x
     >>> White().score(torch.ones(1, 3, 1), 0.5).flatten()
     tensor([-1., -1., -1.])
@@ -53,10 +60,15 @@ class Score(abc.ABC):
     radius: int | None
 
     @abc.abstractmethod
+    def forward(
+        self, x: Float[Tensor, "sample vertex channel"], t: float | Float[Tensor, " sample"]
+    ) -> Float[Tensor, "sample vertex channel"]:
+        """Denoise as `denoise` says; `t` is a number, or float64 with one for each sample, on any device."""
+
     def denoise(
         self,
         x: Float[Tensor, "sample vertex channel"],
-        t: float | Float[Tensor, ""] | Float[Tensor, " sample"],
+        t: float | Float[Tensor, ""] | Float[Tensor, " sample"] | Float[Tensor, "sample vertex"],
     ) -> Float[Tensor, "sample vertex channel"]:
         """Return the expected clean state :math:`E[x_0 | x_t = x]`, to full precision also as `t` tends to 0.
 
@@ -65,18 +77,25 @@ class Score(abc.ABC):
         x
             State at time `t`.
         t
-            OU time, at least 0: one number, or one per sample.
+            OU time, at least 0: one number, one per sample, or a map that is constant in each sample.
 
         Returns
         -------
         Tensor
             Of the shape, dtype and device of `x`; `x` itself where `t` is 0.
+
+        Raises
+        ------
+        ValueError
+            When `t` has another shape, or differs between the vertices of a sample.
         """
+        out: Tensor = self.forward(x, self.times(x, t))
+        return out
 
     def score(
         self,
         x: Float[Tensor, "sample vertex channel"],
-        t: float | Float[Tensor, ""] | Float[Tensor, " sample"],
+        t: float | Float[Tensor, ""] | Float[Tensor, " sample"] | Float[Tensor, "sample vertex"],
     ) -> Float[Tensor, "sample vertex channel"]:
         r"""Return :math:`\nabla\log p_t(x)`, by Tweedie's formula.
 
@@ -85,43 +104,64 @@ class Score(abc.ABC):
         x
             State at time `t`.
         t
-            OU time, above 0: one number, or one per sample.
+            OU time, above 0, as in :meth:`denoise`.
 
         Returns
         -------
         Tensor
             Of the shape, dtype and device of `x`.
         """
-        return score_from_denoised(x, self.denoise(x, t), t)
+        t = self.times(x, t)
+        return score_from_denoised(x, self.forward(x, t), t.to(x.device) if isinstance(t, Tensor) else t).to(x)
 
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return what a model file stores: plain JSON-able settings, and arrays by name.
+    def times(self, x: Tensor, t: float | Tensor) -> float | Float[Tensor, " sample"]:
+        """Return the time of all samples, or float64 with one for each; refuse any other `t`."""
+        if not isinstance(t, Tensor):
+            return float(t)
+        if t.ndim == 2 and t.shape == (len(x), self.n_vertices):
+            if not bool((t == t[:, :1]).all()):
+                raise ValueError(
+                    f"t must be the same at all vertices of a sample, got {float(t.min()):.4g} to {float(t.max()):.4g}"
+                )
+            t = t[:, 0]
+        if t.numel() == 1 and not t.is_meta:
+            return float(t)
+        if t.shape != (len(x),):
+            raise ValueError(
+                f"t must be a number, or of shape ({len(x)},) or ({len(x)}, {self.n_vertices}), got {tuple(t.shape)}"
+            )
+        return t.to(torch.float64)
 
-        Raises
-        ------
-        TypeError
-            When this kind of score cannot be stored.
-        """
-        raise TypeError(f"a {type(self).__name__} cannot be saved: save the score it is made from")
+    @property
+    def numbers_per_sample(self) -> int:
+        """Floating-point numbers that denoising one sample takes at once, about."""
+        return _STATES * self.n_vertices * self.n_channels
 
-    @classmethod
-    def from_state(cls, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:  # noqa: ARG003
-        """Rebuild the score from what :meth:`state` returned.
+    def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> Self:  # noqa: ARG002
+        """Return the same law on another lattice of the same kind.
 
-        Raises
-        ------
-        TypeError
-            When this kind of score cannot be stored.
-        """
-        raise TypeError(f"a {cls.__name__} cannot be loaded: load the score it is made from")
-
-    def check(self, x: Float[Tensor, "sample vertex channel"]) -> None:
-        """Refuse states that are not of this field; for the border, where states come from the user.
+        By locality the scores of a stationary law hold on any larger domain (the extended-domain models of Remark 2.2
+        of arXiv 2505.04417): each new vertex takes the score of a vertex whose window is cut off as its own.
 
         Parameters
         ----------
-        x
-            States to be given to the score.
+        graph : DependencyGraph
+            The whole lattice of this score, which is fitted with complete pooling and no site embeddings.
+        onto : DependencyGraph
+            A whole lattice with as many axes, as periodic and as diagonal.
+
+        Raises
+        ------
+        ValueError
+            If the lattices are not of one kind, the new one has windows cut off in ways the old one has not, a network
+            has site embeddings, or scores of this class have no law on another lattice.
+        """
+        raise ValueError(
+            f"score must be one that can be extended, got {type(self).__name__}; fit method='hybrid' or 'gaussian'"
+        )
+
+    def check(self, x: Float[Tensor, "sample vertex channel"]) -> None:
+        """Refuse states that are not of this field, where they come from the user.
 
         Raises
         ------
@@ -141,29 +181,17 @@ class Score(abc.ABC):
             )
 
 
-def part_of(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """Return the arrays of one part of what `state` gave for a whole: those called by its name, a dot and their own.
-
-    Examples
-    --------
-    >>> part_of({"gaussian.law": np.zeros(2), "quadratic": np.ones(3)}, "gaussian")
-    {'law': array([0., 0.])}
-    """
-    return {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
-
-
 def per_time(
     denoise: Callable[[Tensor, float], Tensor],
     x: Float[Tensor, "sample vertex channel"],
-    t: float | Float[Tensor, ""] | Float[Tensor, " sample"],
+    t: float | Float[Tensor, " sample"],
 ) -> Float[Tensor, "sample vertex channel"]:
     """Apply a denoiser written for one time above 0 to samples at several, once for each distinct time."""
-    times = torch.as_tensor(t, dtype=torch.float64)
-    if times.numel() == 1:
-        return denoise(x, float(times)) if times > 0 else x.clone()
+    if not isinstance(t, Tensor):
+        return denoise(x, t) if t > 0 else x.clone()
     if len(x) == 0:
         return x.clone()
-    distinct, group = torch.unique(times, return_inverse=True)
-    parts = [(group == k).nonzero()[:, 0] for k in range(len(distinct))]
-    out = torch.cat([per_time(denoise, x[part], time) for part, time in zip(parts, distinct, strict=True)])
+    distinct, group = np.unique(t.tolist(), return_inverse=True)
+    parts = [torch.tensor(np.flatnonzero(group == k).tolist(), device=x.device) for k in range(len(distinct))]
+    out = torch.cat([per_time(denoise, x[part], time) for part, time in zip(parts, distinct.tolist(), strict=True)])
     return out[torch.argsort(torch.cat(parts))]

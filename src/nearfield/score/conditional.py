@@ -27,7 +27,7 @@ class ConditionalField:
         self._field = field
         seen = observed.reshape(-1)[field._place]
         self._missing, self._seen = np.flatnonzero(~seen), np.flatnonzero(seen)
-        columns = field.factor.tocsc()
+        columns = field.factor.matrix.tocsc()
         self._from_missing, self._from_seen = columns[:, self._missing], columns[:, self._seen]
         block = sp.csc_array(self._from_missing.T @ self._from_missing)
         added = None

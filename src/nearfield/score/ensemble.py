@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, cast, final
 
-from nearfield.score.base import Score, part_of
+from torch import nn
+
+from nearfield.score.base import Score
 from nearfield.score.hybrid import HybridScore, NetworkScore
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
-__all__ = ["EnsembleScore"]
+    from nearfield.graph import DependencyGraph
 
-KINDS: dict[str, type[HybridScore | NetworkScore]] = {kind.__name__: kind for kind in (HybridScore, NetworkScore)}
+__all__ = ["EnsembleScore"]
 
 
 @final
@@ -52,27 +53,28 @@ class EnsembleScore(Score):
         kinds = {(type(member).__name__, member.n_vertices, member.n_channels) for member in members}
         if len(kinds) != 1:
             raise ValueError(f"members must be one or more of one kind and one field, got {sorted(kinds)}")
-        self.members = members
+        super().__init__()
+        self.members = nn.ModuleList(members)
         self.n_vertices, self.n_channels = members[0].n_vertices, members[0].n_channels
         self.radius = max(member.radius or 0 for member in members)
 
-    def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Return the mean of the members' denoisers; shapes and times as in `Score.denoise`."""
-        first = self.members[0].denoise(x, t)
-        mean = first  # of differences from it, so that what all agree on, the state at time 0, stays as it is
-        for member in self.members[1:]:
-            mean = mean + (member.denoise(x, t) - first) / len(self.members)
+    @property
+    def _scores(self) -> tuple[HybridScore | NetworkScore, ...]:
+        return cast("tuple[HybridScore | NetworkScore, ...]", tuple(self.members))
+
+    def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Return the mean of the members' denoisers."""
+        first, *others = self._scores
+        mean = start = first.denoise(x, t)
+        for member in others:  # of differences, so that what all agree on, the state at time 0, stays as it is
+            mean = mean + (member.denoise(x, t) - start) / len(self.members)
         return mean
 
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return configuration and arrays from which `from_state` makes an equal score."""
-        states = [member.state() for member in self.members]
-        config = {"members": [config for config, _ in states], "of": type(self.members[0]).__name__}
-        return config, {f"{k}.{name}": value for k, (_, arrays) in enumerate(states) for name, value in arrays.items()}
+    @property
+    def numbers_per_sample(self) -> int:
+        """Those of the largest member: they are computed one after the other."""
+        return super().numbers_per_sample + max(member.numbers_per_sample for member in self._scores)
 
-    @classmethod
-    def from_state(cls, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> EnsembleScore:
-        """Rebuild from `state`; weights ask for no gradients."""
-        kind = KINDS[config["of"]]
-        members = enumerate(config["members"])
-        return cls(tuple(kind.from_state(member, part_of(arrays, str(k))) for k, member in members))
+    def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> EnsembleScore:
+        """Return the mean of the members on a larger lattice."""
+        return EnsembleScore(tuple(member.extended(graph, onto) for member in self._scores))

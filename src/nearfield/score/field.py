@@ -26,7 +26,7 @@ covariance of q,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import warnings
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
@@ -36,17 +36,26 @@ import torch
 from scipy.linalg import cho_factor, cho_solve
 
 from nearfield import noise
-from nearfield.graph.coarsening import averages
+from nearfield.graph.coarsening import averages, coarsen
+from nearfield.module import Module, as_tensor
 from nearfield.process import noise as noise_scale
 from nearfield.process import noise_to_signal, signal
-from nearfield.score.base import Score, part_of, per_time
+from nearfield.score.base import Score, per_time
 from nearfield.score.conditional import ConditionalField
+from nearfield.score.extension import extended_factor
 from nearfield.score.solver import LowRank, Operator, conjugate_gradients, direct_solver, is_large, triangle
+from nearfield.score.sparse import SparseMatrix
+from nearfield.score.symmetric import symmetric_map
 from nearfield.score.vecchia import N_DRAWS, LocalLaws
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
+
+    from nearfield.graph import DependencyGraph
+
+__all__ = ["CoarseLaw", "GaussianField"]
+
 CHUNK = 128
 """Block means whose covariances with the field are computed at once."""
 
@@ -57,9 +66,9 @@ class GaussianField(Score):
 
     Parameters
     ----------
-    factor : scipy sparse array, shape (vertex * channel, vertex * channel)
+    factor : scipy sparse array or SparseMatrix, shape (vertex * channel, vertex * channel)
         Lower triangular with positive diagonal, rows and columns in elimination order, channels fastest.
-    order : ndarray of int, shape (vertex,)
+    order : ndarray or Tensor of int, shape (vertex,)
         The vertex at each place of the elimination order.
     n_channels : int
         Channels of a vertex.
@@ -83,28 +92,28 @@ class GaussianField(Score):
     """
 
     radius = None
+    settings = ("n_channels", "hops")
+    order: Tensor
 
     def __init__(
         self,
-        factor: sp.csr_array,
-        order: Int[np.ndarray, " vertex"],
+        factor: sp.csr_array | SparseMatrix,
+        order: Int[np.ndarray, " vertex"] | Int[Tensor, " vertex"],
         n_channels: int = 1,
         hops: int = 0,
         coarse: CoarseLaw | None = None,
     ) -> None:
-        self.factor = sp.csr_array(factor)
-        self.order = np.asarray(order, dtype=np.int64)
-        self.n_vertices = len(self.order)
-        self.n_channels = n_channels
-        self.hops = hops
+        super().__init__()
+        self.factor = factor if isinstance(factor, SparseMatrix) else SparseMatrix.of(factor)
+        self.register_buffer("order", as_tensor(order).long())
+        self.n_vertices, self.n_channels, self.hops = len(order), n_channels, hops
         self.coarse = coarse
-        self._place = (self.order[:, None] * n_channels + np.arange(n_channels)).reshape(-1)
-        self._triangle: Any = None
-        self._precision: sp.csc_array | None = None
-        self._diffused: tuple[float, Operator] | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:  # factorisations are no Python objects and cannot travel
-        return type(self), (self.factor, self.order, self.n_channels, self.hops, self.coarse)
+    @cached_property
+    def _place(self) -> Int[np.ndarray, " variable"]:
+        """Variable at each place of the elimination order."""
+        order = self.order.cpu().numpy()
+        return (order[:, None] * self.n_channels + np.arange(self.n_channels)).reshape(-1)
 
     def __repr__(self) -> str:
         return f"GaussianField(n_vertices={self.n_vertices}, n_channels={self.n_channels}, hops={self.hops})"
@@ -118,24 +127,7 @@ class GaussianField(Score):
         step: int = 0,
         stream: noise.Stream = noise.Stream.EXACT,
     ) -> Float[np.ndarray, "sample vertex channel"]:
-        """Draw from the field exactly.
-
-        Parameters
-        ----------
-        n_samples : int
-        seed : int
-            64-bit seed; the draw of a member depends on it, the member's number and ``step`` alone.
-        first_member : int
-            Number of the first member.
-        step : int
-            A further counter, to draw several independent sets.
-        stream : Stream
-            What the draws are for; different streams are independent.
-
-        Returns
-        -------
-        ndarray of float64, shape (n_samples, vertex, channel)
-        """
+        """Draw from the field exactly; a member depends on seed, stream, step and its own number alone."""
         members = range(first_member, first_member + n_samples)
         return self._colored(noise.normals(seed, stream, members, step, self._n_numbers, self.n_channels))
 
@@ -159,19 +151,10 @@ class GaussianField(Score):
         return self._natural(drawn + self._covary((match.rows.T @ pull).T))
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
-        """Exact log-density in nats.
-
-        Parameters
-        ----------
-        x : ndarray, shape (sample, vertex, channel)
-
-        Returns
-        -------
-        ndarray, shape (sample,)
-        """
+        """Exact log-density in nats."""
         ordered = self._ordered(np.asarray(x, dtype=np.float64))
-        white = self.factor @ ordered.T
-        constant = np.log(self.factor.diagonal()).sum() - 0.5 * len(self._place) * math.log(2 * math.pi)
+        white = self.factor.matrix @ ordered.T
+        constant = np.log(self.factor.matrix.diagonal()).sum() - 0.5 * len(self._place) * math.log(2 * math.pi)
         fine = constant - 0.5 * (white**2).sum(axis=0)
         if self.coarse is None:
             return fine
@@ -181,16 +164,23 @@ class GaussianField(Score):
         before -= 0.5 * len(z) * math.log(2 * math.pi)
         return fine - before + law.log_prob(z.T.reshape(len(ordered), law.n_vertices, self.n_channels))
 
-    def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Exact E[x_0 | x_t] by a sparse solve; shapes and times as in `Score.denoise`. Not differentiable."""
-        return per_time(self._denoise_at, x, t)
+    def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Return the exact E[x_0 | x_t] by a sparse solve, on the processor."""
+        return per_time(lambda part, time: symmetric_map(lambda y: self._solved(y, time), part), x, t)
 
-    def _denoise_at(self, x: Tensor, t: float) -> Tensor:
-        if self._diffused is None or self._diffused[0] != t:
-            large = is_large(len(self._place))
-            self._diffused = (t, self._iterative_denoiser(t) if large else self._direct_denoiser(t))
-        clean = self._natural(self._diffused[1](self._ordered(x.detach().cpu().numpy().astype(np.float64))))
+    def _solved(self, x: Tensor, t: float) -> Tensor:
+        solve = self._denoisers.get(t)
+        if solve is None:
+            self._denoisers.clear()  # samplers go from time to time, and one may be large
+            solve = self._iterative_denoiser(t) if is_large(len(self._place)) else self._direct_denoiser(t)
+            self._denoisers[t] = solve
+        clean = self._natural(solve(self._ordered(x.detach().cpu().numpy().astype(np.float64))))
         return torch.from_numpy(clean).to(x)
+
+    @cached_property
+    def _denoisers(self) -> dict[float, Operator]:
+        """The solver of the last time."""
+        return {}
 
     def covariance(self) -> Float[np.ndarray, "variable variable"]:
         """Dense covariance, variables in vertex order with channels fastest. For small fields."""
@@ -205,45 +195,14 @@ class GaussianField(Score):
         return natural
 
     def conditional(self, observed: Bool[np.ndarray, "vertex channel"]) -> ConditionalField:
-        """Condition on the exact values of some entries.
-
-        Parameters
-        ----------
-        observed : ndarray of bool, shape (vertex, channel)
-            True where values will be given.
-
-        Returns
-        -------
-        ConditionalField
-        """
+        """Condition on the exact values of the entries that are observed."""
         return ConditionalField(self, np.asarray(observed, dtype=bool))
 
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return configuration and arrays from which `from_state` makes an equal field."""
-        arrays = {
-            "data": self.factor.data,
-            "indices": self.factor.indices,
-            "indptr": self.factor.indptr,
-            "order": self.order,
-        }
-        config: dict[str, Any] = {"n_channels": self.n_channels, "hops": self.hops, "coarse": None}
-        if self.coarse is not None:
-            law, named = self.coarse.law.state()
-            config["coarse"] = {"step": self.coarse.step, "law": law}
-            arrays |= {"coarse.label": self.coarse.label, "coarse.size": self.coarse.size}
-            arrays |= {f"coarse.law.{k}": v for k, v in named.items()}
-        return config, arrays
-
-    @classmethod
-    def from_state(cls, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> GaussianField:
-        """Rebuild from `state`."""
-        size = len(arrays["order"]) * config["n_channels"]
-        factor = sp.csr_array((arrays["data"], arrays["indices"], arrays["indptr"]), shape=(size, size))
-        coarse, own = None, part_of(arrays, "coarse")
-        if config["coarse"] is not None:
-            law = cls.from_state(config["coarse"]["law"], part_of(own, "law"))
-            coarse = CoarseLaw(own["label"], config["coarse"]["step"], own["size"], law)
-        return cls(factor, arrays["order"], config["n_channels"], config["hops"], coarse)
+    def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> GaussianField:
+        """Repeat the rows of the factor on a larger lattice; the rest as in `Score.extended`."""
+        factor = extended_factor(self.factor.matrix, self.hops, self.n_channels, graph, onto)
+        coarse = None if self.coarse is None else self.coarse.extended(graph, onto)
+        return GaussianField(factor, np.arange(onto.n_vertices), self.n_channels, self.hops, coarse)
 
     def _ordered(self, x: np.ndarray) -> np.ndarray:
         return x.reshape(len(x), len(self._place))[:, self._place]
@@ -253,10 +212,13 @@ class GaussianField(Score):
         out[:, self._place] = x
         return out.reshape(len(x), self.n_vertices, self.n_channels)
 
+    @cached_property
+    def _triangle(self) -> Any:
+        return triangle(self.factor.matrix)
+
     def _solve_triangle(self, z: np.ndarray, *, transposed: bool = False) -> np.ndarray:
-        if self._triangle is None:
-            self._triangle = triangle(self.factor)
-        return self._triangle.solve(np.ascontiguousarray(z.T), trans="T" if transposed else "N").T
+        solved: np.ndarray = self._triangle.solve(np.ascontiguousarray(z.T), trans="T" if transposed else "N").T
+        return solved
 
     def _covary(self, x: np.ndarray) -> np.ndarray:
         """Multiply rows by the covariance P_0^{-1}, all in elimination order."""
@@ -283,7 +245,7 @@ class GaussianField(Score):
             if end == len(self._place):
                 half = self._solve_triangle(part, transposed=True)
             else:
-                half = triangle(self.factor[:end, :end]).solve(np.ascontiguousarray(part.T), trans="T").T
+                half = triangle(self.factor.matrix[:end, :end]).solve(np.ascontiguousarray(part.T), trans="T").T
             halves.append((chunk, np.ascontiguousarray(half)))
             for earlier, other in halves:
                 product = half[:, : other.shape[1]] @ other.T
@@ -300,7 +262,7 @@ class GaussianField(Score):
     def _match(self) -> _Matched:
         """Block means as they are before the correction."""
         assert self.coarse is not None
-        rows = self._averages(self.coarse.label, self.coarse.size)
+        rows = self._averages(self.coarse.label.cpu().numpy(), self.coarse.size.cpu().numpy())
         return _Matched(rows, cho_factor(self._block_covariance(rows), lower=True))
 
     @cached_property
@@ -314,9 +276,11 @@ class GaussianField(Score):
 
     def precision(self) -> sp.csc_array:
         """Sparse precision P_0 of the field before any correction, in elimination order."""
-        if self._precision is None:
-            self._precision = sp.csc_array(self.factor.T @ self.factor)
         return self._precision
+
+    @cached_property
+    def _precision(self) -> sp.csc_array:
+        return sp.csc_array(self.factor.matrix.T @ self.factor.matrix)
 
     def dense_factor(self) -> Float[np.ndarray, "variable variable"]:
         """Lower triangular factor of the precision, the correction included; in elimination order. For small fields."""
@@ -376,30 +340,54 @@ class GaussianField(Score):
         draws = np.empty((len(self._place), N_DRAWS), dtype=np.float32)
         for i in range(N_DRAWS):  # one by one: together they would take many times the memory
             draws[:, i] = self._ordered(self.sample(1, seed=0, first_member=i))[0]
-        return LocalLaws(self.factor, draws)
+        return LocalLaws(self.factor.matrix, draws)
 
 
 @final
-@dataclass(frozen=True)
-class CoarseLaw:
+class CoarseLaw(Module):
     """Law of the block means of a field.
 
     Parameters
     ----------
-    label : ndarray of int, shape (vertex,)
+    label : ndarray or Tensor of int, shape (vertex,)
         Block of each vertex.
     step : int
         Cells of a box along each axis, as in `nearfield.graph.coarsening.coarsen`.
-    size : ndarray, shape (block, channel)
+    size : ndarray or Tensor, shape (block, channel)
         Scale of the means.
     law : GaussianField
         Of the means divided by their scale, a vertex for each block.
     """
 
-    label: Int[np.ndarray, " vertex"]
-    step: int
-    size: Float[np.ndarray, "block channel"]
-    law: GaussianField
+    settings = ("step",)
+    label: Tensor
+    size: Tensor
+
+    def __init__(
+        self,
+        label: Int[np.ndarray, " vertex"] | Int[Tensor, " vertex"],
+        step: int,
+        size: Float[np.ndarray, "block channel"] | Float[Tensor, "block channel"],
+        law: GaussianField,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("label", as_tensor(label))
+        self.register_buffer("size", as_tensor(size))
+        self.step, self.law = step, law
+
+    def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> CoarseLaw | None:
+        """Return the law of the blocks of a larger lattice; None, with a warning, where blocks are too few for one."""
+        old, new = coarsen(graph, self.step), coarsen(onto, self.step)
+        try:
+            law = self.law.extended(old.graph, new.graph)
+        except ValueError:
+            warnings.warn(
+                f"the correction at larger scales is lost: blocks of {self.step} cells a side on {graph!r} are too "
+                f"few to tell of those on {onto!r}; fit larger samples",
+                stacklevel=2,
+            )
+            return None
+        return CoarseLaw(new.label, new.step, self.size[:1].expand(new.graph.n_vertices, -1), law)
 
 
 class _Matched(NamedTuple):

@@ -29,14 +29,14 @@ that is hard to learn.
 from __future__ import annotations
 
 import math
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import numpy as np
 import torch
 
+from nearfield.module import as_tensor
 from nearfield.process import noise, per_sample, signal
-from nearfield.score.base import Score, part_of
+from nearfield.score.base import Score
 from nearfield.score.gaussian import WindowedGaussianScore
 from nearfield.score.network import Network
 from nearfield.score.window import WindowedNetwork
@@ -45,18 +45,14 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from nearfield.graph import DependencyGraph
+
 __all__ = ["KNOTS", "SHOWN", "Given", "HybridScore", "NetworkScore", "hats"]
 
 SHOWN = 2
 """Numbers that the network of a hybrid is shown for each channel: D_G and q, those of all channels in this order."""
 KNOTS = 4
 """How many noise-to-signal ratios the coefficient of the square is given at: 1, 2, 4 and 8."""
-KINDS = {
-    "StencilNetwork": "nearfield.score.stencil",
-    "WindowNetwork": "nearfield.score.window",
-    "VertexNetworks": "nearfield.paper.vertex",
-}
-"""Networks, and the modules that have them."""
 
 
 class Given(NamedTuple):
@@ -101,26 +97,26 @@ class NetworkScore(Score):
     def __init__(self, network: Network) -> None:
         if network.n_shown:
             raise ValueError(f"network must have n_shown 0, got {network.n_shown}; a HybridScore shows it something")
+        super().__init__()
         self.network = whole(network)
         self.n_vertices, self.n_channels, self.radius = len(network.graph), network.n_channels, network.radius
 
-    def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Return a x + s F; shapes and times as in `Score.denoise`."""
+    def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Return a x + s F."""
         return denoised(self.network, x, self.given(x, t), t)
 
     def given(self, x: Tensor, t: float | Tensor) -> Given:  # noqa: ARG002
         """Return nothing shown and nothing known; arguments as in `Score.denoise`."""
         return Given()
 
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return configuration and arrays from which `from_state` makes an equal score."""
-        config, arrays = self.network.state()
-        return {"kind": type(self.network).__name__, "network": config}, arrays
+    @property
+    def numbers_per_sample(self) -> int:
+        """Those of the network too."""
+        return super().numbers_per_sample + self.network.numbers_per_sample
 
-    @classmethod
-    def from_state(cls, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> NetworkScore:
-        """Rebuild from `state`; weights ask for no gradients."""
-        return cls(network_from_state(config, arrays))
+    def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> NetworkScore:
+        """Return the score of the network on a larger lattice."""
+        return NetworkScore(self.network.extended(graph, onto))
 
 
 @final
@@ -148,13 +144,15 @@ class HybridScore(Score):
     """
 
     radius: int
+    quadratic: Tensor
 
     def __init__(
         self,
         network: Network,
         gaussian: WindowedGaussianScore,
-        quadratic: Float[np.ndarray, "knot channel"] | None = None,
+        quadratic: Float[np.ndarray, "knot channel"] | Float[Tensor, "knot channel"] | None = None,
     ) -> None:
+        super().__init__()
         sizes = (len(network.graph), network.n_channels, network.n_shown)
         wanted = (gaussian.n_vertices, gaussian.n_channels, SHOWN * gaussian.n_channels)
         if sizes != wanted:
@@ -162,18 +160,19 @@ class HybridScore(Score):
                 f"network must have (vertices, n_channels, n_shown) {wanted} as the Gaussian has, got {sizes}; "
                 "make it on the same graph, with n_shown twice n_channels"
             )
-        self.quadratic = np.zeros((KNOTS, gaussian.n_channels)) if quadratic is None else quadratic
-        if self.quadratic.shape != (KNOTS, gaussian.n_channels):
+        quadratic = np.zeros((KNOTS, gaussian.n_channels)) if quadratic is None else quadratic
+        if tuple(quadratic.shape) != (KNOTS, gaussian.n_channels):
             raise ValueError(
-                f"quadratic must have shape {(KNOTS, gaussian.n_channels)}, got {self.quadratic.shape}; "
+                f"quadratic must have shape {(KNOTS, gaussian.n_channels)}, got {tuple(quadratic.shape)}; "
                 "fit_quadratic makes it"
             )
+        self.register_buffer("quadratic", as_tensor(quadratic))
         self.network, self.gaussian = whole(network), gaussian
         self.n_vertices, self.n_channels = gaussian.n_vertices, gaussian.n_channels
         self.radius = max(network.radius, network.radius_shown + gaussian.radius)
 
-    def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Return a x + s (s^2 q + s c (D_G^2 - v) + v F(x, D_G, q)); shapes and times as in `Score.denoise`."""
+    def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Return a x + s (s^2 q + s c (D_G^2 - v) + v F(x, D_G, q))."""
         return denoised(self.network, x, self.given(x, t), t)
 
     def given(self, x: Tensor, t: float | Tensor) -> Given:
@@ -181,31 +180,18 @@ class HybridScore(Score):
         a, s, level = levels(x, t)
         guess, gain = self.gaussian.denoise_with_variance(x, t)
         q = torch.where(s > 0, (guess - a * x) / torch.where(s > 0, s, 1.0), 0.0)
-        curvature = (hats(level) @ torch.from_numpy(self.quadratic).to(level)).to(x)[:, None]
+        curvature = (hats(level) @ self.quadratic.to(level)).to(x)[:, None]
         known = s**2 * q + s * curvature * (guess**2 - gain)
         return Given(torch.cat([guess, q], dim=2), known, gain)
 
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return configuration and arrays from which `from_state` makes an equal score."""
-        network, weights = self.network.state()
-        gaussian, spectra = self.gaussian.state()
-        config = {"kind": type(self.network).__name__, "network": network, "gaussian": gaussian}
-        arrays = {f"gaussian.{name}": value for name, value in spectra.items()}
-        return config, weights | arrays | {"quadratic": self.quadratic}
+    @property
+    def numbers_per_sample(self) -> int:
+        """Those of the network too."""
+        return super().numbers_per_sample + self.network.numbers_per_sample
 
-    @classmethod
-    def from_state(cls, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> HybridScore:
-        """Rebuild from `state`; weights ask for no gradients."""
-        gaussian = WindowedGaussianScore.from_state(config["gaussian"], part_of(arrays, "gaussian"))
-        network = network_from_state(config, arrays)
-        return cls(network, gaussian, arrays["quadratic"])
-
-
-def network_from_state(config: dict[str, Any], arrays: dict[str, np.ndarray]) -> Network:
-    """Rebuild the network of a score's `state`."""
-    kind = getattr(import_module(KINDS[config["kind"]]), config["kind"])
-    network: Network = kind.from_state(config["network"], arrays)
-    return network
+    def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> HybridScore:
+        """Return the network and the Gaussian on a larger lattice."""
+        return HybridScore(self.network.extended(graph, onto), self.gaussian.extended(graph, onto), self.quadratic)
 
 
 def hats(level: Float[Tensor, " sample"]) -> Float[Tensor, "sample knot"]:
@@ -217,7 +203,7 @@ def hats(level: Float[Tensor, " sample"]) -> Float[Tensor, "sample knot"]:
     [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
     """
     place = (level / math.log(2.0)).clamp(-1, KNOTS - 1)
-    return (1 - (place[:, None] - torch.arange(KNOTS).to(place)).abs()).clamp_min(0)
+    return (1 - (place[:, None] - torch.arange(KNOTS, dtype=place.dtype, device=place.device)).abs()).clamp_min(0)
 
 
 def levels(x: Float[Tensor, "sample ..."], t: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:

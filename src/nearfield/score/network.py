@@ -18,16 +18,15 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import TYPE_CHECKING, Any, Self, final
+from typing import TYPE_CHECKING, Self, final
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from nearfield._checks import whole_number
 from nearfield.graph import DependencyGraph
-from nearfield.score.base import part_of
+from nearfield.module import Module
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -41,8 +40,8 @@ LOG_NOISE_SCALE = 4.0
 """Divides the log noise before it enters a network: the usual range, .02 to 80, becomes about -1 to 1."""
 
 
-class Network(nn.Module, abc.ABC):
-    """A network on a graph, F in the module's formula; a subclass writes `forward` and `settings`.
+class Network(Module, abc.ABC):
+    """A network on a graph, F in the module's formula; a subclass writes `forward` and names its settings.
 
     Parameters
     ----------
@@ -111,25 +110,16 @@ class Network(nn.Module, abc.ABC):
             Natural logarithm of the noise-to-signal ratio of each sample.
         """
 
-    @abc.abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Arguments of the constructor besides the graph, JSON-able; the seed is not among them."""
+    @property
+    def numbers_per_sample(self) -> int:
+        """Floating-point numbers that one sample takes at once, about; more where a class has features."""
+        return 8 * len(self.graph) * (self.n_channels + self.n_shown)
 
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return what a model file stores: settings and the graph's, and the weights and the graph's arrays."""
-        graph, arrays = self.graph.state()
-        weights = {f"weight.{name}": value.detach().cpu().numpy() for name, value in self.state_dict().items()}
-        tables = {f"graph.{name}": value for name, value in arrays.items()}
-        return {"settings": self.settings(), "graph": graph}, weights | tables
-
-    @classmethod
-    def from_state(cls, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:
-        """Rebuild from `state`, with weights that no longer ask for gradients."""
-        network = cls(DependencyGraph.from_state(config["graph"], part_of(arrays, "graph")), **config["settings"])
-        weights = {name: torch.from_numpy(np.array(value)) for name, value in part_of(arrays, "weight").items()}
-        network.to(next(value.dtype for value in weights.values() if value.is_floating_point()))
-        network.load_state_dict(weights)
-        return network.requires_grad_(False)
+    def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> Self:  # noqa: ARG002
+        """Return the same network on another lattice; most have none."""
+        raise ValueError(
+            "a network must be one law on a lattice to be extended, got one with numbers of each vertex; give pooling=1"
+        )
 
 
 def uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> nn.Parameter:

@@ -20,17 +20,18 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
 from scipy.special import gammaln
 
-from nearfield.score.base import part_of
+from nearfield.module import Module, as_tensor
 from nearfield.score.field import GaussianField
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+    from torch import Tensor
 
 __all__ = ["PredictiveField", "earlier_channels", "leverage", "log_student"]
 
@@ -39,7 +40,7 @@ _CHUNK = 1 << 23
 
 
 @final
-class PredictiveField:
+class PredictiveField(Module):
     """Density of a field whose parameters are uncertain, for scoring: draws from it would vary more than the data.
 
     Parameters
@@ -66,48 +67,43 @@ class PredictiveField:
     array([-2.9933])
     """
 
+    settings = ("weight", "tail", "n_samples")
+    index: Tensor
+    root: Tensor
+
     def __init__(
         self,
         field: GaussianField,
-        index: Int[np.ndarray, "vertex member"],
-        root: Float[np.ndarray, "vertex variable variable"],
+        index: Int[np.ndarray, "vertex member"] | Int[Tensor, "vertex member"],
+        root: Float[np.ndarray, "vertex variable variable"] | Float[Tensor, "vertex variable variable"],
         weight: float,
         tail: float,
         n_samples: int,
     ) -> None:
-        self.field, self.index, self.root = field, index, root
+        super().__init__()
+        self.field = field
+        self.register_buffer("index", as_tensor(index))
+        self.register_buffer("root", as_tensor(root))
         self.weight, self.tail, self.n_samples = weight, tail, n_samples
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
         """Log-density in nats; shapes as in `GaussianField.log_prob`."""
         field, x = self.field, np.asarray(x, dtype=np.float64)
-        ordered = x[:, field.order].reshape(len(x), -1).T
-        own = field.factor @ ordered
-        lever = np.repeat(leverage(x, self.index, self.root)[field.order], field.n_channels, axis=0)
+        order, factor = field.order.cpu().numpy(), field.factor.matrix
+        ordered = x[:, order].reshape(len(x), -1).T
+        own = factor @ ordered
+        lever = np.repeat(
+            leverage(x, self.index.cpu().numpy(), self.root.cpu().numpy())[order], field.n_channels, axis=0
+        )
         lever += earlier_channels(own, field.n_channels)
         white = own if field.coarse is None else self._dense @ ordered
-        diagonal = field.factor.diagonal() if field.coarse is None else self._dense.diagonal()
+        diagonal = factor.diagonal() if field.coarse is None else self._dense.diagonal()
         spread = 1 + lever / (self.weight * self.n_samples) + 1 / self.n_samples
         return log_student(white, spread, self.tail).sum(axis=0) + float(np.log(diagonal).sum())
 
     @cached_property
     def _dense(self) -> Float[np.ndarray, "variable variable"]:
         return self.field.dense_factor()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "_dense"}
-
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return configuration and arrays from which `from_state` makes an equal one."""
-        config, named = self.field.state()
-        arrays = {f"field.{k}": v for k, v in named.items()} | {"index": self.index, "root": self.root}
-        return {"field": config, "weight": self.weight, "tail": self.tail, "n_samples": self.n_samples}, arrays
-
-    @classmethod
-    def from_state(cls, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> PredictiveField:
-        """Rebuild from `state`."""
-        field = GaussianField.from_state(config["field"], part_of(arrays, "field"))
-        return cls(field, arrays["index"], arrays["root"], config["weight"], config["tail"], config["n_samples"])
 
 
 def leverage(

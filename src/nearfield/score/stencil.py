@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from nearfield._checks import whole_number
 from nearfield.graph import DependencyGraph
+from nearfield.module import settings_of
+from nearfield.score.extension import alike
 from nearfield.score.network import Affine, Modulation, Network, Site, uniform
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class StencilNetwork(Network):
     [0.0, 0.0, 0.0, 0.0, 0.0]
     """
 
+    settings = ("radius", "n_channels", "n_shown", "width", "embedding")
     _mask: Tensor | None
     _cells: Tensor | None
 
@@ -92,6 +95,7 @@ class StencilNetwork(Network):
         reach = (0,) * missing + (1,) * len(lattice.shape)
         self.enter = Affine(n_channels, width, generator)
         self.site = Site(len(graph), embedding, width, generator)
+        self.embedding = self.site.size
         self.convolutions = nn.ModuleList(
             Convolution(width, reach, periodic, lattice.diagonal, generator) for _ in range(self.radius)
         )
@@ -109,15 +113,23 @@ class StencilNetwork(Network):
         """Hops within which it reads what it is shown: as far as the state."""
         return self.radius
 
-    def settings(self) -> dict[str, Any]:
-        """Arguments of the constructor besides graph and seed."""
-        return {
-            "radius": self.radius,
-            "n_channels": self.n_channels,
-            "n_shown": self.n_shown,
-            "width": self.width,
-            "embedding": self.site.size,
-        }
+    @property
+    def numbers_per_sample(self) -> int:
+        """Features before and after a layer and what the convolution makes of them."""
+        return 8 * math.prod(self._shape) * (self.width + self.n_channels + self.n_shown)
+
+    def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> StencilNetwork:
+        """Return the network with the same weights on a larger lattice."""
+        if self.site.size:
+            raise ValueError(
+                "a network must be one law on a lattice to be extended, got one with numbers of each vertex; give "
+                "pooling=1"
+            )
+        alike(graph, onto, self.radius)  # refuses windows that it has never seen
+        larger = StencilNetwork(onto, **settings_of(self)).to(self.enter.weight)
+        weights = {name: value for name, value in self.state_dict().items() if not name.startswith("site.")}
+        larger.load_state_dict(weights, strict=False)
+        return larger.requires_grad_(False)
 
     def forward(
         self,

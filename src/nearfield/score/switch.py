@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from nearfield.process import noise_to_signal
-from nearfield.score.base import Score, part_of
+from nearfield.score.base import Score
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import GaussianField
 from nearfield.score.hybrid import HybridScore
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from nearfield.graph import DependencyGraph
 
 __all__ = ["SwitchedScore"]
 
@@ -46,6 +47,7 @@ class SwitchedScore(Score):
     """
 
     radius = None
+    settings = ("choice",)
 
     def __init__(
         self, field: GaussianField, hybrid: HybridScore | EnsembleScore, choice: tuple[tuple[float, bool], ...]
@@ -58,43 +60,38 @@ class SwitchedScore(Score):
         times = [time for time, _ in choice]
         if not times or times[0] <= 0 or any(b <= a for a, b in itertools.pairwise(times)):
             raise ValueError(f"choice must have increasing OU times above 0, got {times}")
+        super().__init__()
         self.field, self.hybrid = field, hybrid
         self.choice = tuple((float(time), bool(used)) for time, used in choice)
         self.n_vertices, self.n_channels = sizes[0]
-        levels = np.log([noise_to_signal(time) for time in times])
-        self._border = (levels[1:] + levels[:-1]) / 2
+        levels = [math.log(noise_to_signal(time)) for time in times]
+        self._border = [(one + other) / 2 for one, other in itertools.pairwise(levels)]
 
     def uses_hybrid(self, t: float) -> bool:
         """Whether the hybrid serves at an OU time above 0."""
-        return self.choice[int(np.searchsorted(self._border, math.log(noise_to_signal(t))))][1]
+        return self.choice[bisect.bisect_left(self._border, math.log(noise_to_signal(t)))][1]
 
-    def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Return what the score in charge says; shapes and times as in `Score.denoise`."""
-        times = torch.as_tensor(t, dtype=torch.float64, device=x.device).reshape(-1)
-        used = torch.tensor([time > 0 and self.uses_hybrid(time) for time in times.tolist()], device=x.device)
-        if bool(used.all()):
+    def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Return what the score in charge says."""
+        times = t.tolist() if isinstance(t, Tensor) else [t]
+        used = [time > 0 and self.uses_hybrid(time) for time in times]
+        if all(used):
             return self.hybrid.denoise(x, t)
-        if not bool(used.any()):
+        if not any(used):
             return self.field.denoise(x, t)
         out = x.clone()
-        for score, part in ((self.hybrid, used), (self.field, ~used)):
-            out[part] = score.denoise(x[part], times[part])
+        for score, kind in ((self.hybrid, True), (self.field, False)):
+            numbers = [k for k, hybrid in enumerate(used) if hybrid is kind]
+            part = torch.tensor(numbers, device=x.device)
+            own = torch.tensor([times[k] for k in numbers], dtype=torch.float64, device=x.device)
+            out = out.index_copy(0, part, score.denoise(x[part], own))
         return out
 
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return configuration and arrays from which `from_state` makes an equal score."""
-        states = {"field": self.field.state(), "hybrid": self.hybrid.state()}
-        config = {name: config for name, (config, _) in states.items()} | {
-            "choice": [list(pair) for pair in self.choice]
-        }
-        return config, {f"{name}.{key}": value for name, (_, arrays) in states.items() for key, value in arrays.items()}
+    @property
+    def numbers_per_sample(self) -> int:
+        """Those of the larger score."""
+        return max(self.field.numbers_per_sample, self.hybrid.numbers_per_sample)
 
-    @classmethod
-    def from_state(cls, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> SwitchedScore:
-        """Rebuild from `state`."""
-        kind = EnsembleScore if "members" in config["hybrid"] else HybridScore
-        return cls(
-            GaussianField.from_state(config["field"], part_of(arrays, "field")),
-            kind.from_state(config["hybrid"], part_of(arrays, "hybrid")),
-            tuple((time, used) for time, used in config["choice"]),
-        )
+    def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> SwitchedScore:
+        """Return both scores on a larger lattice."""
+        return SwitchedScore(self.field.extended(graph, onto), self.hybrid.extended(graph, onto), self.choice)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 import numpy as np
 import torch
@@ -138,6 +138,7 @@ class WindowNetwork(WindowedNetwork):
     [0.0, 0.0, 0.0]
     """
 
+    settings = ("radius", "n_channels", "n_shown", "width", "depth", "embedding", "padding")
     where: Tensor
 
     def __init__(
@@ -163,21 +164,15 @@ class WindowNetwork(WindowedNetwork):
         self.enter = Affine(n_in, width, generator)
         self.geometry = uniform((width, where.shape[1]), where.shape[1], generator)
         self.site = Site(len(graph), embedding, width, generator)
+        self.embedding = self.site.size
         self.layers = nn.ModuleList(Affine(width, width, generator) for _ in range(2 * self.depth))
         self.modulation = Modulation(width, self.depth, generator)
         self.leave = Affine(width, n_channels, generator, zero=True)
 
-    def settings(self) -> dict[str, Any]:
-        """Arguments of the constructor besides graph and seed."""
-        return {
-            "radius": self.radius,
-            "n_channels": self.n_channels,
-            "n_shown": self.n_shown,
-            "width": self.width,
-            "depth": self.depth,
-            "embedding": self.site.size,
-            "padding": self.padding,
-        }
+    @property
+    def numbers_per_sample(self) -> int:
+        """Windows twice, gathered and masked, and the features of the layers."""
+        return len(self.index) * (2 * self.width_of_window * self.n_channels + self.n_shown + 8 * self.width)
 
     def on_windows(
         self,
@@ -187,7 +182,7 @@ class WindowNetwork(WindowedNetwork):
     ) -> Float[Tensor, "sample row channel"]:
         """Return F at the centres of windows; arguments as in `WindowedNetwork.on_windows`."""
         read = torch.where(self.present[..., None], windows, 0.0).flatten(2)
-        constant = functional.linear(self.where, self.geometry)
+        constant = functional.linear(self.where.to(self.geometry.dtype), self.geometry)
         if self.site.size:
             constant = constant + self.site()
         h = self.enter(read if shown is None else torch.cat([read, shown], dim=2)) + constant

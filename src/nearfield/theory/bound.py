@@ -1,4 +1,4 @@
-r"""The theorems of locality as functions: how fast scores and correlations decay, and what a radius costs at most.
+r"""The theorems of locality as functions: how fast scores and correlations decay, and bounds on the cost of a radius.
 
 Throughout, :math:`m I \preceq -\nabla^2 \log p_0 \preceq M I` on a dependency graph, :math:`\kappa = M/m`,
 :math:`q = 1 - 1/\kappa`, :math:`a = e^{-t}`, :math:`s^2 = 1 - e^{-2t}`; equations are those of arXiv 2505.04417.
@@ -125,7 +125,7 @@ def lemma_b1(m: float, M: float, distance: ArrayLike) -> Float[np.ndarray, ...]:
     .. math:: \int_0^\infty \frac{a^4}{m s^4 (m s^2 + a^2)} \Big(\frac{(M-m) s^2}{M s^2 + a^2}\Big)^{2k} dt
         = \frac\kappa2\, \frac{q^{2k}}{2k(2k-1)}\, {}_2F_1(1, 2k - 1; 2k + 1; q).
 
-    It is what one vertex at distance k adds to the localization error; (N.3) has the way there. As q tends to 1 the
+    One vertex at distance k adds it to the localization error (N.3). As q tends to 1 the
     hypergeometric function tends to 2k and the value to `lemma_b1_bound`.
 
     Parameters
@@ -263,6 +263,6 @@ def _ratios(m: float, M: float, distance: ArrayLike) -> tuple[float, float, Floa
 
 
 def checked_radii(radius: ArrayLike) -> Int[np.ndarray, " radius"]:
-    """Radii in a row, or what is wrong with them."""
+    """Return radii in a row; refuse others than whole numbers."""
     remedy = "give hops; 0 is the vertex alone"
     return np.array([whole_number("radius", r, 0, remedy) for r in np.asarray(radius).ravel()], dtype=np.int64)

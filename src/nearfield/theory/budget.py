@@ -1,11 +1,10 @@
-r"""The error of a whole run in its parts: what noise, score and window add, (3.10) and (3.17) of arXiv 2505.04417.
+r"""The error of a whole run in its parts: of noise, score and window, (3.10) and (3.17) of arXiv 2505.04417.
 
 The theorems ask for log-concave or bounded laws; nothing here checks that data meet that.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -56,19 +55,16 @@ def divergence_bound(initial_divergence: ArrayLike, horizon: ArrayLike, score_er
 @final
 @dataclass(frozen=True)
 class ErrorBudget:
-    """The three terms of (3.17), each up to a constant nobody knows: compare shapes, never heights.
+    """The two terms of (3.17) that depend on the radius, each up to an unknown constant: compare shapes, never heights.
 
     Attributes
     ----------
-    diffusion : float
-        What starting from noise at a finite time costs; the only term without an unknown constant, nats.
     localization : (*shape)
-        What a window costs: falls with the radius, does not know the number of samples.
+        Cost of a window: falls with the radius, does not depend on the number of samples.
     estimation : (*shape)
-        What learning on a window from N samples costs: rises with the radius, falls with N.
+        Cost of learning on a window from N samples: rises with the radius, falls with N.
     """
 
-    diffusion: float
     localization: Float[np.ndarray, "*shape"]
     estimation: Float[np.ndarray, "*shape"]
 
@@ -79,8 +75,6 @@ def error_budget(
     radius: ArrayLike,
     *,
     kappa: float,
-    horizon: float,
-    initial_divergence: float,
     smoothness: float = 1.0,
     log_power: float = 0.0,
     n_channels: int = 1,
@@ -90,25 +84,18 @@ def error_budget(
     .. math:: \mathrm E\,\mathrm{KL} \le e^{-2T}\, \mathrm{KL}(p_0 \| N(0, I)) + C d (r+1)^\nu e^{-c r}
         + C' d\, N^{-2\gamma/(d_{\mathrm{eff}} + 2\gamma)} (\log N)^p.
 
-    **C and C' are not known and are left out** (set to 1), so the curves say how each term moves with the radius and
-    the number of samples. They do not say which is larger, where their sum is least, or what error to expect; to choose
-    a radius use held-out loss. For c stands :math:`-2 \ln q`, the rate of (3.13). The rate in N is that of the worst
-    density of smoothness :math:`\gamma`: the closed-form Gaussian scores, with few parameters, do far better.
+    The first term is that of `divergence_bound`. **C and C' are not known and are left out** (set to 1): the curves say
+    how a term moves with the radius and the number of samples, not which is larger or where their sum is least. For c
+    stands :math:`-2 \ln q`, the rate of (3.13). The rate in N is that of the worst density; Gaussian scores do better.
 
     Parameters
     ----------
     graph : DependencyGraph
         Gives nu of (3.12), d and the effective dimension (3.2).
-    n_samples : array_like of int
-        N, at least 2. Broadcast against `radius`.
-    radius : array_like of int
-        Hops r, at least 0.
+    n_samples, radius : array_like of int
+        N, at least 2, and hops r, at least 0; broadcast against each other.
     kappa : float
         Condition number M/m, at least 1.
-    horizon : float
-        OU time T at which the reverse process starts.
-    initial_divergence : float
-        :math:`\mathrm{KL}(p_0 \| N(0, I))`, nats.
     smoothness : float
         :math:`\gamma`, above 0: how many derivatives of the data's density are bounded.
     log_power : float
@@ -116,28 +103,17 @@ def error_budget(
     n_channels : int
         Components of a vertex.
 
-    Returns
-    -------
-    ErrorBudget
-        Arrays of the shape of `n_samples` and `radius` together.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is out of its range.
-
     Examples
     --------
     >>> from nearfield.graph import DependencyGraph
-    >>> chain = DependencyGraph.chain(100)
-    >>> budget = error_budget(chain, 1000, [0, 2, 4], kappa=4.0, horizon=3.0, initial_divergence=50.0)
+    >>> budget = error_budget(DependencyGraph.chain(100), 1000, [0, 2, 4], kappa=4.0)
     >>> budget.localization.round(2), budget.estimation.round(2)
     (array([100.  ,  94.92,  50.06]), array([ 1.  , 13.89, 28.48]))
     """
     if not kappa >= 1:
-        raise ValueError(f"kappa must be at least 1, got {kappa}; it is the larger curvature over the smaller")
+        raise ValueError(f"kappa must be at least 1, got {kappa}")
     if not smoothness > 0:
-        raise ValueError(f"smoothness must be above 0, got {smoothness}; 1 is a density with bounded slopes")
+        raise ValueError(f"smoothness must be above 0, got {smoothness}")
     N, radii = np.asarray(n_samples, dtype=float), checked_radii(radius).reshape(np.shape(radius))
     if not (N >= 2).all():
         raise ValueError(f"n_samples must be at least 2, got {N.min():g}")
@@ -146,7 +122,6 @@ def error_budget(
     effective = np.array([local[r] for r in radii.ravel().tolist()], dtype=float).reshape(radii.shape)
     log_n, _ = np.broadcast_arrays(np.log(N), radii)
     return ErrorBudget(
-        diffusion=math.exp(-2 * horizon) * initial_divergence,
         localization=np.broadcast_to(d * (radii + 1.0) ** nu * (1 - 1 / kappa) ** (2 * radii), log_n.shape),
         estimation=d * np.exp(-2 * smoothness / (effective + 2 * smoothness) * log_n) * log_n**log_power,
     )
@@ -184,5 +159,5 @@ def suggested_radius(n_samples: ArrayLike, nu: float) -> Float[np.ndarray, ...]:
     if not (N >= 2).all():
         raise ValueError(f"n_samples must be at least 2, got {N.min():g}")
     if not nu >= 0:
-        raise ValueError(f"nu must be at least 0, got {nu}; take it from graph.growth()")
+        raise ValueError(f"nu must be at least 0, got {nu}")
     return np.log(N) ** (1 / (nu + 1))

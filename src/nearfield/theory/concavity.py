@@ -60,10 +60,11 @@ def condition_number(precision: Any) -> float:
     Examples
     --------
     >>> from nearfield.fitting.closed_form import fit_field
-    >>> from nearfield.fitting.covariance import Pooling
+    >>> from nearfield.fitting.pooling import Pooling
     >>> from nearfield.datasets import AutoregressiveChain
+    >>> from nearfield.samples import Samples
     >>> law = AutoregressiveChain(0.5, 50)
-    >>> field = fit_field(law.sample(4000, random_state=0), law.graph, 1, Pooling(1.0))[2]
+    >>> field = fit_field(Samples(law.sample(4000, random_state=0), law.graph), 1, Pooling(1.0))[2]
     >>> bool(abs(condition_number(field.precision()) / condition_number(law.precision) - 1) < 0.1)
     True
     """
@@ -76,7 +77,7 @@ def lattice_precision(n: int, spacing: float | None = None) -> sp.csc_array:
 
     With :math:`h = 1/(n + 1)` more vertices resolve one **fixed domain** ever finer, and the condition number grows as
     :math:`n^2`; with h fixed they **extend the domain**, and it stays below :math:`1 + 4/h^2`. Locality in hops is a
-    property of the second kind: refining a grid spreads what one vertex depends on over more of them.
+    property of the second kind: refining a grid spreads the neighbours of one vertex over more of them.
 
     Parameters
     ----------

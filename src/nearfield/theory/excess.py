@@ -47,10 +47,10 @@ class Excess:
 @final
 @dataclass(frozen=True)
 class ExcessReference:
-    r"""Noised truth and what the exact denoiser makes of it, computed once for all denoisers to be compared.
+    r"""Noised truth and the exact denoiser's answer, computed once for all denoisers to be compared.
 
     The sum over the noise-to-signal ratios .1, .2, .4, .8, 1.6 and 3.2 is the midpoint rule, in :math:`\ln\sigma`, for
-    :math:`\int E|D - D^*|^2 \sigma^{-3} d\sigma / d`, what a wrong score costs by (3.10) of arXiv 2505.04417.
+    :math:`\int E|D - D^*|^2 \sigma^{-3} d\sigma / d`, the cost of a wrong score by (3.10) of arXiv 2505.04417.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-r"""Gaussian laws, where every side of the theory is exact: the locality of their scores and what a window misses.
+r"""Gaussian laws, where every side of the theory is exact: the locality of their scores, the cost of a window.
 
 For :math:`p_0 = N(0, P^{-1})` the score at time t is :math:`-P_t x` with :math:`P_t = (a^2 P^{-1} + s^2 I)^{-1}`. The
 best score at vertex j that reads only its window :math:`N = N_j^r` is that of the window's marginal, (3.11) of arXiv
@@ -49,7 +49,7 @@ def diffused_precision(precision: Float[np.ndarray, "variable variable"], t: Arr
     precision : ndarray, (variable, variable)
         P of the clean law, symmetric positive definite.
     t : array_like
-        OU time, at least 0. One eigendecomposition serves all times.
+        OU time, at least 0. One eigendecomposition gives all times.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def missed_variance(
     r"""Variance of a vertex's score that no function of its window has, at every radius: (3.13) before the integral.
 
     The value is :math:`\mathrm{tr}\, P_{jR} P_{RR}^{-1} P_{Rj}` with R the vertices more than r hops away. One Cholesky
-    factor of P with the furthest vertices first serves all radii, since these R are then leading blocks, and gives each
+    factor of P with the furthest vertices first gives all radii, since these R are then leading blocks, and gives each
     as a sum of squares: however small, to full relative precision.
 
     Parameters
@@ -114,7 +114,7 @@ def missed_variance(
 
 
 def time_rule(t_min: float, t_max: float) -> tuple[Float[np.ndarray, " time"], Float[np.ndarray, " time"]]:
-    r"""Give times and weights that integrate over OU time, to rounding for what is a function of Gaussian laws.
+    r"""Give times and weights that integrate over OU time, to rounding for functions of Gaussian laws.
 
     Gauss-Legendre on pieces of at most one unit of :math:`x = \ln(s/a)`, with :math:`dt = s^2 dx`. There, Gaussian
     integrands have their singularities at a distance of :math:`\pi/2` from the real axis, whatever the spectrum.

@@ -1,7 +1,7 @@
 r"""How local a score is: the effective radius of a Gaussian one, and the measured profile of any.
 
-The derivative of the score at vertex j by the state at vertex i, :math:`\partial s_j / \partial x_i`, is what a score
-that reads only :math:`N_j^r` sets to zero beyond r hops. For a Gaussian it is minus an entry of the precision
+The derivative of the score at vertex j by the state at vertex i, :math:`\partial s_j / \partial x_i`, is zero beyond r
+hops for a score that reads only :math:`N_j^r`. For a Gaussian it is minus an entry of the precision
 :math:`P_t`; of any other score its root mean square over states, against graph distance, is measured here.
 """
 
@@ -130,7 +130,7 @@ class LocalityProfile:
     missed : (time, hop)
         Share of the variance of the scores that is lost when each reads only its window of radius 0, 1, ... hops.
         Exact for the score of a Gaussian; for that of another law, at states of this law, a lower bound (N.7), which
-        counts what the mean of the derivatives over states shows. A fitted score is taken for the one of a law; nan
+        counts the mean of the derivatives over states. A fitted score is taken for the one of a law; nan
         where it cannot be, the symmetric part of that mean being no information matrix, as can happen to a bad fit.
     pairs : (hop,)
         How many pairs of vertices each distance has.
@@ -156,66 +156,44 @@ def locality_profile(
     reach: int | None = None,
     seed: int = 0,
 ) -> LocalityProfile:
-    r"""Measure how strongly a fitted score reads the state at each distance, and what a window would miss.
+    r"""Measure how strongly a fitted score reads the state at each distance, and the share that a window would miss.
 
-    Columns of the Jacobian come from forward-mode products, exact to the precision the score computes in. A score that
-    is affine in the state needs no differentiation: what it makes of the basis is its Jacobian, at every state. Which
-    holds is found out on the states, and what torch sees of the score is held against differences of it.
-
+    Columns of the Jacobian come from forward-mode products; a score that is affine in the state needs none.
     `missed` is :math:`\sum_j \mathrm{tr}\, F_{jR} F_{RR}^{-1} F_{Rj} / \sum_j \mathrm{tr}\, F_{jj}` with F the
-    symmetric part of minus the mean Jacobian. It speaks of the law the score belongs to: a score of radius r reads, and
-    misses, nothing beyond r, whatever the data hold there.
+    symmetric part of minus the mean Jacobian; a score of radius r misses nothing beyond r.
 
     Parameters
     ----------
-    score : Score
     x : ndarray, (sample, vertex, channel)
-        Clean states in the score's standardised units; they are noised to each time. A few tens do; one does for a
-        Gaussian score. The cost is one product for each sample, time and scalar variable within reach of `vertices`.
+        Clean states in standardised units, noised to each time: a few tens, one for a Gaussian score.
     t : array_like
         One OU time or several, above 0.
-    graph : DependencyGraph
-        Gives the hops.
     vertices : array_like of int, optional
-        The vertices that are profiled; by default all up to 1000, and 8 drawn at random on larger graphs.
+        The profiled vertices; by default all up to 1000, and 8 drawn at random on larger graphs.
     reach : int, optional
-        Largest distance, at least 0; by default the largest at which a ball has at most 128 vertices. Vertices beyond
-        it are left out of `missed`, which stays a lower bound.
+        Largest distance, by default the largest at which a ball has at most 128 vertices; `missed` ignores the rest.
     seed : int
         Of the noise and of the vertices.
 
-    Returns
-    -------
-    LocalityProfile
-
     Raises
     ------
-    ValueError
-        If the states or the graph are not of the score's field, there are no states, or a time is not above 0.
-    TypeError
-        If the score is not affine and hides some of its dependence from torch's forward mode.
+    TypeError, ValueError
+        If an argument is out of its range, or the score hides its dependence on the state from torch's forward mode.
 
     Examples
     --------
     >>> from nearfield.datasets import AutoregressiveChain
     >>> from nearfield.fitting.closed_form import fit_field
-    >>> from nearfield.fitting.covariance import Pooling
+    >>> from nearfield.fitting.pooling import Pooling
+    >>> from nearfield.samples import Samples
     >>> law = AutoregressiveChain(0.5, 30)
     >>> x = law.sample(500, random_state=0)
-    >>> profile = locality_profile(fit_field(x, law.graph, 1, Pooling(1.0))[2], x[:1], 0.3, law.graph)
+    >>> field = fit_field(Samples(x, law.graph), 1, Pooling(1.0))[2]
+    >>> profile = locality_profile(field, x[:1], 0.3, law.graph)
     >>> bool((profile.rms[0, 1:10] < 0.5 * profile.rms[0, :9]).all()), bool(profile.missed[0, 1] < 0.01)
     (True, True)
     """
-    states = torch.as_tensor(np.asarray(x, dtype=np.float64))
-    score.check(states)
-    if not len(states) or len(graph) != score.n_vertices:
-        raise ValueError(
-            f"x must have a sample and graph the {score.n_vertices} vertices of the score, got {len(states)} samples, "
-            f"{len(graph)} vertices"
-        )
-    times = np.atleast_1d(np.asarray(t, dtype=float))
-    if not (times > 0).all():
-        raise ValueError(f"t must be above 0, got {times.min()}; the score of the data themselves may not exist")
+    states, times = _checked(score, x, t, graph)
     chosen, hops = _chosen(graph, vertices, reach, seed)
     near = np.flatnonzero((hops >= 0).any(axis=0))
     hops, place = hops[:, near], np.searchsorted(near, chosen)
@@ -229,6 +207,23 @@ def locality_profile(
         rms[k] = np.sqrt(total / pairs)
         missed[k] = _share(-(mean + mean.T) / 2, hops, place, len(pairs))
     return LocalityProfile(times, rms, missed, pairs, chosen)
+
+
+def _checked(
+    score: Score, x: Float[np.ndarray, "sample vertex channel"], t: ArrayLike, graph: DependencyGraph
+) -> tuple[Float[Tensor, "sample vertex channel"], Float[np.ndarray, " time"]]:
+    """Return states and times; refuse those of another field, and times at which there may be no score."""
+    states = torch.as_tensor(np.asarray(x, dtype=np.float64))
+    score.check(states)
+    if not len(states) or len(graph) != score.n_vertices:
+        raise ValueError(
+            f"x must have a sample and graph the {score.n_vertices} vertices of the score, got {len(states)} samples, "
+            f"{len(graph)} vertices"
+        )
+    times = np.atleast_1d(np.asarray(t, dtype=float))
+    if not (times > 0).all():
+        raise ValueError(f"t must be above 0, got {times.min()}; the score of the data themselves may not exist")
+    return states, times
 
 
 def _chosen(
@@ -245,7 +240,7 @@ def _chosen(
         reach, diameter = 0, graph.diameter()
         while reach < diameter and graph.effective_dimension(reach + 1) <= LARGEST_BALL:
             reach += 1
-    limit = whole_number("reach", reach, 0, "give hops, or None")
+    limit = whole_number("reach", reach, 0)
     far = csgraph.dijkstra(graph.adjacency, directed=False, indices=chosen, unweighted=True, limit=limit)
     return chosen, np.where(np.isfinite(far), far, -1).astype(np.int64)
 

@@ -1,16 +1,18 @@
-"""The quantile warp: whatever the law of the values, they become normal."""
+"""The quantile transform: whatever the law of the values, they become normal."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
+import torch
 from scipy.special import ndtr, ndtri
 from sklearn.preprocessing import QuantileTransformer
+from torch import Tensor
+from torch.distributions import constraints
 
-from nearfield.transform.value import TIES_WARNED, Warp, half_smallest, packing_noise, refuse, subject
+from nearfield.transform.value import TIES_WARNED, Values, ValueTransform, Zeros, like, namespace, subject
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -28,149 +30,135 @@ _BEYOND = 10  # values left beyond the outermost knot; 1 to 100 differ by less t
 _STEP = 0.25  # between knots, in standard deviations; .1 to .5 differ by less than .001 nats
 _CHORD = 1.0  # standard deviations that the slope of a tail is taken over; .5 is worse by .003 nats for 50 samples
 _FEWEST_BOUNDED = 1000  # values from which on a bound can be told from a tail
-_CROWDED = 1.05  # see bounded_above; in 150 trials normal values of correlated vertices had no less than 1.3
+_CROWDED = 1.05  # see _bounded_above; in 150 trials normal values of correlated vertices had no less than 1.3
 _ALIKE = 5.0  # see _location_and_scale
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Quantile(Warp):
+class Quantile(ValueTransform):
     r"""Quantiles of the data to quantiles of the normal law, by straight lines between knots and beyond them.
 
     scikit-learn's QuantileTransformer estimates the quantiles, one map for all vertices. It clips whatever lies beyond
     the data; here the map goes on in a straight line with the slope of the outermost standard deviation, from where ten
     values are left. The map is continuous and strictly increasing, and is inverted by the same lines. Equal values have
     one image, in the middle of those that they span. Where values crowd before the largest (for signed data, the
-    smallest) that is a bound, as `bounded_above` tells, and what would be generated beyond is put on it.
+    smallest) that is a bound, and values generated beyond it are put on it.
 
     Where vertices differ in location or scale by more than sampling error, each is standardised by its own before. Data
-    that are never negative are mapped through their logarithm, so that what is generated is positive: there the tails
-    are straight in the logarithm. Zeros are then taken as half the smallest positive value, as in `SquareRoot`.
+    that are never negative are mapped through their logarithm, so that generated values are positive: there the tails
+    are straight in the logarithm.
 
     Parameters
     ----------
-    variable : str
-        The variable, for messages.
-    values, normals : ndarray, (knot,)
+    values, normals : Tensor, (knot,)
         Quantiles of the standardised data and of the normal law, both strictly increasing, at least two.
-    center, scale : ndarray, (vertex,) or (1,)
-        Location and scale before the map, of the logarithms where there is a `zero`.
-    zero : float or None
-        What zeros are taken as; None for signed data.
-    noise, tolerance : float
-        Of data that are never negative; see `packing_noise`.
+    center, scale : Tensor, (vertex,) or (1,)
+        Location and scale before the map, of the logarithms where there are `zeros`.
+    zeros : Zeros or None
+        The value in place of zeros; None for signed data.
     lower, upper : float or None
-        Bounds of what is generated, in the units of the data.
+        Bounds of generated values, in the units of the data.
 
     Examples
     --------
     >>> x = np.random.default_rng(0).exponential(size=(100, 8))
-    >>> warp = Quantile.fit(x)
-    >>> u = warp.transform(x)
-    >>> abs(u.mean().round(1)), u.std().round(1), bool(np.allclose(warp.inverse(u), x, rtol=1e-12))
-    (np.float64(0.0), np.float64(1.0), True)
-    >>> bool(warp.inverse(np.array([-9.0])) > 0)
-    True
+    >>> quantile = Quantile.fit(x)
+    >>> y = quantile(x)
+    >>> float(abs(y.mean().round(1))), float(y.std().round(1)), bool(quantile.inv(np.array([-9.0])) > 0)
+    (0.0, 1.0, True)
     """
 
-    variable: str
-    values: Float[ndarray, " knot"]
-    normals: Float[ndarray, " knot"]
-    center: Float[ndarray, " vertex"]
-    scale: Float[ndarray, " vertex"]
-    zero: float | None
-    noise: float = 0.0
-    tolerance: float = 0.0
-    lower: float | None = None
-    upper: float | None = None
+    settings = ("lower", "upper")
+    name = "quantile"
+    requirement = ">= 0, as all training data were,"
+    remedy = "correct these data, or fit with such data among them"
+    values: Tensor
+    normals: Tensor
+    center: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        values: Float[ndarray | Tensor, " knot"],
+        normals: Float[ndarray | Tensor, " knot"],
+        center: Float[ndarray | Tensor, " vertex"],
+        scale: Float[ndarray | Tensor, " vertex"],
+        zeros: Zeros | None = None,
+        lower: float | None = None,
+        upper: float | None = None,
+    ) -> None:
+        super().__init__()
+        for name, array in (("values", values), ("normals", normals), ("center", center), ("scale", scale)):
+            self.register_buffer(name, torch.as_tensor(array, dtype=torch.float64))
+        self.zeros, self.lower, self.upper = zeros, lower, upper
+        self.uniform = len(self.center) == 1
+        if zeros is not None:
+            self.domain = constraints.greater_than_eq(-zeros.tolerance)
 
     @classmethod
     def fit(cls, x: Float[ndarray, "sample vertex"], variable: str = "") -> Quantile:
-        """Fit the map to data.
-
-        Raises
-        ------
-        ValueError
-            If there are fewer than 20 values, or more than ``TIES_REFUSED`` of them are equal.
-
-        Warns
-        -----
-        UserWarning
-            If more than ``TIES_WARNED`` of them are equal, or some are negative by as little as packing does.
-        """
-        noise, tolerance = packing_noise(x, variable)
-        x = np.where(x <= noise, 0.0, x) if noise else x
+        """Fit the map to data; refuse fewer than 20 values, and one that is more than ``TIES_REFUSED`` of them."""
+        zeros = Zeros.fit(x, variable)
+        signed = x.min() < -zeros.noise
         rng = np.random.default_rng(0)
         chosen = np.arange(x.size) if x.size <= _MOST else rng.choice(x.size, _MOST, replace=False)
-        _judge_ties(x.ravel()[chosen], variable)
-        zero = None if x.min() < 0 else half_smallest(x, noise)
-        y = x if zero is None else np.log(np.where(x == 0, zero, x))
+        flat = x.ravel()[chosen]
+        _judge_ties(flat if signed else np.where(flat <= zeros.noise, 0.0, flat), variable)
+        y = x if signed else np.log(np.where(x <= zeros.noise, zeros.zero, x))
         center, scale = _location_and_scale(y, chosen)
         vertex = chosen % x.shape[1] if len(center) > 1 else 0
         values, normals = _knots((y.ravel()[chosen] - center[vertex]) / scale[vertex])
-        flat = x.ravel()[chosen]
-        lower = float(x.min()) if zero is None and bounded_above(-flat) else None
-        upper = float(x.max()) if bounded_above(flat) else None
-        return cls(variable, values, normals, center, scale, zero, noise, tolerance, lower, upper)
+        lower = float(x.min()) if signed and _bounded_above(-flat) else None
+        upper = float(x.max()) if _bounded_above(flat) else None
+        return cls(values, normals, center, scale, None if signed else zeros, lower, upper)
 
     @property
-    def name(self) -> str:
-        """What users call it."""
-        return "quantile"
-
-    def check(self, x: Float[ndarray, "*sample vertex"]) -> None:
-        """Accept everything; what is not negative only, if the training data were so."""
-        if self.zero is not None:
-            rule = f"{subject(self.variable)} must be >= 0, as all training data were, for marginal='quantile'"
-            refuse(x < -self.tolerance, x, rule, "correct these data, or fit with such data among them")
-
-    def transform(self, x: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
-        """Map data to values of a normal law."""
-        y = self._standardized(x)
-        line = np.searchsorted(self.values, y, side="right")
-        knot = np.maximum(line - 1, 0)
-        return self.normals[knot] + self._slopes[line] * (y - self.values[knot])
-
-    def inverse(self, u: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
-        """Return any real values to data; positive where the training data were not negative."""
-        line = np.searchsorted(self.normals, u, side="right")
-        knot = np.maximum(line - 1, 0)
-        y = self.center + self.scale * (self.values[knot] + (u - self.normals[knot]) / self._slopes[line])
-        x = y if self.zero is None else np.exp(y)
-        return x if self.lower is self.upper is None else np.clip(x, self.lower, self.upper)
-
-    def log_slope(self, x: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
-        """Logarithm of the derivative; at a knot that of the line above it."""
-        line = np.searchsorted(self.values, self._standardized(x), side="right")
-        slope = np.log(self._slopes)[line] - np.log(self.scale)
-        return slope if self.zero is None else slope - np.log(np.where(x <= self.noise, self.zero, x))
-
-    @property
-    def _slopes(self) -> Float[ndarray, " line"]:
-        """Of the lines: the tail below, those between knots, the tail above."""
+    def _slopes(self) -> Float[Tensor, " line"]:
+        """Slopes of the tail below, the lines between knots, and the tail above."""
         values, normals = self.values, self.normals
-        low = max(1, int(np.searchsorted(normals, normals[0] + _CHORD, side="right")) - 1)
-        high = min(len(normals) - 2, int(np.searchsorted(normals, normals[-1] - _CHORD)))
+        low = max(1, int(torch.searchsorted(normals, normals[0] + _CHORD, right=True)) - 1)
+        high = min(len(normals) - 2, int(torch.searchsorted(normals, normals[-1] - _CHORD)))
         below = (normals[low] - normals[0]) / (values[low] - values[0])
         above = (normals[-1] - normals[high]) / (values[-1] - values[high])
-        return np.concatenate([[below], np.diff(normals) / np.diff(values), [above]])
+        return torch.cat([below[None], normals.diff() / values.diff(), above[None]])
 
-    def _standardized(self, x: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
-        y = x if self.zero is None else np.log(np.where(x <= self.noise, self.zero, x))
-        return (y - self.center) / self.scale
+    def _call(self, x: Values) -> Values:
+        values, normals, slopes = (like(x, array) for array in (self.values, self.normals, self._slopes))
+        y = self._standardized(x)
+        line, knot = _lines(values, y)
+        return normals[knot] + slopes[line] * (y - values[knot])
+
+    def _inverse(self, y: Values) -> Values:
+        xp = namespace(y)
+        values, normals, slopes = (like(y, array) for array in (self.values, self.normals, self._slopes))
+        line, knot = _lines(normals, y)
+        standardized = values[knot] + (y - normals[knot]) / slopes[line]
+        x = like(y, self.center) + like(y, self.scale) * standardized
+        x = x if self.zeros is None else xp.exp(x)
+        return x if self.lower is self.upper is None else xp.clip(x, self.lower, self.upper)
+
+    def _log_slope(self, x: Values) -> Values:
+        line, _ = _lines(like(x, self.values), self._standardized(x))
+        slope = like(x, self._slopes.log())[line] - like(x, self.scale.log())
+        return slope if self.zeros is None else slope - namespace(x).log(self.zeros(x))
+
+    def _standardized(self, x: Values) -> Values:
+        y = x if self.zeros is None else namespace(x).log(self.zeros(x))
+        return (y - like(x, self.center)) / like(x, self.scale)
 
 
-def bounded_above(values: Float[ndarray, " value"]) -> bool:
+def _lines(knots: Any, at: Values) -> tuple[Any, Any]:
+    """Find the line over each value, 0 below all knots, and the knot it starts from; a knot is on the line above."""
+    xp = namespace(at)
+    line = xp.searchsorted(knots, at if isinstance(at, np.ndarray) else at.contiguous(), side="right")
+    return line, xp.clip(line - 1, 0, None)
+
+
+def _bounded_above(values: Float[ndarray, " value"]) -> bool:
     """Whether values crowd before the largest, as they do before a bound.
 
     Of the highest twentieth, the way from its least to its largest, over that to its least from the highest fifth. It
     is 1/3 for a uniform law, 1 where the density falls to 0 in a line, and above 2 for normal and heavier tails.
-
-    Examples
-    --------
-    >>> x = np.random.default_rng(0).normal(size=2000)
-    >>> bounded_above(x), bounded_above(ndtr(x)), bounded_above(np.minimum(x, 1.5))
-    (False, True, True)
     """
     if len(values) < _FEWEST_BOUNDED:
         return False

@@ -1,24 +1,29 @@
-r"""Maps of the values of one variable to the real line, point by point: what bounded or skewed data need before a fit.
+r"""Transforms of the values of one variable to the real line, for bounded or skewed data.
 
-A warp is strictly increasing and invertible, so a law of warped values is a law of the data, with the log-density
+They follow `torch.distributions.Transform`: strictly increasing, elementwise and differentiable both ways. A law of
+transformed values is a law of the data, with the log-density
 
-.. math:: \log p_x(x) = \log p_u(u(x)) + \sum \log u'(x).
+.. math:: \log p_x(x) = \log p_y(y(x)) + \sum \log y'(x).
 
-A warp onto the whole real line from the positive numbers keeps what is generated positive, whatever the model does.
+A transform from the positive numbers to the whole real line keeps generated values positive, whatever the model does.
 """
 
 from __future__ import annotations
 
 import abc
-import dataclasses
+import math
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, final
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Transform, constraints
+
+from nearfield.module import Module
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Float
     from numpy import ndarray
 
 __all__ = [
@@ -26,316 +31,250 @@ __all__ = [
     "Identity",
     "Logarithm",
     "SquareRoot",
-    "Warp",
-    "half_smallest",
-    "packing_noise",
-    "refuse",
+    "ValueTransform",
+    "Values",
+    "Zeros",
+    "like",
+    "namespace",
     "subject",
 ]
 
 TIES_WARNED = 0.05
 """One value that is more than this share of a variable is warned of: no continuous law has it."""
 
-_BEND = 0.2
-"""Where the square root bends into a logarithm, as a fraction of the mean root. Of .02 to .5, .2 has the highest
-held-out log-density for Cox-Ingersoll-Ross paths, and for Gamma (shape 4) and Rayleigh laws it is within .005 nats per
-dimension of the best."""
-
+_TAU = 0.2
+"""Where the square root becomes a logarithm, as a fraction of the mean root. Of .02 to .5, .2 has the highest held-out
+log-density for Cox-Ingersoll-Ross paths, and for Gamma (shape 4) and Rayleigh laws it is within .005 nats per dimension
+of the best."""
 
 _NOISE = 1e-3
 """Share of the median positive value by which a positive law may be negative."""
 
+Values = TypeVar("Values", Tensor, np.ndarray)
+"""A function returns the kind that it is given."""
 
-class Warp(abc.ABC):
-    """A strictly increasing map of one variable; arrays are (..., vertex), and NaN stays NaN.
+
+class ValueTransform(Transform, Module, abc.ABC):
+    """A strictly increasing, elementwise transform of float64 tensors or arrays (..., vertex); NaN stays NaN.
+
+    Tensors have gradients. Arrays go through numpy, since the last bit of a logarithm by torch depends on the batch.
+    A subclass writes `_call`, `_inverse` and `_log_slope`.
 
     Attributes
     ----------
     name : str
-        What users call it.
-    variable : str
-        The variable, for messages; empty if it has no name.
+        The users' name of it.
+    uniform : bool
+        Whether it is the same for all vertices.
+    domain : Constraint
+        Values that it takes; `check` refuses others.
+    requirement, remedy : str
+        The domain and the way out, in the words of `check`.
     """
 
-    variable: str
+    name: str
+    uniform: bool = True
+    domain: constraints.Constraint = constraints.real
+    codomain: constraints.Constraint = constraints.real
+    bijective = True
+    sign = 1
+    requirement: ClassVar[str] = ""
+    remedy: ClassVar[str] = ""
+    __hash__ = Module.__hash__  # Transform defines equality, which leaves it none
 
-    @property
+    def check(self, x: Values, variable: str = "") -> None:
+        """Refuse values outside the domain with a ValueError that says what to do."""
+        wrong = ~(self.domain.check(x) | namespace(x).isnan(x))
+        if wrong.any():
+            raise ValueError(
+                f"{subject(variable)} must be {self.requirement} for marginal={self.name!r}, got "
+                f"{float(x[wrong].min()):g} ({int(wrong.sum())} of {math.prod(x.shape)} values are not); {self.remedy}"
+            )
+
+    def log_abs_det_jacobian(self, x: Values, y: Values | None = None) -> Values:  # noqa: ARG002
+        """Logarithm of the derivative at each value x; the image y is not needed."""
+        return self._log_slope(x)
+
     @abc.abstractmethod
-    def name(self) -> str:
-        """What users call it."""
-
-    @abc.abstractmethod
-    def check(self, x: Float[ndarray, "*sample vertex"]) -> None:
-        """Raise a ValueError if a value is outside the domain."""
-
-    @abc.abstractmethod
-    def transform(self, x: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
-        """Map data of the domain to the real line."""
-
-    @abc.abstractmethod
-    def inverse(self, u: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
-        """Return any real values to data."""
-
-    @abc.abstractmethod
-    def log_slope(self, x: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
-        """Logarithm of the derivative of `transform` at data."""
-
-    def state(self) -> tuple[dict[str, Any], dict[str, ndarray]]:
-        """Return a JSON-able configuration and the arrays; together they are the arguments of the class.
-
-        Examples
-        --------
-        >>> Logarithm("rain").state()
-        ({'variable': 'rain'}, {})
-        """
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
-        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-        return {k: v for k, v in values.items() if k not in arrays}, arrays
+    def _log_slope(self, x: Values) -> Values:
+        """Logarithm of the derivative."""
 
 
 @final
-@dataclass(frozen=True)
-class Identity(Warp):
-    """Values as they are.
-
-    Parameters
-    ----------
-    variable : str
-        The variable, for messages.
-    standardized : bool
-        Whether location and scale are to be fitted: "standardize", and otherwise "none".
+class Identity(ValueTransform):
+    """Values as they are, named by whether their location and scale are fitted ("standardize") or not ("none").
 
     Examples
     --------
-    >>> Identity("sst").name
-    'standardize'
+    >>> Identity()(torch.tensor([2.0]))
+    tensor([2.])
     """
 
-    variable: str = ""
-    standardized: bool = True
+    settings = ("name",)
 
-    @property
-    def name(self) -> str:
-        """What users call it."""
-        return "standardize" if self.standardized else "none"
+    def __init__(self, name: Literal["standardize", "none"] = "standardize") -> None:
+        super().__init__()
+        self.name = name
 
-    def check(self, x: Float[ndarray, "*sample vertex"]) -> None:
-        """Accept everything."""
-
-    def transform(self, x: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
-        """Return the values."""
+    def _call(self, x: Values) -> Values:
         return x
 
-    def inverse(self, u: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
-        """Return the values."""
-        return u
+    def _inverse(self, y: Values) -> Values:
+        return y
 
-    def log_slope(self, x: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
-        """Zero everywhere."""
-        return np.zeros_like(x)
+    def _log_slope(self, x: Values) -> Values:
+        return namespace(x).zeros_like(x)
 
 
 @final
-@dataclass(frozen=True)
-class Logarithm(Warp):
-    """``u = ln x``: for positive data whose spread grows with their size.
-
-    Parameters
-    ----------
-    variable : str
-        The variable, for messages.
+class Logarithm(ValueTransform):
+    """``y = ln x``: for positive data whose spread grows with their size.
 
     Examples
     --------
-    >>> Logarithm().inverse(Logarithm().transform(np.array([0.5, 2.0]))).tolist()
-    [0.5, 2.0]
+    >>> Logarithm().inv(Logarithm()(torch.tensor([0.5, 2.0])))
+    tensor([0.5000, 2.0000])
     """
 
-    variable: str = ""
+    name = "log"
+    domain = constraints.positive
+    requirement = "> 0"
+    remedy = "take 'sqrt' or 'quantile' where there are zeros, 'quantile' or 'standardize' for signed data"
 
-    @property
-    def name(self) -> str:
-        """What users call it."""
-        return "log"
+    def _call(self, x: Values) -> Values:
+        return namespace(x).log(x)
 
-    def check(self, x: Float[ndarray, "*sample vertex"]) -> None:
-        """Accept positive data."""
-        remedy = "take 'sqrt' or 'quantile' where there are zeros, 'quantile' or 'standardize' for signed data"
-        refuse(x <= 0, x, f"{subject(self.variable)} must be > 0 for marginal='log'", remedy)
+    def _inverse(self, y: Values) -> Values:
+        return namespace(y).exp(y)
 
-    def transform(self, x: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
-        """Logarithm."""
-        return np.log(x)
-
-    def inverse(self, u: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
-        """Exponential."""
-        return np.exp(u)
-
-    def log_slope(self, x: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
-        """Minus the logarithm."""
-        return -np.log(x)
+    def _log_slope(self, x: Values) -> Values:
+        return -namespace(x).log(x)
 
 
 @final
-@dataclass(frozen=True)
-class SquareRoot(Warp):
-    r"""The square root, bent into a logarithm near zero: for positive data that come close to zero.
+class Zeros(Module):
+    """Zeros of a positive law, taken as a value too small to be recorded: half the smallest one.
+
+    A thousandth of the median positive value counts as noise of packing or of an interpolation, which spreads around
+    zero: data may be negative by that much, and positive values as small are noise too.
+
+    Parameters
+    ----------
+    zero : float
+        The value in place of zeros, positive.
+    noise, tolerance : float
+        Values up to the one are taken as zeros, and data may be negative down to minus the other.
+
+    Examples
+    --------
+    >>> zeros = Zeros.fit(np.array([[0.0, 0.2], [3.0, 1.0]]))
+    >>> zeros(torch.tensor([0.0, 0.3])), zeros.tolerance
+    (tensor([0.1000, 0.3000]), 0.001)
+    """
+
+    settings = ("zero", "noise", "tolerance")
+
+    def __init__(self, zero: float, noise: float = 0.0, tolerance: float = 0.0) -> None:
+        super().__init__()
+        self.zero, self.noise, self.tolerance = zero, noise, tolerance
+
+    @classmethod
+    def fit(cls, x: Float[ndarray, "sample vertex"], variable: str = "") -> Zeros:
+        """Fit to data and warn of noise; data that are negative by more than the tolerance have none."""
+        positive = x[x > 0]
+        tolerance = _NOISE * float(np.median(positive)) if positive.size else 0.0
+        noise = max(0.0, -float(x.min()))
+        if not 0.0 < noise <= tolerance:
+            noise = 0.0
+        else:
+            warnings.warn(
+                f"{np.count_nonzero(x < 0)} of {x.size} values of {subject(variable)} are negative by {noise:.3g} at "
+                "most, less than a thousandth of the median positive value: they are taken for noise of a law that is "
+                f"never negative, and for zeros like all up to {noise:.3g}; add a constant if the sign is meant",
+                stacklevel=3,
+            )
+        return cls(0.5 * float(x.min(initial=np.inf, where=x > noise)), noise, tolerance)
+
+    def forward(self, x: Values) -> Values:
+        """Replace zeros and noise."""
+        return namespace(x).where(x <= self.noise, self.zero, x)
+
+
+@final
+class SquareRoot(ValueTransform):
+    r"""The square root, turned into a logarithm near zero: for positive data that come close to zero.
 
     The root itself is onto the positive numbers only, and a model of it would also generate negative roots. Therefore
 
-    .. math:: u = \sqrt x + \tau \ln(1 - e^{-\sqrt x / \tau}), \qquad \sqrt x = \tau \ln(1 + e^{u / \tau}),
+    .. math:: y = \sqrt x + \tau \ln(1 - e^{-\sqrt x / \tau}), \qquad \sqrt x = \tau \ln(1 + e^{y / \tau}),
 
     which is :math:`\sqrt x` within a thousandth of :math:`\tau` where :math:`\sqrt x > 7 \tau`, and onto the whole real
-    line. What is generated is positive, and the density is one on the positive numbers. A zero in the data is taken as
-    a value too small to be recorded, half the smallest one: its density is the density there, and it comes back so.
+    line. Generated values are positive, and the density is one on the positive numbers. The density at a zero is that
+    at its replacement.
 
     Parameters
     ----------
-    variable : str
-        The variable, for messages.
-    bend : float
-        tau, in roots of the unit of the data, positive.
-    zero : float
-        What zeros are taken as, positive.
-    noise, tolerance : float
-        Values up to the one are taken as zeros, and data may be negative down to minus the other; see `packing_noise`.
+    tau : float
+        In roots of the unit of the data, positive.
+    zeros : Zeros
+        The value in place of zeros.
 
     Examples
     --------
-    >>> warp = SquareRoot.fit(np.array([[1.0], [4.0], [9.0]]))
-    >>> warp.transform(np.array([400.0])).round(6).tolist()
-    [20.0]
-    >>> warp.inverse(np.array([-1.0, 0.0, 1.0])).round(3).tolist()
-    [0.001, 0.077, 1.064]
+    >>> root = SquareRoot.fit(np.array([[1.0], [4.0], [9.0]]))
+    >>> root(np.array([400.0])).round(6).tolist(), root.inv(np.array([-1.0, 0.0, 1.0])).round(3).tolist()
+    ([20.0], [0.001, 0.077, 1.064])
     """
 
-    variable: str
-    bend: float
-    zero: float
-    noise: float = 0.0
-    tolerance: float = 0.0
+    settings = ("tau",)
+    name = "sqrt"
+    requirement = ">= 0"
+    remedy = "take 'quantile' or 'standardize'"
+
+    def __init__(self, tau: float, zeros: Zeros) -> None:
+        super().__init__()
+        self.tau, self.zeros = tau, zeros
+        self.domain = constraints.greater_than_eq(-zeros.tolerance)
 
     @classmethod
     def fit(cls, x: Float[ndarray, "sample vertex"], variable: str = "") -> SquareRoot:
-        """Fit bend and zero to data.
-
-        Raises
-        ------
-        ValueError
-            If data are negative.
-
-        Warns
-        -----
-        UserWarning
-            If more than ``TIES_WARNED`` of the data are zero, or some are negative by as little as packing does.
-        """
-        noise, tolerance = packing_noise(x, variable)
-        _refuse_negative(x, variable, tolerance)
-        zero = half_smallest(x, noise)
-        share = np.count_nonzero(x <= noise) / x.size
+        """Fit to data, and warn if more than ``TIES_WARNED`` of them are zero."""
+        zeros = Zeros.fit(x, variable)
+        share = np.count_nonzero(np.abs(x) <= zeros.noise) / x.size
         if share > TIES_WARNED:
             warnings.warn(
-                f"{share:.0%} of the values of {subject(variable)} are zero: marginal='sqrt' takes them as {zero:g}, "
-                "half the smallest positive one, and generates positive values only. Model where it is zero apart.",
+                f"{share:.0%} of the values of {subject(variable)} are zero: marginal='sqrt' takes them as "
+                f"{zeros.zero:g}, half the smallest positive one, and generates positive values only. Model where it "
+                "is zero apart.",
                 stacklevel=2,
             )
-        return cls(variable, _BEND * float(np.sqrt(np.maximum(x, 0.0)).mean()), zero, noise, tolerance)
+        return cls(_TAU * float(np.sqrt(np.maximum(x, 0.0)).mean()), zeros)
 
-    @property
-    def name(self) -> str:
-        """What users call it."""
-        return "sqrt"
+    def _call(self, x: Values) -> Values:
+        xp = namespace(x)
+        root = xp.sqrt(self.zeros(x))
+        return root + self.tau * xp.log(-xp.expm1(-root / self.tau))
 
-    def check(self, x: Float[ndarray, "*sample vertex"]) -> None:
-        """Accept data that are not negative."""
-        _refuse_negative(x, self.variable, self.tolerance)
+    def _inverse(self, y: Values) -> Values:
+        xp = namespace(y)
+        return (self.tau * xp.logaddexp(xp.zeros_like(y), y / self.tau)) ** 2
 
-    def transform(self, x: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
-        """Bent root."""
-        root = self._root(x)
-        return root + self.bend * np.log(-np.expm1(-root / self.bend))
-
-    def inverse(self, u: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
-        """Positive values."""
-        return (self.bend * np.logaddexp(0.0, u / self.bend)) ** 2
-
-    def log_slope(self, x: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
-        """Logarithm of the derivative, at zero that of what zeros are taken as."""
-        root = self._root(x)
-        return -np.log(-2.0 * root * np.expm1(-root / self.bend))
-
-    def _root(self, x: Float[ndarray, "*sample vertex"]) -> Float[ndarray, "*sample vertex"]:
-        return np.sqrt(np.where(x <= self.noise, self.zero, x))
+    def _log_slope(self, x: Values) -> Values:
+        xp = namespace(x)
+        root = xp.sqrt(self.zeros(x))
+        return -xp.log(-2.0 * root * xp.expm1(-root / self.tau))
 
 
-def _refuse_negative(x: Float[ndarray, "*sample vertex"], variable: str, tolerance: float) -> None:
-    refuse(
-        x < -tolerance, x, f"{subject(variable)} must be >= 0 for marginal='sqrt'", "take 'quantile' or 'standardize'"
-    )
+def namespace(x: Values) -> Any:
+    """Return numpy or torch, whichever the values belong to; only names that the two share are used."""
+    return np if isinstance(x, np.ndarray) else torch
 
 
-def packing_noise(x: Float[ndarray, "sample vertex"], variable: str) -> tuple[float, float]:
-    """How far data of a positive law are negative by noise, and how far they may be.
-
-    A thousandth of the median positive value counts as noise of packing or of an interpolation, which spreads around
-    zero: positive values as small are noise too. Data that are negative by more are signed, and have no noise.
-
-    Warns
-    -----
-    UserWarning
-        If there is some.
-
-    Examples
-    --------
-    >>> packing_noise(np.array([[0.0, 2.0, 4.0]]), ""), packing_noise(np.array([[-1.0, 2.0, 4.0]]), "")
-    ((0.0, 0.003), (0.0, 0.003))
-    """
-    positive = x[x > 0]
-    tolerance = _NOISE * float(np.median(positive)) if positive.size else 0.0
-    noise = max(0.0, -float(x.min()))
-    if not 0.0 < noise <= tolerance:
-        return 0.0, tolerance
-    warnings.warn(
-        f"{np.count_nonzero(x < 0)} of {x.size} values of {subject(variable)} are negative by {noise:.3g} at most, "
-        "less than a thousandth of the median positive value: they are taken for noise of a law that is never "
-        f"negative, and for zeros like all up to {noise:.3g}; add a constant if the sign is meant",
-        stacklevel=3,
-    )
-    return noise, tolerance
-
-
-def half_smallest(x: Float[ndarray, "sample vertex"], noise: float = 0.0) -> float:
-    """Half the smallest value above the noise, which zeros are taken as.
-
-    Examples
-    --------
-    >>> half_smallest(np.array([[0.0, 0.2], [3.0, 1.0]]))
-    0.1
-    """
-    return 0.5 * float(x.min(initial=np.inf, where=x > noise))
+def like(x: Values, buffer: Tensor) -> Any:
+    """Return a buffer as the kind of the values."""
+    return buffer.cpu().numpy() if isinstance(x, np.ndarray) else buffer
 
 
 def subject(variable: str) -> str:
-    """How messages call a variable.
-
-    Examples
-    --------
-    >>> subject("rain"), subject("")
-    ("variable 'rain'", 'the data')
-    """
+    """How messages call a variable."""
     return f"variable {variable!r}" if variable else "the data"
-
-
-def refuse(wrong: Bool[ndarray, "*sample vertex"], x: Float[ndarray, "*sample vertex"], rule: str, remedy: str) -> None:
-    """Refuse data of which some are wrong.
-
-    Raises
-    ------
-    ValueError
-        With the rule, the lowest value, how many are wrong, and the remedy.
-    """
-    if wrong.any():
-        raise ValueError(
-            f"{rule}, got {x.min(initial=np.inf, where=wrong):g} ({np.count_nonzero(wrong)} of {x.size} values are "
-            f"not); {remedy}"
-        )

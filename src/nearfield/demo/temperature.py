@@ -1,4 +1,4 @@
-"""The demo: years of a climate model, learnt, drawn anew and completed; then gravel, which takes a network.
+"""The demo: temperature maps of a climate model, learnt, drawn anew and completed; then gravel, which takes a network.
 
 Fits on the historical and A1B years, draws 500 new years, completes a year of the E1 scenario from 30 stations, scores
 all 100 years of E1, and writes figures, a report and the new years as netCDF.
@@ -24,7 +24,7 @@ from nearfield.data.atomic_write import replace_files
 from nearfield.datasets.embedded import north_america_temperature
 from nearfield.demo import gravel
 from nearfield.estimator import LocalizedDiffusion
-from nearfield.evaluation import plot
+from nearfield.evaluation import fit_plot, plot
 from nearfield.evaluation.curve import Curve, VertexPairs
 from nearfield.evaluation.metric import correlation_by_distance, roughness
 from nearfield.evaluation.moment import Yardstick
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from nearfield.fitting.selection import SelectionReport
     from nearfield.graph import DependencyGraph
 
+__all__ = ["Completion", "LargeScales", "run"]
+
 NEW_YEARS = 500
 STATIONS = 30
 DRAWS = 100
-COMPLETED = 50  # which of the 100 E1 years is shown: the middle one, not a chosen one
-CHECKED = range(
-    0, 100, 5
-)  # E1 years on which coverage is counted; points of one map err together, so one map says little
+COMPLETED = 50  # of the 100 E1 years the middle one, not a chosen one
+CHECKED = range(0, 100, 5)  # E1 years on which coverage is counted: points of one map err together
 LABEL = "anomaly, K"
 
 
@@ -54,7 +54,7 @@ class Completion:
 
     Attributes
     ----------
-    truth, mean, deviation : (vertex,)
+    truth, mean, std : (vertex,)
         The map, and mean and standard deviation of its draws; K.
     observed : (vertex,)
         The stations.
@@ -68,7 +68,7 @@ class Completion:
 
     truth: Float[np.ndarray, " vertex"]
     mean: Float[np.ndarray, " vertex"]
-    deviation: Float[np.ndarray, " vertex"]
+    std: Float[np.ndarray, " vertex"]
     observed: Bool[np.ndarray, " vertex"]
     coverage: float
     nominal: float
@@ -116,36 +116,13 @@ class LargeScales:
 
 
 def run(out: Path, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
-    """Fit, draw, complete, score and write the results into a folder.
-
-    Parameters
-    ----------
-    out : Path
-        Folder to write to; made when absent.
-    seed : int
-        Of the draws and of the choice of stations.
-    quiet : bool
-        Print nothing.
-
-    Returns
-    -------
-    dict
-        The numbers, as they are written to ``demo.json``.
-    """
+    """Fit, draw, complete, score and write the results into a folder."""
     out.mkdir(parents=True, exist_ok=True)
     say: Callable[[str], None] = (lambda _: None) if quiet else (lambda text: print(text, flush=True))
     verbose = not quiet and sys.stderr.isatty()
     start = time.perf_counter()
 
-    temperature = north_america_temperature()
-    is_test = (temperature["scenario"] == "E1").to_numpy()
-    train, test = temperature[~is_test], temperature[is_test]
-    say(
-        f"Data: {len(temperature)} years of annual-mean temperature anomalies over North America on "
-        f"{train.shape[1]} x {train.shape[2]} points.\n  They are climate-model output (Met Office, UM 6.05), not "
-        f"observations, and close to Gaussian.\n  Learning from {len(train)} years (historical, A1B); {len(test)} "
-        "years (E1) are kept for the test."
-    )
+    train, test = _years(say)
     model = LocalizedDiffusion(method="gaussian", random_state=seed, verbose=verbose)
     model.fit(train, sample_dim="year")
     selection = model.fit_report_.selection
@@ -185,6 +162,20 @@ def run(out: Path, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
     return result
 
 
+def _years(say: Callable[[str], None]) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return the years to learn from and those kept for the test."""
+    temperature = north_america_temperature()
+    is_test = (temperature["scenario"] == "E1").to_numpy()
+    train, test = temperature[~is_test], temperature[is_test]
+    say(
+        f"Data: {len(temperature)} years of annual-mean temperature anomalies over North America on "
+        f"{train.shape[1]} x {train.shape[2]} points.\n  They are climate-model output (Met Office, UM 6.05), not "
+        f"observations, and close to Gaussian.\n  Learning from {len(train)} years (historical, A1B); {len(test)} "
+        "years (E1) are kept for the test."
+    )
+    return train, test
+
+
 def _likelihood(model: LocalizedDiffusion, train: xr.DataArray, test: xr.DataArray) -> dict[str, float]:
     """Held-out negative log-density, nats per dimension, in units of the training standard deviation of each point."""
     scale = train.std("year").to_numpy()
@@ -207,7 +198,7 @@ def _roughness(field: xr.DataArray, model: LocalizedDiffusion) -> float:
 
 
 def _complete(model: LocalizedDiffusion, test: xr.DataArray, seed: int) -> Completion:
-    """Hide all of a map but some stations, draw the rest given these, and compare with what was hidden."""
+    """Hide all of a map but some stations, draw the rest given these, and compare with the hidden points."""
     n_vertices = test[0].size
     observed = np.zeros(n_vertices, dtype=bool)
     observed[np.random.default_rng(seed).choice(n_vertices, STATIONS, replace=False)] = True
@@ -225,11 +216,11 @@ def _complete(model: LocalizedDiffusion, test: xr.DataArray, seed: int) -> Compl
         inside.append(np.mean((ordered[low] < truth) & (truth < ordered[high])))
         error.append(np.mean((draws.mean(axis=0) - truth) ** 2))
         variance.append(draws.var(axis=0, ddof=1).mean())
-    shown = draw(COMPLETED)
+    example = draw(COMPLETED)
     return Completion(
         truth=_vertices(test[COMPLETED : COMPLETED + 1])[0],
-        mean=shown.mean(axis=0),
-        deviation=shown.std(axis=0, ddof=1),
+        mean=example.mean(axis=0),
+        std=example.std(axis=0, ddof=1),
         observed=observed,
         coverage=float(np.mean(inside)),
         nominal=(high - low) / (DRAWS + 1),
@@ -261,7 +252,7 @@ def _in_words(result: dict[str, Any]) -> str:
 
 
 def _verdict_in_words(summary: dict[str, Any]) -> str:
-    """Say what the report's checks found."""
+    """Put the report's verdicts into words."""
     counts = summary["verdict"]["counts"]
     lines = [f"\nThe report's checks against the unseen years: {counts['pass']} passed."]
     for check in summary["checks"]:
@@ -292,16 +283,16 @@ def _figures(
 
     def large_scales(figure: Figure | SubFigure) -> None:
         left, middle, right = figure.subplots(1, 3)
-        plot.selection(selection, left).set_title("Why this locality: loss on years left out", fontsize="medium")
+        fit_plot.selection(selection, left).set_title("Why this locality: loss on years left out", fontsize="medium")
         plot.correlation(scales.curves, middle).set_title("Correlation by distance", fontsize="medium")
         plot.modes(scales.modes, right).set_title("The five leading modes", fontsize="medium")
-        figure.suptitle("What was chosen, and what it does at large scales")
+        figure.suptitle("The choice of the locality, and the large scales")
 
     def completed(figure: Figure | SubFigure) -> None:
         plot.completion(
             completion.truth,
             completion.mean,
-            completion.deviation,
+            completion.std,
             completion.observed,
             graph,
             list(figure.subplots(1, 3)),

@@ -1,0 +1,53 @@
+"""Peak memory of a large ensemble: 10,000 members of 128 x 128 of a hybrid score, in a process of its own.
+
+Two steps of the solver, or the number given: memory does not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import time
+
+import numpy as np
+import torch
+
+from benchmarks.table import show, verdict
+from nearfield.fitting.closed_form import fit_windowed
+from nearfield.fitting.pooling import Pooling
+from nearfield.graph import DependencyGraph
+from nearfield.sampling.sampler import default_sampler
+from nearfield.score.hybrid import HybridScore
+from nearfield.score.stencil import StencilNetwork
+
+MEMORY = 4.0
+"""Bar of the peak, in GiB, with the interpreter and the imports."""
+
+
+def main() -> None:
+    """Draw the ensemble and print its cost."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--members", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=2)
+    arguments = parser.parse_args()
+    graph = DependencyGraph.torus((128, 128))
+    x = np.random.default_rng(0).normal(size=(20, 128 * 128, 1))
+    gaussian = fit_windowed(x, graph, ((1.0, 2),), Pooling(1.0))[2]
+    network = StencilNetwork(graph, 4, n_shown=2).requires_grad_(False)
+    score = HybridScore(network, gaussian)
+    start = time.perf_counter()
+    drawn = default_sampler(steps=arguments.steps).sample(score, arguments.members, seed=0, dtype=torch.float64)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30
+    held = drawn.numel() * drawn.element_size() / 2**30
+    show(
+        f"{arguments.members} members of 128 x 128 in double precision, {arguments.steps} steps",
+        ["seconds", "GiB", "bar", "members alone", "verdict"],
+        [[f"{seconds:.0f}", f"{peak:.2f}", f"{MEMORY:.1f}", f"{held:.2f}", verdict((peak, MEMORY))]],
+        "Peak of the process, with the interpreter and the imports.",
+    )
+
+
+if __name__ == "__main__":
+    main()

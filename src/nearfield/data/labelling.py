@@ -1,0 +1,111 @@
+"""Values of the vertices, labelled as the training data or as other data of their kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from nearfield.data.alignment import aligned, samples_of
+from nearfield.data.validation import float_dtype
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray
+
+    from nearfield.data.channel import Channel
+    from nearfield.data.codec import Codec
+    from nearfield.data.validation import Data
+
+__all__ = ["labelled"]
+
+_SECOND_MEMBER_AXIS = "draw"
+
+
+def labelled(
+    codec: Codec,
+    values: Float[ndarray, "*lead vertex channel"],
+    lead: tuple[str, ...],
+    like: Data | None,
+    attrs: Mapping[str, Any],
+) -> Any:
+    """Return values in the container of the training data, or of other data where `like` is not None."""
+    templates = None if like is None else aligned(codec, like, allow_missing=True)
+    names, samples = lead, tuple[int, ...]()
+    if templates is not None:
+        names, samples = _axes_beside(codec, templates[0], lead if values.ndim > 3 else ())
+    _check_shape(codec, values, names, None if templates is None else math.prod(samples))
+    sizes = dict(zip(names, values.shape, strict=False))
+    fields = []
+    for k, channel in enumerate(codec.channels):
+        dtype = channel.dtype if templates is None else float_dtype(templates[k])
+        cells = np.full((*values.shape[:-2], codec.layout.n_cells), np.nan, dtype=dtype)
+        cells[..., codec.present] = values[..., k]
+        cells = cells.reshape(*sizes.values(), *samples, *codec.layout.shape)
+        fields.append(
+            _new(codec, cells, channel, sizes) if templates is None else _like(codec, cells, templates[k], sizes)
+        )
+    return _contain(codec, fields, like, attrs)
+
+
+def _axes_beside(
+    codec: Codec, template: xr.DataArray, lead: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return names of the new axes that the template does not have already, and the sizes of its sample axes."""
+    taken = {*template.dims, *template.coords}
+    names = tuple(_SECOND_MEMBER_AXIS if name in taken else name for name in lead)
+    return names, tuple(template.sizes[dim] for dim in samples_of(codec, template))
+
+
+def _check_shape(codec: Codec, values: ndarray, names: tuple[str, ...], n_samples: int | None) -> None:
+    sample = () if n_samples is None else (n_samples,)
+    expected = (*values.shape[: len(names)], *sample, codec.n_vertices, codec.n_channels)
+    if values.shape != expected:
+        axes = [*names, *(() if n_samples is None else ("sample",)), "vertex", "channel"]
+        raise ValueError(f"values must have shape ({', '.join(axes)}) = {expected}, got {values.shape}")
+
+
+def _new(codec: Codec, cells: ndarray, channel: Channel, sizes: Mapping[str, int]) -> xr.DataArray:
+    """Label new members of a channel, their axis in the place of the samples'."""
+    order: list[str] = [] if len(codec.sample_dims) == 1 else list(sizes)
+    for dim in channel.dims:
+        if dim not in codec.sample_dims:
+            order.append(dim)
+        elif len(codec.sample_dims) == 1:
+            order.extend(sizes)
+    coords = {name: variable for name, variable in codec.layout.coords.items() if name not in sizes}
+    field = xr.DataArray(
+        cells, coords=coords, dims=(*sizes, *codec.layout.dims), name=channel.name, attrs=dict(channel.attrs)
+    )
+    return field.assign_coords(_member_coords(sizes)).transpose(*order, transpose_coords=False)
+
+
+def _like(codec: Codec, cells: ndarray, template: xr.DataArray, sizes: Mapping[str, int]) -> xr.DataArray:
+    """Put other values into the template, new axes first."""
+    order = (*sizes, *samples_of(codec, template), *codec.layout.dims)
+    values = xr.Variable(order, cells).transpose(*sizes, *template.dims)
+    return template.expand_dims(dict(sizes)).copy(data=values.values).assign_coords(_member_coords(sizes))
+
+
+def _contain(codec: Codec, fields: list[xr.DataArray], like: Any, attrs: Mapping[str, Any]) -> Any:
+    if codec.container == "array":
+        return fields[0].values
+    if codec.container == "channel array":
+        return np.stack([field.values for field in fields], axis=-1)
+    if codec.container == "DataArray":
+        return fields[0].assign_attrs(attrs)
+    named = {field.name: field for field in fields}
+    if like is None:
+        return xr.Dataset(named, attrs=dict(codec.attrs)).assign_attrs(attrs)
+    return like.drop_vars(list(named)).assign({n: named[str(n)] for n in like.data_vars}).assign_attrs(attrs)
+
+
+def _member_coords(sizes: Mapping[str, int]) -> dict[str, xr.Variable]:
+    realization = {"standard_name": "realization"}
+    return {
+        name: xr.Variable((name,), np.arange(n), realization if name in ("member", _SECOND_MEMBER_AXIS) else {})
+        for name, n in sizes.items()
+    }

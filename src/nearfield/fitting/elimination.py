@@ -1,0 +1,108 @@
+"""The order in which vertices are conditioned on the ones before them, and the windows that it gives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+
+from nearfield.fitting.maximin import maximin_order, nearest_earlier, neighbour_count, points_of, scattered
+from nearfield.graph import DependencyGraph, Neighborhood
+from nearfield.graph.adjacency import read_only
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
+
+__all__ = ["elimination_order", "predecessors"]
+
+WIDER = 64
+"""By how much wider a window is looked for of which another is part."""
+
+
+def elimination_order(graph: DependencyGraph) -> Int[np.ndarray, " vertex"]:
+    """Order in which vertices are conditioned on the ones before them.
+
+    Lattices are taken lexicographically, points in space from coarse to fine (`maximin_order`), every other graph
+    breadth first (reverse Cuthill-McKee), so that a vertex has earlier neighbours close by. On a tree the last is a
+    perfect elimination ordering.
+
+    Returns
+    -------
+    ndarray of int, shape (vertex,)
+        The vertices, first to last.
+    """
+    return graph.memory.get("elimination order", lambda: _order(graph), size=lambda order: order.nbytes)
+
+
+def _order(graph: DependencyGraph) -> Int[np.ndarray, " vertex"]:
+    """Compute the order, read-only."""
+    if graph.lattice is not None:
+        return read_only(np.arange(graph.n_vertices))
+    if scattered(graph):
+        return read_only(maximin_order(points_of(graph)))
+    found = sp.csgraph.reverse_cuthill_mckee(graph.adjacency.tocsr(), symmetric_mode=True)[::-1]
+    return read_only(np.array(found, dtype=np.int64))
+
+
+def predecessors(graph: DependencyGraph, radius: int, order: Int[np.ndarray, " vertex"] | None = None) -> Neighborhood:
+    """Windows of the sparse Cholesky factor: a vertex and its earlier neighbours within ``radius`` hops.
+
+    Points in space have as many of their nearest earlier points instead as a vertex has neighbours within these hops.
+
+    Parameters
+    ----------
+    graph : DependencyGraph
+    radius : int
+        Hops of (2.12).
+    order : ndarray of int, optional
+        From `elimination_order`, the default.
+
+    Returns
+    -------
+    Neighborhood
+        Column 0 is the vertex itself. On lattices a column is one offset; elsewhere the members are ranked by distance.
+    """
+    if order is None:
+        return graph.memory.get(
+            ("predecessors", radius), lambda: _made(graph, radius), size=lambda table: table.n_bytes
+        )
+    if scattered(graph):
+        return nearest_earlier(graph, neighbour_count(graph, radius), order, radius)
+    position = np.empty(graph.n_vertices, dtype=np.int64)
+    position[order] = np.arange(graph.n_vertices)
+    table = graph.neighborhood(radius)
+    present = table.present & (position[table.index] <= position[:, None])
+    if table.offsets is not None:
+        columns = present.any(axis=0)
+        return Neighborhood(
+            index=table.index[:, columns],
+            present=present[:, columns],
+            hops=table.hops[:, columns],
+            offsets=table.offsets[columns],
+        )
+    width = int(present.sum(axis=1).max())
+    left = np.argsort(~present, axis=1, kind="stable")[:, :width]
+    return Neighborhood(
+        index=np.take_along_axis(table.index, left, axis=1),
+        present=np.take_along_axis(present, left, axis=1),
+        hops=np.take_along_axis(table.hops, left, axis=1),
+        offsets=None,
+    )
+
+
+def _made(graph: DependencyGraph, radius: int) -> Neighborhood:
+    """Make the windows, on lattices from wider ones that are there."""
+    wider = None
+    if graph.lattice is not None:
+        wider = graph.memory.first(("predecessors", r) for r in range(radius + 1, radius + WIDER))
+    if wider is None:
+        return predecessors(graph, radius, elimination_order(graph))
+    near = wider.hops <= radius
+    columns = (wider.present & near).any(axis=0)
+    return Neighborhood(
+        index=np.where(near, wider.index, wider.index[:, :1])[:, columns],
+        present=(wider.present & near)[:, columns],
+        hops=np.where(near, wider.hops, -1)[:, columns].astype(wider.hops.dtype),
+        offsets=wider.offsets[columns],
+    )

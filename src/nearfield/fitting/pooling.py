@@ -1,0 +1,262 @@
+"""How far vertices borrow from one another, and the averages over others that this asks for.
+
+Pooling shrinks the block of each window towards the weighted average of the blocks of vertices whose window has every
+member that this one has, matched column by column, so that a pooled block is an average of positive semi-definite
+matrices:
+
+    B_j = (1 - strength) C_j + strength * sum_v w_jv C_v,      w_jv ~ exp(-|v - j|^2 / (2 bandwidth^2)).
+
+Points in space off lattices have windows of nearest earlier points, whose columns differ in meaning from vertex to
+vertex: the blocks of their field are shrunk towards a fitted isotropic law instead (`nearfield.fitting.matern`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, final
+
+import numpy as np
+import scipy.sparse as sp
+
+from nearfield._checks import keep_floats
+from nearfield.graph import DependencyGraph, Neighborhood
+from nearfield.graph.adjacency import read_only
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+__all__ = ["Alike", "Near", "Pooling", "Smoother", "kernel", "smoother"]
+
+REACH = 3.0
+"""The pooling kernel is cut off at this many bandwidths (in hops)."""
+
+
+@final
+@dataclass(frozen=True)
+class Pooling:
+    """How far a vertex borrows from its surroundings.
+
+    Parameters
+    ----------
+    strength : float
+        Shrinkage in [0, 1]: 0 leaves every vertex alone, 1 replaces its law by the pooled one.
+    bandwidth : float
+        Standard deviation of the Gaussian weights, in lattice cells (hops on other graphs). Infinity, the default,
+        pools all vertices alike: with strength 1, one stationary law. The field of points in space off lattices is
+        shrunk towards one isotropic law whatever the bandwidth, which is then that of location and scale.
+    location : Pooling, optional
+        Of location and scale, where it is another than that of the correlations; it has none of its own.
+    nugget : float
+        Variance of white noise that is added to the blocks of the field, as a share of each variable's; it keeps
+        the law of very smooth fields, in which a vertex is almost determined by its neighbours, well conditioned.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number is none, ``strength`` is outside [0, 1], ``bandwidth`` is not positive, ``nugget`` negative, or
+        ``location`` is no Pooling or has a location.
+
+    Examples
+    --------
+    >>> Pooling(0.4, bandwidth=2.0)
+    Pooling(strength=0.4, bandwidth=2.0, location=None, nugget=0.0)
+    >>> Pooling(1.0, location=Pooling(1.0)) == Pooling(1.0)
+    True
+    """
+
+    strength: float = 0.0
+    bandwidth: float = math.inf
+    location: Pooling | None = None
+    nugget: float = 0.0
+
+    def __post_init__(self) -> None:
+        keep_floats(self, "strength", "bandwidth", "nugget")
+        if not 0.0 <= self.strength <= 1.0:
+            raise ValueError(f"strength must be in [0, 1], got {self.strength!r}; use 0 to fit every vertex alone")
+        if not self.bandwidth > 0.0:
+            raise ValueError(f"bandwidth must be positive, got {self.bandwidth!r}; use math.inf to pool all vertices")
+        if not 0.0 <= self.nugget < math.inf:
+            raise ValueError(f"nugget must be at least 0, got {self.nugget!r}")
+        if self.location is None:
+            return
+        if not isinstance(self.location, Pooling):
+            raise TypeError(f"location must be a Pooling, got {self.location!r}; give one, or None to pool it alike")
+        if self.location.location is not None:
+            raise ValueError(f"location must have no location, got {self.location!r}; give strength and bandwidth")
+        if (self.location.strength, self.location.bandwidth) == (self.strength, self.bandwidth):
+            object.__setattr__(self, "location", None)  # the same setting, and equal to it
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Pooling:
+        """Rebuild what ``dataclasses.asdict`` and JSON made plain."""
+        location = plain.get("location")
+        location = None if location is None else cls.from_plain(location)
+        return cls(plain["strength"], plain["bandwidth"], location, plain.get("nugget", 0.0))
+
+    @property
+    def of_location(self) -> Pooling:
+        """What location and scale are pooled by."""
+        return self if self.location is None else self.location
+
+    @property
+    def one_law(self) -> bool:
+        """Whether all vertices are one law, location and scale included."""
+        return self.strength == 1.0 and math.isinf(self.bandwidth) and self.location is None
+
+
+def kernel(
+    graph: DependencyGraph, bandwidth: float
+) -> tuple[Int[np.ndarray, "vertex width"], Float[np.ndarray, "vertex width"]]:
+    """Neighbours and unnormalised Gaussian weights of the pooling average, cut off at ``REACH`` bandwidths."""
+    return graph.memory.get(
+        ("kernel", bandwidth), lambda: _kernel(graph, bandwidth), size=lambda found: sum(part.nbytes for part in found)
+    )
+
+
+def _kernel(
+    graph: DependencyGraph, bandwidth: float
+) -> tuple[Int[np.ndarray, "vertex width"], Float[np.ndarray, "vertex width"]]:
+    """Compute them, read-only."""
+    table = graph.neighborhood(max(1, math.ceil(REACH * bandwidth)))
+    squared = (table.offsets**2).sum(axis=1)[None] if table.offsets is not None else table.hops.astype(float) ** 2
+    weight = np.where(table.present, np.exp(-squared / (2.0 * bandwidth**2)), 0.0)
+    return table.index, read_only(weight)
+
+
+class Near(NamedTuple):
+    """Average over the vertices nearby: weights (vertex, vertex)."""
+
+    weight: sp.csr_array
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Replace the values of each vertex by the average."""
+        return self.weight @ values
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the weights."""
+        return self.weight.data.nbytes + self.weight.indices.nbytes
+
+    @property
+    def lenders(self) -> Int[np.ndarray, " vertex"]:
+        """How many vertices each average is over."""
+        return np.diff(self.weight.indptr)
+
+    def around(self, rows: slice) -> tuple[Int[np.ndarray, " near"], sp.csr_array]:
+        """Vertices that have weight in the averages of some rows, in order, and these weights (row, near)."""
+        part = self.weight[rows]
+        near = np.unique(part.indices)
+        return near, sp.csr_array(
+            (part.data, np.searchsorted(near, part.indices), part.indptr), shape=(part.shape[0], len(near))
+        )
+
+
+class Alike(NamedTuple):
+    """Average over all vertices that lend what is needed, once for each distinct need.
+
+    ``need`` (need, width) are the columns needed, ``borrower`` (vertex,) the need of each vertex, ``total``
+    (offer, vertex) sums over those that lend the same columns, ``share`` (need, offer) weighs these sums.
+    """
+
+    need: Bool[np.ndarray, "need width"]
+    borrower: Int[np.ndarray, " vertex"]
+    total: sp.csr_array
+    share: Float[np.ndarray, "need offer"]
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Replace the values of each vertex by the average."""
+        return (self.share @ (self.total @ values))[self.borrower]
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the arrays."""
+        return self.need.nbytes + self.borrower.nbytes + self.total.data.nbytes + self.share.nbytes
+
+    @property
+    def lenders(self) -> Int[np.ndarray, " vertex"]:
+        """How many vertices each average is over."""
+        return np.rint(1.0 / self.share.max(axis=1)).astype(np.int64)[self.borrower]
+
+    def mean(self, parts: Sequence[slice], values: Callable[[slice], np.ndarray]) -> np.ndarray:
+        """Average for each need of values that are made in parts of the graph."""
+        total = 0.0
+        for rows in parts:
+            part = values(rows)
+            total = total + self.total[:, rows] @ part.reshape(len(part), -1)
+        return (self.share @ total).reshape(-1, *part.shape[1:])
+
+
+Smoother: TypeAlias = Near | Alike
+"""Replaces the values of each vertex by an average over vertices like it."""
+
+
+def smoother(graph: DependencyGraph, bandwidth: float, table: Neighborhood | None = None) -> Smoother:
+    """Make the pooling average over the vertices that have all window members of the vertex at hand.
+
+    On lattices a vertex also lends its moments with neighbours that come later in the elimination order: where a
+    periodic axis closes, few or no others would have the same earlier neighbours.
+
+    Parameters
+    ----------
+    graph : DependencyGraph
+    bandwidth : float
+        Of the Gaussian weights; infinity weighs all vertices alike.
+    table : Neighborhood, optional
+        The windows; by default all vertices are alike.
+
+    Returns
+    -------
+    callable
+        From and to (vertex, value).
+    """
+    # with the table, so that no other can have its number
+    return graph.memory.get(
+        ("smoother", bandwidth, id(table)),
+        lambda: (table, _smoother(graph, bandwidth, table)),
+        size=lambda kept: kept[1].n_bytes + (0 if table is None else table.n_bytes),
+    )[1]
+
+
+def _smoother(graph: DependencyGraph, bandwidth: float, table: Neighborhood | None) -> Smoother:
+    """Compute the average."""
+    if math.isinf(bandwidth):
+        everything = np.ones((graph.n_vertices, 1), dtype=bool)
+        return _alike(everything, everything) if table is None else _alike(table.present, _lent(table))
+    index, weight = kernel(graph, bandwidth)
+    if table is not None:
+        weight, needed, lent = weight.copy(), *(np.packbits(which, axis=1) for which in (table.present, _lent(table)))
+        for start in range(0, len(index), 4096):
+            rows = slice(start, start + 4096)
+            lacking = (needed[rows, None] & ~lent[index[rows]]).any(axis=2)
+            weight[rows][lacking] = 0.0
+    used = weight > 0
+    indptr = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
+    data = (weight / weight.sum(axis=1, keepdims=True))[used]
+    matrix = sp.csr_array((data, index[used], indptr), shape=(len(index), len(index)))
+    return Near(matrix)
+
+
+def _lent(table: Neighborhood) -> Bool[np.ndarray, "vertex width"]:
+    """Columns whose moments a vertex can lend."""
+    return table.present if table.offsets is None else table.present | (table.index != table.index[:, :1])
+
+
+def _alike(needed: Bool[np.ndarray, "vertex width"], lent: Bool[np.ndarray, "vertex width"]) -> Alike:
+    need, borrower, _ = _distinct(needed)
+    offer, lender, count = _distinct(lent)
+    total = sp.csr_array((np.ones(len(lent)), (lender, np.arange(len(lent)))), (len(offer), len(lent)))
+    inside = ((need.astype(np.float32) @ (~offer).astype(np.float32).T) == 0).astype(float)  # [need, offer]
+    return Alike(need, borrower, total, inside / (inside @ count)[:, None])
+
+
+def _distinct(
+    rows: Bool[np.ndarray, "row column"],
+) -> tuple[Bool[np.ndarray, "kind column"], Int[np.ndarray, " row"], Int[np.ndarray, " kind"]]:
+    """Distinct rows, which of them each row is, and how many are each."""
+    bits = np.ascontiguousarray(np.packbits(rows, axis=1))
+    _, first, kind, count = np.unique(
+        bits.view(f"V{bits.shape[1]}").reshape(-1), return_index=True, return_inverse=True, return_counts=True
+    )
+    return rows[first], kind.reshape(-1), count

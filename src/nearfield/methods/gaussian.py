@@ -1,0 +1,134 @@
+"""The Gaussian field: its locality chosen by held-out loss, corrected at larger scales, scored as predictive."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, NamedTuple, final
+
+import numpy as np
+
+from nearfield.distribution import GaussianModel
+from nearfield.fitting.band import choose_band
+from nearfield.fitting.closed_form import build_field, settled_field, warn_of
+from nearfield.fitting.coarse import Scale, choose_correction, corrected
+from nearfield.fitting.moments import MomentWarning, described, moments
+from nearfield.fitting.pooling import Pooling
+from nearfield.fitting.predictive import choose_predictive
+from nearfield.fitting.selection import SelectionReport, select_field
+from nearfield.methods.base import FitOptions, Fitted, Method, given, keep_pooling, keep_radius, named
+from nearfield.samples import Samples
+from nearfield.score.field import GaussianField
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+__all__ = ["Chosen", "FittedField", "Gaussian", "choose", "fit_chosen"]
+
+
+@final
+@dataclass(frozen=True)
+class Gaussian(Method):
+    """Sparse Cholesky field, exact in everything.
+
+    Parameters
+    ----------
+    radius : int or "auto"
+        Hops within which a vertex is conditioned on earlier ones (points in space: on as many of the nearest earlier
+        ones as there are vertices within these hops on average).
+    pooling : float in [0, 1], Pooling, or "auto"
+        As in `nearfield.LocalizedDiffusion`.
+
+    Examples
+    --------
+    >>> Gaussian(radius=2)
+    Gaussian(radius=2, pooling='auto')
+    """
+
+    radius: int | Literal["auto"] = "auto"
+    pooling: float | Pooling | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        keep_radius(self)
+        keep_pooling(self)
+
+    def _fit(self, samples: Samples, options: FitOptions) -> Fitted:
+        """Choose, fit, correct; then choose the density and the width of conditional draws."""
+        chosen = choose(samples, given(self.radius), given(self.pooling), options)
+        found = fit_chosen(samples, chosen, options)
+        start = time.perf_counter()
+        y = samples.standardized(found.center, found.scale)
+        predictive, scored = choose_predictive(y, found.field, found.radius, found.pooling, options.search)
+        band, widened = choose_band(y, found.radius, found.pooling, found.correction, options.search)
+        fitted = found.fitted(GaussianModel(found.field, predictive, band, y.largest_eigenvalue))
+        return replace(
+            fitted,
+            reason=" ".join(filter(None, (fitted.reason, scored, widened))),
+            seconds=fitted.seconds | {"score": time.perf_counter() - start},
+        )
+
+
+class Chosen(NamedTuple):
+    """Hops and pooling of the field, the choice in a sentence, and the seconds it took."""
+
+    radius: int
+    pooling: Pooling
+    selection: SelectionReport | None
+    reason: str
+    seconds: float
+
+
+class FittedField(NamedTuple):
+    """A field with its locality and correction; it describes ``(x - center) / scale``."""
+
+    center: Float[np.ndarray, "vertex channel"]
+    scale: Float[np.ndarray, "vertex channel"]
+    field: GaussianField
+    radius: int
+    pooling: Pooling
+    correction: Scale | None
+    selection: SelectionReport | None
+    reason: str
+    seconds: dict[str, float]
+
+    def fitted(self, law: GaussianModel) -> Fitted:
+        """Return what a method returns."""
+        return Fitted(
+            self.center, self.scale, law, self.radius, self.pooling, self.reason, self.seconds, self.selection
+        )
+
+
+def choose(samples: Samples, radius: int | None, pooling: Pooling | None, options: FitOptions) -> Chosen:
+    """Choose by cross-validation whatever is None."""
+    start = time.perf_counter()
+    if radius is not None and pooling is not None:
+        return Chosen(radius, pooling, None, named(radius, pooling), 0.0)
+    selection = select_field(samples, radius=radius, pooling=pooling, search=options.search)
+    choice = selection.choice
+    return Chosen(choice.radius, choice.pooling, selection, selection.reason, time.perf_counter() - start)
+
+
+def fit_chosen(samples: Samples, chosen: Chosen, options: FitOptions) -> FittedField:
+    """Fit the field, check the second moments of its draws, and correct it at larger scales where they are off."""
+    start = time.perf_counter()
+    radius, pooling, selection, reason, selected = chosen
+    if selection is None:
+        fit = build_field(samples, radius, pooling)
+    else:
+        fit, pooling = settled_field(samples, radius, pooling)
+    warn_of(fit, len(samples))
+    fitted, y = time.perf_counter(), samples.standardized(fit.center, fit.scale)
+    off, checked = described(moments(y, fit.field, options.seed)), time.perf_counter()
+    correction = choose_correction(y, fit.field, radius, pooling, needed=off is not None, search=options.search)
+    field, made = corrected(fit.field, y, correction), time.perf_counter()
+    if correction is not None:
+        off = described(moments(y, field, options.seed))
+        reason = f"{reason} {correction.describe()}"
+    if off is not None:
+        warnings.warn(off, MomentWarning, stacklevel=2)
+    if pooling.nugget > chosen.pooling.nugget:
+        reason += f" White noise of {pooling.nugget:g} of the variance was added, for draws to have that of the data."
+    checks = checked - fitted + time.perf_counter() - made
+    seconds = {"select": selected, "fit": fitted - start, "correct": made - checked, "check": checks}
+    return FittedField(fit.center, fit.scale, field, radius, pooling, correction, selection, reason, seconds)

@@ -1,0 +1,176 @@
+"""Networks: trained on standardised samples, and the sentence that says how."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from nearfield.fitting.acceleration import require_compiler
+from nearfield.fitting.covariance import location_and_scale
+from nearfield.fitting.neural import NetworkFit, default_recipe, fit_network
+from nearfield.fitting.pooling import Pooling
+from nearfield.fitting.recipe import Recipe
+from nearfield.fitting.symmetry import named as named_symmetries
+from nearfield.methods.base import (
+    FitOptions,
+    Fitted,
+    Method,
+    given,
+    keep_fraction,
+    keep_pooling,
+    keep_radius,
+    keep_recipe,
+)
+from nearfield.methods.gaussian import Chosen, choose
+from nearfield.samples import Samples
+from nearfield.score.hybrid import HybridScore
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+__all__ = ["NetworkMethod", "Trained"]
+
+_CLEAR = 3.0
+"""Standard errors beyond which vertices differ so clearly that a network must tell them apart."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Networks with the location and scale of what they were trained on; ``seconds`` is wall time."""
+
+    center: Float[np.ndarray, "vertex channel"]
+    scale: Float[np.ndarray, "vertex channel"]
+    fit: NetworkFit
+    pooling: Pooling
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class NetworkMethod(Method):
+    """Settings and training that the methods with networks share.
+
+    Parameters
+    ----------
+    radius : int or "auto"
+        Hops that the score reads; ``"auto"`` lets networks read 4 hops at most.
+    pooling : float in [0, 1], Pooling, or "auto"
+        As in `nearfield.LocalizedDiffusion`. Networks are one law for all vertices unless these clearly differ.
+    recipe : Recipe, optional
+        How networks are trained; by default about half a minute's training.
+    validation_fraction : float in (0, 1)
+        Share of the samples that is held out where no recipe is given.
+    """
+
+    keeps_checkpoint: ClassVar[bool] = True
+
+    radius: int | Literal["auto"] = "auto"
+    pooling: float | Pooling | Literal["auto"] = "auto"
+    recipe: Recipe | None = None
+    validation_fraction: float = 0.15
+
+    def __post_init__(self) -> None:
+        keep_radius(self)
+        keep_pooling(self)
+        keep_recipe(self, Recipe)
+        keep_fraction(self)
+
+    @property
+    def n_checkpoints(self) -> int:
+        """One for each member of the recipe."""
+        return 1 if self.recipe is None else self.recipe.members
+
+    def seeded(self) -> bool:
+        """Whether a recipe is given, and nothing is left to choose."""
+        return None not in (self.recipe, given(self.radius), given(self.pooling))
+
+    def require(self, samples: Samples) -> None:
+        """Refuse missing values, symmetries that the graph lacks, and compilation without a compiler."""
+        super().require(samples)
+        graph = samples.graph
+        if self.recipe is None:
+            return
+        if isinstance(self.recipe.symmetries, tuple):
+            named_symmetries(self.recipe.symmetries, graph)
+        if self.recipe.compiled and graph.lattice is not None:
+            require_compiler()
+
+    def choose_locality(self, samples: Samples, options: FitOptions) -> Chosen:
+        """Choose pooling and hops of the field; where both are given, nothing of the field is needed."""
+        radius, pooling = given(self.radius), given(self.pooling)
+        return choose(samples, 0 if None not in (radius, pooling) else None, pooling, options)
+
+    def train(
+        self,
+        samples: Samples,
+        kind: Literal["neural", "hybrid"],
+        chosen: Chosen,
+        options: FitOptions,
+        located: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> Trained:
+        """Train networks; ``located`` has location and scale where they are known already."""
+        start, pooling = time.perf_counter(), _shared_law(chosen)
+        center, scale = located or location_and_scale(samples, pooling)
+        recipe = self.recipe or default_recipe(samples.graph, len(samples), self.validation_fraction, options.seed)
+        tell, total = options.on_step, recipe.members * recipe.steps
+        fit = fit_network(
+            samples.standardized(center, scale),
+            kind,
+            hops=chosen.radius,
+            pooling=pooling,
+            recipe=recipe,
+            radius=given(self.radius),
+            checkpoint=options.checkpoint,
+            progress=None if tell is None else lambda step, loss: tell(step, total, loss),
+        )
+        return Trained(center, scale, fit, pooling, _described(fit), time.perf_counter() - start)
+
+
+def fitted_network(trained: Trained, chosen: Chosen, samples: Samples) -> Fitted:
+    """Return what a method returns where networks are the score at every noise level."""
+    from nearfield.distribution import DiffusionModel
+
+    score = trained.fit.score
+    assert score.radius is not None
+    y = samples.standardized(trained.center, trained.scale)
+    return Fitted(
+        trained.center,
+        trained.scale,
+        DiffusionModel(score, y.largest_eigenvalue),
+        score.radius,
+        trained.pooling,
+        trained.reason,
+        {"select": chosen.seconds, "train": trained.seconds},
+        chosen.selection,
+        training=trained.fit.members[0].training,
+    )
+
+
+def _shared_law(chosen: Chosen) -> Pooling:
+    """Pooling for a network: one law, unless held-out loss says clearly that vertices differ.
+
+    The field's pooling rests on differences of some 1e-4 nats per dimension. Numbers of each vertex, which a network
+    learns where laws differ, cost far more than that: on Cox-Ingersoll-Ross chains four times the excess risk.
+    """
+    alike = [c for c in chosen.selection.table if c.pooling == Pooling(1.0)] if chosen.selection is not None else []
+    return Pooling(1.0) if any(c.difference <= _CLEAR * c.difference_error for c in alike) else chosen.pooling
+
+
+def _described(fit: NetworkFit) -> str:
+    score, training = fit.members[0].score, fit.members[0].training
+    context = (
+        f", with a Gaussian that reads {score.gaussian.radius} as context: {score.radius} in all"
+        if isinstance(score, HybridScore)
+        else ""
+    )
+    why = {"budget": "", "patience": ", then no better", "diverged": ", then diverging"}[training.reason]
+    images = f" Trained on images under {', '.join(training.symmetries)} as well." if training.symmetries else ""
+    losses = ", ".join(f"{member.training.best.loss:.4f}" for member in fit.members[1:])
+    others = f" Mean of {len(fit.members)} networks; the losses of the others are {losses}." if losses else ""
+    return (
+        f"Network reading {score.network.radius} hops{context}; held-out loss {training.best.loss:.4f} after "
+        f"{training.best.step} of {len(training.losses)} steps{why}.{images}{others}"
+    )

@@ -1,0 +1,166 @@
+"""Modules that a model file can hold: class, settings and parts as plain JSON, tensors by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+__all__ = ["Module", "as_tensor", "describe", "rebuild", "settings_of"]
+
+_LOCATIONS = {
+    "DiffusionModel": "nearfield.distribution",
+    "GaussianModel": "nearfield.distribution",
+    "CoarseLaw": "nearfield.score.field",
+    "EnsembleScore": "nearfield.score.ensemble",
+    "GaussianField": "nearfield.score.field",
+    "HybridScore": "nearfield.score.hybrid",
+    "Identity": "nearfield.transform.value",
+    "Logarithm": "nearfield.transform.value",
+    "Marginal": "nearfield.transform.marginal",
+    "MaskedGaussianScore": "nearfield.score.gaussian",
+    "NetworkScore": "nearfield.score.hybrid",
+    "PaperNetwork": "nearfield.paper.score",
+    "PaperScore": "nearfield.paper.score",
+    "PredictiveField": "nearfield.score.predictive",
+    "Quantile": "nearfield.transform.quantile",
+    "SparseMatrix": "nearfield.score.sparse",
+    "SquareRoot": "nearfield.transform.value",
+    "StencilNetwork": "nearfield.score.stencil",
+    "SwitchedScore": "nearfield.score.switch",
+    "VertexNetworks": "nearfield.paper.vertex",
+    "WindowNetwork": "nearfield.score.window",
+    "WindowSpectrum": "nearfield.score.gaussian",
+    "WindowedGaussianScore": "nearfield.score.gaussian",
+    "Zeros": "nearfield.transform.value",
+}
+"""The classes that a file may name, and where they are: a file runs no other code."""
+
+
+class Module(nn.Module):
+    """A torch module that `rebuild` makes anew from what `describe` and its state dict say.
+
+    The constructor takes settings, parts (children of this kind, or a list or dict of them) and arrays, each of which
+    becomes the attribute of that name; ``graph`` is given to those that take it. Further tensors, such as weights, are
+    loaded afterwards.
+    """
+
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Arguments of the constructor that are plain values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_load_state_dict_post_hook(_loaded)
+
+    def derive(self) -> None:
+        """Update what is computed from the tensors, once others are loaded: forget the cached properties."""
+        for name in _cached(type(self)):
+            self.__dict__.pop(name, None)
+
+    def __getstate__(self) -> dict[str, Any]:  # factorisations do not travel
+        return {name: value for name, value in self.__dict__.items() if name not in _cached(type(self))}
+
+
+def _cached(kind: type[Module]) -> set[str]:
+    """Names of the cached properties of a class."""
+    return {name for base in kind.__mro__ for name, value in vars(base).items() if isinstance(value, cached_property)}
+
+
+def _loaded(module: Module, keys: object) -> None:  # noqa: ARG001
+    module.derive()
+
+
+def as_tensor(values: ndarray | Tensor) -> Tensor:
+    """Contiguous tensor of an array: sums over it round as those of a stored one do."""
+    return values.contiguous() if isinstance(values, Tensor) else torch.from_numpy(np.require(values, None, ["C", "W"]))
+
+
+def settings_of(module: Module) -> dict[str, Any]:
+    """Return the plain arguments that the module was made with."""
+    return {name: getattr(module, name) for name in module.settings}
+
+
+def describe(module: Module) -> dict[str, Any]:
+    """Return the class, the settings and the parts of a module, as JSON can say them.
+
+    Raises
+    ------
+    TypeError
+        If model files hold no modules of this class.
+    """
+    name = type(module).__name__
+    if name not in _LOCATIONS:
+        raise TypeError(f"a {name} cannot be saved: save the score it is made from")
+    given = ((key, getattr(module, key, None)) for key in _arguments(type(module)))
+    parts = {key: _described(part) for key, part in given if isinstance(part, Module | nn.ModuleList | nn.ModuleDict)}
+    return {"class": name, "settings": settings_of(module), "parts": parts}
+
+
+def _described(part: nn.Module) -> Any:
+    if isinstance(part, nn.ModuleList):
+        return [_described(each) for each in part]
+    if isinstance(part, nn.ModuleDict):
+        return {"of": {key: _described(each) for key, each in part.items()}}
+    assert isinstance(part, Module)
+    return describe(part)
+
+
+def rebuild(description: Mapping[str, Any], tensors: Mapping[str, Tensor], graph: object = None) -> Any:
+    """Make a module from what `describe` and its state dict gave; no weight of it asks for gradients.
+
+    Parameters
+    ----------
+    description : mapping
+    tensors : mapping of str to Tensor
+        By their names in the state dict, none missing and no others. The module keeps them.
+    graph : DependencyGraph
+        For the networks in it.
+
+    Raises
+    ------
+    TypeError
+        If the class is not one of nearfield's.
+    RuntimeError
+        If tensors are missing or left over.
+    """
+    module = _made(description, tensors, graph)
+    module.load_state_dict(dict(tensors), assign=True)
+    return module.requires_grad_(False)
+
+
+def _made(description: Any, tensors: Mapping[str, Tensor], graph: object) -> Any:
+    """Make a module, or a list or dict of modules."""
+    if isinstance(description, list):
+        return tuple(_made(part, _under(tensors, str(k)), graph) for k, part in enumerate(description))
+    if "of" in description:
+        return {key: _made(part, _under(tensors, key), graph) for key, part in description["of"].items()}
+    kind = _kind(description["class"])
+    names = _arguments(kind)
+    parts = {key: _made(part, _under(tensors, key), graph) for key, part in description["parts"].items()}
+    arrays = {key: tensors[key] for key in names if key in tensors}
+    return kind(**description["settings"], **parts, **arrays, **({"graph": graph} if "graph" in names else {}))
+
+
+def _kind(name: str) -> type[Module]:
+    if name not in _LOCATIONS:
+        raise TypeError(f"a {name} cannot be loaded: it is no class that nearfield stores")
+    kind: type[Module] = getattr(import_module(_LOCATIONS[name]), name)
+    return kind
+
+
+def _arguments(kind: type[Module]) -> list[str]:
+    return list(inspect.signature(kind).parameters)
+
+
+def _under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Tensors of a part, by their names in it."""
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}

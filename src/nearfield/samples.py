@@ -1,0 +1,226 @@
+"""Samples of a random field: the values and what is known of them, as one object."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.sparse.linalg import svds
+from scipy.spatial import cKDTree
+
+from nearfield.graph import DependencyGraph
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+__all__ = ["BLOCKS", "FEWEST_TO_CHOOSE", "Samples", "duplicate_groups", "standard_error"]
+
+FEWEST_TO_CHOOSE = 4
+"""Samples from which on there are two folds of two."""
+BLOCKS = 20
+"""Of samples in order of time, that count as independent; from twice as many samples on."""
+_ALIKE = 1e-4  # standard deviations: packing to 16 bits and single precision differ by less
+_LOOKED_AT = 32  # values of a sample that are compared first
+_VARIED = 8  # different values among these, without which equality is chance: a dry day, counts on few vertices
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Samples of a field on a graph.
+
+    Parameters
+    ----------
+    values : ndarray, shape (sample, vertex, channel)
+    graph : DependencyGraph
+        Of the vertices.
+    observed : ndarray of bool, shape (sample, vertex, channel), optional
+        Where the values are data; everywhere by default.
+    ordered : bool
+        Whether samples follow each other in time.
+    channels : tuple of str
+        Names of the channels; by default their numbers.
+    standard : tuple of bool
+        Channels that have mean 0 and unit scale already; by default none.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together.
+
+    Examples
+    --------
+    >>> samples = Samples(np.arange(12.0).reshape(4, 3, 1), DependencyGraph.chain(3))
+    >>> len(samples), samples.n_vertices, samples.channels
+    (4, 3, ('0',))
+    >>> samples.standardized(samples.values.mean(axis=0), 2.0).values[0].ravel().tolist()
+    [-2.25, -2.25, -2.25]
+    """
+
+    values: Float[np.ndarray, "sample vertex channel"]
+    graph: DependencyGraph
+    observed: Bool[np.ndarray, "sample vertex channel"] | None = None
+    ordered: bool = False
+    channels: tuple[str, ...] = ()
+    standard: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 3 or self.values.shape[1] != self.graph.n_vertices:
+            raise ValueError(
+                f"values must have shape (sample, {self.graph.n_vertices}, channel) on {self.graph!r}, got "
+                f"{self.values.shape}"
+            )
+        if self.observed is not None and not (
+            self.observed.shape == self.values.shape and self.observed.dtype == np.dtype(bool)
+        ):
+            raise ValueError(
+                f"observed must be boolean of shape {self.values.shape}, got {self.observed.dtype} of "
+                f"{self.observed.shape}"
+            )
+        n = self.n_channels
+        if not self.channels:
+            object.__setattr__(self, "channels", tuple(map(str, range(n))))
+        if not self.standard:
+            object.__setattr__(self, "standard", (False,) * n)
+        for name in ("channels", "standard"):
+            if len(getattr(self, name)) != n:
+                raise ValueError(f"{name} must have an entry for each of {n} channels, got {getattr(self, name)!r}")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def n_vertices(self) -> int:
+        """Number of vertices."""
+        return self.values.shape[1]
+
+    @property
+    def n_channels(self) -> int:
+        """Number of channels of each vertex."""
+        return self.values.shape[2]
+
+    @cached_property
+    def groups(self) -> Int[np.ndarray, " sample"]:
+        """Numbers that repeats of a sample share; of derived samples those of the samples they come from."""
+        return duplicate_groups(self.values)
+
+    @cached_property
+    def largest_eigenvalue(self) -> float:
+        """Largest eigenvalue of the second moments of the values."""
+        flat = self.values.reshape(len(self), -1) / math.sqrt(len(self))
+        if min(flat.shape) < 3:
+            return float(np.linalg.norm(flat, 2) ** 2)
+        return float(svds(flat, k=1, v0=np.ones(min(flat.shape)), return_singular_vectors=False)[0] ** 2)
+
+    def require_complete(self) -> None:
+        """Refuse missing values, which no fit takes yet."""
+        if self.observed is not None and not self.observed.all():
+            missing = self.observed.size - np.count_nonzero(self.observed)
+            raise ValueError(f"samples must be observed everywhere, got {missing} missing values; leave them out")
+
+    def take(self, numbers: Int[np.ndarray, " some"] | slice) -> Samples:
+        """Return the samples of these numbers."""
+        _, first, group = np.unique(self.groups[numbers], return_index=True, return_inverse=True)
+        observed = None if self.observed is None else self.observed[numbers]
+        return self._derived(_by_first(first, group), values=self.values[numbers], observed=observed)
+
+    def without(self, numbers: Int[np.ndarray, " some"]) -> Samples:
+        """Return all samples but these."""
+        return self.take(np.delete(np.arange(len(self)), numbers))
+
+    def at(self, vertices: Bool[np.ndarray, " vertex"]) -> Samples:
+        """Return the samples on some of the vertices."""
+        if vertices.all():
+            return self
+        observed = None if self.observed is None else self.observed[:, vertices]
+        graph = self.graph.subgraph(vertices)
+        return self._derived(self.groups, values=self.values[:, vertices], observed=observed, graph=graph)
+
+    def standardized(self, center: Float[np.ndarray, ...], scale: Float[np.ndarray, ...] | float) -> Samples:
+        """Return values less their centre over their scale, every channel standard."""
+        return self.with_values((self.values - center) / scale, standard=(True,) * self.n_channels)
+
+    def with_values(
+        self, values: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph | None = None, **changes: Any
+    ) -> Samples:
+        """Return other values of the same samples, on another graph if one is given."""
+        return self._derived(self.groups, values=values, graph=graph or self.graph, **changes)
+
+    def folds(self, n: int, seed: int = 0) -> list[Int[np.ndarray, " held_out"]]:
+        """Return held-out sample numbers of each fold: blocks in order of time, or a seeded shuffle, repeats together.
+
+        There are fewer folds where there are fewer than two samples, or no group of repeats, for each.
+        """
+        if len(self) < FEWEST_TO_CHOOSE:
+            raise ValueError(
+                f"choosing the locality needs at least {FEWEST_TO_CHOOSE} samples, got {len(self)}; pass a radius, "
+                "and a pooling where there is one"
+            )
+        n_groups = int(self.groups.max()) + 1
+        numbers = np.arange(n_groups) if self.ordered else np.random.default_rng(seed).permutation(n_groups)
+        parts = np.array_split(numbers, min(n, len(self) // 2, n_groups))
+        return [np.flatnonzero(np.isin(self.groups, part)) for part in parts]
+
+    def standard_error(self, losses: Float[np.ndarray, " sample"]) -> float:
+        """Return the standard error of a mean over these samples, or some of them in order."""
+        return standard_error(losses, self.ordered)
+
+    def _derived(self, groups: Int[np.ndarray, " sample"], **changes: Any) -> Samples:
+        found = replace(self, **changes)
+        found.__dict__["groups"] = groups
+        return found
+
+
+def standard_error(values: Float[np.ndarray, " sample"], ordered: bool = False) -> float:
+    """Return the standard error of a mean over samples; in order of time over about twenty blocks of them."""
+    if ordered and len(values) >= 2 * BLOCKS:
+        values = np.array([block.mean() for block in np.array_split(values, BLOCKS)])
+    return float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def duplicate_groups(x: Float[np.ndarray, "sample vertex channel"]) -> Int[np.ndarray, " sample"]:
+    """Give samples numbers that those share which are the same to a ten thousandth of the standard deviation.
+
+    Numbers count the first of each group in order. Samples with few different values, or of fewer than eight values,
+    count as different: days without rain are equal, and no duplicates. Held out apart from each other, repeats would
+    leak from one fold to the next, and the wider a window, the better it knows them.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).normal(size=(4, 9, 1))
+    >>> duplicate_groups(x[[0, 1, 0, 2, 1]]).tolist()
+    [0, 1, 0, 2, 1]
+    """
+    n, flat = len(x), x.reshape(len(x), -1)
+    columns = np.random.default_rng(0).permutation(flat.shape[1])[:_LOOKED_AT]
+    looked = flat[:, columns].astype(np.float64)
+    scale = looked.std(axis=0)
+    looked = (looked / np.where(scale > 0, scale, 1.0))[:, scale > 0]
+    if looked.shape[1] < _VARIED:
+        return np.arange(n)
+    in_order = np.sort(looked, axis=1)
+    varied = np.flatnonzero((np.diff(in_order, axis=1) > _ALIKE).sum(axis=1) + 1 >= _VARIED)
+    # of exact copies one goes into the tree, since pairs are as many as their square
+    _, first, of = np.unique(looked[varied], axis=0, return_index=True, return_inverse=True)
+    pairs = [np.column_stack([varied, varied[first][of.ravel()]])]
+    pairs.append(varied[first][cKDTree(looked[varied][first]).query_pairs(_ALIKE, p=np.inf, output_type="ndarray")])
+    i, j = np.concatenate(pairs).T
+    keep = i != j
+    i, j = i[keep], j[keep]
+    if not len(i):
+        return np.arange(n)
+    spread = flat.std(axis=0)
+    same = np.array([bool((np.abs(flat[a] - flat[b]) <= _ALIKE * spread).all()) for a, b in zip(i, j, strict=True)])
+    links = sp.coo_array((np.ones(same.sum()), (i[same], j[same])), shape=(n, n))
+    label = sp.csgraph.connected_components(links, directed=False)[1]
+    _, first, of = np.unique(label, return_index=True, return_inverse=True)
+    return _by_first(first, of)
+
+
+def _by_first(first: Int[np.ndarray, " group"], group: Int[np.ndarray, " sample"]) -> Int[np.ndarray, " sample"]:
+    """Give groups numbers in the order of their first samples."""
+    return np.argsort(np.argsort(first))[group.ravel()]

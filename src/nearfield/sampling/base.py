@@ -1,0 +1,270 @@
+"""What every sampler is: steps of the reverse process, the draw of an ensemble by them, and its exact law."""
+
+from __future__ import annotations
+
+import abc
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nearfield.noise import Stream, normals
+from nearfield.process import Schedule
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from nearfield.score.base import Score
+
+__all__ = ["Sampler", "Step"]
+
+MEMORY = 2**30
+"""Bytes that denoising a batch may take, about, where no size is given: larger batches are hardly faster."""
+BYTES = 8
+"""Of a number: states may be in double precision, and the noise is drawn in it."""
+
+
+class Step(NamedTuple):
+    """What a step gives: the next state is ``mean + deviation * xi``.
+
+    Attributes
+    ----------
+    mean
+        Mean of the next state, given the present one.
+    deviation
+        Standard deviation of the fresh noise; 0 draws none.
+    memory
+        What the next step is to be given of this one, of the shape of `mean`, or None.
+    """
+
+    mean: Tensor
+    deviation: float
+    memory: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Sampler(abc.ABC):
+    """A discretisation of the reverse process.
+
+    Parameters
+    ----------
+    schedule
+        Times of the steps.
+    final_denoise
+        Whether to end with :math:`E[x_0|x_t]` at the last time when that is above 0, rather than with a state that
+        still has the noise of that time.
+    """
+
+    schedule: Schedule
+    final_denoise: bool = True
+
+    order: ClassVar[int]
+    """Order of the law, as the module defines it."""
+
+    @abc.abstractmethod
+    def step(
+        self,
+        score: Score,
+        x: Float[Tensor, "sample vertex channel"],
+        k: int,
+        memory: Float[Tensor, "sample vertex channel"] | None,
+    ) -> Step:
+        """Describe the step from time `k` of the schedule to the next.
+
+        Parameters
+        ----------
+        score
+            Score of the field.
+        x
+            State at time ``schedule.times[k]``.
+        k
+            Number of the step, in ``range(schedule.steps)``.
+        memory
+            What the step before handed on; None in the first.
+
+        Returns
+        -------
+        Step
+            Mean and deviation of the next state, and what to hand on.
+        """
+
+    def sample(
+        self,
+        score: Score,
+        n_samples: int,
+        *,
+        seed: int,
+        first_member: int = 0,
+        batch_size: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        gradient: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Float[Tensor, "sample vertex channel"]:
+        """Generate members, starting from standard noise.
+
+        Member m is a function of the seed and of m: it does not depend on how many are drawn, nor on the batches,
+        except where the score itself rounds differently (matrix products do). The noise is the same to the last bit.
+
+        Parameters
+        ----------
+        score
+            Score of the field. Where it is on another device, a copy of it is moved to `device`.
+        n_samples
+            Number of members, at least 1.
+        seed
+            In [0, 2**64), from :func:`~nearfield.noise.seed_of`.
+        first_member
+            Number of the first member, at least 0: an ensemble is continued from where another ended.
+        batch_size
+            Number of members to work on at once, at least 1; None for as many as take about 1 GiB.
+        dtype
+            Floating-point type of the state. The noise is drawn in float64 and converted.
+        device
+            Where the state lives.
+        gradient
+            Whether to keep the graph of the computation, to differentiate the members by a parameter of the score,
+            which then has to be on `device`.
+        progress
+            Called after each step of each batch with the number of steps done and to be done.
+
+        Returns
+        -------
+        Tensor
+            Members, of shape ``(n_samples, vertex, channel)``.
+
+        Raises
+        ------
+        ValueError
+            When a number is out of its range.
+        MemoryError
+            When memory is too small for so many members at once.
+        """
+        if n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1, got {n_samples}: ask for one member or more")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}: None suits the memory")
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype must be a floating-point type, got {dtype}: use torch.float32 or torch.float64")
+        score = score if gradient else _on(score, device)
+        size = min(batch_size or max(1, MEMORY // (BYTES * score.numbers_per_sample)), n_samples)
+        batches = [range(i, min(i + size, n_samples)) for i in range(0, n_samples, size)]
+        total = len(batches) * self.schedule.steps
+
+        def draw(stream: Stream, batch: range, k: int) -> Tensor:
+            members = range(first_member + batch.start, first_member + batch.stop)
+            xi = normals(seed, stream, members, k, score.n_vertices, score.n_channels)
+            return torch.from_numpy(xi).to(device, dtype)
+
+        with torch.set_grad_enabled(gradient), _named_out_of_memory(size):
+            out = torch.empty(n_samples, score.n_vertices, score.n_channels, dtype=dtype, device=device)
+            for i, batch in enumerate(batches):
+                x, memory = draw(Stream.INITIAL, batch, 0), None
+                for k in range(self.schedule.steps):
+                    x, deviation, memory = self.step(score, x, k, memory)
+                    if deviation > 0:
+                        x = x + deviation * draw(Stream.STEP, batch, k)
+                    if progress is not None:
+                        progress(i * self.schedule.steps + k + 1, total)
+                out[batch.start : batch.stop] = self._finish(score, x)
+            return out
+
+    def push_forward(
+        self,
+        score: Score,
+        mean: Float[Tensor, " dimension"] | None = None,
+        cov: Float[Tensor, "dimension dimension"] | None = None,
+    ) -> tuple[Float[Tensor, " dimension"], Float[Tensor, "dimension dimension"]]:
+        """Compute the exact mean and covariance of what the sampler generates, for a score that is affine in the state.
+
+        Each step is then an affine map, known from the images of the origin and of the basis, plus noise. The law is
+        carried through the steps, jointly with what a step hands on to the next. No Monte Carlo: this is the limit of
+        an infinite ensemble. The matrices are dense, so it is for fields of hundreds of values, and works on the CPU.
+
+        Parameters
+        ----------
+        score
+            A score affine in the state, as all the Gaussian ones are. That it is affine is not checked.
+        mean, cov
+            Law of the state at the first time, over the field's values with vertices slow and channels fast; standard
+            noise by default, as in :meth:`sample`.
+
+        Returns
+        -------
+        mean, cov
+            Law of the members, float64.
+
+        Examples
+        --------
+        White noise stays white noise:
+
+        >>> from nearfield.process import per_sample, signal
+        >>> from nearfield.sampling.sampler import Heun, default_schedule
+        >>> from nearfield.score.base import Score
+        >>> class White(Score):
+        ...     n_vertices, n_channels, radius = 2, 1, 0
+        ...     def forward(self, x, t):
+        ...         return signal(per_sample(t)) * x
+        >>> sampler = Heun(default_schedule(steps=200), final_denoise=False)
+        >>> mean, cov = sampler.push_forward(White())
+        >>> cov.round(decimals=2) + 0
+        tensor([[1., 0.],
+                [0., 1.]], dtype=torch.float64)
+        """
+        d = score.n_vertices * score.n_channels
+        mean = torch.zeros(d, dtype=torch.float64) if mean is None else mean.to(torch.float64)
+        cov = torch.eye(d, dtype=torch.float64) if cov is None else cov.to(torch.float64)
+
+        def field(values: Tensor) -> Tensor:
+            return values.reshape(-1, score.n_vertices, score.n_channels)
+
+        with torch.no_grad():
+            for k in range(self.schedule.steps):
+                # The leading d columns are the state; the rest, if any, are what the step before handed on.
+                probes = _probes(len(mean))
+                memory = field(probes[:, d:]) if len(mean) > d else None
+                image, deviation, memory = self.step(score, field(probes[:, :d]), k, memory)
+                images = image if memory is None else torch.cat([image.flatten(1), memory.flatten(1)], 1)
+                mean, cov = _affine_image(images.flatten(1), mean, cov)
+                cov[:d, :d].diagonal().add_(deviation**2)
+            images = self._finish(score, field(_probes(d)))
+            return _affine_image(images.flatten(1), mean[:d], cov[:d, :d])
+
+    def _finish(self, score: Score, x: Tensor) -> Tensor:
+        t = self.schedule.times[-1]
+        return score.denoise(x, t) if self.final_denoise and t > 0 else x
+
+
+def _on(score: Score, device: torch.device | str) -> Score:
+    """Return the score, or a copy of it that is on the device."""
+    wanted = torch.empty(0, device=device).device
+    if all(tensor.device == wanted for tensor in (*score.parameters(), *score.buffers())):
+        return score
+    return copy.deepcopy(score).to(wanted)
+
+
+@contextmanager
+def _named_out_of_memory(size: int) -> Iterator[None]:
+    """Say which argument to change where memory is too small: torch has a RuntimeError for each kind of device."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        words = ("out of memory", "not enough memory", "can't allocate memory")
+        if isinstance(error, RuntimeError) and not any(each in str(error).lower() for each in words):
+            raise
+        raise MemoryError(f"batch_size must be less than {size}: memory is too small for so many at once") from error
+
+
+def _probes(d: int) -> Float[Tensor, "d+1 d"]:
+    """Return the origin and the basis, as rows."""
+    return torch.cat([torch.zeros(1, d, dtype=torch.float64), torch.eye(d, dtype=torch.float64)])
+
+
+def _affine_image(images: Float[Tensor, "d+1 e"], mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
+    """Push a law through the affine map that takes the probes to these images."""
+    offset, slope = images[0], images[1:] - images[0]
+    return mean @ slope + offset, slope.T @ cov @ slope
