@@ -20,7 +20,7 @@ from nearfield.fitting.elimination import predecessors
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.regression import VARIANCE_FLOOR, cap_members, regress
 from nearfield.graph import DependencyGraph
-from nearfield.process import noise, signal
+from nearfield.process import noise_scale, signal_scale
 from nearfield.samples import Samples
 
 ALONE = Pooling(0.0)
@@ -139,7 +139,7 @@ def test_full_pooling_of_a_chain_is_the_stationary_regression():
 
 
 def diffused(covariance, t):
-    return signal(t) ** 2 * covariance + noise(t) ** 2 * np.eye(len(covariance))
+    return signal_scale(t) ** 2 * covariance + noise_scale(t) ** 2 * np.eye(len(covariance))
 
 
 @pytest.mark.parametrize("t", TIMES)
@@ -193,7 +193,7 @@ def test_windowed_score_is_the_score_of_the_window_s_marginal(graph, radius, cha
             own = np.isin(variables, j * channels + np.arange(channels))
             inverse = np.linalg.inv(diffused(second[np.ix_(variables, variables)], t))
             expected = -state.reshape(2, -1)[:, variables] @ inverse[:, own]
-            np.testing.assert_allclose(found[:, j], expected, rtol=1e-7, atol=1e-9 / noise(t) ** 2)
+            np.testing.assert_allclose(found[:, j], expected, rtol=1e-7, atol=1e-9 / noise_scale(t) ** 2)
 
 
 @pytest.mark.parametrize("graph", WINDOWED.values(), ids=WINDOWED)
@@ -226,7 +226,7 @@ def test_windowed_denoiser_minimises_the_local_loss(t):
     found = score.denoise(torch.eye(6, dtype=torch.float64)[..., None], t)[..., 0].numpy()
     for j in range(6):
         window = [i for i in range(6) if abs(i - j) <= 2]
-        design = np.vstack([signal(t) * y[:, window], np.sqrt(5) * noise(t) * np.eye(len(window))])
+        design = np.vstack([signal_scale(t) * y[:, window], np.sqrt(5) * noise_scale(t) * np.eye(len(window))])
         answer = np.r_[y[:, j], np.zeros(len(window))]
         expected = np.zeros(6)
         expected[window] = np.linalg.lstsq(design, answer, rcond=None)[0]

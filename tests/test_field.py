@@ -15,7 +15,7 @@ import torch
 
 from nearfield import noise as noise_numbers
 from nearfield.module import describe, rebuild
-from nearfield.process import noise, signal, time_of
+from nearfield.process import noise_scale, signal_scale, time_of
 from nearfield.score import field as field_module
 from nearfield.score import solver as module
 from nearfield.score.field import CoarseLaw, GaussianField
@@ -101,7 +101,8 @@ def states(field: GaussianField, n: int = 3) -> np.ndarray:
 
 
 def dense_denoiser(covariance, x, t) -> np.ndarray:
-    gain = signal(t) * covariance @ np.linalg.inv(signal(t) ** 2 * covariance + noise(t) ** 2 * np.eye(len(covariance)))
+    a, s = signal_scale(t), noise_scale(t)
+    gain = a * covariance @ np.linalg.inv(a**2 * covariance + s**2 * np.eye(len(covariance)))
     return (x.reshape(len(x), -1) @ gain.T).reshape(x.shape)
 
 

@@ -13,7 +13,7 @@ from nearfield.datasets import AutoregressiveChain, chain_maximum_likelihood
 from nearfield.fitting.closed_form import fit_masked, fit_windowed
 from nearfield.fitting.pooling import Pooling
 from nearfield.noise import Stream
-from nearfield.process import Schedule, noise, signal
+from nearfield.process import Schedule, noise_scale, signal_scale
 from nearfield.reproduction import figure2
 from nearfield.reproduction.distance import Distances, Ratio
 from nearfield.reproduction.experiment import Claim
@@ -217,7 +217,7 @@ class SharedRow(Score):
         self.window = scipy.linalg.toeplitz(alpha ** np.arange(2 * radius + 1))
 
     def forward(self, x, t):
-        a, s = signal(t), noise(t)
+        a, s = signal_scale(t), noise_scale(t)
         row = a * np.linalg.solve(a**2 * self.window + s**2 * np.eye(len(self.window)), self.window[self.radius])
         padded = np.pad(x[..., 0].numpy(), ((0, 0), (self.radius, self.radius)), mode="reflect")
         windows = np.lib.stride_tricks.sliding_window_view(padded, len(row), axis=1)

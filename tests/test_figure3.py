@@ -14,7 +14,7 @@ from nearfield import LocalizedDiffusion
 from nearfield.datasets import AutoregressiveChain
 from nearfield.evaluation.metric import autocorrelation
 from nearfield.paper.recipe import fit_paper
-from nearfield.process import noise, signal
+from nearfield.process import noise_scale, signal_scale
 from nearfield.reproduction import edge, figure3
 from nearfield.reproduction.edge import MIRRORED, TRUNCATED, Edge
 from nearfield.reproduction.ensemble import Ensemble, histogram_distance
@@ -44,7 +44,7 @@ def test_the_sampler_makes_the_papers_steps_and_never_reads_the_score_at_0():
 
         def forward(self, x, t):
             read.append(t)
-            return signal(t) * x
+            return signal_scale(t) * x
 
     Settings().sampler().sample(Listening(), 1, seed=0)
     half = np.cumsum(np.linspace(1e-4, 0.02, 1000)) / 2
@@ -123,7 +123,7 @@ def test_the_exact_edge_defect_is_that_of_an_independent_recursion():
 def test_the_mirrored_score_is_the_row_of_a_padded_field():
     score, t = edge.MirroredGaussianScore(AutoregressiveChain(0.7, 40), 5), 0.3
     x = torch.randn(3, 40, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    expected = x[..., 0].numpy() @ mirrored(signal(t), noise(t)).T
+    expected = x[..., 0].numpy() @ mirrored(signal_scale(t), noise_scale(t)).T
     np.testing.assert_allclose(score.denoise(x, t)[..., 0], expected, atol=1e-12)
 
 

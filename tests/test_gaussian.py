@@ -13,7 +13,7 @@ import torch
 from nearfield.fitting.closed_form import fit_windowed
 from nearfield.fitting.pooling import Pooling
 from nearfield.graph import DependencyGraph
-from nearfield.process import noise, noise_to_signal, signal, time_of
+from nearfield.process import noise_scale, noise_to_signal, signal_scale, time_of
 from nearfield.samples import Samples
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore, WindowSpectrum, radii_in_use
 
@@ -33,7 +33,7 @@ def covariance(d: int, seed: int = 0) -> np.ndarray:
 
 
 def diffused(c: np.ndarray, t: float) -> np.ndarray:
-    return signal(t) ** 2 * c + noise(t) ** 2 * np.eye(len(c))
+    return signal_scale(t) ** 2 * c + noise_scale(t) ** 2 * np.eye(len(c))
 
 
 def denoiser_matrix(score, t: float) -> np.ndarray:
@@ -64,7 +64,7 @@ def test_a_radius_that_covers_a_component_gives_the_global_denoiser(graph, chann
     masked = MaskedGaussianScore(c, graph.distance_matrix() <= 9, 9, channels)
     near = windowed(c, graph, ((0.1, 9),), channels)
     for t in TIMES:
-        truth = signal(t) * c @ np.linalg.inv(diffused(c, t))
+        truth = signal_scale(t) * c @ np.linalg.inv(diffused(c, t))
         np.testing.assert_allclose(denoiser_matrix(masked, t), truth, rtol=1e-8, atol=1e-11)
         np.testing.assert_allclose(denoiser_matrix(near, t), truth, rtol=1e-8, atol=1e-11)
 
@@ -90,14 +90,14 @@ def test_windowed_denoiser_is_the_regression_on_the_window(graph, radius):
         at = np.flatnonzero(np.repeat(graph.distance_matrix()[j] <= radius, 2))
         own = [2 * j, 2 * j + 1]
         expected = np.zeros((2, len(c)))
-        expected[:, at] = signal(t) * c[np.ix_(own, at)] @ np.linalg.inv(diffused(c[np.ix_(at, at)], t))
+        expected[:, at] = signal_scale(t) * c[np.ix_(own, at)] @ np.linalg.inv(diffused(c[np.ix_(at, at)], t))
         np.testing.assert_allclose(found[own], expected, rtol=1e-8, atol=1e-10)
 
 
 def test_windowed_score_of_radius_0_keeps_marginal_variances_where_the_masked_one_does_not():
     c, graph, t = covariance(6), DependencyGraph.chain(6), 0.4
     rows = denoiser_matrix(windowed(c, graph, ((0.1, 0),)), t)
-    precision = (np.eye(6) - signal(t) * rows) / noise(t) ** 2
+    precision = (np.eye(6) - signal_scale(t) * rows) / noise_scale(t) ** 2
     np.testing.assert_allclose(1 / np.diag(precision), np.diag(diffused(c, t)), rtol=1e-9)
     masked = MaskedGaussianScore(c, graph.distance_matrix() <= 0, 0).precision(t).numpy()
     shrunk = (1 / np.diag(masked)) / np.diag(diffused(c, t))

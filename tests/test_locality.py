@@ -15,7 +15,7 @@ from nearfield.fitting.closed_form import fit_field, fit_masked, fit_windowed
 from nearfield.fitting.pooling import Pooling
 from nearfield.graph import DependencyGraph
 from nearfield.noise import Stream, normals
-from nearfield.process import signal
+from nearfield.process import signal_scale
 from nearfield.samples import Samples
 from nearfield.score.base import Score
 from nearfield.score.field import GaussianField
@@ -203,7 +203,7 @@ def test_pythagoras(radius):
     """(3.14) for the local minimiser fitted to samples, at every vertex; what reads further breaks it."""
     law = AutoregressiveChain(0.7, 20)
     x = law.sample(60, random_state=0)
-    C = signal(T) ** 2 * law.covariance() + (1 - signal(T) ** 2) * np.eye(20)
+    C = signal_scale(T) ** 2 * law.covariance() + (1 - signal_scale(T) ** 2) * np.eye(20)
     fitted = fit_windowed(Samples(x, law.graph, standard=(True,)), ((T, radius),), Pooling(0.0))[2]
     parts = pythagoras_check(windowed_rows(fitted, T), C, law.graph, radius)
     assert parts.gap < 1e-12
@@ -335,7 +335,7 @@ class Shifted(Score):
         self.n_vertices, self.n_channels, self.radius = field.n_vertices, field.n_channels, None
 
     def forward(self, x, t):
-        return 5.0 + self.field.denoise(x - 5.0 * signal(t), t)
+        return 5.0 + self.field.denoise(x - 5.0 * signal_scale(t), t)
 
 
 def test_profile_does_not_know_the_mean():
@@ -421,7 +421,7 @@ class Hiding(Curved):
     """Computes some of its dependence where torch does not see it."""
 
     def forward(self, x, t):
-        return signal(t) * x + (self.inner.denoise(x, t) - signal(t) * x).detach()
+        return signal_scale(t) * x + (self.inner.denoise(x, t) - signal_scale(t) * x).detach()
 
 
 @pytest.mark.parametrize("t", [1e-4, 0.02, 1.0])

@@ -22,7 +22,7 @@ from nearfield.fitting.matching import (
 from nearfield.fitting.pooling import Pooling
 from nearfield.graph import DependencyGraph
 from nearfield.paper.vertex import VertexNetworks
-from nearfield.process import noise, noise_to_signal, signal, time_of
+from nearfield.process import noise_scale, noise_to_signal, signal_scale, time_of
 from nearfield.samples import Samples
 from nearfield.score.base import Score
 from nearfield.score.gaussian import WindowedGaussianScore, WindowSpectrum
@@ -62,7 +62,7 @@ def test_loss_of_the_exact_denoiser_is_its_closed_form(sigma):
     c, t = covariance(), time_of(sigma)
     clean, xi = cubature(c)
     squared = errors(exact(c), clean, torch.full((len(clean),), t, dtype=torch.float64), xi)
-    truth = np.diag(c @ np.linalg.inv(signal(t) ** 2 * c + noise(t) ** 2 * np.eye(D)))
+    truth = np.diag(c @ np.linalg.inv(signal_scale(t) ** 2 * c + noise_scale(t) ** 2 * np.eye(D)))
     np.testing.assert_allclose(vertex_loss(squared), truth, rtol=1e-10)
     np.testing.assert_allclose(squared.mean(), truth.mean(), rtol=1e-10)
 
@@ -71,7 +71,7 @@ def test_loss_is_score_matching_weighted_by_the_noise_to_signal_ratio_squared():
     c = covariance()
     score, (clean, xi) = exact(c), cubature(c)
     t = torch.linspace(0.01, 3, len(clean), dtype=torch.float64)
-    a, s, sigma = (f(t)[:, None, None] for f in (signal, noise, noise_to_signal))
+    a, s, sigma = (f(t)[:, None, None] for f in (signal_scale, noise_scale, noise_to_signal))
     matching = sigma**2 * (score.score(a * clean + s * xi, t) + xi / s) ** 2
     torch.testing.assert_close(errors(score, clean, t, xi), matching, rtol=1e-8, atol=1e-10)
 
@@ -131,7 +131,7 @@ def test_held_out_noise_is_fixed():
         n_vertices, n_channels, radius = D, 1, 0
 
         def forward(self, x, t):
-            seen.append((x - signal(t)[:, None, None] * clean[: len(x)]) / noise(t)[:, None, None])
+            seen.append((x - signal_scale(t)[:, None, None] * clean[: len(x)]) / noise_scale(t)[:, None, None])
             return x
 
     times = NoiseLevels().grid(3)
@@ -154,7 +154,7 @@ def test_held_out_loss_is_that_of_the_exact_denoiser():
     times = (time_of(0.1), time_of(1.0), time_of(5.0))
     loss = held_out(exact(c), clean, times, seed=0)
     for t, each in zip(times, loss, strict=True):
-        truth = np.diag(c @ np.linalg.inv(signal(t) ** 2 * c + noise(t) ** 2 * np.eye(D))).mean()
+        truth = np.diag(c @ np.linalg.inv(signal_scale(t) ** 2 * c + noise_scale(t) ** 2 * np.eye(D))).mean()
         assert abs(each.mean() - truth) < 5.2 * each.std() / np.sqrt(len(each))
 
 
@@ -246,8 +246,8 @@ def test_hybrid_learns_to_be_the_gaussian_it_is_shown():
     for _ in range(150):
         clean = torch.randn(64, D, 1, generator=generator)
         t, xi = training_draws(NoiseLevels(), clean, generator)
-        s = noise(t).float()[:, None, None]
-        noised = signal(t).float()[:, None, None] * clean + s * xi
+        s = noise_scale(t).float()[:, None, None]
+        noised = signal_scale(t).float()[:, None, None] * clean + s * xi
         loss = (((hybrid.denoise(noised, t) - gaussian.denoise(noised, t)) / s) ** 2).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -15,7 +15,7 @@ from nearfield.graph import DependencyGraph
 from nearfield.graph.lattice import Lattice
 from nearfield.module import as_tensor, describe, rebuild, settings_of
 from nearfield.paper.vertex import VertexNetworks
-from nearfield.process import noise, signal
+from nearfield.process import noise_scale, signal_scale
 from nearfield.samples import Samples
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.network import Network
@@ -229,7 +229,7 @@ def test_before_training_the_score_is_that_of_white_noise(kind):
     graph = bay()
     x, t = field(4, graph, 2), torch.tensor([0.0, 1e-3, 0.5, 4.0], dtype=torch.float64)
     score = NetworkScore(kind(graph, 2, n_channels=2).requires_grad_(False))
-    assert torch.equal(score.denoise(x, t), signal(t)[:, None, None] * x)
+    assert torch.equal(score.denoise(x, t), signal_scale(t)[:, None, None] * x)
 
 
 @every_kind
@@ -398,7 +398,7 @@ def test_bounded_output_is_that_of_3_16():
     graph, limit = DependencyGraph.ring(6), 1.5
     free, bounded = (stirred(VertexNetworks(graph, 1, n_channels=2, output_bound=k)) for k in (None, limit))
     x, t = 3 * field(200, graph, 2), torch.linspace(0.01, 3, 200, dtype=torch.float64)
-    s = noise(t)[:, None]
+    s = noise_scale(t)[:, None]
     length, wanted = (s * NetworkScore(n).score(x, t).norm(dim=2) for n in (bounded, free))
     assert length.max() <= limit * (1 + 1e-9)
     assert 0.1 < (wanted > limit).double().mean() < 0.99

@@ -23,7 +23,7 @@ from nearfield.graph import DependencyGraph
 from nearfield.methods.network import _shared_law
 from nearfield.noise import Stream
 from nearfield.paper.recipe import PaperRecipe, fit_paper
-from nearfield.process import noise, noise_to_signal, signal, time_of
+from nearfield.process import noise_scale, noise_to_signal, signal_scale, time_of
 from nearfield.samples import Samples
 from nearfield.score.base import Score
 from nearfield.score.hybrid import HybridScore
@@ -55,7 +55,7 @@ class Exact(Score):
 
     def forward(self, x, t):
         t = float(torch.as_tensor(t).reshape(-1)[0])
-        return torch.tanh(signal(t) * x / noise(t) ** 2) + self.spoilt(noise_to_signal(t)) * x
+        return torch.tanh(signal_scale(t) * x / noise_scale(t) ** 2) + self.spoilt(noise_to_signal(t)) * x
 
 
 def levels(score, law, n=200, seed=0):

@@ -13,7 +13,7 @@ from nearfield.graph import DependencyGraph
 from nearfield.paper import recipe as paper
 from nearfield.paper.recipe import PaperRecipe, fit_paper, paper_errors
 from nearfield.paper.score import PaperNetwork, PaperScore
-from nearfield.process import Schedule, noise, signal
+from nearfield.process import Schedule, noise_scale, signal_scale
 from nearfield.samples import Samples
 
 D = 10
@@ -40,7 +40,7 @@ def test_a_network_that_is_right_gives_the_clean_state_and_the_score(monkeypatch
     """a D + s xi = x, and score = -xi / s; a network that knows the noise gives back what was noised."""
     clean, xi = (torch.from_numpy(data(4, seed)) for seed in (1, 2))
     t = torch.tensor([1e-6, 0.1, 1.0, 5.0], dtype=torch.float64)
-    a, s = (scale(t)[:, None, None] for scale in (signal, noise))
+    a, s = (scale(t)[:, None, None] for scale in (signal_scale, noise_scale))
     score = PaperScore(stirred(RING, 1), predicts)
     monkeypatch.setattr(score.network, "forward", lambda *_: xi if predicts == "noise" else -xi / s)
     torch.testing.assert_close(score.denoise(a * clean + s * xi, t), clean, rtol=1e-9, atol=1e-9)
@@ -51,7 +51,7 @@ def test_the_network_is_given_window_and_time():
     """By hand: relu layers of [centre, neighbours, t], in the order of the table."""
     network, x = stirred(RING, 1), torch.from_numpy(data(3))
     t = torch.tensor([0.01, 0.7, 4.0], dtype=torch.float64)
-    a, s = (scale(t)[:, None, None] for scale in (signal, noise))
+    a, s = (scale(t)[:, None, None] for scale in (signal_scale, noise_scale))
     h = torch.cat([x[:, np.array(RING.neighborhood(1).index), 0], t[:, None, None].expand(3, D, 1)], dim=2)
     for k, layer in enumerate(network.layers):
         h = (torch.relu(h) if k else h) @ layer.weight.T + layer.bias
@@ -108,7 +108,7 @@ def test_the_two_losses_differ_by_the_weight_of_times():
     clean = torch.from_numpy(data(5))
     xi = window_noise(clean, network, torch.Generator().manual_seed(0))
     t = torch.linspace(0.01, 5, 5 * D, dtype=torch.float64).reshape(5, D)
-    a, s = (scale(t)[..., None] for scale in (signal, noise))
+    a, s = (scale(t)[..., None] for scale in (signal_scale, noise_scale))
     answer = network.on_windows(a[..., None] * clean[:, network.index] + s[..., None] * xi, None, t)
     of_noise, of_score = (paper_errors(PaperScore(network, kind), clean, t, xi) for kind in ("noise", "score"))
     torch.testing.assert_close(of_noise, (answer - xi[:, :, 0]) ** 2, rtol=1e-12, atol=1e-12)
@@ -130,7 +130,7 @@ def test_trained_network_approaches_the_exact_score_of_a_window(radius):
     window = RING.neighborhood(radius).index[0]
     block = COVARIANCE[np.ix_(window, window)]
     for t, allowed in ((0.2, 0.09), (0.5, 0.04), (2.0, 0.01)):
-        a, s = signal(t), noise(t)
+        a, s = signal_scale(t), noise_scale(t)
         inverse = np.linalg.inv(a**2 * block + s**2 * np.eye(len(window)))
         unexplained = 1 - s**2 * inverse[0, 0]
         reached = paper_errors(score, fresh, torch.full((400, D), t, dtype=torch.float64), xi).mean()

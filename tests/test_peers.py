@@ -25,7 +25,7 @@ from sklearn.mixture import GaussianMixture
 
 from nearfield.fitting.recipe import Recipe
 from nearfield.graph import DependencyGraph
-from nearfield.process import signal
+from nearfield.process import signal_scale
 from nearfield.samples import Samples
 
 LAW = cir(length=16)
@@ -121,7 +121,7 @@ def test_held_out_loss_of_white_noises_denoiser_is_the_variance():
     law = double_well(length=64)
     large = Split(law, law.draw(3_000, 0), 0)
     variance = np.diag(law.covariance).mean()
-    loss = large.loss(lambda x, t: signal(t).reshape(-1, 1, 1).float() * x)
+    loss = large.loss(lambda x, t: signal_scale(t).reshape(-1, 1, 1).float() * x)
     assert min(1.0, variance) - 0.03 < loss < max(1.0, variance) + 0.03
     assert large.loss(lambda x, t: 0 * x) > 3
 
@@ -138,7 +138,7 @@ def test_log_density_of_standardised_states_integrates_to_one(law):
 
 def test_loss_differs_from_excess_by_a_constant():
     judge = Judge(LAW, fresh=400)
-    first, second = (lambda x, t, c=c: c * signal(t) * x for c in (1.0, 0.8))
+    first, second = (lambda x, t, c=c: c * signal_scale(t) * x for c in (1.0, 0.8))
     difference = judge.loss(first).value - judge.loss(second).value
     assert difference == pytest.approx(judge.excess(first).value - judge.excess(second).value, abs=0.03)
 
@@ -268,7 +268,7 @@ def test_networks_of_others_learn(peer):
     setting = peer.grid(law)[0]
     fitted = peer.fit(setting, split, 2.0, final=True)
     assert fitted.loss == split.loss(fitted.denoise)
-    assert fitted.loss < 0.9 * split.loss(lambda x, t: signal(t).reshape(-1, 1, 1).float() * x)
+    assert fitted.loss < 0.9 * split.loss(lambda x, t: signal_scale(t).reshape(-1, 1, 1).float() * x)
     assert fitted.sample(70, 0).shape == (70, 16, 1)
     x = torch.from_numpy(split.x[:5])
     torch.testing.assert_close(fitted.denoise(x, 0.3)[1:2], fitted.denoise(x[1:2], 0.3), rtol=1e-3, atol=1e-4)
@@ -311,7 +311,7 @@ def test_nearfield_competes_within_its_budget(contestant):
     assert 4.0 < outcome.seconds < 12.0
     judge = Judge(law, fresh=50)
     found = judge.excess(lambda x, t: outcome.fitted.denoise(torch.from_numpy(x), t))
-    assert found.value < 0.6 * judge.excess(lambda x, t: signal(t) * x).value
+    assert found.value < 0.6 * judge.excess(lambda x, t: signal_scale(t) * x).value
     assert np.isnan(outcome.fitted.loss) or outcome.fitted.loss == split.loss(outcome.fitted.denoise)
     assert outcome.fitted.sample(3, 0).shape == (3, 16, 1)
 

@@ -13,18 +13,18 @@ from nearfield.process import (
     Schedule,
     denoised_from_score,
     log_snr,
-    noise,
+    noise_scale,
     noise_to_signal,
     score_from_denoised,
-    signal,
+    signal_scale,
     time_of,
     time_of_log_snr,
 )
 
 TIMES = [1e-200, 1e-18, 1e-8, 0.3, 5.0, 40.0, 300.0]
 FORMULAS = {
-    signal: lambda t: (-t).exp(),
-    noise: lambda t: (1 - (-2 * t).exp()).sqrt(),
+    signal_scale: lambda t: (-t).exp(),
+    noise_scale: lambda t: (1 - (-2 * t).exp()).sqrt(),
     noise_to_signal: lambda t: ((2 * t).exp() - 1).sqrt(),
     log_snr: lambda t: -((2 * t).exp() - 1).ln(),
     time_of: lambda sigma: (1 + sigma * sigma).ln() / 2,
@@ -45,16 +45,16 @@ def test_functions_of_time_are_right_to_rounding_from_tiny_to_large(function, t)
     assert function(torch.tensor(t, dtype=torch.float64)).item() == pytest.approx(truth, rel=2e-15, abs=0)
 
 
-@pytest.mark.parametrize("function", [noise, noise_to_signal])
+@pytest.mark.parametrize("function", [noise_scale, noise_to_signal])
 def test_noise_of_a_tiny_time_survives_single_precision(function):
     t = torch.tensor(1e-12, dtype=torch.float32)
     assert function(t).item() == pytest.approx(math.sqrt(2e-12), rel=1e-6)
 
 
 def test_at_time_zero_there_is_no_noise():
-    assert (signal(0.0), noise(0.0), noise_to_signal(0.0), log_snr(0.0)) == (1, 0, 0, math.inf)
+    assert (signal_scale(0.0), noise_scale(0.0), noise_to_signal(0.0), log_snr(0.0)) == (1, 0, 0, math.inf)
     zero = torch.zeros(1)
-    assert (signal(zero), noise(zero), noise_to_signal(zero), log_snr(zero)) == (1, 0, 0, math.inf)
+    assert (signal_scale(zero), noise_scale(zero), noise_to_signal(zero), log_snr(zero)) == (1, 0, 0, math.inf)
 
 
 def test_inverses_invert():
@@ -65,8 +65,10 @@ def test_inverses_invert():
 
 def test_two_legs_of_the_process_make_one():
     t, u = 0.37, 1.1
-    assert signal(t + u) == pytest.approx(signal(t) * signal(u), rel=1e-15)
-    assert noise(t + u) ** 2 == pytest.approx((signal(u) * noise(t)) ** 2 + noise(u) ** 2, rel=1e-15)
+    assert signal_scale(t + u) == pytest.approx(signal_scale(t) * signal_scale(u), rel=1e-15)
+    assert noise_scale(t + u) ** 2 == pytest.approx(
+        (signal_scale(u) * noise_scale(t)) ** 2 + noise_scale(u) ** 2, rel=1e-15
+    )
 
 
 @pytest.mark.parametrize("t", [0.2, torch.tensor(0.2), torch.tensor([1e-3, 0.2, 1.5])], ids=["float", "scalar", "each"])
@@ -74,7 +76,7 @@ def test_tweedie_both_ways_on_a_mixture_of_points(t):
     """For p_0 on two points, E[x_0|x_t] is a weighted mean by Bayes, and the score is a derivative of a log-density."""
     t = t.double() if isinstance(t, torch.Tensor) else t
     times = (torch.ones(3, dtype=torch.float64) * t)[:, None, None]
-    a, s = signal(times), noise(times)
+    a, s = signal_scale(times), noise_scale(times)
     points = torch.tensor([[-1.0, 0.5], [1.5, 2.0]], dtype=torch.float64)[:, None, :, None]
     x = (a * points[0] + s * torch.tensor([[0.3], [-0.7]], dtype=torch.float64)).requires_grad_()
     log_joint = math.log(0.5) - ((x - a * points) ** 2 / (2 * s**2)).sum((-1, -2))

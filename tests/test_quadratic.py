@@ -10,7 +10,7 @@ from nearfield.fitting.closed_form import fit_windowed
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.quadratic import _shrunk, fit_quadratic
 from nearfield.graph import DependencyGraph
-from nearfield.process import noise, signal, time_of
+from nearfield.process import noise_scale, signal_scale, time_of
 from nearfield.samples import Samples
 from nearfield.score.hybrid import HybridScore
 from nearfield.score.stencil import StencilNetwork
@@ -118,7 +118,7 @@ def test_hybrid_adds_the_square_of_the_gaussian(sigmas):
     found = hybrid.denoise(x, t if len(t) > 1 else float(t))
     for k, sigma in enumerate(np.broadcast_to(sigmas, 6)):
         time = time_of(sigma)
-        a, s, guess = signal(time), noise(time), gaussian.denoise(x[k : k + 1], time)[0].numpy()
+        a, s, guess = signal_scale(time), noise_scale(time), gaussian.denoise(x[k : k + 1], time)[0].numpy()
         c = [np.interp(np.log2(sigma), KNOTS, np.r_[0.0, column]) for column in quadratic.T]
         second = c * (guess**2 - gaussian.explained_variance(np.array([time]))[0].numpy())
         expected = a * x[k].numpy() + s**2 * (guess - a * x[k].numpy()) + s**2 * second

@@ -5,7 +5,7 @@ import pytest
 from benchmarks.law import LATTICE_DEVIATION, cir, double_well, lattice, signed
 from benchmarks.quality import DISTANCE, LAGS, Judge, correlation, window_features
 
-from nearfield.process import signal
+from nearfield.process import signal_scale
 
 LAW = cir(length=40)
 
@@ -141,7 +141,7 @@ def test_lattices_are_judged_alike():
 
 def test_excess_is_that_of_the_exact_denoiser(judge):
     assert judge.excess(LAW.denoise).value == 0
-    assert judge.excess(lambda x, t: signal(t) * x).value > 0.3
+    assert judge.excess(lambda x, t: signal_scale(t) * x).value > 0.3
     with pytest.raises(ValueError, match="exact denoiser of lattice"):
         Judge(lattice(4)).excess(LAW.denoise)
 

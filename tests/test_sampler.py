@@ -11,7 +11,7 @@ import torch
 
 from nearfield.module import describe
 from nearfield.noise import Stream, normals
-from nearfield.process import Schedule, noise, noise_to_signal, signal, time_of
+from nearfield.process import Schedule, noise_scale, noise_to_signal, signal_scale, time_of
 from nearfield.sampling import base as module
 from nearfield.sampling.sampler import (
     Ancestral,
@@ -36,7 +36,7 @@ class Gaussian(Score):
         self.values, self.vectors = torch.linalg.eigh(cov)
 
     def forward(self, x, t):
-        a, s = signal(t), noise(t)
+        a, s = signal_scale(t), noise_scale(t)
         gain = (self.vectors * (a * self.values / (a**2 * self.values + s**2))) @ self.vectors.T
         return (self.mean + (x.flatten(1) - a * self.mean) @ gain).reshape(x.shape)
 
@@ -48,7 +48,7 @@ class Shifts(Score):
 
     def forward(self, x, t):
         near = torch.roll(x, 1, 1) + torch.roll(x, -1, 1)
-        return signal(t) * x + noise(t) ** 2 * torch.tanh(near) / 4
+        return signal_scale(t) * x + noise_scale(t) ** 2 * torch.tanh(near) / 4
 
 
 def autoregressive(alpha, d):
@@ -84,11 +84,12 @@ def continuous_law(gaussian, t, end, stochastic):
     The diffusion is the time reversal of the forward process, so its transition is the conditional law x_end | x_t of a
     Gaussian pair; the differential equation keeps (x - a mean) / deviation constant along each mode.
     """
-    v, v_end = (signal(u) ** 2 * gaussian.values + noise(u) ** 2 for u in (t, end))
-    gain = signal(t - end) * v_end / v if stochastic else torch.sqrt(v_end / v)
+    v, v_end = (signal_scale(u) ** 2 * gaussian.values + noise_scale(u) ** 2 for u in (t, end))
+    gain = signal_scale(t - end) * v_end / v if stochastic else torch.sqrt(v_end / v)
     fresh = v_end - gain**2 * v if stochastic else torch.zeros_like(v)
     q = gaussian.vectors
-    return signal(end) * gaussian.mean - signal(t) * (q * gain) @ q.T @ gaussian.mean, (q * (gain**2 + fresh)) @ q.T
+    mean = signal_scale(end) * gaussian.mean - signal_scale(t) * (q * gain) @ q.T @ gaussian.mean
+    return mean, (q * (gain**2 + fresh)) @ q.T
 
 
 @every_sampler
@@ -122,9 +123,9 @@ def test_a_single_point_is_reached_exactly_in_any_number_of_steps(make):
     point, eye = torch.linspace(-1, 2, 6, dtype=torch.float64), torch.eye(6, dtype=torch.float64)
     score, t, end = Gaussian(point, 0 * eye), 1.5, 0.1
     sampler = make(Schedule((t, 0.9, end)), False)
-    mean, cov = sampler.push_forward(score, signal(t) * point, noise(t) ** 2 * eye)
-    torch.testing.assert_close(mean, signal(end) * point, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(cov, noise(end) ** 2 * eye, rtol=1e-12, atol=1e-12)
+    mean, cov = sampler.push_forward(score, signal_scale(t) * point, noise_scale(t) ** 2 * eye)
+    torch.testing.assert_close(mean, signal_scale(end) * point, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(cov, noise_scale(end) ** 2 * eye, rtol=1e-12, atol=1e-12)
 
 
 def euler_maruyama(cov, times, factor=2.0, noise_factor=2.0, clock=1.0, forward=False):

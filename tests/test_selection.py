@@ -21,7 +21,7 @@ from nearfield.fitting.radius import _denoising_loss, select_masked_radius, sele
 from nearfield.fitting.search import Search
 from nearfield.fitting.selection import SelectionReport, select_field
 from nearfield.graph import DependencyGraph
-from nearfield.process import noise, signal, time_of
+from nearfield.process import noise_scale, signal_scale, time_of
 from nearfield.samples import Samples, standard_error
 
 
@@ -310,9 +310,9 @@ def expected_loss(score, y: np.ndarray, t: float) -> np.ndarray:
     """E|D(a y + s xi) - y|^2 / sigma^2 per dimension of an affine denoiser, exact from points +-sqrt(d) e_k of xi."""
     d = y[0].size
     points = math.sqrt(d) * np.concatenate([np.eye(d), -np.eye(d)]).reshape(2 * d, *y.shape[1:])
-    x_t = signal(t) * y[:, None] + noise(t) * points
+    x_t = signal_scale(t) * y[:, None] + noise_scale(t) * points
     error = score.denoise(torch.from_numpy(x_t.reshape(-1, *y.shape[1:])), t).numpy().reshape(x_t.shape) - y[:, None]
-    return (error**2).mean(axis=(1, 2, 3)) * signal(t) ** 2 / noise(t) ** 2
+    return (error**2).mean(axis=(1, 2, 3)) * signal_scale(t) ** 2 / noise_scale(t) ** 2
 
 
 def smallest_close(loss: np.ndarray, radii) -> int:

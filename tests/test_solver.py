@@ -14,7 +14,7 @@ from nearfield.fitting.matern import Matern
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.regression import regress
 from nearfield.graph import DependencyGraph
-from nearfield.process import noise, signal, time_of
+from nearfield.process import noise_scale, signal_scale, time_of
 from nearfield.samples import Samples
 from nearfield.score import solver
 from nearfield.score.field import GaussianField
@@ -67,8 +67,8 @@ def test_denoiser_is_the_dense_one(name, sigma):
     for field in fields(name):
         covariance = field.covariance()
         x = np.random.default_rng(2).normal(size=(3, field.n_vertices, field.n_channels))
-        system = signal(t) ** 2 * covariance + noise(t) ** 2 * np.eye(len(covariance))
-        expected = signal(t) * np.linalg.solve(system, x.reshape(3, -1).T).T @ covariance
+        system = signal_scale(t) ** 2 * covariance + noise_scale(t) ** 2 * np.eye(len(covariance))
+        expected = signal_scale(t) * np.linalg.solve(system, x.reshape(3, -1).T).T @ covariance
         found = field.denoise(torch.from_numpy(x), t).numpy()
         scale = np.abs(expected).max()
         np.testing.assert_allclose(found, expected.reshape(x.shape), rtol=1e-6, atol=1e-8 * scale)
@@ -167,7 +167,7 @@ def assert_few_steps(field: GaussianField, monkeypatch, most: int = 40) -> None:
     clean = field.sample(2, seed=9)
     for sigma in SIGMAS:
         t = float(time_of(sigma))
-        field.denoise(torch.from_numpy(signal(t) * (clean + sigma * rng.normal(size=clean.shape))), t)
+        field.denoise(torch.from_numpy(signal_scale(t) * (clean + sigma * rng.normal(size=clean.shape))), t)
 
 
 CHAIN = Scale(3, 4, POOLED, coarser=Scale(3, 3, POOLED, coarser=Scale(3, shrinkage=0.2)))

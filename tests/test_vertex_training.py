@@ -16,7 +16,7 @@ from nearfield.graph import DependencyGraph
 from nearfield.paper import vertex_training
 from nearfield.paper.vertex import VertexNetworks
 from nearfield.paper.vertex_training import BLOCK, VertexRecipe, fit_vertex_networks
-from nearfield.process import noise, signal
+from nearfield.process import noise_scale, signal_scale
 from nearfield.samples import Samples
 from nearfield.score.hybrid import NetworkScore
 
@@ -38,7 +38,7 @@ def distance(denoise: Callable[..., torch.Tensor], chain: AutoregressiveChain) -
     clean, total = torch.from_numpy(chain.sample(1000, 1)), torch.zeros(chain.n, dtype=torch.float64)
     covariance = torch.from_numpy(chain.covariance())
     for t in (0.1, 0.3, 0.8):
-        a, s = signal(t), noise(t)
+        a, s = signal_scale(t), noise_scale(t)
         x = a * clean + s * torch.randn(clean.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
         gain = a * torch.linalg.solve(a**2 * covariance + s**2 * torch.eye(chain.n), covariance)
         total += ((denoise(x, t) - torch.einsum("ij,nic->njc", gain, x)) ** 2).mean(dim=(0, 2))
@@ -139,7 +139,7 @@ def test_every_window_has_noise_and_a_time_of_its_own(monkeypatch):
     assert xi.shape == (16, 3, 3, 1)
     assert len(xi.unique()) == xi.numel()
     assert len(t.unique()) == t.numel()
-    quantile = torch.special.ndtr((torch.log(noise(t) / signal(t)) - 0.1) / 0.8)
+    quantile = torch.special.ndtr((torch.log(noise_scale(t) / signal_scale(t)) - 0.1) / 0.8)
     assert torch.equal((quantile * 16).floor().sort(dim=0).values, torch.arange(16.0).double()[:, None].expand(16, 3))
 
 
@@ -154,7 +154,7 @@ def test_the_networks_are_of_the_class_asked_for():
     limit = 0.6 * math.sqrt(math.log(100))
     x = 3 * torch.randn(300, 5, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for t in (0.01, 0.3, 2.0):
-        length = noise(t) * score.score(x, t).abs()
+        length = noise_scale(t) * score.score(x, t).abs()
         assert length.max() <= limit * (1 + 1e-4)
         assert length.max() >= limit * (1 - 1e-4)
 
@@ -165,7 +165,7 @@ def test_the_denoiser_of_a_chain_is_nearer_to_the_exact_one_than_any_of_radius_0
     chain = AutoregressiveChain(0.8, 8)
     recipe = VertexRecipe(steps=400, sparsity=sparsity)
     score, _ = fit_vertex_networks(Samples(chain.sample(500, 0), chain.graph), 2, recipe)
-    ratio = distance(score.denoise, chain) / distance(lambda x, t: signal(t) * x, chain)
+    ratio = distance(score.denoise, chain) / distance(lambda x, t: signal_scale(t) * x, chain)
     assert (ratio < share).all()
 
 

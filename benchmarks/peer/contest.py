@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from nearfield import samples
+from nearfield import samples as data
 from nearfield.fitting.matching import NoiseLevels
 from nearfield.fitting.recipe import Recipe
-from nearfield.process import noise, per_sample, signal
+from nearfield.process import noise_scale, per_sample, signal_scale
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -66,7 +66,7 @@ class Split:
     @cached_property
     def parts(self) -> tuple[Int[np.ndarray, " sample"], Int[np.ndarray, " sample"]]:
         """Sample numbers to train on, and held out: those of nearfield's first network with the same seed."""
-        return Recipe(held_out=HELD_OUT, seed=self.seed).divide(samples.Samples(self.x, self.law.graph))
+        return Recipe(held_out=HELD_OUT, seed=self.seed).divide(data.Samples(self.x, self.law.graph))
 
     @property
     def used(self) -> Samples:
@@ -83,14 +83,14 @@ class Split:
         clean = torch.from_numpy(self.unseen).float().repeat(LEVELS, 1, 1)
         t = torch.tensor(NoiseLevels().grid(LEVELS), dtype=torch.float64).repeat_interleave(len(self.unseen))
         xi = torch.randn(clean.shape, generator=torch.Generator().manual_seed(self.seed))
-        a, s = (per_sample(scale(t)).float() for scale in (signal, noise))
+        a, s = (per_sample(scale(t)).float() for scale in (signal_scale, noise_scale))
         return a * clean + s * xi, t, clean
 
     @torch.no_grad()
     def loss(self, denoise: Callable[[Tensor, Tensor], Tensor]) -> float:
         """Held-out |D - x|^2 / s^2 at fixed noise: one number for whatever denoises."""
         x, t, clean = self._noised
-        return float((((denoise(x, t) - clean) / per_sample(noise(t)).float()) ** 2).mean())
+        return float((((denoise(x, t) - clean) / per_sample(noise_scale(t)).float()) ** 2).mean())
 
 
 class Fitted(NamedTuple):

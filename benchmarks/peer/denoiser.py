@@ -19,7 +19,7 @@ from torch import nn
 from benchmarks.peer.contest import Contestant, Fitted, Split
 from benchmarks.peer.training import train
 from nearfield.fitting.matching import NoiseLevels, errors, training_draws
-from nearfield.process import noise, signal
+from nearfield.process import noise_scale, signal_scale
 from nearfield.sampling.sampler import default_sampler
 from nearfield.score.base import Score
 
@@ -92,7 +92,7 @@ class Ornstein:
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise."""
-        return signal(t), noise(t)
+        return signal_scale(t), noise_scale(t)
 
 
 class Azula(nn.Module):
@@ -118,8 +118,8 @@ class Preconditioned(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Return a x + s F(x, ln(s/a))."""
-        a, s = (scale(t).reshape(-1, *(1,) * (x.ndim - 1)) for scale in (signal, noise))
-        return a * x + s * self.backbone(x, torch.log(noise(t)) + t)
+        a, s = (scale(t).reshape(-1, *(1,) * (x.ndim - 1)) for scale in (signal_scale, noise_scale))
+        return a * x + s * self.backbone(x, torch.log(noise_scale(t)) + t)
 
 
 class Embedding(nn.Module):

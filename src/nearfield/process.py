@@ -32,11 +32,11 @@ __all__ = [
     "Schedule",
     "denoised_from_score",
     "log_snr",
-    "noise",
+    "noise_scale",
     "noise_to_signal",
     "per_sample",
     "score_from_denoised",
-    "signal",
+    "signal_scale",
     "time_of",
     "time_of_log_snr",
 ]
@@ -44,7 +44,7 @@ __all__ = [
 Number = TypeVar("Number", float, Tensor, float | Tensor)
 
 
-def signal(t: Number) -> Number:
+def signal_scale(t: Number) -> Number:
     r"""Scale of the signal at time `t`, :math:`a = e^{-t}` of (2.5), arXiv 2505.04417.
 
     Parameters
@@ -59,13 +59,13 @@ def signal(t: Number) -> Number:
 
     Examples
     --------
-    >>> signal(0.0)
+    >>> signal_scale(0.0)
     1.0
     """
     return torch.exp(-t) if isinstance(t, Tensor) else math.exp(-t)
 
 
-def noise(t: Number) -> Number:
+def noise_scale(t: Number) -> Number:
     r"""Deviation of the noise at time `t`, :math:`s = \sqrt{1 - e^{-2t}}` of (2.5), arXiv 2505.04417.
 
     Parameters
@@ -80,7 +80,7 @@ def noise(t: Number) -> Number:
 
     Examples
     --------
-    >>> noise(0.5e-20)
+    >>> noise_scale(0.5e-20)
     1e-10
     """
     return torch.sqrt(-torch.expm1(-2 * t)) if isinstance(t, Tensor) else math.sqrt(-math.expm1(-2 * t))
@@ -104,7 +104,7 @@ def noise_to_signal(t: Number) -> Number:
     >>> noise_to_signal(time_of(0.02))
     0.02
     """
-    return noise(t) / signal(t)
+    return noise_scale(t) / signal_scale(t)
 
 
 def time_of(sigma: Number) -> Number:
@@ -221,11 +221,11 @@ def score_from_denoised(
     A standard Gaussian keeps its law, with score -x, and its denoiser is a x:
 
     >>> x = torch.ones(1, 1, 1, dtype=torch.float64)
-    >>> round(score_from_denoised(x, signal(0.3) * x, 0.3).item(), 12)
+    >>> round(score_from_denoised(x, signal_scale(0.3) * x, 0.3).item(), 12)
     -1.0
     """
     t = per_sample(t)
-    return (signal(t) * denoised - x) / noise(t) ** 2
+    return (signal_scale(t) * denoised - x) / noise_scale(t) ** 2
 
 
 def denoised_from_score(
@@ -254,11 +254,11 @@ def denoised_from_score(
     A standard Gaussian, as above:
 
     >>> x = torch.ones(1, 1, 1, dtype=torch.float64)
-    >>> round(denoised_from_score(x, -x, 0.3).item() / signal(0.3), 12)
+    >>> round(denoised_from_score(x, -x, 0.3).item() / signal_scale(0.3), 12)
     1.0
     """
     t = per_sample(t)
-    return (x + noise(t) ** 2 * score) / signal(t)
+    return (x + noise_scale(t) ** 2 * score) / signal_scale(t)
 
 
 @final

@@ -23,8 +23,7 @@ import torch
 
 from nearfield._checks import keep_floats
 from nearfield.noise import Stream, normals
-from nearfield.process import noise as noise_scale
-from nearfield.process import per_sample, signal, time_of
+from nearfield.process import noise_scale, per_sample, signal_scale, time_of
 from nearfield.score.base import Score
 from nearfield.score.hybrid import SHOWN, HybridScore, NetworkScore, levels
 from nearfield.score.network import Network
@@ -175,7 +174,7 @@ def errors(
         Standard normal numbers.
     """
     s = per_sample(noise_scale(t)).to(clean.dtype)
-    noised = per_sample(signal(t)).to(clean.dtype) * clean + s * noise
+    noised = per_sample(signal_scale(t)).to(clean.dtype) * clean + s * noise
     return ((score.denoise(noised, t) - clean) / s) ** 2
 
 
@@ -247,7 +246,7 @@ def window_errors(
     noise
         Standard normal numbers.
     """
-    a, s = (scale(t).to(clean.dtype)[..., None] for scale in (signal, noise_scale))
+    a, s = (scale(t).to(clean.dtype)[..., None] for scale in (signal_scale, noise_scale))
     windows = network.windows(clean)
     level = (torch.log(noise_scale(t)) + t).to(clean.dtype)
     f = network.on_windows(a[..., None] * windows + s[..., None] * noise, None, level)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from nearfield.noise import Stream
-from nearfield.process import noise, per_sample, signal, time_of
+from nearfield.process import noise_scale, per_sample, signal_scale, time_of
 from nearfield.samples import BLOCKS, Samples
 from nearfield.score.gaussian import WindowedGaussianScore
 from nearfield.score.hybrid import KNOTS, hats
@@ -62,7 +62,7 @@ def fit_quadratic(samples: Samples, gaussian: WindowedGaussianScore, seed: int) 
             xi = torch.from_numpy(rng.standard_normal(clean.shape))
             told = gaussian.explained_variance(t)
             for sign in (1, -1):  # together they cancel what is odd in the noise
-                noised = per_sample(signal(t)) * clean + sign * per_sample(noise(t)) * xi
+                noised = per_sample(signal_scale(t)) * clean + sign * per_sample(noise_scale(t)) * xi
                 guess = gaussian.denoise(noised.float(), t).double()
                 square = guess**2 - told
                 weight = (square**2).sum(dim=1).numpy()[:, :, None]

@@ -98,7 +98,7 @@ def _masked_loss(y: np.ndarray, score: MaskedGaussianScore) -> np.ndarray:
     loss = np.zeros(len(y))
     for sigma in MASKED_LEVELS:
         t = time_of(sigma)
-        rows = (np.eye(y.shape[1]) - process.noise(t) ** 2 * score.precision(t).numpy()) / process.signal(t)
-        error = process.signal(t) * y @ rows.T - y
-        loss += ((error**2).mean(axis=1) / sigma**2) + process.signal(t) ** 2 * (rows**2).sum() / len(rows)
+        rows = (np.eye(y.shape[1]) - process.noise_scale(t) ** 2 * score.precision(t).numpy()) / process.signal_scale(t)
+        error = process.signal_scale(t) * y @ rows.T - y
+        loss += ((error**2).mean(axis=1) / sigma**2) + process.signal_scale(t) ** 2 * (rows**2).sum() / len(rows)
     return loss

@@ -22,8 +22,7 @@ from nearfield.fitting.adamw import AdamW, half_cosine
 from nearfield.fitting.matching import window_noise
 from nearfield.noise import Stream
 from nearfield.paper.score import PaperNetwork, PaperScore, Predicted
-from nearfield.process import Schedule, signal
-from nearfield.process import noise as noise_scale
+from nearfield.process import Schedule, noise_scale, signal_scale
 from nearfield.samples import Samples
 
 if TYPE_CHECKING:
@@ -180,7 +179,7 @@ def paper_errors(
     Tensor
         :math:`|\hat\xi - \xi|^2` or :math:`|\hat{\mathrm{score}} + \xi/s|^2`, whichever the network predicts.
     """
-    a, s = (scale(t).to(clean.dtype)[..., None] for scale in (signal, noise_scale))
+    a, s = (scale(t).to(clean.dtype)[..., None] for scale in (signal_scale, noise_scale))
     noised = a[..., None] * score.network.windows(clean) + s[..., None] * noise
     target = noise[:, :, 0] if score.predicts == "noise" else -noise[:, :, 0] / s
     return (score.network.on_windows(noised, None, t.to(clean.dtype)) - target) ** 2

@@ -21,7 +21,7 @@ from nearfield.fitting.neural import default_recipe
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.training import train
 from nearfield.paper.recipe import PaperRecipe, fit_paper
-from nearfield.process import noise, signal
+from nearfield.process import noise_scale, signal_scale
 from nearfield.reproduction.experiment import Claim
 from nearfield.samples import Samples
 from nearfield.sampling.sampler import Sampler
@@ -111,7 +111,7 @@ class MirroredGaussianScore(Score):
 
     def forward(self, x: torch.Tensor, t: float | torch.Tensor) -> torch.Tensor:
         """Return D; `t` is one number."""
-        a, s = signal(float(t)), noise(float(t))
+        a, s = signal_scale(float(t)), noise_scale(float(t))
         row = a * np.linalg.solve(a**2 * self._window + s**2 * np.eye(len(self._window)), self._window[0])
         return x[:, self._index, 0] @ torch.from_numpy(row)[:, None]
 

@@ -202,13 +202,13 @@ class Sampler(abc.ABC):
         --------
         White noise stays white noise:
 
-        >>> from nearfield.process import per_sample, signal
+        >>> from nearfield.process import per_sample, signal_scale
         >>> from nearfield.sampling.sampler import Heun, default_schedule
         >>> from nearfield.score.base import Score
         >>> class White(Score):
         ...     n_vertices, n_channels, radius = 2, 1, 0
         ...     def forward(self, x, t):
-        ...         return signal(per_sample(t)) * x
+        ...         return signal_scale(per_sample(t)) * x
         >>> sampler = Heun(default_schedule(steps=200), final_denoise=False)
         >>> mean, cov = sampler.push_forward(White())
         >>> cov.round(decimals=2) + 0

@@ -23,7 +23,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-from nearfield.process import Schedule, log_snr, noise, noise_to_signal, signal, time_of
+from nearfield.process import Schedule, log_snr, noise_scale, noise_to_signal, signal_scale, time_of
 from nearfield.sampling.base import Sampler, Step
 
 if TYPE_CHECKING:
@@ -87,9 +87,10 @@ class Ancestral(Sampler):
 
     def step(self, score: Score, x: Tensor, k: int, memory: Tensor | None) -> Step:  # noqa: ARG002, D102
         t, end = self.schedule.times[k : k + 2]
-        kept, fresh = signal(t - end), noise(t - end)
-        mean = kept * (noise(end) / noise(t)) ** 2 * x + signal(end) * (fresh / noise(t)) ** 2 * score.denoise(x, t)
-        return Step(mean, noise(end) / noise(t) * fresh)
+        s, s_end, a_end = noise_scale(t), noise_scale(end), signal_scale(end)
+        kept, fresh = signal_scale(t - end), noise_scale(t - end)
+        mean = kept * (s_end / s) ** 2 * x + a_end * (fresh / s) ** 2 * score.denoise(x, t)
+        return Step(mean, s_end / s * fresh)
 
 
 @final
@@ -141,12 +142,12 @@ class DPMSolver2M(Sampler):
         if memory is not None:
             before = (log_snr(t) - log_snr(self.schedule.times[k - 1])) / 2
             middle = denoised + h / (2 * before) * (denoised - memory)
-        ratio = noise(end) / noise(t)
+        ratio = noise_scale(end) / noise_scale(t)
         if not self.stochastic:
-            return Step(ratio * x - signal(end) * math.expm1(-h) * middle, 0.0, denoised)
+            return Step(ratio * x - signal_scale(end) * math.expm1(-h) * middle, 0.0, denoised)
         fresh = -math.expm1(-2 * h)
-        mean = ratio * math.exp(-h) * x + signal(end) * fresh * middle
-        return Step(mean, noise(end) * math.sqrt(fresh), denoised)
+        mean = ratio * math.exp(-h) * x + signal_scale(end) * fresh * middle
+        return Step(mean, noise_scale(end) * math.sqrt(fresh), denoised)
 
 
 @final
@@ -175,11 +176,11 @@ class Heun(Sampler):
         if end == 0:
             return Step(denoised, 0.0)
         sigma, sigma_end = noise_to_signal(t), noise_to_signal(end)
-        z = x / signal(t)
+        z = x / signal_scale(t)
         slope = (z - denoised) / sigma
         euler = z + (sigma_end - sigma) * slope
-        slope_end = (euler - score.denoise(signal(end) * euler, end)) / sigma_end
-        return Step(signal(end) * (z + (sigma_end - sigma) * (slope + slope_end) / 2), 0.0)
+        slope_end = (euler - score.denoise(signal_scale(end) * euler, end)) / sigma_end
+        return Step(signal_scale(end) * (z + (sigma_end - sigma) * (slope + slope_end) / 2), 0.0)
 
 
 def default_schedule(largest_eigenvalue: float = 1.0, steps: int = 50) -> Schedule:

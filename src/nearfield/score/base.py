@@ -46,11 +46,11 @@ class Score(Module, abc.ABC):
     White noise, which any amount of diffusion leaves as it is:
 
     >>> import torch
-    >>> from nearfield.process import signal, per_sample
+    >>> from nearfield.process import signal_scale, per_sample
     >>> class White(Score):
     ...     n_vertices, n_channels, radius = 3, 1, 0
     ...     def forward(self, x, t):
-    ...         return signal(per_sample(t)) * x
+    ...         return signal_scale(per_sample(t)) * x
     >>> White().score(torch.ones(1, 3, 1), 0.5).flatten()
     tensor([-1., -1., -1.])
     """

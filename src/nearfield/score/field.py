@@ -38,8 +38,7 @@ from scipy.linalg import cho_factor, cho_solve
 from nearfield import noise
 from nearfield.graph.coarsening import averages, coarsen
 from nearfield.module import Module, as_tensor
-from nearfield.process import noise as noise_scale
-from nearfield.process import noise_to_signal, signal
+from nearfield.process import noise_scale, noise_to_signal, signal_scale
 from nearfield.score.base import Score, per_time
 from nearfield.score.conditional import ConditionalField
 from nearfield.score.extension import extended_factor
@@ -292,10 +291,10 @@ class GaussianField(Score):
 
     def _direct_denoiser(self, t: float) -> Operator:
         """Solve (a^2 I + s^2 P) m = a x."""
-        system = signal(t) ** 2 * sp.eye_array(len(self._place)) + noise_scale(t) ** 2 * self.precision()
+        system = signal_scale(t) ** 2 * sp.eye_array(len(self._place)) + noise_scale(t) ** 2 * self.precision()
         added = self._correction and self._correction.times(noise_scale(t) ** 2)
         solve = direct_solver(sp.csc_array(system), added)
-        return lambda x: solve(signal(t) * x)
+        return lambda x: solve(signal_scale(t) * x)
 
     def _iterative_denoiser(self, t: float) -> Operator:
         """Solve (C + sigma^2 I) w = x / a for m = C w = x / a - sigma^2 w, C the covariance and sigma = s / a.
@@ -319,7 +318,7 @@ class GaussianField(Score):
             return plain if means is None else plain + means(x)
 
         def denoise(x: np.ndarray) -> np.ndarray:
-            y = x / signal(t)
+            y = x / signal_scale(t)
             w = conjugate_gradients(lambda v: covary(v) + sigma**2 * v, precondition, y)
             return y - sigma**2 * w if sigma < 1 else covary(w)  # each where it does not cancel
 

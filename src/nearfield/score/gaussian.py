@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfield.module import Module, as_tensor
-from nearfield.process import noise, noise_to_signal, signal
+from nearfield.process import noise_scale, noise_to_signal, signal_scale
 from nearfield.score.base import Score, per_time
 from nearfield.score.extension import alike
 
@@ -88,7 +88,7 @@ class MaskedGaussianScore(Score):
 
     def precision(self, t: float) -> Tensor:
         """Masked precision of the noised data at OU time t, (4.5), float64."""
-        inverse = (self._vectors / (signal(t) ** 2 * self._values + noise(t) ** 2)) @ self._vectors.T
+        inverse = (self._vectors / (signal_scale(t) ** 2 * self._values + noise_scale(t) ** 2)) @ self._vectors.T
         return torch.where(self._mask, inverse, 0.0)
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class MaskedGaussianScore(Score):
 
     def _denoise_at(self, x: Tensor, t: float) -> Tensor:
         pulled = x.flatten(1) @ self.precision(t).to(x)
-        return ((x.flatten(1) - noise(t) ** 2 * pulled) / signal(t)).reshape(x.shape)
+        return ((x.flatten(1) - noise_scale(t) ** 2 * pulled) / signal_scale(t)).reshape(x.shape)
 
 
 @final
@@ -253,7 +253,7 @@ class WindowedGaussianScore(Score):
 
     def _denoise_each(self, x: Tensor, times: Float[Tensor, " sample"], radius: int) -> tuple[Tensor, Tensor]:
         """Each sample at a time of its own, above 0: in the eigenbasis of a window the denoiser is a gain."""
-        a, s = (scale(times).to(x.dtype) for scale in (signal, noise))
+        a, s = (scale(times).to(x.dtype) for scale in (signal_scale, noise_scale))
         variables = x.permute(1, 2, 0).reshape(self.n_vertices * self.n_channels, len(x))
         guess = told = x.new_empty(self.n_vertices, self.n_channels, len(x))
         member = self.window(radius).values.shape[1]
@@ -328,7 +328,7 @@ class WindowedGaussianScore(Score):
     def coefficients(self, t: float) -> Float[Tensor, "vertex channel width channel"]:
         """Row of each vertex's denoiser: a e_j' C_NN (a^2 C_NN + s^2 I)^{-1}."""
         window = self.window(self.radius_at(t))
-        a, s = signal(t), noise(t)
+        a, s = signal_scale(t), noise_scale(t)
         gain = a * window.values / (a**2 * window.values + s**2)
         own = window.vectors[:, : self.n_channels] * gain[:, None]
         rows = (own @ window.vectors.mT)[window.law]

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 
 from nearfield.module import as_tensor
-from nearfield.process import noise, per_sample, signal
+from nearfield.process import noise_scale, per_sample, signal_scale
 from nearfield.score.base import Score
 from nearfield.score.gaussian import WindowedGaussianScore
 from nearfield.score.network import Network
@@ -209,8 +209,8 @@ def hats(level: Float[Tensor, " sample"]) -> Float[Tensor, "sample knot"]:
 def levels(x: Float[Tensor, "sample ..."], t: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Scales of signal and noise, ready to multiply `x`, and the log of noise over signal of each sample."""
     times = torch.as_tensor(t, dtype=torch.float64, device=x.device).reshape(-1)
-    a, s = (per_sample(scale(times)).to(x.dtype) for scale in (signal, noise))
-    level = torch.log(noise(times)) + times
+    a, s = (per_sample(scale(times)).to(x.dtype) for scale in (signal_scale, noise_scale))
+    level = torch.log(noise_scale(times)) + times
     return a, s, level.expand(len(x)) if times.numel() == 1 else level
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 
 from nearfield.noise import Stream, normals
-from nearfield.process import noise, signal, time_of
+from nearfield.process import noise_scale, signal_scale, time_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -102,7 +102,7 @@ class ExcessReference:
         noised = np.empty((len(_LEVELS), *x.shape))
         for level, t in enumerate(_times()):
             xi = normals(seed, Stream.EVALUATION, range(len(x)), level, *x.shape[1:])
-            noised[level] = signal(t) * x + noise(t) * xi
+            noised[level] = signal_scale(t) * x + noise_scale(t) * xi
         return cls(noised, np.stack([np.asarray(exact(z, t)) for z, t in zip(noised, _times(), strict=True)]))
 
     def excess(self, denoise: Denoiser) -> Excess:

@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 
 from nearfield._checks import whole_number
 from nearfield.noise import Stream, normals
-from nearfield.process import noise, signal
+from nearfield.process import noise_scale, signal_scale
 from nearfield.theory.gaussian import missed_variance
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def locality_profile(
     xi = torch.from_numpy(normals(seed, Stream.EVALUATION, range(len(states)), 0, *states.shape[1:]))
     rms, missed = np.empty((2, len(times), len(pairs)))
     for k, time in enumerate(times.tolist()):
-        mean, square = _jacobian(score, signal(time) * states + noise(time) * xi, time, near)
+        mean, square = _jacobian(score, signal_scale(time) * states + noise_scale(time) * xi, time, near)
         total = np.bincount(group, weights=square[:, place].T[hops >= 0])
         rms[k] = np.sqrt(total / pairs)
         missed[k] = _share(-(mean + mean.T) / 2, hops, place, len(pairs))
@@ -267,7 +267,7 @@ def _jacobian(
     score: Score, x: Float[Tensor, "sample vertex channel"], t: float, near: Int[np.ndarray, " near"]
 ) -> tuple[Float[np.ndarray, "variable variable"], Float[np.ndarray, "near near"]]:
     """Jacobian of the score among some vertices: its mean over states, and the mean square of its blocks."""
-    a, s = signal(t), noise(t)
+    a, s = signal_scale(t), noise_scale(t)
     c, size = x.shape[2], x[0].numel()
     entries = torch.from_numpy((near[:, None] * c + np.arange(c)).ravel())
     step = max(1, BATCH_NUMBERS // size)
