@@ -111,10 +111,10 @@ def test_a_vertex_reads_its_hop_ball_and_nothing_beyond(kind, graph, radius):
     np.testing.assert_array_equal(reads(network, field(4, graph, 2)), graph.distance_matrix() <= radius)
 
 
-@every_kind
+@pytest.mark.parametrize("kind", [stencil, window])
 @pytest.mark.parametrize("graph", [DependencyGraph.chain(6), DependencyGraph.torus((4, 3)), bay()])
 def test_what_is_shown_is_read_within_its_own_radius(kind, graph):
-    """As far as the state by the stack of a lattice, at the vertex alone by the others."""
+    """As far as the state by the stack of a lattice, at the vertex alone by the other."""
     network, x = stirred(kind(graph, 2, n_shown=1)), field(3, graph)
     assert network.radius_shown == (2 if isinstance(network, StencilNetwork) else 0)
     shown = field(3, graph, seed=6)
@@ -342,18 +342,17 @@ def test_stencil_in_bfloat16_is_bfloat16_throughout(graph):
     assert 2**-12 < (rounded - exact).norm() / exact.norm() < 2**-5
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_vertex_networks_are_the_relu_networks_of_their_vertices(shared):
-    """(3.3) by hand: each vertex its own matrices, on its window, what is shown and the noise level."""
+def test_vertex_networks_are_the_relu_networks_of_their_vertices():
+    """(3.3) by hand: each vertex its own matrices, on its window and the noise level."""
     graph = DependencyGraph.chain(5)
-    networks = stirred(VertexNetworks(graph, 1, n_shown=1, widths=(4, 3), shared=shared))
-    x, q, c = field(2, graph), field(2, graph, seed=8), level(2)
-    out = networks(x, q, c)
+    networks = stirred(VertexNetworks(graph, 1, widths=(4, 3)))
+    x, c = field(2, graph), level(2)
+    out = networks(x, None, c)
     for j in range(5):
-        weights = iter(networks.weights[0 if shared else j])
+        weights = iter(networks.weights[j])
         around = [x[:, i] if 0 <= i < 5 else torch.zeros_like(x[:, 0]) for i in (j, j - 1, j + 1)]
-        h = torch.cat([*around, q[:, j], c[:, None] / 4], dim=1)
-        for n_in, n_out in ((5, 4), (4, 3), (3, 1)):
+        h = torch.cat([*around, c[:, None] / 4], dim=1)
+        for n_in, n_out in ((4, 4), (4, 3), (3, 1)):
             matrix = torch.stack([next(weights) for _ in range(n_in * n_out)]).reshape(n_in, n_out)
             h = h @ matrix + torch.stack([next(weights) for _ in range(n_out)])
             h = torch.relu(h) if n_out > 1 else h
@@ -420,11 +419,9 @@ def test_a_block_starts_as_it_would_among_all():
         (lambda: StencilNetwork(DependencyGraph.chain(3), -1), "radius must be at least 0"),
         (lambda: WindowNetwork(DependencyGraph.chain(3), 1, padding="zeros"), "padding must be"),
         (lambda: VertexNetworks(DependencyGraph.chain(3), 1, bound=0.0), "bound must be above 0"),
-        (lambda: VertexNetworks(DependencyGraph.chain(3), 1, n_shown=2, output_bound=2.0), "output_bound must be None"),
         (lambda: VertexNetworks(DependencyGraph.chain(3), 1, vertices=(-1,)), "vertices must be at least 0"),
         (lambda: VertexNetworks(DependencyGraph.chain(3), 1, vertices=(0, 3)), r"vertices must be of 0 to 2"),
         (lambda: VertexNetworks(DependencyGraph.chain(3), 1, vertices=()), "vertices must be of 0 to 2"),
-        (lambda: VertexNetworks(DependencyGraph.chain(3), 1, shared=True, vertices=(1,)), "vertices must be None"),
         (lambda: NetworkScore(WindowNetwork(DependencyGraph.chain(3), 1, n_shown=1)), "n_shown 0"),
     ],
 )

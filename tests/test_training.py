@@ -21,11 +21,8 @@ from nearfield.fitting.matching import (
     HeldOut,
     NoiseLevels,
     Problem,
-    errors,
     held_out,
     training_draws,
-    window_draws,
-    window_errors,
 )
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.recipe import Recipe
@@ -38,7 +35,6 @@ from nearfield.samples import Samples
 from nearfield.score.gaussian import WindowedGaussianScore, WindowSpectrum
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.stencil import StencilNetwork
-from nearfield.score.window import WindowNetwork
 
 D = 12
 CHAIN = DependencyGraph.chain(D)
@@ -127,13 +123,13 @@ def test_network_shown_the_exact_denoiser_learns_to_return_it():
 def test_what_is_kept_is_the_average_of_the_weights_at_the_best_check(monkeypatch):
     """The recursion of the moving average, by hand, over the weights recorded after each step."""
     recorded = []
-    original = training.admit
+    original = training.step
 
-    def recording(run):
+    def recording(run, *rest):
+        original(run, *rest)
         recorded.append({name: value.detach().clone() for name, value in run.network.named_parameters()})
-        original(run)
 
-    monkeypatch.setattr(training, "admit", recording)
+    monkeypatch.setattr(training, "step", recording)
     score, recipe = stencil(4, 1), replace(SHORT, learning_rate=0.02)
     report = train(score, given(data(60)), recipe)
     assert report.best.step > 1
@@ -232,84 +228,6 @@ def test_ordered_samples_are_held_out_as_a_block_and_others_at_random():
     inside, outside = Recipe().divide(given(data(100)))
     assert sorted([*inside, *outside]) == list(range(100))
     assert outside.tolist() != list(range(85, 100))
-
-
-def test_networks_of_vertices_are_trained_as_each_would_be_alone():
-    """A vertex whose data are a thousand times larger does not shorten the gradients of the others."""
-    x = data(40)
-    larger = x.clone()
-    larger[:, -1] *= 1000
-    results = []
-    for each in (x, larger):
-        score = NetworkScore(VertexNetworks(CHAIN, 1, widths=(8,)).double())
-        run = Run(score.network, weight_decay=0.01, ema=0.9, seed=0)
-        for _ in range(10):
-            training.step(run, score, each, replace(SHORT, clip=0.1))
-        results.append(score.network.weights.detach().clone())
-    torch.testing.assert_close(results[0][:-2], results[1][:-2], rtol=1e-10, atol=1e-13)
-    assert not torch.allclose(results[0][-2:], results[1][-2:], rtol=1e-3)
-
-
-@pytest.mark.parametrize("make", [VertexNetworks, WindowNetwork])
-def test_independent_windows_are_each_noised_apart(make):
-    """(3.8): the loss of a step is that of `window_draws`, and what is learned by it is as good as by noise fields."""
-    recipe = replace(SHORT, independent_windows=True)
-    score, clean = NetworkScore(make(CHAIN, 1).double()), data(24)
-    run, draws = (Run(score.network, weight_decay=0.0, ema=0.0, seed=4) for _ in range(2))
-    batch = clean[draws.next_batch(24, 8)]
-    apart = window_draws(SHORT.levels, batch, score.network, draws.generator)
-    expected = float(window_errors(score.network, batch, *apart).detach().mean())
-    training.step(run, score, clean, recipe)
-    assert run.losses[0] == pytest.approx(expected, rel=1e-12)
-    longer = replace(recipe, learning_rate=1e-2, steps=300, check_every=50)
-    windows, fields = (
-        train(NetworkScore(make(CHAIN, 1).double()), given(data(100)), each)
-        for each in (longer, replace(longer, independent_windows=False))
-    )
-    assert windows.losses != fields.losses
-    assert windows.best.loss < windows.checks[0].loss - 0.08
-    assert windows.best.loss == pytest.approx(fields.best.loss, abs=0.02)
-
-
-def test_independent_windows_are_for_networks_of_windows():
-    with pytest.raises(ValueError, match=r"independent_windows must be False, .* got StencilNetwork shown 0 values"):
-        train(stencil(), given(data(20)), replace(SHORT, independent_windows=True))
-    with pytest.raises(ValueError, match="independent_windows must be True or False, got 1"):
-        Recipe(independent_windows=1)
-
-
-def test_networks_of_vertices_follow_the_gradient_of_their_own_loss():
-    """By central differences of (3.6) at one vertex, along the gradient of its network."""
-    score, clean = NetworkScore(VertexNetworks(CHAIN, 1, widths=(8,)).double()), data(24)
-    start = score.network.weights.detach().clone()
-    run, draws = (Run(score.network, weight_decay=0.0, ema=0.0, seed=4) for _ in range(2))
-    training.step(run, score, clean, replace(SHORT, clip=1e9))
-    gradient = score.network.weights.grad.clone()
-    batch = clean[draws.next_batch(24, 8)]
-    t, xi = training_draws(SHORT.levels, batch, draws.generator)
-    losses = []
-    for sign in (1, -1):
-        with torch.no_grad():
-            score.network.weights.copy_(start + sign * 1e-5 * gradient / gradient.norm(dim=1, keepdim=True))
-            losses.append(errors(score, batch, t, xi).mean(dim=(0, 2)))
-    torch.testing.assert_close((losses[0] - losses[1]) / 2e-5, gradient.norm(dim=1), rtol=1e-6, atol=0)
-    np.testing.assert_allclose(run.losses[0], float((losses[0] + losses[1]).mean()) / 2, rtol=1e-6)
-
-
-def test_bounded_and_sparse_networks_stay_in_their_class():
-    network = VertexNetworks(CHAIN, 1, widths=(8,), sparsity=30, bound=0.3).double()
-    score = NetworkScore(network)
-    report = train(score, given(data(40)), replace(SHORT, learning_rate=0.05))
-    assert int((network.weights != 0).sum(dim=1).max()) <= 30
-    assert float(network.weights.abs().max()) <= 0.3
-    assert report.best.step >= SHORT.steps // 2
-    assert report.best.loss < 0.97 * report.checks[0].loss
-
-
-def test_one_step_prunes_too():
-    network = VertexNetworks(CHAIN, 1, widths=(8,), sparsity=15)
-    train(NetworkScore(network), given(data(40).float()), replace(SHORT, steps=1))
-    assert int((network.weights != 0).sum(dim=1).max()) <= 15
 
 
 def test_a_hybrid_is_resumed_where_decompositions_round_otherwise(tmp_path):
@@ -666,11 +584,12 @@ def test_data_that_cannot_be_trained_on_are_refused():
         train(score, given(x, observed=absent), SHORT)
 
 
-def test_the_first_of_equal_checks_is_the_best_and_none_before_pruning():
+def test_the_first_of_equal_finite_checks_is_the_best():
     run = Run(stencil().network, weight_decay=0.0, ema=0.0, seed=0)
-    for step, loss in ((0, 0.1), (10, 0.5), (20, 0.4), (30, 0.4), (40, math.nan)):
-        run.record(Check(step, loss, 0.0), since=5)
-    assert run.best_check(5) == Check(20, 0.4, 0.0)
+    assert run.best_check is None
+    for step, loss in ((0, math.nan), (10, 0.5), (20, 0.4), (30, 0.4), (40, math.nan)):
+        run.record(Check(step, loss, 0.0))
+    assert run.best_check == Check(20, 0.4, 0.0)
 
 
 @pytest.mark.parametrize(

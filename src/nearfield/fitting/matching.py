@@ -41,7 +41,6 @@ __all__ = [
     "held_out",
     "training_draws",
     "vertex_loss",
-    "window_draws",
     "window_errors",
     "window_noise",
 ]
@@ -120,26 +119,10 @@ def training_draws(
     return _times(levels, len(clean), generator), noise
 
 
-def window_draws(
-    levels: NoiseLevels,
-    clean: Float[Tensor, "sample vertex channel"],
-    network: WindowedNetwork,
-    generator: torch.Generator,
-) -> tuple[Float[Tensor, "sample row"], Float[Tensor, "sample row width channel"]]:
-    """Draw a time and noise for each window of each sample, independent of one another: (3.8).
-
-    Entries of a window that mirror the same vertex have the same noise. Arguments and results as in `training_draws`,
-    for `window_errors`.
-    """
-    samples, rows = len(clean), len(network.index)
-    noise = window_noise(clean, network, generator)
-    return _times(levels, samples * rows, generator).reshape(samples, rows), noise
-
-
 def window_noise(
     clean: Float[Tensor, "sample vertex channel"], network: WindowedNetwork, generator: torch.Generator
 ) -> Float[Tensor, "sample row width channel"]:
-    """Draw the noise of `window_draws` alone."""
+    """Draw noise for each window of each sample, one number for all entries that mirror the same vertex."""
     rows, width = network.index.shape
     shape = (len(clean), rows, width, clean.shape[2])
     noise = torch.randn(shape, generator=generator, dtype=clean.dtype, device=clean.device)

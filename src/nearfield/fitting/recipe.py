@@ -32,15 +32,11 @@ class Recipe:
     weight_decay : float
         Of AdamW, in units of the learning rate.
     clip : float
-        Largest norm of a gradient: of all weights, or of each network where vertices have their own.
+        Largest norm of the gradient.
     ema : float, optional
         Decay for each step of the average of the weights, in [0, 1); .99 averages over about the last 100 steps. By
         default over a twentieth of `steps`: three times as long an average lags so far behind that it doubles the
         excess risk of a short training.
-    independent_windows : bool
-        Whether each window has a time and noise of its own, as in (3.8), instead of the one noise field of a sample;
-        for networks of windows (`WindowNetwork`, `VertexNetworks`) that are shown nothing. Windows that overlap tell
-        less about one another's errors, and cost as many times the noise as they have entries.
     levels : NoiseLevels
         Law of the noise levels. By default wider than usual, as what is learned of the strong ones decides the variance
         of what is drawn; wider still, the weak ones lose.
@@ -94,7 +90,6 @@ class Recipe:
     weight_decay: float = 0.01
     clip: float = 5.0
     ema: float | None = None
-    independent_windows: bool = False
     levels: NoiseLevels = field(default_factory=lambda: NoiseLevels(center=-0.3, spread=1.4))
     held_out: float = 0.15
     held_out_levels: int = 16
@@ -123,9 +118,8 @@ class Recipe:
             raise ValueError(f"held_out must be a share in (0, 1), got {self.held_out!r}; .15 is usual")
         if self.bfloat16 != "auto" and not isinstance(self.bfloat16, bool):
             raise ValueError(f"bfloat16 must be True, False or 'auto', got {self.bfloat16!r}; 'auto' is usual")
-        for name in ("compiled", "independent_windows"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}; False is usual")
+        if not isinstance(self.compiled, bool):
+            raise ValueError(f"compiled must be True or False, got {self.compiled!r}")
         if self.symmetries != "auto" and not isinstance(self.symmetries, tuple):
             raise ValueError(f"symmetries must be 'auto' or a tuple of names, got {self.symmetries!r}; () uses none")
 

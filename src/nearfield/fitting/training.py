@@ -1,4 +1,4 @@
-r"""Training of networks: localized denoising score matching (3.5)-(3.8) of arXiv 2505.04417, until it stops to pay.
+r"""Training of networks: localized denoising score matching (3.5)-(3.7) of arXiv 2505.04417, until it stops paying off.
 
 AdamW with cosine decay and clipped gradients; the weights that are kept are an exponential moving average, that with
 the lowest loss on held-out samples. Where the law has symmetries, images of the samples are trained on as well. The
@@ -25,9 +25,6 @@ from nearfield.fitting.matching import (
     HeldOut,
     Problem,
     training_draws,
-    vertex_loss,
-    window_draws,
-    window_errors,
 )
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.symmetry import Symmetry, chosen, drawn
@@ -37,7 +34,6 @@ from nearfield.samples import Samples
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
-from nearfield.score.window import WindowedNetwork
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -94,13 +90,12 @@ def train(
 ) -> TrainingReport:
     """Train the network of a score, `member` of the recipe, in place; its weights then ask for no gradients.
 
-    Samples are standardised; of ordered ones a block at the end is held out. Networks that share nothing between
-    vertices take the steps that each would take alone; where they have a sparsity, they are pruned after half the
-    steps, and only what is pruned is kept. The run is stored at most every `interval` seconds and at the end, and
+    Samples are standardised; of ordered ones a block at the end is held out. The run is stored at most every
+    `interval` seconds and at the end, and
     goes on from its checkpoint where it is to `resume` and there is one. `progress` hears of the steps taken and the
     last held-out loss.
     """
-    refuse_unusable(score, samples, recipe)
+    refuse_unusable(score, samples)
     network = score.network
     used, unseen = recipe.divide(samples, member)
     symmetries = symmetries_of(network, samples.take(used), recipe)
@@ -111,19 +106,16 @@ def train(
     if checkpoint is not None and resume and os.path.exists(checkpoint):
         run.load(checkpoint, identity)
     held_out = HeldOut(score, data[unseen], recipe.levels.grid(recipe.held_out_levels), seed=seed)
-    prune_at = max(1, recipe.steps // 2) if network.prunes else 0
 
     start = stored = time.monotonic()
     before = run.seconds
     if not run.checks:
-        check(run, held_out, samples, prune_at)
-    while (reason := stopped(run, recipe, prune_at)) is None:
+        check(run, held_out, samples)
+    while (reason := stopped(run, recipe)) is None:
         step(run, score, clean, recipe, symmetries)
-        if run.step == prune_at:
-            network.prune()
-        admit(run)
+        run.average.update_parameters(run.network)
         if run.step % recipe.check_every == 0 or run.step == recipe.steps:
-            check(run, held_out, samples, prune_at)
+            check(run, held_out, samples)
         now = time.monotonic()
         run.seconds = before + now - start
         if checkpoint is not None and now - stored >= interval:
@@ -135,7 +127,7 @@ def train(
         run.save(checkpoint, identity)
     network.load_state_dict(run.best)
     network.requires_grad_(False)
-    return _report(run, reason, prune_at, symmetries)
+    return _report(run, reason, symmetries)
 
 
 def _begin(network: Network, recipe: Recipe, seed: int, vertices: int) -> Run:
@@ -150,12 +142,12 @@ def _begin(network: Network, recipe: Recipe, seed: int, vertices: int) -> Run:
     )
 
 
-def _report(run: Run, reason: Reason, since: int, symmetries: tuple[Symmetry, ...]) -> TrainingReport:
+def _report(run: Run, reason: Reason, symmetries: tuple[Symmetry, ...]) -> TrainingReport:
     """Say what training did."""
     return TrainingReport(
         tuple(run.losses),
         tuple(run.checks),
-        run.best_check(since) or run.checks[0],
+        run.best_check or run.checks[0],
         run.seconds,
         reason,
         run.bfloat16_steps,
@@ -173,30 +165,24 @@ def step(
     """Change the weights once, by the gradient of one batch."""
     batch = run.next_batch(len(clean), min(recipe.batch_size, len(clean)))
     x = drawn(symmetries, clean[batch], run.generator)
-    if recipe.independent_windows and isinstance(run.network, WindowedNetwork):
-        squared = window_errors(run.network, x, *window_draws(recipe.levels, x, run.network, run.generator))
-    else:
-        squared = Problem.pose(score, x, *training_draws(recipe.levels, x, run.generator)).errors(
-            run.forward, run.bfloat16
-        )
-    apart = run.network.apart
-    loss = vertex_loss(squared).sum() if apart else squared.mean()
+    problem = Problem.pose(score, x, *training_draws(recipe.levels, x, run.generator))
+    loss = problem.errors(run.forward, run.bfloat16).mean()
     run.optimizer.zero_grad()
     loss.backward()
-    run.network.clip(recipe.clip)
+    torch.nn.utils.clip_grad_norm_(run.network.parameters(), recipe.clip)
     run.optimizer.step(recipe.rate(run.step))
-    run.losses.append(float(loss.detach()) / (squared.shape[1] if apart else 1))
+    run.losses.append(float(loss.detach()))
     run.bfloat16_steps += run.bfloat16
 
 
-def check(run: Run, held_out: HeldOut, samples: Samples, since: int) -> None:
+def check(run: Run, held_out: HeldOut, samples: Samples) -> None:
     """Record the held-out loss of the averaged weights; at some checks, see whether bfloat16 changes it.
 
     Once it does by more than the standard error of the loss, training goes on in single precision.
     """
     loss = held_out.loss(run.averaged)
     with np.errstate(invalid="ignore", over="ignore"):  # a network that diverges has no finite loss
-        run.record(Check(run.step, float(loss.mean()), samples.standard_error(loss)), since)
+        run.record(Check(run.step, float(loss.mean()), samples.standard_error(loss)))
         if run.bfloat16 and compared(len(run.checks) - 1):
             rounded = held_out.loss(run.averaged, bfloat16=True)
             run.bfloat16 = bool(abs(np.mean(rounded - loss)) <= run.checks[-1].error)
@@ -210,40 +196,27 @@ def symmetries_of(network: Network, samples: Samples, recipe: Recipe) -> tuple[S
     return chosen(samples.with_values(samples.values, network.graph), recipe.symmetries, recipe.seed)
 
 
-def admit(run: Run) -> None:
-    """Put the new weights back into the class of bounded, pruned networks, and average them."""
-    run.network.project()
-    run.average.update_parameters(run.network)
-    run.averaged.project()  # the average remembers what has been pruned
-
-
 def compared(checks: int) -> bool:
     """Whether a check also measures what bfloat16 does to the loss: the first after the start, and as they double."""
     return checks > 0 and checks & (checks - 1) == 0
 
 
-def stopped(run: Run, recipe: Recipe, since: int) -> Reason | None:
+def stopped(run: Run, recipe: Recipe) -> Reason | None:
     """Why training is over; None while it is not."""
     if run.losses and not math.isfinite(run.losses[-1]):
         return "diverged"
-    best = run.best_check(since)
+    best = run.best_check
     if best is not None and len(run.checks) - 1 - run.checks.index(best) >= recipe.patience:
         return "patience"
     return "budget" if run.step >= recipe.steps else None
 
 
-def refuse_unusable(score: NetworkScore | HybridScore, samples: Samples, recipe: Recipe) -> None:
-    """Refuse samples that cannot be trained on, and windows with noise of their own where none are read alone."""
-    network = score.network
+def refuse_unusable(score: NetworkScore | HybridScore, samples: Samples) -> None:
+    """Refuse samples that cannot be trained on."""
     samples.require_complete()
     score.check(torch.from_numpy(samples.values))
     if not np.isfinite(samples.values).all():
         raise ValueError("samples must be finite, got missing or infinite values")
-    if recipe.independent_windows and not (isinstance(network, WindowedNetwork) and network.n_shown == 0):
-        raise ValueError(
-            "independent_windows must be False, but for networks of windows that are shown nothing, got "
-            f"{type(network).__name__} shown {network.n_shown} values; leave it out"
-        )
 
 
 def identity_of(

@@ -126,17 +126,18 @@ class Run:
         self._position += batch_size
         return self._order[self._position - batch_size : self._position]
 
-    def record(self, check: Check, since: int) -> None:
-        """Keep a check, and the averaged weights if they are the best of those checked after `since` steps or more."""
-        earlier = self.best_check(since)
+    def record(self, check: Check) -> None:
+        """Keep a check, and the averaged weights if they are the best so far."""
+        earlier = self.best_check
         self.checks.append(check)
-        if self.best_check(since) is not earlier:
+        if self.best_check is not earlier:
             self.best = copied(self.averaged)
 
-    def best_check(self, since: int) -> Check | None:
-        """Return the check with the lowest loss, the first of equals, among those after `since` steps or more."""
-        eligible = [check for check in self.checks if check.step >= since and math.isfinite(check.loss)]
-        return min(eligible, key=lambda check: check.loss, default=None)
+    @property
+    def best_check(self) -> Check | None:
+        """The check with the lowest finite loss, the first of equals; None if there is none."""
+        finite = [check for check in self.checks if math.isfinite(check.loss)]
+        return min(finite, key=lambda check: check.loss, default=None)
 
     def save(self, path: str | os.PathLike[str], identity: str) -> None:
         """Write the run in one step; `identity` says of what."""

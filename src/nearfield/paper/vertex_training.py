@@ -257,7 +257,7 @@ def _train(
     words = [int(word) for word in source.generate_state(2, np.uint64)]
     generator = torch.Generator().manual_seed(words[0])
     optimizer = AdamW([network.weights])
-    since = max(1, recipe.steps // 2) if network.prunes else 0
+    since = max(1, recipe.steps // 2) if recipe.sparsity else 0
     best = _Best(network, _held_out_loss(network, unseen, recipe, words[1]), recipe.patience * recipe.check_every)
     order = torch.zeros(0, dtype=torch.int64)
     batch_size = min(recipe.batch_size, len(clean))
@@ -270,7 +270,7 @@ def _train(
         vertex_loss(window_errors(network, batch, t, window_noise(batch, network, generator))).sum().backward()
         network.clip(CLIP)
         optimizer.step(half_cosine(recipe.learning_rate, step - 1, recipe.steps))
-        network.prune() if network.prunes and step == since else network.project()
+        network.prune() if recipe.sparsity and step == since else network.project()
         if step >= since and (step % recipe.check_every == 0 or step == recipe.steps):
             best.update(network, _held_out_loss(network, unseen, recipe, words[1]), step, since)
             if not best.live.any():

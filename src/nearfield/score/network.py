@@ -67,26 +67,6 @@ class Network(Module, abc.ABC):
         self.n_shown = whole_number("n_shown", n_shown, 0, "give the number of values shown, 0 for none")
 
     @property
-    def apart(self) -> bool:
-        """Whether vertices have networks of their own, which share nothing and are trained apart."""
-        return False
-
-    @property
-    def prunes(self) -> bool:
-        """Whether `prune` leaves parameters out."""
-        return False
-
-    def prune(self) -> None:
-        """Leave out parameters, and keep those that are left from now on; nothing by default."""
-
-    def project(self) -> None:
-        """Put the parameters back into the class after a step of training; nothing by default."""
-
-    def clip(self, limit: float) -> None:
-        """Shorten the gradient to the limit."""
-        torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
-
-    @property
     def radius_shown(self) -> int:
         """Hops within which a vertex reads what it is shown: 0, the vertex itself, unless a class says more."""
         return 0
