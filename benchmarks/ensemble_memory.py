@@ -34,7 +34,7 @@ def main() -> None:
     graph = DependencyGraph.torus((128, 128))
     x = np.random.default_rng(0).normal(size=(20, 128 * 128, 1))
     gaussian = fit_windowed(x, graph, ((1.0, 2),), Pooling(1.0))[2]
-    network = StencilNetwork(graph, 4, n_shown=2).requires_grad_(False)
+    network = StencilNetwork(graph, 4, n_context=2).requires_grad_(False)
     score = HybridScore(network, gaussian)
     start = time.perf_counter()
     drawn = default_sampler(steps=arguments.steps).sample(score, arguments.members, seed=0, dtype=torch.float64)

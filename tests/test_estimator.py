@@ -247,7 +247,7 @@ def test_bad_input_is_refused_with_a_remedy(name):
     [
         {"recipe": Recipe(steps=np.int64(2), clip=np.float32(5), seed=np.int64(3), levels=NoiseLevels(np.float32(0)))},
         {"device": torch.device("cpu"), "recipe": Recipe(steps=2)},
-        {"pooling": Pooling(np.float32(1)), "radius": np.int64(1), "recipe": Recipe(steps=2, members=np.int64(2))},
+        {"pooling": Pooling(np.float32(1)), "radius": np.int64(1), "recipe": Recipe(steps=2, n_networks=np.int64(2))},
         {"method": "paper", "radius": 1, "recipe": PaperRecipe(steps=2, widths=(np.int64(8),), seed=np.int64(1))},
         {"method": "masked", "pooling": Pooling(0.0, 3.0), "radius": 1},
     ],
@@ -446,7 +446,7 @@ def test_channels_without_a_name_are_told_apart_in_the_report(tmp_path):
         ({}, "missing/c", FileNotFoundError, "checkpoint must be in an existing folder"),
         ({}, "", IsADirectoryError, "checkpoint must be a file"),
         ({}, "model", ValueError, "checkpoint must be a file of a training or a new one, got the model"),
-        ({"recipe": Recipe(members=2)}, "of two", IsADirectoryError, "of two.1"),
+        ({"recipe": Recipe(n_networks=2)}, "of two", IsADirectoryError, "of two.1"),
         ({"random_state": None, "recipe": Recipe()}, "c", ValueError, "needs a random_state"),
     ],
 )

@@ -151,7 +151,7 @@ def test_the_network_is_shown_with_what_it_was_compared_with(full):
         "gaussian": 2.0,
         "hybrid": 1.5,
         "error": 0.1,
-        "switched": True,
+        "selected": True,
     }
     assert summary["network"]["training"]["best"] == {"step": 2, "loss": 0.8, "error": 0.1}
     assert summary["choice"]["reason"] == "the network earned a level"

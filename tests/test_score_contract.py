@@ -67,7 +67,7 @@ def hybrid(x, graph, network_radius, gaussian_radius) -> HybridScore:
     """On lattices the network reads at its neighbours, too, what the Gaussian makes of the state."""
     gaussian = fit_windowed(Samples(x, graph), ((0.1, gaussian_radius),), Pooling(0.3, 1.0))[2]
     kind = WindowNetwork if graph.lattice is None else StencilNetwork
-    network = stirred(kind(graph, network_radius, 2, n_shown=4, width=16))
+    network = stirred(kind(graph, network_radius, 2, n_context=4, width=16))
     return HybridScore(network, gaussian, np.linspace(0.3, 1.0, 8).reshape(4, 2))
 
 

@@ -69,8 +69,8 @@ def training(report: TrainingReport, ax: Axes | None = None) -> Axes:
 def levels(choice: Sequence[LevelChoice], ax: Axes | None = None) -> Axes:
     """Gain of the network over the Gaussian field at each noise level, in percent of that field's held-out loss."""
     ax = single_axes(ax)
-    for switched, color, label in ((True, GENERATED, "network"), (False, DATA, "Gaussian field")):
-        part = [level for level in choice if level.switched is switched]
+    for selected, color, label in ((True, GENERATED, "network"), (False, DATA, "Gaussian field")):
+        part = [level for level in choice if level.selected is selected]
         if part:
             sigma, gaussian, hybrid, error = np.array([level[:4] for level in part]).T
             gain = 100 * (gaussian - hybrid) / gaussian

@@ -21,9 +21,9 @@ from nearfield.process import time_of
 from nearfield.samples import Samples
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore
 
-LEVELS = tuple(np.geomspace(0.05, 20.0, 13).tolist())
+SIGMAS = tuple(np.geomspace(0.05, 20.0, 13).tolist())
 """Noise-to-signal ratios of the table r(t). Below and above, the radius no longer changes much."""
-MASKED_LEVELS = tuple(np.geomspace(0.02, 80.0, 13).tolist())
+MASKED_SIGMAS = tuple(np.geomspace(0.02, 80.0, 13).tolist())
 """Noise-to-signal ratios over which the loss of the masked score is summed: those that the sampler passes."""
 
 
@@ -38,7 +38,7 @@ def select_radius_by_time(
     parts = samples.folds(folds, seed)
     used = representative(samples, parts)
     radii = candidate_radii(used.graph, used.n_channels)
-    loss = np.empty((len(radii), len(LEVELS), len(used)))
+    loss = np.empty((len(radii), len(SIGMAS), len(used)))
     for test in parts:
         train = used.without(test)
         refuse_unscaled(train, pooling)
@@ -46,10 +46,10 @@ def select_radius_by_time(
         train, held_out = (part.standardized(center, scale) for part in (train, used.take(test)))
         for i, r in enumerate(radii):
             score = WindowedGaussianScore({r: window_spectrum(train, r, pooling)}, ((1.0, r),), used.n_channels)
-            for k, sigma in enumerate(LEVELS):
+            for k, sigma in enumerate(SIGMAS):
                 loss[i, k, test] = _denoising_loss(held_out.values, score, time_of(sigma), sigma)
     chosen = []
-    for k, sigma in enumerate(LEVELS):
+    for k, sigma in enumerate(SIGMAS):
         best = int(loss[:, k].mean(axis=1).argmin())
         gap = loss[:, k] - loss[best, k]
         close = [i for i in range(len(radii)) if gap[i].mean() <= samples.standard_error(gap[i])]
@@ -96,7 +96,7 @@ def select_masked_radius(samples: Samples, *, folds: int = 5, seed: int = 0) -> 
 def _masked_loss(y: np.ndarray, score: MaskedGaussianScore) -> np.ndarray:
     """Exact E|D(x_t) - y|^2 / sigma^2 per sample, summed over the noise levels."""
     loss = np.zeros(len(y))
-    for sigma in MASKED_LEVELS:
+    for sigma in MASKED_SIGMAS:
         t = time_of(sigma)
         rows = (np.eye(y.shape[1]) - process.noise_scale(t) ** 2 * score.precision(t).numpy()) / process.signal_scale(t)
         error = process.signal_scale(t) * y @ rows.T - y

@@ -22,13 +22,13 @@ import torch
 from nearfield.data import store
 from nearfield.fitting.acceleration import begins_in_bfloat16, kept_memory
 from nearfield.fitting.matching import (
+    DenoisingBatch,
     HeldOut,
-    Problem,
     training_draws,
 )
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.symmetry import Symmetry, chosen, drawn
-from nearfield.fitting.training_state import Check, Run
+from nearfield.fitting.training_state import Check, TrainingState
 from nearfield.module import describe
 from nearfield.samples import Samples
 from nearfield.score.hybrid import HybridScore, NetworkScore
@@ -58,7 +58,7 @@ class TrainingReport:
     best : Check
         That of the weights that were kept.
     seconds : float
-        Wall time, summed over all parts of a resumed run.
+        Wall time, summed over all parts of a resumed state.
     reason : {"budget", "patience", "diverged"}
         Why training stopped.
     bfloat16_steps : int
@@ -86,9 +86,9 @@ def train(
     interval: float = 60.0,
     resume: bool = False,
     progress: Callable[[int, float], object] | None = None,
-    member: int = 0,
+    number: int = 0,
 ) -> TrainingReport:
-    """Train the network of a score, `member` of the recipe, in place; its weights then ask for no gradients.
+    """Train the network of a score in place, by its number in the recipe; its weights then ask for no gradients.
 
     Samples are standardised; of ordered ones a block at the end is held out. The run is stored at most every
     `interval` seconds and at the end, and
@@ -97,42 +97,42 @@ def train(
     """
     refuse_unusable(score, samples)
     network = score.network
-    used, unseen = recipe.divide(samples, member)
+    used, unseen = recipe.divide(samples, number)
     symmetries = symmetries_of(network, samples.take(used), recipe)
     data = torch.from_numpy(samples.values).to(next(network.parameters()))
-    clean, seed = data[used], recipe.seed_of_member(member)
-    run = _begin(network, recipe, seed, min(recipe.batch_size, len(clean)) * clean.shape[1])
-    identity = "" if checkpoint is None else identity_of(score, recipe, data, samples.ordered, member)
+    clean, seed = data[used], recipe.network_seed(number)
+    state = _begin(network, recipe, seed, min(recipe.batch_size, len(clean)) * clean.shape[1])
+    identity = "" if checkpoint is None else identity_of(score, recipe, data, samples.ordered, number)
     if checkpoint is not None and resume and os.path.exists(checkpoint):
-        run.load(checkpoint, identity)
+        state.load(checkpoint, identity)
     held_out = HeldOut(score, data[unseen], recipe.levels.grid(recipe.held_out_levels), seed=seed)
 
     start = stored = time.monotonic()
-    before = run.seconds
-    if not run.checks:
-        check(run, held_out, samples)
-    while (reason := stopped(run, recipe)) is None:
-        step(run, score, clean, recipe, symmetries)
-        run.average.update_parameters(run.network)
-        if run.step % recipe.check_every == 0 or run.step == recipe.steps:
-            check(run, held_out, samples)
+    before = state.seconds
+    if not state.checks:
+        check(state, held_out, samples)
+    while (reason := stopped(state, recipe)) is None:
+        step(state, score, clean, recipe, symmetries)
+        state.average.update_parameters(state.network)
+        if state.step % recipe.check_every == 0 or state.step == recipe.steps:
+            check(state, held_out, samples)
         now = time.monotonic()
-        run.seconds = before + now - start
+        state.seconds = before + now - start
         if checkpoint is not None and now - stored >= interval:
-            run.save(checkpoint, identity)
+            state.save(checkpoint, identity)
             stored = time.monotonic()
         if progress is not None:
-            progress(run.step, run.checks[-1].loss)
+            progress(state.step, state.checks[-1].loss)
     if checkpoint is not None:
-        run.save(checkpoint, identity)
-    network.load_state_dict(run.best)
+        state.save(checkpoint, identity)
+    network.load_state_dict(state.best)
     network.requires_grad_(False)
-    return _report(run, reason, symmetries)
+    return _report(state, reason, symmetries)
 
 
-def _begin(network: Network, recipe: Recipe, seed: int, vertices: int) -> Run:
+def _begin(network: Network, recipe: Recipe, seed: int, vertices: int) -> TrainingState:
     """Begin a run, with so many vertices in a batch."""
-    return Run(
+    return TrainingState(
         network.requires_grad_(True),
         weight_decay=recipe.weight_decay,
         ema=recipe.decay,
@@ -142,50 +142,50 @@ def _begin(network: Network, recipe: Recipe, seed: int, vertices: int) -> Run:
     )
 
 
-def _report(run: Run, reason: Reason, symmetries: tuple[Symmetry, ...]) -> TrainingReport:
+def _report(state: TrainingState, reason: Reason, symmetries: tuple[Symmetry, ...]) -> TrainingReport:
     """Say what training did."""
     return TrainingReport(
-        tuple(run.losses),
-        tuple(run.checks),
-        run.best_check or run.checks[0],
-        run.seconds,
+        tuple(state.losses),
+        tuple(state.checks),
+        state.best_check or state.checks[0],
+        state.seconds,
         reason,
-        run.bfloat16_steps,
+        state.bfloat16_steps,
         tuple(symmetry.name for symmetry in symmetries),
     )
 
 
 def step(
-    run: Run,
+    state: TrainingState,
     score: NetworkScore | HybridScore,
     clean: Float[Tensor, "sample vertex channel"],
     recipe: Recipe,
     symmetries: tuple[Symmetry, ...] = (),
 ) -> None:
     """Change the weights once, by the gradient of one batch."""
-    batch = run.next_batch(len(clean), min(recipe.batch_size, len(clean)))
-    x = drawn(symmetries, clean[batch], run.generator)
-    problem = Problem.pose(score, x, *training_draws(recipe.levels, x, run.generator))
-    loss = problem.errors(run.forward, run.bfloat16).mean()
-    run.optimizer.zero_grad()
+    batch = state.next_batch(len(clean), min(recipe.batch_size, len(clean)))
+    x = drawn(symmetries, clean[batch], state.generator)
+    denoising = DenoisingBatch.of_score(score, x, *training_draws(recipe.levels, x, state.generator))
+    loss = denoising.squared_errors(state.forward, state.bfloat16).mean()
+    state.optimizer.zero_grad()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(run.network.parameters(), recipe.clip)
-    run.optimizer.step(recipe.rate(run.step))
-    run.losses.append(float(loss.detach()))
-    run.bfloat16_steps += run.bfloat16
+    torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip)
+    state.optimizer.step(recipe.rate(state.step))
+    state.losses.append(float(loss.detach()))
+    state.bfloat16_steps += state.bfloat16
 
 
-def check(run: Run, held_out: HeldOut, samples: Samples) -> None:
+def check(state: TrainingState, held_out: HeldOut, samples: Samples) -> None:
     """Record the held-out loss of the averaged weights; at some checks, see whether bfloat16 changes it.
 
     Once it does by more than the standard error of the loss, training goes on in single precision.
     """
-    loss = held_out.loss(run.averaged)
+    loss = held_out.loss(state.averaged)
     with np.errstate(invalid="ignore", over="ignore"):  # a network that diverges has no finite loss
-        run.record(Check(run.step, float(loss.mean()), samples.standard_error(loss)))
-        if run.bfloat16 and compared(len(run.checks) - 1):
-            rounded = held_out.loss(run.averaged, bfloat16=True)
-            run.bfloat16 = bool(abs(np.mean(rounded - loss)) <= run.checks[-1].error)
+        state.record(Check(state.step, float(loss.mean()), samples.standard_error(loss)))
+        if state.bfloat16 and compared(len(state.checks) - 1):
+            rounded = held_out.loss(state.averaged, bfloat16=True)
+            state.bfloat16 = bool(abs(np.mean(rounded - loss)) <= state.checks[-1].error)
 
 
 def symmetries_of(network: Network, samples: Samples, recipe: Recipe) -> tuple[Symmetry, ...]:
@@ -201,14 +201,14 @@ def compared(checks: int) -> bool:
     return checks > 0 and checks & (checks - 1) == 0
 
 
-def stopped(run: Run, recipe: Recipe) -> Reason | None:
+def stopped(state: TrainingState, recipe: Recipe) -> Reason | None:
     """Why training is over; None while it is not."""
-    if run.losses and not math.isfinite(run.losses[-1]):
+    if state.losses and not math.isfinite(state.losses[-1]):
         return "diverged"
-    best = run.best_check
-    if best is not None and len(run.checks) - 1 - run.checks.index(best) >= recipe.patience:
+    best = state.best_check
+    if best is not None and len(state.checks) - 1 - state.checks.index(best) >= recipe.patience:
         return "patience"
-    return "budget" if run.step >= recipe.steps else None
+    return "budget" if state.step >= recipe.steps else None
 
 
 def refuse_unusable(score: NetworkScore | HybridScore, samples: Samples) -> None:
@@ -224,7 +224,7 @@ def identity_of(
     recipe: Recipe,
     x: Float[Tensor, "sample vertex channel"],
     ordered: bool,
-    member: int,
+    number: int,
 ) -> str:
     """Digest of all that a run depends on besides its state; the weights are its state.
 
@@ -238,10 +238,10 @@ def identity_of(
         elif not name.startswith("network.") and not name.endswith(".vectors"):
             fixed[name] = value.cpu().numpy()
     settings = {
-        "recipe": asdict(replace(recipe, members=1)),
+        "recipe": asdict(replace(recipe, n_networks=1)),
         "ordered": ordered,
         "score": describe(score),
         "graph": config,
-        "member": member,
+        "number": number,
     }
     return store.digest(settings, fixed | {"x": x.cpu().numpy()})

@@ -1,4 +1,4 @@
-"""A training run in progress: everything its next step depends on, so that it can be stored and gone on with."""
+"""A training run in progress: everything its next step depends on, so that it can be checkpointed and resumed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from nearfield.score.network import Network
 
-__all__ = ["Check", "Run"]
+__all__ = ["Check", "TrainingState"]
 
 
 class Check(NamedTuple):
@@ -45,7 +45,7 @@ class Check(NamedTuple):
 
 
 @final
-class Run:
+class TrainingState:
     """Weights, their average, moments, random numbers, place in the data, and what has been seen so far.
 
     Parameters
@@ -155,7 +155,7 @@ class Run:
         store.write(path, {"kind": "training", "identity": identity}, arrays)
 
     def load(self, path: str | os.PathLike[str], identity: str) -> None:
-        """Go on from a stored run.
+        """Resume a stored run.
 
         Raises
         ------

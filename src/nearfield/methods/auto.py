@@ -49,13 +49,13 @@ class Auto(NetworkMethod):
             fitted,
             reason=f"{fitted.reason} {trained.reason} {_compared(levels)}",
             seconds=fitted.seconds | {"train": time.perf_counter() - start},
-            training=trained.fit.members[0].training,
+            training=trained.fit.networks[0].training,
             levels=levels,
         )
-        if not any(level.switched for level in levels):
+        if not any(level.selected for level in levels):
             return fitted
         assert hybrid.radius is not None
-        choice = tuple((time_of(level.sigma), level.switched) for level in levels)
+        choice = tuple((time_of(level.sigma), level.selected) for level in levels)
         score = SwitchedScore(found.field, hybrid, choice)
         return replace(fitted, law=DiffusionModel(score, y.largest_eigenvalue), radius=hybrid.radius)
 
@@ -76,10 +76,10 @@ def _too_much(samples: Samples) -> str | None:
 
 
 def _compared(levels: tuple[LevelChoice, ...]) -> str:
-    used = [level.sigma for level in levels if level.switched]
+    used = [level.sigma for level in levels if level.selected]
     if not used:
         return "Nowhere clearly better than the Gaussian field, which is the score at every noise level."
-    gain = sum(level.gaussian - level.hybrid for level in levels if level.switched)
+    gain = sum(level.gaussian - level.hybrid for level in levels if level.selected)
     return (
         f"It is the score at {len(used)} of {len(levels)} noise levels, between {used[0]:.2g} and {used[-1]:.2g} times "
         f"the signal, where its held-out denoising error is lower by {gain:.3g} in all; the Gaussian field at the "

@@ -80,8 +80,8 @@ class NetworkMethod(Method):
 
     @property
     def n_checkpoints(self) -> int:
-        """One for each member of the recipe."""
-        return 1 if self.recipe is None else self.recipe.members
+        """One for each network of the recipe."""
+        return 1 if self.recipe is None else self.recipe.n_networks
 
     def seeded(self) -> bool:
         """Whether a recipe is given, and nothing is left to choose."""
@@ -115,7 +115,7 @@ class NetworkMethod(Method):
         start, pooling = time.perf_counter(), _shared_law(chosen)
         center, scale = located or location_and_scale(samples, pooling)
         recipe = self.recipe or default_recipe(samples.graph, len(samples), self.validation_fraction, options.seed)
-        tell, total = options.on_step, recipe.members * recipe.steps
+        tell, total = options.on_step, recipe.n_networks * recipe.steps
         fit = fit_network(
             samples.standardized(center, scale),
             kind,
@@ -145,7 +145,7 @@ def fitted_network(trained: Trained, chosen: Chosen, samples: Samples) -> Fitted
         trained.reason,
         {"select": chosen.seconds, "train": trained.seconds},
         chosen.selection,
-        training=trained.fit.members[0].training,
+        training=trained.fit.networks[0].training,
     )
 
 
@@ -160,7 +160,7 @@ def _shared_law(chosen: Chosen) -> Pooling:
 
 
 def _described(fit: NetworkFit) -> str:
-    score, training = fit.members[0].score, fit.members[0].training
+    score, training = fit.networks[0].score, fit.networks[0].training
     context = (
         f", with a Gaussian that reads {score.gaussian.radius} as context: {score.radius} in all"
         if isinstance(score, HybridScore)
@@ -168,8 +168,8 @@ def _described(fit: NetworkFit) -> str:
     )
     why = {"budget": "", "patience": ", then no better", "diverged": ", then diverging"}[training.reason]
     images = f" Trained on images under {', '.join(training.symmetries)} as well." if training.symmetries else ""
-    losses = ", ".join(f"{member.training.best.loss:.4f}" for member in fit.members[1:])
-    others = f" Mean of {len(fit.members)} networks; the losses of the others are {losses}." if losses else ""
+    losses = ", ".join(f"{network.training.best.loss:.4f}" for network in fit.networks[1:])
+    others = f" Mean of {len(fit.networks)} networks; the losses of the others are {losses}." if losses else ""
     return (
         f"Network reading {score.network.radius} hops{context}; held-out loss {training.best.loss:.4f} after "
         f"{training.best.step} of {len(training.losses)} steps{why}.{images}{others}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, final, get_args
 
 import numpy as np
@@ -19,17 +19,17 @@ import torch
 
 from nearfield._checks import keep_counts, keep_floats, keep_seed, whole_number
 from nearfield.fitting.adamw import AdamW, half_cosine
-from nearfield.fitting.matching import window_noise
+from nearfield.fitting.matching import DenoisingBatch, window_noise
 from nearfield.noise import Stream
 from nearfield.paper.score import PaperNetwork, PaperScore, Predicted
-from nearfield.process import Schedule, noise_scale, signal_scale
+from nearfield.process import Schedule, noise_scale
 from nearfield.samples import Samples
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-__all__ = ["PaperRecipe", "fit_paper", "keep_widths", "paper_errors"]
+__all__ = ["PaperRecipe", "fit_paper", "keep_widths", "paper_batch"]
 
 
 @final
@@ -109,7 +109,7 @@ def fit_paper(
         In hops.
     recipe : PaperRecipe, optional
     progress : callable, optional
-        Called after each step with the steps taken and the step's loss, the mean of `paper_errors`.
+        Called after each step with the steps taken and the step's loss, the mean squared error of its windows.
 
     Returns
     -------
@@ -146,7 +146,8 @@ def fit_paper(
             order = torch.randperm(len(clean), generator=generator)
         batch, order = clean[order[:fields]], order[fields:]
         t = times[torch.randint(len(times), batch.shape[:2], generator=generator)]
-        loss = paper_errors(score, batch, t, window_noise(batch, network, generator)).mean()
+        denoising = paper_batch(score, batch, t, window_noise(batch, network, generator))
+        loss = denoising.squared_errors(network.on_windows).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step(half_cosine(recipe.learning_rate, step, recipe.steps))
@@ -156,33 +157,17 @@ def fit_paper(
     return score
 
 
-def paper_errors(
+def paper_batch(
     score: PaperScore,
     clean: Float[Tensor, "sample vertex channel"],
     t: Float[Tensor, "sample row"],
     noise: Float[Tensor, "sample row width channel"],
-) -> Float[Tensor, "sample row channel"]:
-    r"""Squared errors of the network's answers at the centres of windows with noise and times of their own.
-
-    Parameters
-    ----------
-    score : PaperScore
-    clean
-        Data, without missing values.
-    t
-        OU times, above 0.
-    noise
-        Standard normal numbers, as from `window_noise`.
-
-    Returns
-    -------
-    Tensor
-        :math:`|\hat\xi - \xi|^2` or :math:`|\hat{\mathrm{score}} + \xi/s|^2`, whichever the network predicts.
-    """
-    a, s = (scale(t).to(clean.dtype)[..., None] for scale in (signal_scale, noise_scale))
-    noised = a[..., None] * score.network.windows(clean) + s[..., None] * noise
-    target = noise[:, :, 0] if score.predicts == "noise" else -noise[:, :, 0] / s
-    return (score.network.on_windows(noised, None, t.to(clean.dtype)) - target) ** 2
+) -> DenoisingBatch:
+    r"""Noise windows, with the OU time as their noise level and :math:`\xi` or the score :math:`-\xi/s` as target."""
+    xi = noise[:, :, 0]
+    target = xi if score.predicts == "noise" else -xi / noise_scale(t).to(clean.dtype)[..., None]
+    windows = DenoisingBatch.of_windows(score.network, clean, t, noise)
+    return replace(windows, c_noise=t.to(clean.dtype), target=target)
 
 
 def keep_widths(settings: Any) -> None:

@@ -6,7 +6,7 @@ centre of a window, or with the score there, and
 .. math:: D = \frac{x - s\,\hat\xi}{a}, \qquad \mathrm{score} = -\frac{\hat\xi}{s}.
 
 This tends to the state as t tends to 0, whatever the network says. At late times it divides what the network errs by a
-small :math:`a`; the form of :mod:`nearfield.score.hybrid`, nearfield's own, does not.
+small :math:`a`; the form of :mod:`nearfield.score.preconditioning` does not.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch import nn
 from nearfield._checks import whole_number
 from nearfield.graph import DependencyGraph
 from nearfield.score.base import Score
-from nearfield.score.hybrid import levels
 from nearfield.score.network import Affine
+from nearfield.score.preconditioning import scales
 from nearfield.score.window import Padding, WindowedNetwork
 
 if TYPE_CHECKING:
@@ -85,13 +85,13 @@ class PaperNetwork(WindowedNetwork):
     def on_windows(
         self,
         windows: Float[Tensor, "sample row width channel"],
-        shown: Float[Tensor, "sample row shown"] | None,  # noqa: ARG002
-        level: Float[Tensor, "sample row"],
+        context: Float[Tensor, "sample row context"] | None,  # noqa: ARG002
+        c_noise: Float[Tensor, "sample row"],
     ) -> Float[Tensor, "sample row channel"]:
-        """Return the answer at the centres of windows, as in `WindowedNetwork.on_windows`; `level` is the OU time."""
+        """Return the answer at the centres of windows, as in `WindowedNetwork.on_windows`; `c_noise` is the OU time."""
         read = torch.where(self.present[..., None], windows, 0.0).flatten(2)
         first, *others = self.layers
-        h = first(torch.cat([read, level.expand(read.shape[:2])[..., None]], dim=2))
+        h = first(torch.cat([read, c_noise.expand(read.shape[:2])[..., None]], dim=2))
         for layer in others:
             h = layer(torch.relu(h))
         return h
@@ -131,7 +131,7 @@ class PaperScore(Score):
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Return D."""
-        a, s, _ = levels(x, t)
+        a, s, _ = scales(x, t)
         kind = next(self.network.parameters()).dtype
         times = torch.as_tensor(t, dtype=kind, device=x.device).reshape(-1).expand(len(x))
         answer = self.network(x.to(kind), None, times).to(x)

@@ -110,13 +110,13 @@ class VertexNetworks(WindowedNetwork):
     def on_windows(
         self,
         windows: Float[Tensor, "sample row width channel"],
-        shown: Float[Tensor, "sample row shown"] | None,  # noqa: ARG002
-        level: Float[Tensor, "sample row"],
+        context: Float[Tensor, "sample row context"] | None,  # noqa: ARG002
+        c_noise: Float[Tensor, "sample row"],
     ) -> Float[Tensor, "sample row channel"]:
         """Return F at the centres of windows; arguments as in `WindowedNetwork.on_windows`."""
         samples, rows = windows.shape[:2]
         read = torch.where(self.present[..., None], windows, 0.0).flatten(2)
-        noise = scaled(level).expand(samples, rows)[..., None]
+        noise = scaled(c_noise).expand(samples, rows)[..., None]
         h = torch.cat([read, noise], dim=2).transpose(0, 1)
         place = 0
         for layer, (n_in, n_out) in enumerate(self._layers):
@@ -124,7 +124,7 @@ class VertexNetworks(WindowedNetwork):
             bias = self.weights[:, place + n_in * n_out : (place := place + (n_in + 1) * n_out)]
             h = torch.baddbmm(bias[:, None], torch.relu(h) if layer else h, weight)
         h = h.transpose(0, 1)
-        return h if self.output_bound is None else bounded(h, windows[:, :, 0], level, self.output_bound)
+        return h if self.output_bound is None else bounded(h, windows[:, :, 0], c_noise, self.output_bound)
 
     def clip(self, limit: float) -> None:
         """Shorten the gradient of each network to the limit, so that none feels another."""
@@ -182,7 +182,7 @@ def initial(layers: tuple[tuple[int, int], ...], seed: int, vertex: int) -> Floa
 def bounded(
     f: Float[Tensor, "sample row channel"],
     x: Float[Tensor, "sample row channel"],
-    level: Float[Tensor, "sample row"],
+    c_noise: Float[Tensor, "sample row"],
     limit: float,
 ) -> Float[Tensor, "sample row channel"]:
     r"""Shorten F so that the score has :math:`|u_j| \le` ``limit`` :math:`/ s`, (3.16).
@@ -190,7 +190,7 @@ def bounded(
     The score is :math:`u = -x + (a/s) F`, so that :math:`-s u = s x - a F`, the noise it predicts, has to be at most
     the limit in length.
     """
-    sigma = level.exp()[..., None]
+    sigma = c_noise.exp()[..., None]
     a = torch.rsqrt(1 + sigma**2)
     predicted = a * (sigma * x - f)
     length = predicted.norm(dim=-1, keepdim=True)

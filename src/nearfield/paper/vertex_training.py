@@ -21,7 +21,7 @@ from joblib import Parallel, delayed
 
 from nearfield._checks import keep_counts, keep_floats, keep_seed
 from nearfield.fitting.adamw import AdamW, half_cosine
-from nearfield.fitting.matching import NoiseLevels, vertex_loss, window_errors, window_noise
+from nearfield.fitting.matching import DenoisingBatch, NoiseLevels, vertex_loss, window_noise
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.search import one_torch_thread
 from nearfield.noise import Stream
@@ -267,7 +267,8 @@ def _train(
         batch, order = clean[order[:batch_size]], order[batch_size:]
         t = _times(recipe.levels, batch_size, len(network.vertices), generator)
         optimizer.zero_grad()
-        vertex_loss(window_errors(network, batch, t, window_noise(batch, network, generator))).sum().backward()
+        denoising = DenoisingBatch.of_windows(network, batch, t, window_noise(batch, network, generator))
+        vertex_loss(denoising.squared_errors(network.on_windows)).sum().backward()
         network.clip(CLIP)
         optimizer.step(half_cosine(recipe.learning_rate, step - 1, recipe.steps))
         network.prune() if recipe.sparsity and step == since else network.project()
@@ -294,6 +295,6 @@ def _held_out_loss(
     total = torch.zeros(len(network.index), dtype=torch.float64)
     for t in recipe.levels.grid(HELD_OUT_LEVELS):
         times = torch.full((len(unseen), len(total)), t, dtype=torch.float64)
-        noise = window_noise(unseen, network, generator)
-        total += vertex_loss(window_errors(network, unseen, times, noise)).double()
+        denoising = DenoisingBatch.of_windows(network, unseen, times, window_noise(unseen, network, generator))
+        total += vertex_loss(denoising.squared_errors(network.on_windows)).double()
     return total / HELD_OUT_LEVELS

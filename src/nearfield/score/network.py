@@ -1,17 +1,10 @@
-r"""What every network of a local score is: a function of a window, a shown value and the noise level.
+r"""What every network of a local score is: a function F of a window, a context and the noise level.
 
-A network that is shown nothing returns F of the preconditioned form
-
-.. math:: D(x, t) = a\,x + s\,F(x, \ln(s/a)),
-
-in which input and target have unit scale at every noise level when the data have: :math:`a^2 + s^2 = 1`, and the F that
-denoises perfectly is :math:`(x_0 - a x)/s = s\,x_0 - a\,\xi`. :mod:`nearfield.score.hybrid` makes scores of networks,
-and has the form of those that are shown what a Gaussian makes of the state, q.
-
-F at a vertex reads ``x`` within `radius` hops, *of the graph that is left where cells were removed*, and what it is
-shown (q) within `radius_shown`: at the vertex itself only, or as far as the state. Vertices that are absent, beyond a
-border or on land, contribute exactly zero at every layer: a network near a border is the network of a truncated window,
-never of made-up data.
+F is the trainable part of the preconditioned denoiser (:mod:`nearfield.score.preconditioning`), with the state as it is
+(:math:`c_{in} = 1`) and :math:`c_{noise} = \ln\sigma`. At a vertex it reads the state within `radius` hops, *of the
+graph that is left where cells were removed*, and the context within `context_radius`. Absent vertices,
+beyond a border or on land, contribute exactly zero at every layer: a network near a border is the network of a
+truncated window.
 """
 
 from __future__ import annotations
@@ -41,7 +34,7 @@ LOG_NOISE_SCALE = 4.0
 
 
 class Network(Module, abc.ABC):
-    """A network on a graph, F in the module's formula; a subclass writes `forward` and names its settings.
+    """A network on a graph; a subclass writes `forward` and names its settings.
 
     Parameters
     ----------
@@ -50,8 +43,8 @@ class Network(Module, abc.ABC):
         Hops within which a vertex reads the state, at least 0.
     n_channels : int
         Values at a vertex; they enter and leave together.
-    n_shown : int
-        Values shown at a vertex besides its state, at least 0.
+    n_context : int
+        Values of the context at a vertex, at least 0.
 
     Raises
     ------
@@ -59,24 +52,24 @@ class Network(Module, abc.ABC):
         If a number is not whole, or too small.
     """
 
-    def __init__(self, graph: DependencyGraph, radius: int, n_channels: int, n_shown: int) -> None:
+    def __init__(self, graph: DependencyGraph, radius: int, n_channels: int, n_context: int) -> None:
         super().__init__()
         self.graph = graph
         self.radius = whole_number("radius", radius, 0, "give a number of hops; 0 is the vertex alone")
         self.n_channels = whole_number("n_channels", n_channels, 1, "give the number of values at a vertex")
-        self.n_shown = whole_number("n_shown", n_shown, 0, "give the number of values shown, 0 for none")
+        self.n_context = whole_number("n_context", n_context, 0, "give the number of values of the context")
 
     @property
-    def radius_shown(self) -> int:
-        """Hops within which a vertex reads what it is shown: 0, the vertex itself, unless a class says more."""
+    def context_radius(self) -> int:
+        """Hops within which a vertex reads the context: 0, the vertex itself, unless a class says more."""
         return 0
 
     @abc.abstractmethod
     def forward(
         self,
         x: Float[Tensor, "sample vertex channel"],
-        shown: Float[Tensor, "sample vertex shown"] | None,
-        level: Float[Tensor, " sample"],
+        context: Float[Tensor, "sample vertex context"] | None,
+        c_noise: Float[Tensor, " sample"],
     ) -> Float[Tensor, "sample vertex channel"]:
         """Return F.
 
@@ -84,16 +77,16 @@ class Network(Module, abc.ABC):
         ----------
         x
             State.
-        shown
-            What the network is shown at each vertex; None when `n_shown` is 0.
-        level
+        context
+            What the network is conditioned on at each vertex; None when `n_context` is 0.
+        c_noise
             Natural logarithm of the noise-to-signal ratio of each sample.
         """
 
     @property
     def numbers_per_sample(self) -> int:
         """Floating-point numbers that one sample takes at once, about; more where a class has features."""
-        return 8 * len(self.graph) * (self.n_channels + self.n_shown)
+        return 8 * len(self.graph) * (self.n_channels + self.n_context)
 
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> Self:  # noqa: ARG002
         """Return the same network on another lattice; most have none."""
@@ -165,14 +158,14 @@ class Modulation(nn.Module):
         self.last = Affine(width, 2 * width * n_layers, generator, zero=True)
 
     def forward(
-        self, level: Float[Tensor, "*rows"]
+        self, c_noise: Float[Tensor, "*rows"]
     ) -> tuple[Float[Tensor, "*rows layer width"], Float[Tensor, "*rows layer width"]]:
         """Return what features are multiplied by in each layer, and what is added."""
-        h = functional.silu(self.first(scaled(level)[..., None]))
+        h = functional.silu(self.first(scaled(c_noise)[..., None]))
         gain, shift = self.last(functional.silu(self.second(h))).unflatten(-1, (-1, 2, self.width)).unbind(dim=-2)
         return 1 + gain, shift
 
 
-def scaled(level: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+def scaled(c_noise: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
     """Log noise as networks see it: finite at every time, 0 included, and of unit scale."""
-    return level.clamp(-LARGEST_LOG_NOISE, LARGEST_LOG_NOISE) / LOG_NOISE_SCALE
+    return c_noise.clamp(-LARGEST_LOG_NOISE, LARGEST_LOG_NOISE) / LOG_NOISE_SCALE
