@@ -13,7 +13,7 @@ from nearfield.datasets import AutoregressiveChain, CoxIngersollRoss, DoubleWell
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.context import context_gaussian
 from nearfield.fitting.matching import NoiseLevels, held_out
-from nearfield.fitting.neural import choose_levels, default_recipe, fit_network, make_network
+from nearfield.fitting.neural import Design, choose_levels, default_recipe, fit_network, make_network
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.quadratic import fit_quadratic
 from nearfield.fitting.radius import SIGMAS
@@ -124,26 +124,21 @@ def test_networks_suit_their_graph():
 
 def test_a_radius_that_is_given_bounds_what_is_read():
     z = LAW.standardize(LAW.sample(30, random_state=0))
-    options = {"hops": 2, "pooling": Pooling(1.0), "recipe": Recipe(steps=2, seed=3)}
+    samples, recipe = Samples(z, LAW.graph, standard=(True,)), Recipe(steps=2, seed=3)
     for radius in (0, 1, 2, 5):
         for kind in ("hybrid", "neural"):
-            assert (
-                fit_network(Samples(z, LAW.graph, standard=(True,)), kind, radius=radius, **options).score.radius
-                == radius
-            )
+            assert fit_network(samples, Design(kind, 2, Pooling(1.0), radius), recipe).score.radius == radius
     widest = (len(LAW.graph) - 1) // 2
-    assert fit_network(Samples(z, LAW.graph, standard=(True,)), "hybrid", **options).score.radius == 4 + widest
-    assert fit_network(Samples(z, LAW.graph, standard=(True,)), "neural", **options).score.radius == 4
-    apart = fit_network(
-        Samples(z, LAW.graph, standard=(True,)), "hybrid", hops=2, pooling=Pooling(0.5), recipe=Recipe(steps=2, seed=3)
-    ).score
+    assert fit_network(samples, Design("hybrid", 2, Pooling(1.0)), recipe).score.radius == 4 + widest
+    assert fit_network(samples, Design("neural", 2, Pooling(1.0)), recipe).score.radius == 4
+    apart = fit_network(samples, Design("hybrid", 2, Pooling(0.5)), recipe).score
     assert apart.network.site.size == 8
     assert len(
         context_gaussian(Samples(z, LAW.graph, standard=(True,)), 2, Pooling(0.5), seed=3).radius_by_time
     ) == len(SIGMAS)
 
 
-def test_on_a_chain_of_one_law_a_network_is_shown_the_marginals_of_the_field():
+def test_on_a_chain_of_one_law_the_context_has_the_marginals_of_the_field():
     """Window by window the field's exact denoiser of the window alone; on a long chain too, computed on a short one."""
     x = AutoregressiveChain(0.8, 200).sample(50, random_state=0)
     for n in (20, 200):
@@ -173,7 +168,7 @@ def test_on_a_chain_of_one_law_a_network_is_shown_the_marginals_of_the_field():
         (DependencyGraph.grid((8, 20), periodic=(True, False)), 50, None),
     ],
 )
-def test_on_a_torus_of_one_law_a_network_is_shown_wide_windows(graph, n, radius):
+def test_on_a_torus_of_one_law_the_context_has_wide_windows(graph, n, radius):
     z = np.random.default_rng(0).normal(size=(n, len(graph), 1))
     gaussian = context_gaussian(Samples(z, graph, standard=(True,)), 2, Pooling(1.0))
     if radius is None:
@@ -183,15 +178,11 @@ def test_on_a_torus_of_one_law_a_network_is_shown_wide_windows(graph, n, radius)
 
 
 @pytest.mark.parametrize("n", [4, 5, 7])
-def test_a_hybrid_of_few_samples_is_shown_a_gaussian_of_the_fields_hops(n):
+def test_the_context_of_few_samples_is_a_gaussian_of_the_fields_hops(n):
     """Where so few are left that no radius can be chosen by held-out loss."""
     z, graph = np.random.default_rng(0).normal(size=(n, 20, 1)), DependencyGraph.grid((4, 5))
     fit = fit_network(
-        Samples(z, graph, standard=(True,)),
-        "hybrid",
-        hops=2,
-        pooling=Pooling(1.0),
-        recipe=Recipe(steps=2, held_out=0.5),
+        Samples(z, graph, standard=(True,)), Design("hybrid", 2, Pooling(1.0)), Recipe(steps=2, held_out=0.5)
     )
     assert fit.score.gaussian.radius_by_time == ((1.0, 2),)
 
@@ -202,19 +193,18 @@ def test_weights_are_averaged_over_a_twentieth_of_the_steps():
         assert 1 / (1 - recipe.decay) == pytest.approx(recipe.steps / 20)
 
 
-def test_each_member_of_an_ensemble_is_held_out_another_part():
+def test_each_network_of_an_ensemble_holds_out_another_part():
     """And the first is the network that would be trained alone."""
     z = LAW.standardize(LAW.sample(30, random_state=0))
     recipe = Recipe(steps=12, held_out=0.4, check_every=6, ema=0.5)
-    options = {"hops": 2, "pooling": Pooling(1.0), "radius": 2}
-    alone = fit_network(Samples(z, LAW.graph, standard=(True,)), "hybrid", recipe=recipe, **options)
+    design = Design("hybrid", 2, Pooling(1.0), 2)
+    alone = fit_network(Samples(z, LAW.graph, standard=(True,)), design, recipe)
     steps = []
     several = fit_network(
         Samples(z, LAW.graph, standard=(True,)),
-        "hybrid",
-        recipe=replace(recipe, n_networks=3),
+        design,
+        replace(recipe, n_networks=3),
         progress=lambda k, _: steps.append(k),
-        **options,
     )
     assert steps == list(range(1, 37))
     assert alone.networks[0].training.losses == several.networks[0].training.losses
@@ -237,17 +227,15 @@ def test_only_what_a_change_of_sign_changes_has_a_square():
     x = np.random.default_rng(0).gamma(2.0, size=(60, 12, 1))
     z, graph = (x - 2) / np.sqrt(2), DependencyGraph.chain(12)
     recipe = Recipe(steps=1)
-    options = {"hops": 1, "pooling": Pooling(1.0), "radius": 2}
-    skewed = fit_network(Samples(z, graph, standard=(True,)), "hybrid", recipe=recipe, **options).score
+    design = Design("hybrid", 1, Pooling(1.0), 2)
+    skewed = fit_network(Samples(z, graph, standard=(True,)), design, recipe).score
     assert skewed.quadratic[1:].min() > 0.1
-    odd = fit_network(
-        Samples(z, graph, standard=(True,)), "hybrid", recipe=replace(recipe, symmetries=("negate",)), **options
-    )
+    odd = fit_network(Samples(z, graph, standard=(True,)), design, replace(recipe, symmetries=("negate",)))
     assert not odd.score.quadratic.any()
     assert odd.networks[0].training.symmetries == ("negate",)
 
 
-def test_members_are_compared_where_they_were_held_out_and_each_sample_once():
+def test_networks_are_compared_on_their_held_out_samples_and_each_sample_once():
     """The exact denoiser in the place of a network that has another: its part alone has the lower loss."""
     law, n = Signs(), 60
     z = law.sample(n, random_state=0)

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import nearfield.paper
 import nearfield.score
@@ -34,6 +32,7 @@ from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.stencil import StencilNetwork
 from nearfield.score.switch import SwitchedScore
 from nearfield.score.window import WindowNetwork
+from one_device import OneDevice
 
 T = 0.4
 
@@ -250,21 +249,6 @@ def test_a_state_dict_can_be_loaded_into_another_score(graph):
         one.load_state_dict(other.state_dict())
         for t in (T, torch.linspace(0.1, 0.5, 5, dtype=torch.float64)):
             assert torch.equal(one.denoise(state(graph), t), other.denoise(state(graph), t))
-
-
-class OneDevice(TorchDispatchMode):
-    """Fails where an operation reads or makes a tensor on the processor, but for the times that were given."""
-
-    def __init__(self, given: object) -> None:
-        super().__init__()
-        self.given = given
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for each in tree_leaves((args, kwargs, out)):
-            if isinstance(each, torch.Tensor) and each.device.type == "cpu" and each is not self.given:
-                raise AssertionError(f"{func} has a tensor on the processor")
-        return out
 
 
 TIMES = [0.3, torch.tensor([0.7, 0.02, 0.7, 3.0, 0.4], dtype=torch.float64), torch.full((5,), 0.3, dtype=torch.float64)]

@@ -160,7 +160,8 @@ def test_samples_in_order_count_by_blocks_and_too_few_say_nothing():
 
 def test_images_are_drawn_with_even_odds():
     x = torch.arange(4.0)[None, :, None].expand(4000, 4, 1)
-    images = drawn(candidates(DependencyGraph.chain(4)), x, torch.Generator().manual_seed(0))
+    maps = [symmetry.on(x.device) for symmetry in candidates(DependencyGraph.chain(4))]
+    images = drawn(maps, x, torch.Generator().manual_seed(0))
     turned, negated = images[:, 0, 0] != 0, images.sum(dim=(1, 2)) < 0
     for share in (turned, negated, turned & negated):
         expected = 0.25 if share is not turned and share is not negated else 0.5

@@ -95,7 +95,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
     n_jobs : int, optional
         Threads over the folds.
     device : str
-        Torch device on which scores other than the Gaussian field are sampled; ``"auto"`` is a GPU where there is one.
+        Torch device on which networks are trained, and scores other than the Gaussian field sampled; ``"auto"`` is a
+        GPU where there is one.
     verbose : bool
         Show progress on stderr.
     recipe : Recipe or PaperRecipe, optional
@@ -230,7 +231,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             marginal = Marginal.fit(samples.values, self.marginal, [channel.name for channel in codec.channels])
             search = Search(seed % 2**32, self.n_jobs, candidate)
             transformed = samples.with_values(marginal(samples.values), standard=marginal.standard)
-            fitted = method.fit(transformed, FitOptions(search, checkpoint, step))
+            fitted = method.fit(transformed, FitOptions(search, checkpoint, step, self.device))
         report = FitReport(
             selection=fitted.selection,
             seconds={"encode": encoded - start, **fitted.seconds},

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -63,8 +63,16 @@ class Module(nn.Module):
 
     def derive(self) -> None:
         """Update what is computed from the tensors, once others are loaded: forget the cached properties."""
+        self._forget()
+
+    def _forget(self) -> None:
         for name in _cached(type(self)):
             self.__dict__.pop(name, None)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self._forget()  # cached tensors do not move with the module
+        return self
 
     def __getstate__(self) -> dict[str, Any]:  # factorisations do not travel
         return {name: value for name, value in self.__dict__.items() if name not in _cached(type(self))}

@@ -116,7 +116,10 @@ def training_draws(
     noise : Tensor, of the shape of `clean`
     """
     noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
-    return _times(levels, len(clean), generator), noise
+    n = len(clean)
+    place = torch.randperm(n, generator=generator, device=clean.device)
+    inside = torch.rand(n, generator=generator, dtype=torch.float64, device=clean.device)
+    return levels.times(((place + inside) / n).clamp(1e-12, 1 - 1e-12)), noise
 
 
 def window_noise(
@@ -128,14 +131,8 @@ def window_noise(
     noise = torch.randn(shape, generator=generator, dtype=clean.dtype, device=clean.device)
     if network.padding == "reflect":
         same = network.index[:, :, None] == network.index[:, None, :]
-        noise = noise[:, torch.arange(rows)[:, None], same.to(torch.uint8).argmax(dim=2)]
+        noise = noise[:, torch.arange(rows, device=noise.device)[:, None], same.to(torch.uint8).argmax(dim=2)]
     return noise
-
-
-def _times(levels: NoiseLevels, n: int, generator: torch.Generator) -> Float[Tensor, " n"]:
-    place = torch.randperm(n, generator=generator, device=generator.device)
-    inside = torch.rand(n, generator=generator, dtype=torch.float64, device=generator.device)
-    return levels.times(((place + inside) / n).clamp(1e-12, 1 - 1e-12))
 
 
 @final

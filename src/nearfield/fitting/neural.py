@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple, final
 import numpy as np
 import torch
 
+from nearfield.fitting.acceleration import placed
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.context import context_gaussian
 from nearfield.fitting.matching import held_out
@@ -37,6 +38,7 @@ from nearfield.score.stencil import StencilNetwork
 from nearfield.score.window import WindowNetwork
 
 __all__ = [
+    "Design",
     "LevelChoice",
     "NetworkFit",
     "TrainedNetwork",
@@ -154,23 +156,13 @@ def make_network(
     return kind(graph, radius, n_channels=n_channels, n_context=n_context, embedding=embedding, seed=seed)
 
 
-def fit_network(
-    samples: Samples,
-    kind: Literal["neural", "hybrid"],
-    *,
-    hops: int,
-    pooling: Pooling,
-    recipe: Recipe,
-    radius: int | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    progress: Callable[[int, float], object] | None = None,
-) -> NetworkFit:
-    """Train networks of local scores, each on most of the samples.
+@final
+@dataclass(frozen=True)
+class Design:
+    """What the networks of a fit have in common.
 
-    Parameters
+    Attributes
     ----------
-    samples : Samples
-        Standardised.
     kind : {"neural", "hybrid"}
         Without context, or with that of the windowed Gaussian fitted to the same samples.
     hops : int
@@ -178,14 +170,60 @@ def fit_network(
     pooling : Pooling
         Of that Gaussian. A network is one law for all vertices; unless the pooling is complete it also learns numbers
         of each vertex.
-    recipe : Recipe
     radius : int, optional
         Hops read in all: on lattices half by the network and half by its Gaussian, on other graphs by each. By default
         the network reads 4, off lattices fewer where windows are crowded, and the Gaussian as in `context_gaussian`.
+    """
+
+    kind: Literal["neural", "hybrid"]
+    hops: int
+    pooling: Pooling
+    radius: int | None = None
+
+    def network(self, samples: Samples, seed: int) -> Network:
+        """Make a network."""
+        hybrid = self.kind == "hybrid"
+        return make_network(
+            samples.graph,
+            radius=_split(self.radius, samples.graph)[0] if hybrid else self.radius,
+            n_channels=samples.n_channels,
+            n_context=CONTEXT_PER_CHANNEL * samples.n_channels if hybrid else 0,
+            embedding=0 if self.pooling.one_law else EMBEDDING,
+            seed=seed,
+        )
+
+    def score(self, network: Network, used: Samples, odd: bool, seed: int) -> NetworkScore | HybridScore:
+        """Make a score of a network, its Gaussian fitted to the samples used; an odd one has no square."""
+        if self.kind == "neural":
+            return NetworkScore(network)
+        radius = _split(self.radius, used.graph)[1]
+        windowed = context_gaussian(used, self.hops, self.pooling, radius=radius, seed=seed)
+        return HybridScore(network, windowed, None if odd else fit_quadratic(used, windowed, seed))
+
+
+def fit_network(
+    samples: Samples,
+    design: Design,
+    recipe: Recipe,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, float], object] | None = None,
+    device: str | torch.device = "cpu",
+) -> NetworkFit:
+    """Train networks of local scores, each on most of the samples.
+
+    Parameters
+    ----------
+    samples : Samples
+        Standardised.
+    design : Design
+    recipe : Recipe
     checkpoint : path, optional
         File that keeps the training, which resumes from it; for further networks with their number added.
     progress : callable, optional
         Called after each step with the steps taken, of all networks, and the last held-out loss.
+    device : str or torch.device
+        Where networks are trained; afterwards they are on the processor.
 
     Returns
     -------
@@ -198,67 +236,41 @@ def fit_network(
     OSError
         If the checkpoint cannot be read or written.
     """
-    setting = _Setting(samples, kind, hops, pooling, radius)
     networks = []
     for number in range(recipe.n_networks):
         path = checkpoint if number == 0 or checkpoint is None else f"{os.fspath(checkpoint)}.{number}"
-        networks.append(_fit_one(setting, recipe, number, path, _counting(progress, number * recipe.steps)))
+        tell = _counting(progress, number * recipe.steps)
+        networks.append(_fit_one(samples, design, recipe, number, checkpoint=path, progress=tell, device=device))
     return NetworkFit(tuple(networks))
 
 
-class _Setting(NamedTuple):
-    """What all networks of a fit have in common; as `fit_network` takes it."""
-
-    samples: Samples
-    kind: Literal["neural", "hybrid"]
-    hops: int
-    pooling: Pooling
-    radius: int | None
-
-    def network(self, seed: int) -> Network:
-        """Make a network."""
-        graph, channels = self.samples.graph, self.samples.n_channels
-        hybrid = self.kind == "hybrid"
-        return make_network(
-            graph,
-            radius=_split(self.radius, graph)[0] if hybrid else self.radius,
-            n_channels=channels,
-            n_context=CONTEXT_PER_CHANNEL * channels if hybrid else 0,
-            embedding=0 if self.pooling.one_law else EMBEDDING,
-            seed=seed,
-        )
-
-    def score(self, network: Network, used: Samples, odd: bool, seed: int) -> NetworkScore | HybridScore:
-        """Make a score of a network, its Gaussian fitted to some of the samples; an odd one has no square."""
-        if self.kind == "neural":
-            return NetworkScore(network)
-        radius = _split(self.radius, used.graph)[1]
-        windowed = context_gaussian(used, self.hops, self.pooling, radius=radius, seed=seed)
-        return HybridScore(network, windowed, None if odd else fit_quadratic(used, windowed, seed))
-
-
 def _fit_one(
-    setting: _Setting,
+    samples: Samples,
+    design: Design,
     recipe: Recipe,
     number: int,
+    *,
     checkpoint: str | os.PathLike[str] | None,
     progress: Callable[[int, float], object] | None,
+    device: str | torch.device,
 ) -> TrainedNetwork:
-    samples, seed = setting.samples, recipe.network_seed(number)
+    """Train one of the networks."""
+    seed = recipe.network_seed(number)
     used, unseen = recipe.divide(samples, number)
-    network, trained_on = setting.network(seed), samples.take(used)
+    network, trained_on = design.network(samples, seed), samples.take(used)
     symmetries = symmetries_of(network, trained_on, recipe)
     recipe = replace(recipe, symmetries=tuple(symmetry.name for symmetry in symmetries))  # found once
-    score = setting.score(network, trained_on, "negate" in recipe.symmetries, seed)
-    training = train(
-        score,
-        samples,
-        recipe,
-        checkpoint=checkpoint,
-        resume=checkpoint is not None,
-        progress=progress,
-        number=number,
-    )
+    score = design.score(network, trained_on, "negate" in recipe.symmetries, seed)
+    with placed(score, device):
+        training = train(
+            score,
+            samples,
+            recipe,
+            checkpoint=checkpoint,
+            resume=checkpoint is not None,
+            progress=progress,
+            number=number,
+        )
     return TrainedNetwork(score, training, used, unseen)
 
 

@@ -70,6 +70,10 @@ class Symmetry(NamedTuple):
         """Return the images of fields."""
         return self.sign * x[:, self.source]
 
+    def on(self, device: torch.device) -> tuple[Int[Tensor, " vertex"], float]:
+        """Return source and sign, the source on a device."""
+        return torch.from_numpy(self.source).to(device), self.sign
+
 
 def candidates(graph: DependencyGraph) -> tuple[Symmetry, ...]:
     """Symmetries that a law on this graph may have: maps of its vertices that keep all edges, and the change of sign.
@@ -236,11 +240,12 @@ def patterns(lengths: tuple[int, ...], channels: int) -> list[tuple[tuple[tuple[
 
 
 def drawn(
-    symmetries: Sequence[Symmetry], x: Float[Tensor, "sample vertex channel"], generator: torch.Generator
+    maps: Sequence[tuple[Int[Tensor, " vertex"], float]],
+    x: Float[Tensor, "sample vertex channel"],
+    generator: torch.Generator,
 ) -> Float[Tensor, "sample vertex channel"]:
     """Images of samples under random elements of the group: each symmetry is applied to each sample or not."""
-    for symmetry in symmetries:
-        applied = torch.rand(len(x), generator=generator, device=generator.device) < 0.5
-        source = torch.from_numpy(symmetry.source).to(x.device)
-        x = torch.where(applied[:, None, None], symmetry.sign * x[:, source], x)
+    for source, sign in maps:
+        applied = torch.rand(len(x), generator=generator, device=x.device) < 0.5
+        x = torch.where(applied[:, None, None], sign * x[:, source], x)
     return x

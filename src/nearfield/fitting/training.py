@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal, final
 
@@ -36,7 +36,7 @@ from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
 __all__ = ["Check", "TrainingReport", "train"]
@@ -103,6 +103,7 @@ def train(
     clean, seed = data[used], recipe.network_seed(number)
     state = _begin(network, recipe, seed, min(recipe.batch_size, len(clean)) * clean.shape[1])
     identity = "" if checkpoint is None else identity_of(score, recipe, data, samples.ordered, number)
+    maps = [symmetry.on(data.device) for symmetry in symmetries]
     if checkpoint is not None and resume and os.path.exists(checkpoint):
         state.load(checkpoint, identity)
     held_out = HeldOut(score, data[unseen], recipe.levels.grid(recipe.held_out_levels), seed=seed)
@@ -112,7 +113,7 @@ def train(
     if not state.checks:
         check(state, held_out, samples)
     while (reason := stopped(state, recipe)) is None:
-        step(state, score, clean, recipe, symmetries)
+        step(state, score, clean, recipe, maps)
         state.average.update_parameters(state.network)
         if state.step % recipe.check_every == 0 or state.step == recipe.steps:
             check(state, held_out, samples)
@@ -160,11 +161,11 @@ def step(
     score: NetworkScore | HybridScore,
     clean: Float[Tensor, "sample vertex channel"],
     recipe: Recipe,
-    symmetries: tuple[Symmetry, ...] = (),
+    maps: Sequence[tuple[Int[Tensor, " vertex"], float]] = (),
 ) -> None:
-    """Change the weights once, by the gradient of one batch."""
+    """Change the weights once, by the gradient of one batch; maps are the sources and signs of symmetries."""
     batch = state.next_batch(len(clean), min(recipe.batch_size, len(clean)))
-    x = drawn(symmetries, clean[batch], state.generator)
+    x = drawn(maps, clean[batch], state.generator)
     denoising = DenoisingBatch.of_score(score, x, *training_draws(recipe.levels, x, state.generator))
     loss = denoising.squared_errors(state.forward, state.bfloat16).mean()
     state.optimizer.zero_grad()
@@ -243,5 +244,6 @@ def identity_of(
         "score": describe(score),
         "graph": config,
         "number": number,
+        "device": x.device.type,
     }
     return store.digest(settings, fixed | {"x": x.cpu().numpy()})

@@ -65,6 +65,8 @@ class TrainingState:
 
     Attributes
     ----------
+    device : torch.device
+        Of the network, the random numbers and the batches.
     losses : list of float
         Training loss of each step taken.
     checks : list of Check
@@ -94,13 +96,14 @@ class TrainingState:
         self.optimizer = AdamW(network.parameters(), weight_decay)
         # Not the seed itself: the network's first weights may have been drawn from the same number.
         words = np.random.SeedSequence([seed, Stream.TRAINING]).generate_state(1, np.uint64)
-        self.generator = torch.Generator(next(network.parameters()).device).manual_seed(int(words[0]))
+        self.device = next(network.parameters()).device
+        self.generator = torch.Generator(self.device).manual_seed(int(words[0]))
         self.best = copied(network)
         self.losses: list[float] = []
         self.checks: list[Check] = []
         self.seconds = 0.0
         self.bfloat16, self.bfloat16_steps = bfloat16, 0
-        self._order = torch.zeros(0, dtype=torch.int64, device=self.generator.device)
+        self._order = torch.zeros(0, dtype=torch.int64, device=self.device)
         self._position = 0
 
     @cached_property
@@ -121,7 +124,7 @@ class TrainingState:
     def next_batch(self, n_samples: int, batch_size: int) -> Int[Tensor, " batch"]:
         """Sample numbers of the next batch; what is left of a pass over the data and fills no batch is passed over."""
         if self._position + batch_size > len(self._order):
-            self._order = torch.randperm(n_samples, generator=self.generator, device=self.generator.device)
+            self._order = torch.randperm(n_samples, generator=self.generator, device=self.device)
             self._position = 0
         self._position += batch_size
         return self._order[self._position - batch_size : self._position]
@@ -176,7 +179,7 @@ class TrainingState:
             for name, value in state.items():
                 value.copy_(tensors[f"{prefix}{name}"])
         self.generator.set_state(tensors["generator"])
-        self._order, self._position = tensors["order"].to(self._order.device), int(arrays["position"])
+        self._order, self._position = tensors["order"].to(self.device), int(arrays["position"])
         self.losses = arrays["losses"].tolist()
         self.checks = [Check(int(step), loss, error) for step, loss, error in arrays["checks"].tolist()]
         self.seconds = float(arrays["seconds"])

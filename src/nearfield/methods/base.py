@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 
 from nearfield.distribution import Distribution
 from nearfield.fitting.neural import LevelChoice
@@ -40,11 +41,14 @@ class FitOptions:
         File that keeps the state of a training, which resumes from it.
     on_step : callable, optional
         Called after each step of training with the steps taken, their number and the last held-out loss.
+    device : str or torch.device
+        Where networks are trained; ``"auto"`` is a GPU where there is one.
     """
 
     search: Search = field(default_factory=Search)
     checkpoint: str | os.PathLike[str] | None = None
     on_step: Callable[[int, int, float], object] | None = None
+    device: str | torch.device = "auto"
 
     @property
     def seed(self) -> int:

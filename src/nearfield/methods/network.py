@@ -10,7 +10,7 @@ import numpy as np
 
 from nearfield.fitting.acceleration import require_compiler
 from nearfield.fitting.covariance import location_and_scale
-from nearfield.fitting.neural import NetworkFit, default_recipe, fit_network
+from nearfield.fitting.neural import Design, NetworkFit, default_recipe, fit_network
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.symmetry import named as named_symmetries
@@ -26,6 +26,7 @@ from nearfield.methods.base import (
 )
 from nearfield.methods.gaussian import Chosen, choose
 from nearfield.samples import Samples
+from nearfield.sampling.device import usable_device
 from nearfield.score.hybrid import HybridScore
 
 if TYPE_CHECKING:
@@ -118,13 +119,11 @@ class NetworkMethod(Method):
         tell, total = options.on_step, recipe.n_networks * recipe.steps
         fit = fit_network(
             samples.standardized(center, scale),
-            kind,
-            hops=chosen.radius,
-            pooling=pooling,
-            recipe=recipe,
-            radius=given(self.radius),
+            Design(kind, chosen.radius, pooling, given(self.radius)),
+            recipe,
             checkpoint=options.checkpoint,
             progress=None if tell is None else lambda step, loss: tell(step, total, loss),
+            device=usable_device(options.device),
         )
         return Trained(center, scale, fit, pooling, _described(fit), time.perf_counter() - start)
 

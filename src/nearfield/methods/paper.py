@@ -23,6 +23,7 @@ from nearfield.methods.base import (
 from nearfield.paper.recipe import PaperRecipe, fit_paper
 from nearfield.paper.vertex_training import VertexRecipe, fit_vertex_networks
 from nearfield.samples import Samples
+from nearfield.sampling.device import usable_device
 from nearfield.score.base import Score
 
 __all__ = ["Paper"]
@@ -94,4 +95,4 @@ class Paper(Method):
         assert not isinstance(self.recipe, VertexRecipe)
         recipe = self.recipe or PaperRecipe(seed=seed)
         progress = None if tell is None else lambda step, loss: tell(step, recipe.steps, loss)
-        return fit_paper(samples, radius, recipe, progress), ""
+        return fit_paper(samples, radius, recipe, progress, usable_device(options.device)), ""

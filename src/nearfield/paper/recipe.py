@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from nearfield._checks import keep_counts, keep_floats, keep_seed, whole_number
+from nearfield.fitting.acceleration import placed
 from nearfield.fitting.adamw import AdamW, half_cosine
 from nearfield.fitting.matching import DenoisingBatch, window_noise
 from nearfield.noise import Stream
@@ -97,6 +98,7 @@ def fit_paper(
     radius: int,
     recipe: PaperRecipe | None = None,
     progress: Callable[[int, float], object] | None = None,
+    device: str | torch.device = "cpu",
 ) -> PaperScore:
     """Train the paper's network, on all samples.
 
@@ -110,6 +112,8 @@ def fit_paper(
     recipe : PaperRecipe, optional
     progress : callable, optional
         Called after each step with the steps taken and the step's loss, the mean squared error of its windows.
+    device : str or torch.device
+        Where the network is trained; afterwards it is on the processor.
 
     Returns
     -------
@@ -134,18 +138,32 @@ def fit_paper(
     )
     score = PaperScore(network, recipe.predicts)
     clean = torch.from_numpy(samples.values.astype(np.float32))
+    with placed(score, device):
+        _train(score, clean.to(device), recipe, progress)
+    network.requires_grad_(False)
+    return score
+
+
+def _train(
+    score: PaperScore,
+    clean: Float[Tensor, "sample vertex channel"],
+    recipe: PaperRecipe,
+    progress: Callable[[int, float], object] | None,
+) -> None:
+    """Take all steps, on the device of the samples."""
+    network, device = score.network, clean.device
     optimizer = AdamW(network.parameters())
     # Not the seed itself: the network's first weights have been drawn from the same number.
     words = np.random.SeedSequence([recipe.seed, Stream.TRAINING]).generate_state(1, np.uint64)
-    generator = torch.Generator().manual_seed(int(words[0]))
-    times = torch.tensor([t for t in recipe.schedule.times if t > 0], dtype=torch.float64)
-    fields = recipe.fields_in_a_step(len(graph), len(clean))
-    order = torch.zeros(0, dtype=torch.int64)
+    generator = torch.Generator(device).manual_seed(int(words[0]))
+    times = torch.tensor([t for t in recipe.schedule.times if t > 0], dtype=torch.float64, device=device)
+    fields = recipe.fields_in_a_step(clean.shape[1], len(clean))
+    order = torch.zeros(0, dtype=torch.int64, device=device)
     for step in range(recipe.steps):
         if len(order) < fields:
-            order = torch.randperm(len(clean), generator=generator)
+            order = torch.randperm(len(clean), generator=generator, device=device)
         batch, order = clean[order[:fields]], order[fields:]
-        t = times[torch.randint(len(times), batch.shape[:2], generator=generator)]
+        t = times[torch.randint(len(times), batch.shape[:2], generator=generator, device=device)]
         denoising = paper_batch(score, batch, t, window_noise(batch, network, generator))
         loss = denoising.squared_errors(network.on_windows).mean()
         optimizer.zero_grad()
@@ -153,8 +171,6 @@ def fit_paper(
         optimizer.step(half_cosine(recipe.learning_rate, step, recipe.steps))
         if progress is not None:
             progress(step + 1, float(loss.detach()))
-    network.requires_grad_(False)
-    return score
 
 
 def paper_batch(
