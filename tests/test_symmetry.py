@@ -200,4 +200,4 @@ def test_names_are_checked():
         ).fit(RNG.normal(size=(30, 3)))
     with pytest.raises(ValueError, match="symmetries must be 'auto' or a tuple of names, got 'reflect 0'"):
         Recipe(symmetries="reflect 0")
-    assert symmetry.LEVEL == 0.01
+    assert symmetry.SIGNIFICANCE == 0.01

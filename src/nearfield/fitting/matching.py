@@ -100,20 +100,7 @@ def training_draws(
     """Draw a time for each sample of a batch, and one noise field for each.
 
     The times of a batch are spread evenly over the law of levels, one in each of as many equal parts, which takes most
-    of the variance between batches away.
-
-    Parameters
-    ----------
-    levels : NoiseLevels
-    clean
-        The batch, for its shape, dtype and device.
-    generator : torch.Generator
-        On the device of `clean`.
-
-    Returns
-    -------
-    t : Tensor of float64, shape (sample,)
-    noise : Tensor, of the shape of `clean`
+    of the variance between batches away. The generator is on the device of the batch.
     """
     noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
     n = len(clean)
@@ -125,7 +112,7 @@ def training_draws(
 def window_noise(
     clean: Float[Tensor, "sample vertex channel"], network: WindowedNetwork, generator: torch.Generator
 ) -> Float[Tensor, "sample row width channel"]:
-    """Draw noise for each window of each sample, one number for all entries that mirror the same vertex."""
+    """Draw noise for each window of each sample, one number for all entries of the same vertex."""
     rows, width = network.index.shape
     shape = (len(clean), rows, width, clean.shape[2])
     noise = torch.randn(shape, generator=generator, dtype=clean.dtype, device=clean.device)

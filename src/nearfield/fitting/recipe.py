@@ -35,11 +35,9 @@ class Recipe:
         Largest norm of the gradient.
     ema : float, optional
         Decay for each step of the average of the weights, in [0, 1); .99 averages over about the last 100 steps. By
-        default over a twentieth of `steps`: three times as long an average lags so far behind that it doubles the
-        excess risk of a short training.
+        default over a twentieth of `steps`: a longer average lags behind in a short training.
     levels : NoiseLevels
-        Law of the noise levels. By default wider than usual, as what is learned of the strong ones decides the variance
-        of what is drawn; wider still, the weak ones lose.
+        Law of the noise levels. By default wider than usual, as the strong ones decide the variance of draws.
     held_out : float
         Share of the samples that is held out, in (0, 1); at least two are.
     held_out_levels : int
@@ -56,19 +54,16 @@ class Recipe:
         8192 vertices or more on processors that have the instructions.
     compiled : bool
         Whether the steps of a stencil network go through torch's compiler, which needs a C++ compiler and Python's
-        headers, and takes 5 to 10 seconds for each network. A step then takes a fifth to a quarter less: worth it in
-        trainings of more than a minute. Numbers differ by rounding, and a run is resumed with the setting it began
-        with. What else the process has compiled with torch it compiles again.
+        headers: worth it in trainings of more than a minute. Numbers differ by rounding, and a run is resumed with the
+        setting it began with. The process compiles again whatever else it has compiled with torch.
     symmetries : "auto" or tuple of str
         Symmetries of the lattice under which images of the samples are trained on: of ``"reflect 0"`` (an axis turned
         around), ``"reflect all"``, ``"exchange 0 1"`` (of equal axes) and ``"negate"``. ``"auto"``: those that the
         training samples do not contradict, if the network is one law for all vertices; ``()`` none.
     n_networks : int
-        Networks, each trained in all the steps and held out another part of the samples, whose mean denoises. Training
-        and sampling cost as many times as much. (Cox-Ingersoll-Ross, 200 samples, mean of three data sets: excess risk
-        .0019 with one, .0013 with four.) Where many are averaged, the last weights serve as well as those that checks
-        choose: with ``check_every=steps`` there are none between start and end, and neither `patience` nor the
-        comparison of bfloat16 stops anything.
+        Networks, each trained in all the steps with another part of the samples held out, whose mean denoises. Training
+        and sampling cost as many times as much. Of many, the last weights are as good as those that checks choose:
+        ``check_every=steps`` has no checks between start and end.
 
     Raises
     ------

@@ -4,7 +4,7 @@ AdamW with cosine decay and clipped gradients; the weights that are kept are an 
 the lowest loss on held-out samples. Where the law has symmetries, images of the samples are trained on as well. The
 noise of the held-out samples is fixed, so that losses at two checks differ by the network alone. Steps may be computed
 in bfloat16, as long as the held-out loss cannot tell. Everything random comes from the seed of the recipe: a run that
-was stopped and resumed ends with the same bits as one that was not, given the same number of threads.
+was stopped and resumed ends with the same bits as one that was not, on the processor with the same number of threads.
 """
 
 from __future__ import annotations

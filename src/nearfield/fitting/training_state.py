@@ -1,4 +1,4 @@
-"""A training run in progress: everything its next step depends on, so that it can be checkpointed and resumed."""
+"""A training in progress: everything that its next step depends on, so that it can be checkpointed and resumed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Check(NamedTuple):
 
 @final
 class TrainingState:
-    """Weights, their average, moments, random numbers, place in the data, and what has been seen so far.
+    """Weights, their average, moments, random numbers, place in the data, losses and checks.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ class TrainingState:
         return len(self.losses)
 
     def next_batch(self, n_samples: int, batch_size: int) -> Int[Tensor, " batch"]:
-        """Sample numbers of the next batch; what is left of a pass over the data and fills no batch is passed over."""
+        """Sample numbers of the next batch; the rest of a pass over the data that fills no batch is left out."""
         if self._position + batch_size > len(self._order):
             self._order = torch.randperm(n_samples, generator=self.generator, device=self.device)
             self._position = 0
@@ -158,21 +158,13 @@ class TrainingState:
         store.write(path, {"kind": "training", "identity": identity}, arrays)
 
     def load(self, path: str | os.PathLike[str], identity: str) -> None:
-        """Resume a stored run.
-
-        Raises
-        ------
-        ValueError
-            If the file is no checkpoint, is damaged, or is of another recipe, score or data.
-        OSError
-            If it cannot be read.
-        """
+        """Resume a stored run; refuse that of another recipe, score, data or device."""
         metadata, arrays = store.read(path)
         if metadata != {"kind": "training", "identity": identity}:
             raise ValueError(
-                f"checkpoint must be of this recipe, score and data to be resumed, got {os.fspath(path)!r} of others "
-                "or of another version of nearfield; "
-                "give the arguments of the run that wrote it, or delete the file to start again"
+                f"checkpoint must be of this recipe, score and data to be resumed, got {os.fspath(path)!r} of others, "
+                "of another device or of another version of nearfield; give the arguments of the run that wrote it, or "
+                "delete the file to start again"
             )
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
         for prefix, state in self._states().items():

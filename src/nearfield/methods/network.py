@@ -149,11 +149,8 @@ def fitted_network(trained: Trained, chosen: Chosen, samples: Samples) -> Fitted
 
 
 def _shared_law(chosen: Chosen) -> Pooling:
-    """Pooling for a network: one law, unless held-out loss says clearly that vertices differ.
-
-    The field's pooling rests on differences of some 1e-4 nats per dimension. Numbers of each vertex, which a network
-    learns where laws differ, cost far more than that: on Cox-Ingersoll-Ross chains four times the excess risk.
-    """
+    """Pooling for a network: one law, unless held-out loss says clearly that vertices differ."""
+    # The numbers of each vertex that a network learns elsewhere cost far more than the field's pooling gains.
     alike = [c for c in chosen.selection.table if c.pooling == Pooling(1.0)] if chosen.selection is not None else []
     return Pooling(1.0) if any(c.difference <= _CLEAR * c.difference_error for c in alike) else chosen.pooling
 

@@ -47,9 +47,7 @@ class PaperRecipe:
     predicts : {"noise", "score"}
         The noise: our choice between two ways of writing the paper's loss, which weight times differently.
     learning_rate : float
-        Of Adam: the paper. At the start 4e-3, falling along half a cosine to zero at the end: our choice. (On the
-        Cox-Ingersoll-Ross chains of `benchmarks/law.py`, radius 5, a constant rate of 1e-3 ends with an excess risk of
-        .032, the same rate falling with .032, this one with .014.)
+        Of Adam: the paper. At the start 4e-3, falling along half a cosine to zero at the end: our choice.
     steps : int
         Our choice.
     batch_size : int

@@ -66,8 +66,7 @@ class VertexRecipe:
     levels : NoiseLevels
         Law of the noise-to-signal ratio, whose density weights the times of (3.6): our choice.
     learning_rate : float
-        Of Adam, falling along half a cosine to zero at the end: our choice. (On an autoregressive chain of 500 samples,
-        radius 2, the excess over the exact denoiser is .037, of the best one of radius 0 .202.)
+        Of Adam, falling along half a cosine to zero at the end: our choice.
     steps : int
         Budget of each vertex: our choice.
     batch_size : int
@@ -197,18 +196,7 @@ def fit_vertex_networks(
     division = Recipe(held_out=recipe.held_out, seed=recipe.seed)
     data = torch.from_numpy(samples.values.astype(np.float32))
     clean, unseen = (data[part] for part in division.divide(samples))
-    make = partial(
-        VertexNetworks,
-        graph,
-        radius,
-        samples.n_channels,
-        widths=recipe.widths,
-        sparsity=recipe.sparsity,
-        bound=recipe.bound,
-        output_bound=recipe.limit(len(samples)),
-        padding=recipe.padding,
-        seed=recipe.seed,
-    )
+    make = _maker(samples, radius, recipe)
     blocks = [range(first, min(first + BLOCK, len(graph))) for first in range(0, len(graph), BLOCK)]
     network, step, loss = make(), np.empty(len(graph), dtype=np.int64), np.empty(len(graph))
     with one_torch_thread():
@@ -222,6 +210,22 @@ def fit_vertex_networks(
                 progress(block.stop, float(loss[: block.stop].mean()))
     network.requires_grad_(False)
     return NetworkScore(network), VertexTraining(step, loss, time.monotonic() - start)
+
+
+def _maker(samples: Samples, radius: int, recipe: VertexRecipe) -> partial[VertexNetworks]:
+    """Return what makes the networks of some vertices."""
+    return partial(
+        VertexNetworks,
+        samples.graph,
+        radius,
+        samples.n_channels,
+        widths=recipe.widths,
+        sparsity=recipe.sparsity,
+        bound=recipe.bound,
+        output_bound=recipe.limit(len(samples)),
+        padding=recipe.padding,
+        seed=recipe.seed,
+    )
 
 
 @final

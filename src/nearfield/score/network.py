@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Affine", "Modulation", "Network", "Site", "scaled", "uniform"]
 
 LARGEST_LOG_NOISE = 7.0
-"""Noise-to-signal ratios outside exp(-7) to exp(7), about .001 to 1100, are seen by networks as these ends."""
+"""Networks read noise-to-signal ratios outside exp(-7) to exp(7), about .001 to 1100, as these ends."""
 LOG_NOISE_SCALE = 4.0
 """Divides the log noise before it enters a network: the usual range, .02 to 80, becomes about -1 to 1."""
 
@@ -96,13 +96,7 @@ class Network(Module, abc.ABC):
 
 
 def uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> nn.Parameter:
-    r"""Weights drawn uniformly within :math:`\pm 1/\sqrt{\text{fan in}}`, from their own generator.
-
-    Examples
-    --------
-    >>> bool(uniform((5,), 4, torch.Generator().manual_seed(0)).abs().max() <= 0.5)
-    True
-    """
+    r"""Draw weights uniformly within :math:`\pm 1/\sqrt{\text{fan in}}`, from their own generator."""
     return nn.Parameter((2 * torch.rand(shape, generator=generator) - 1) / math.sqrt(max(fan_in, 1)))
 
 
@@ -130,7 +124,7 @@ class Affine(nn.Module):
 
 @final
 class Site(nn.Module):
-    """What the features of each vertex start from: learned numbers of the vertex, small at first, and a map of them."""
+    """First features of each vertex: a map of its embedding, small at first."""
 
     def __init__(self, n_vertices: int, size: int, width: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -160,12 +154,12 @@ class Modulation(nn.Module):
     def forward(
         self, c_noise: Float[Tensor, "*rows"]
     ) -> tuple[Float[Tensor, "*rows layer width"], Float[Tensor, "*rows layer width"]]:
-        """Return what features are multiplied by in each layer, and what is added."""
+        """Return the factors and the shifts of the features in each layer."""
         h = functional.silu(self.first(scaled(c_noise)[..., None]))
         gain, shift = self.last(functional.silu(self.second(h))).unflatten(-1, (-1, 2, self.width)).unbind(dim=-2)
         return 1 + gain, shift
 
 
 def scaled(c_noise: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
-    """Log noise as networks see it: finite at every time, 0 included, and of unit scale."""
+    """Return log noise of unit scale, finite at every time, 0 included."""
     return c_noise.clamp(-LARGEST_LOG_NOISE, LARGEST_LOG_NOISE) / LOG_NOISE_SCALE
