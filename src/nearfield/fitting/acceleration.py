@@ -31,7 +31,7 @@ LARGEST_MAPPED = 32 * 2**20
 KEPT = 2**30
 """Bytes that are kept free for the next step, at most."""
 COMPILERS = {"Darwin": "clang++", "Windows": "cl"}
-"""What torch calls to compile C++ unless CXX is set; elsewhere g++."""
+"""Programs that compile C++ for torch unless CXX is set; elsewhere g++."""
 REALIZED: dict[str, str | int | bool | Callable[..., object]] = {
     "realize_reads_threshold": 2,
     "realize_acc_reads_threshold": 2,

@@ -256,7 +256,7 @@ def held_out(
 
 @final
 class HeldOut:
-    """The same loss for a network whose weights change: what `held_out` computes anew at every call is kept.
+    """The same loss for a network whose weights change; all else is computed once.
 
     Parameters
     ----------

@@ -159,7 +159,7 @@ def make_network(
 @final
 @dataclass(frozen=True)
 class Design:
-    """What the networks of a fit have in common.
+    """Kind, reach and pooling of the networks of a fit.
 
     Attributes
     ----------

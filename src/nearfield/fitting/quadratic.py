@@ -1,7 +1,7 @@
 r"""The quadratic part of a denoiser at strong noise, in closed form.
 
-The Gaussian's denoiser :math:`D_G` is the best linear function of the noised state. What is best beyond it begins with
-the third moments of the data, as a quadratic function. Of these one is kept, :math:`c(\sigma) (D_G^2 - v)` with v the
+The Gaussian's denoiser :math:`D_G` is the best linear function of the noised state. The first correction, by the third
+moments of the data, is a quadratic function. One such function is kept, :math:`c(\sigma) (D_G^2 - v)` with v the
 variance of :math:`D_G`, and its coefficient found by least squares,
 
 .. math:: \min_c \sum \bigl(x_0 - D_G - c(\sigma) (D_G^2 - v)\bigr)^2,

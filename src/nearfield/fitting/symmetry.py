@@ -58,7 +58,7 @@ class Symmetry(NamedTuple):
     source : ndarray of int, shape (vertex,)
         Vertex whose value each vertex gets.
     sign : float
-        What values are multiplied by: 1 or -1.
+        Factor of the values: 1 or -1.
     """
 
     name: str

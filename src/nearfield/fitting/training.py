@@ -1,9 +1,9 @@
 r"""Training of networks: localized denoising score matching (3.5)-(3.7) of arXiv 2505.04417, until it stops paying off.
 
-AdamW with cosine decay and clipped gradients; the weights that are kept are an exponential moving average, that with
-the lowest loss on held-out samples. Where the law has symmetries, images of the samples are trained on as well. The
-noise of the held-out samples is fixed, so that losses at two checks differ by the network alone. Steps may be computed
-in bfloat16, as long as the held-out loss cannot tell. Everything random comes from the seed of the recipe: a run that
+AdamW with cosine decay and clipped gradients; the weights kept are the exponential moving average with the lowest loss
+on held-out samples. Where the law has symmetries, networks are trained on images of the samples too. The noise of the
+held-out samples is fixed, so that losses at two checks differ by the network alone. Steps may be computed in bfloat16,
+as long as this does not change the held-out loss. Everything random comes from the seed of the recipe: a run that
 was stopped and resumed ends with the same bits as one that was not, on the processor with the same number of threads.
 """
 
@@ -21,11 +21,7 @@ import torch
 
 from nearfield.data import store
 from nearfield.fitting.acceleration import begins_in_bfloat16, kept_memory
-from nearfield.fitting.matching import (
-    DenoisingBatch,
-    HeldOut,
-    training_draws,
-)
+from nearfield.fitting.matching import DenoisingBatch, HeldOut, training_draws
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.symmetry import Symmetry, chosen, drawn
 from nearfield.fitting.training_state import Check, TrainingState
@@ -47,7 +43,7 @@ Reason = Literal["budget", "patience", "diverged"]
 @final
 @dataclass(frozen=True)
 class TrainingReport:
-    """What training did.
+    """Losses and course of a training.
 
     Attributes
     ----------
@@ -91,9 +87,8 @@ def train(
     """Train the network of a score in place, by its number in the recipe; its weights then ask for no gradients.
 
     Samples are standardised; of ordered ones a block at the end is held out. The run is stored at most every
-    `interval` seconds and at the end, and
-    goes on from its checkpoint where it is to `resume` and there is one. `progress` hears of the steps taken and the
-    last held-out loss.
+    `interval` seconds and at the end, and resumes from its checkpoint if asked to. `progress` is called with the steps
+    taken and the last held-out loss.
     """
     refuse_unusable(score, samples)
     network = score.network
@@ -144,7 +139,7 @@ def _begin(network: Network, recipe: Recipe, seed: int, vertices: int) -> Traini
 
 
 def _report(state: TrainingState, reason: Reason, symmetries: tuple[Symmetry, ...]) -> TrainingReport:
-    """Say what training did."""
+    """Report the training."""
     return TrainingReport(
         tuple(state.losses),
         tuple(state.checks),
@@ -227,11 +222,8 @@ def identity_of(
     ordered: bool,
     number: int,
 ) -> str:
-    """Digest of all that a run depends on besides its state; the weights are its state.
-
-    What comes from a decomposition differs in its last digits with the number of threads, so that of spectra the first
-    digits of the eigenvalues count.
-    """
+    """Digest of all that a run depends on besides its state; the weights are its state."""
+    # Decompositions differ in their last digits with the number of threads: the first digits of eigenvalues count.
     config, fixed = score.network.graph.state()
     for name, value in score.state_dict().items():
         if name.endswith(".values"):

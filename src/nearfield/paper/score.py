@@ -105,7 +105,7 @@ class PaperScore(Score):
     ----------
     network : PaperNetwork
     predicts : {"noise", "score"}
-        What its answer is.
+        Meaning of its answer.
 
     Raises
     ------

@@ -62,7 +62,7 @@ class VertexRecipe:
     output_bound : float, optional
         C of (3.16): :math:`|u_j| \le C \sqrt{\log N} / s` with N samples.
     padding : {"absent", "reflect"}
-        What stands in a window beyond a border: nothing, or the field mirrored as in section 4.2 of the paper.
+        Entries of a window beyond a border are absent, or the field mirrored as in section 4.2 of the paper.
     levels : NoiseLevels
         Law of the noise-to-signal ratio, whose density weights the times of (3.6): our choice.
     learning_rate : float

@@ -1,4 +1,4 @@
-r"""What every network of a local score is: a function F of a window, a context and the noise level.
+r"""Networks of local scores: functions F of a window, a context and the noise level.
 
 F is the trainable part of the preconditioned denoiser (:mod:`nearfield.score.preconditioning`), with the state as it is
 (:math:`c_{in} = 1`) and :math:`c_{noise} = \ln\sigma`. At a vertex it reads the state within `radius` hops, *of the
@@ -78,7 +78,7 @@ class Network(Module, abc.ABC):
         x
             State.
         context
-            What the network is conditioned on at each vertex; None when `n_context` is 0.
+            Values that the network is conditioned on at each vertex; None when `n_context` is 0.
         c_noise
             Natural logarithm of the noise-to-signal ratio of each sample.
         """

@@ -35,7 +35,7 @@ class Preconditioning(NamedTuple):
     context : Tensor or None
         As in `Network.forward`.
     skip : Tensor or float
-        What is known without the network besides a x, of the shape of the state.
+        Part of D beside a x that does not depend on the network, of the shape of the state.
     c_out : Tensor or float
         Factor of F, of the shape of the state or the same for all samples.
     """

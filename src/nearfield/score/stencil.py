@@ -147,7 +147,7 @@ class StencilNetwork(Network):
             h = h + self.site()
         h = self._on_lattice(h)
         mask = None if self._mask is None else self._mask.to(h.dtype)
-        # What biases have added to h goes into the shift: there it costs no pass over the field, nor does its gradient.
+        # Biases go into the shift: there they cost no pass over the field, nor do their gradients.
         bias = torch.stack([each.get_parameter("bias") for each in (self.enter, *self.convolutions)]).cumsum(dim=0)
         scales, shifts = self.modulation(c_noise)
         film = list(zip(scales.unbind(dim=1), (shifts + scales * bias.to(scales)).unbind(dim=1), strict=True))

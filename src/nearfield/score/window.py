@@ -32,8 +32,8 @@ class WindowedNetwork(Network):
     graph, radius, n_channels, n_context
         As in `Network`.
     padding : {"absent", "reflect"}
-        What stands in the entries of a window beyond a border: nothing, or the field mirrored at the last cell. A score
-        learned with mirrored data is biased near borders; it is the paper's recipe.
+        Entries of a window beyond a border are absent, or the field mirrored at the last cell. A score learned with
+        mirrored data is biased near borders; it is the paper's recipe.
     vertices : sequence of int, optional
         The rows that are computed; all vertices by default.
 
@@ -78,7 +78,7 @@ class WindowedNetwork(Network):
         self.register_buffer("present", torch.from_numpy(present[rows]), persistent=False)
 
     def windows(self, x: Float[Tensor, "sample vertex channel"]) -> Float[Tensor, "sample row width channel"]:
-        """Gather the windows of a field; what stands in absent entries does not matter."""
+        """Gather the windows of a field; absent entries have any value."""
         return x[:, self.index]
 
     @abc.abstractmethod
