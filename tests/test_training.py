@@ -399,7 +399,7 @@ def test_bfloat16_is_given_up_where_the_held_out_loss_differs(monkeypatch):
 
     monkeypatch.undo()
     monkeypatch.setattr(training, "step", step)
-    monkeypatch.setattr(training, "compared", lambda checks: False)
+    monkeypatch.setattr(training, "_compared", lambda checks: False)
     by_hand, _ = single()
     assert sum(rounded) == 10
     assert same(weights(score), weights(by_hand))

@@ -248,7 +248,7 @@ def held_out(
         Mean over vertices and channels.
     """
     loss = np.empty((len(times), len(clean)))
-    for level, part, t, noise in fixed_draws(clean, times, seed, batch_size, stream):
+    for level, part, t, noise in _fixed_draws(clean, times, seed, batch_size, stream):
         each = errors(score, clean[part], t, noise).double().mean(dim=2)
         loss[level, part] = each.mean(dim=1).cpu().numpy()
     return loss
@@ -289,11 +289,11 @@ class HeldOut:
         return (total / len(self._times)).mean(dim=1).cpu().numpy()
 
     def _batches(self) -> Iterator[tuple[slice, DenoisingBatch]]:
-        for _, part, t, noise in fixed_draws(self._clean, self._times, self._seed, self._batch_size):
+        for _, part, t, noise in _fixed_draws(self._clean, self._times, self._seed, self._batch_size):
             yield part, DenoisingBatch.of_score(self._score, self._clean[part], t, noise)
 
 
-def fixed_draws(
+def _fixed_draws(
     clean: Float[Tensor, "sample vertex channel"],
     times: Sequence[float],
     seed: int,

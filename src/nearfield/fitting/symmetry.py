@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-__all__ = ["Symmetry", "candidates", "chosen", "drawn", "named", "p_value"]
+__all__ = ["Symmetry", "candidates", "chosen", "drawn", "moments", "named", "p_value"]
 
 SIGNIFICANCE = 0.01
 """Smallest p-value of a symmetry that is used."""
@@ -189,8 +189,8 @@ def moments(
         parts.append(
             np.concatenate(
                 [
-                    products(power, shape, powers, shift).mean(axis=axes)
-                    for shape, powers, shift in patterns(lattice.shape, channels)
+                    _products(power, shape, powers, shift).mean(axis=axes)
+                    for shape, powers, shift in _patterns(lattice.shape, channels)
                 ],
                 axis=1,
             )
@@ -198,7 +198,7 @@ def moments(
     return np.concatenate(parts)
 
 
-def products(
+def _products(
     power: tuple[np.ndarray, ...], shape: tuple[tuple[int, ...], ...], powers: tuple[int, ...], shift: int
 ) -> Float[np.ndarray, "sample *axes channel"]:
     """Products over a pattern wherever it fits, powers of cells at offsets; the last is of `shift` channels further."""
@@ -216,7 +216,9 @@ def products(
     return product
 
 
-def patterns(lengths: tuple[int, ...], channels: int) -> list[tuple[tuple[tuple[int, ...], ...], tuple[int, ...], int]]:
+def _patterns(
+    lengths: tuple[int, ...], channels: int
+) -> list[tuple[tuple[tuple[int, ...], ...], tuple[int, ...], int]]:
     """Offsets of cells, their powers and the channels between the last and the others, extending over half an axis."""
     axes, unit = range(len(lengths)), np.eye(len(lengths), dtype=int)
     here = 0 * unit[0]

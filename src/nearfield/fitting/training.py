@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-__all__ = ["Check", "TrainingReport", "train"]
+__all__ = ["Check", "TrainingReport", "check", "step", "symmetries_of", "train"]
 
 Reason = Literal["budget", "patience", "diverged"]
 
@@ -90,14 +90,14 @@ def train(
     `interval` seconds and at the end, and resumes from its checkpoint if asked to. `progress` is called with the steps
     taken and the last held-out loss.
     """
-    refuse_unusable(score, samples)
+    _refuse_unusable(score, samples)
     network = score.network
     used, unseen = recipe.divide(samples, number)
     symmetries = symmetries_of(network, samples.take(used), recipe)
     data = torch.from_numpy(samples.values).to(next(network.parameters()))
     clean, seed = data[used], recipe.network_seed(number)
     state = _begin(network, recipe, seed, min(recipe.batch_size, len(clean)) * clean.shape[1])
-    identity = "" if checkpoint is None else identity_of(score, recipe, data, samples.ordered, number)
+    identity = "" if checkpoint is None else _identity_of(score, recipe, data, samples.ordered, number)
     maps = [symmetry.on(data.device) for symmetry in symmetries]
     if checkpoint is not None and resume and os.path.exists(checkpoint):
         state.load(checkpoint, identity)
@@ -107,7 +107,7 @@ def train(
     before = state.seconds
     if not state.checks:
         check(state, held_out, samples)
-    while (reason := stopped(state, recipe)) is None:
+    while (reason := _stopped(state, recipe)) is None:
         step(state, score, clean, recipe, maps)
         state.average.update_parameters(state.network)
         if state.step % recipe.check_every == 0 or state.step == recipe.steps:
@@ -179,7 +179,7 @@ def check(state: TrainingState, held_out: HeldOut, samples: Samples) -> None:
     loss = held_out.loss(state.averaged)
     with np.errstate(invalid="ignore", over="ignore"):  # a network that diverges has no finite loss
         state.record(Check(state.step, float(loss.mean()), samples.standard_error(loss)))
-        if state.bfloat16 and compared(len(state.checks) - 1):
+        if state.bfloat16 and _compared(len(state.checks) - 1):
             rounded = held_out.loss(state.averaged, bfloat16=True)
             state.bfloat16 = bool(abs(np.mean(rounded - loss)) <= state.checks[-1].error)
 
@@ -192,12 +192,12 @@ def symmetries_of(network: Network, samples: Samples, recipe: Recipe) -> tuple[S
     return chosen(samples.with_values(samples.values, network.graph), recipe.symmetries, recipe.seed)
 
 
-def compared(checks: int) -> bool:
+def _compared(checks: int) -> bool:
     """Whether a check also measures what bfloat16 does to the loss: the first after the start, and as they double."""
     return checks > 0 and checks & (checks - 1) == 0
 
 
-def stopped(state: TrainingState, recipe: Recipe) -> Reason | None:
+def _stopped(state: TrainingState, recipe: Recipe) -> Reason | None:
     """Why training is over; None while it is not."""
     if state.losses and not math.isfinite(state.losses[-1]):
         return "diverged"
@@ -207,7 +207,7 @@ def stopped(state: TrainingState, recipe: Recipe) -> Reason | None:
     return "budget" if state.step >= recipe.steps else None
 
 
-def refuse_unusable(score: NetworkScore | HybridScore, samples: Samples) -> None:
+def _refuse_unusable(score: NetworkScore | HybridScore, samples: Samples) -> None:
     """Refuse samples that cannot be trained on."""
     samples.require_complete()
     score.check(torch.from_numpy(samples.values))
@@ -215,7 +215,7 @@ def refuse_unusable(score: NetworkScore | HybridScore, samples: Samples) -> None
         raise ValueError("samples must be finite, got missing or infinite values")
 
 
-def identity_of(
+def _identity_of(
     score: NetworkScore | HybridScore,
     recipe: Recipe,
     x: Float[Tensor, "sample vertex channel"],

@@ -98,7 +98,7 @@ class TrainingState:
         words = np.random.SeedSequence([seed, Stream.TRAINING]).generate_state(1, np.uint64)
         self.device = next(network.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(int(words[0]))
-        self.best = copied(network)
+        self.best = _copied(network)
         self.losses: list[float] = []
         self.checks: list[Check] = []
         self.seconds = 0.0
@@ -134,7 +134,7 @@ class TrainingState:
         earlier = self.best_check
         self.checks.append(check)
         if self.best_check is not earlier:
-            self.best = copied(self.averaged)
+            self.best = _copied(self.averaged)
 
     @property
     def best_check(self) -> Check | None:
@@ -187,6 +187,6 @@ class TrainingState:
         }
 
 
-def copied(network: torch.nn.Module) -> dict[str, Tensor]:
+def _copied(network: torch.nn.Module) -> dict[str, Tensor]:
     """Copy the state of a network, to keep it."""
     return {name: value.detach().clone() for name, value in network.state_dict().items()}

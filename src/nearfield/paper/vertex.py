@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-__all__ = ["VertexNetworks"]
+__all__ = ["VertexNetworks", "positive"]
 
 
 @final
@@ -99,7 +99,7 @@ class VertexNetworks(WindowedNetwork):
         sizes = (self.width_of_window * n_channels + 1, *self.widths, n_channels)
         self._layers = tuple(itertools.pairwise(sizes))
         rows = range(len(graph)) if self.vertices is None else self.vertices
-        self.weights = nn.Parameter(torch.from_numpy(np.stack([initial(self._layers, seed, row) for row in rows])))
+        self.weights = nn.Parameter(torch.from_numpy(np.stack([_initial(self._layers, seed, row) for row in rows])))
         self.register_buffer("kept", torch.ones_like(self.weights, dtype=torch.bool))
 
     @property
@@ -124,7 +124,7 @@ class VertexNetworks(WindowedNetwork):
             bias = self.weights[:, place + n_in * n_out : (place := place + (n_in + 1) * n_out)]
             h = torch.baddbmm(bias[:, None], torch.relu(h) if layer else h, weight)
         h = h.transpose(0, 1)
-        return h if self.output_bound is None else bounded(h, windows[:, :, 0], c_noise, self.output_bound)
+        return h if self.output_bound is None else _bounded(h, windows[:, :, 0], c_noise, self.output_bound)
 
     def clip(self, limit: float) -> None:
         """Shorten the gradient of each network to the limit, so that none feels another."""
@@ -168,7 +168,7 @@ class VertexNetworks(WindowedNetwork):
         self.weights[rows], self.kept[rows] = part.weights, part.kept
 
 
-def initial(layers: tuple[tuple[int, int], ...], seed: int, vertex: int) -> Float[np.ndarray, " parameter"]:
+def _initial(layers: tuple[tuple[int, int], ...], seed: int, vertex: int) -> Float[np.ndarray, " parameter"]:
     """Draw the first parameters of one network: uniform of variance 2 / fan in, biases and the last layer zero."""
     # Keys with a second word above 0 are none of nearfield.noise's.
     random = np.random.Generator(np.random.Philox(key=np.array([seed, vertex + 1], dtype=np.uint64)))
@@ -179,7 +179,7 @@ def initial(layers: tuple[tuple[int, int], ...], seed: int, vertex: int) -> Floa
     return np.concatenate([*pieces, np.zeros((n_in + 1) * n_out)]).astype(np.float32)
 
 
-def bounded(
+def _bounded(
     f: Float[Tensor, "sample row channel"],
     x: Float[Tensor, "sample row channel"],
     c_noise: Float[Tensor, "sample row"],

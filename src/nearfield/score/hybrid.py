@@ -72,7 +72,7 @@ class NetworkScore(Score):
         if network.n_context:
             raise ValueError(f"network must have n_context 0, got {network.n_context}; a HybridScore has a context")
         super().__init__()
-        self.network = whole(network)
+        self.network = _whole(network)
         self.n_vertices, self.n_channels, self.radius = len(network.graph), network.n_channels, network.radius
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class HybridScore(Score):
                 "fit_quadratic makes it"
             )
         self.register_buffer("quadratic", as_tensor(quadratic))
-        self.network, self.gaussian = whole(network), gaussian
+        self.network, self.gaussian = _whole(network), gaussian
         self.n_vertices, self.n_channels = gaussian.n_vertices, gaussian.n_channels
         self.radius = max(network.radius, network.context_radius + gaussian.radius)
 
@@ -180,7 +180,7 @@ def hats(log_sigma: Float[Tensor, " sample"]) -> Float[Tensor, "sample knot"]:
     return (1 - (place[:, None] - torch.arange(KNOTS, dtype=place.dtype, device=place.device)).abs()).clamp_min(0)
 
 
-def whole(network: Network) -> Network:
+def _whole(network: Network) -> Network:
     """Return the network; refuse one of a block of vertices."""
     if isinstance(network, WindowedNetwork) and network.vertices is not None:
         raise ValueError(f"network must be of all vertices, got a block of {len(network.vertices)}")

@@ -96,7 +96,7 @@ class StencilNetwork(Network):
         self.site = Site(len(graph), embedding, width, generator)
         self.embedding = self.site.size
         self.convolutions = nn.ModuleList(
-            Convolution(width, reach, periodic, lattice.diagonal, generator) for _ in range(self.radius)
+            _Convolution(width, reach, periodic, lattice.diagonal, generator) for _ in range(self.radius)
         )
         self.modulation = Modulation(width, self.radius + 1, generator)
         self.context_first, self.context_last = (uniform((width, n_context), n_context, generator) for _ in range(2))
@@ -174,7 +174,7 @@ class StencilNetwork(Network):
 
 
 @final
-class Convolution(nn.Module):
+class _Convolution(nn.Module):
     """Convolution of a cell and the cells it touches; zero beyond a border, around the ends of periodic axes.
 
     On lattices without diagonals it is a sum of one along each axis, and the corners of the weight are not used.
@@ -201,7 +201,7 @@ class Convolution(nn.Module):
     ) -> Float[Tensor, "sample *axes width"]:
         """Return `h` plus the convolution of `active`, without the bias."""
         if self.whole:
-            return convolved(active, self.weight, self.periodic, h)
+            return _convolved(active, self.weight, self.periodic, h)
         shape, middle = h.shape, [size // 2 for size in self.weight.shape[2:]]
         for axis in self.axes:
             # As an image of two axes. The line of the last axis has the cell itself, the others the two beside it.
@@ -210,11 +210,11 @@ class Convolution(nn.Module):
             kernel = self.weight[:, :, *line].unsqueeze(2 if last else 3)
             sizes = (len(h), -1, shape[-2]) if last else (-1, shape[axis + 1], math.prod(shape[axis + 2 : -1]))
             image, sum_so_far = active.reshape(*sizes, shape[-1]), h.reshape(*sizes, shape[-1])
-            h = convolved(image, kernel, (around and not last, around and last), sum_so_far).reshape(shape)
+            h = _convolved(image, kernel, (around and not last, around and last), sum_so_far).reshape(shape)
         return h
 
 
-def convolved(
+def _convolved(
     active: Float[Tensor, "sample *axes width"],
     kernel: Float[Tensor, "width width *taps"],
     periodic: tuple[bool, ...],

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-__all__ = ["Padding", "WindowNetwork", "WindowedNetwork"]
+__all__ = ["Padding", "WindowNetwork", "WindowedNetwork", "reflected"]
 
 Padding = Literal["absent", "reflect"]
 
@@ -157,7 +157,7 @@ class WindowNetwork(WindowedNetwork):
         self.width = whole_number("width", width, 1, "give the number of features of a vertex")
         self.depth = whole_number("depth", depth, 1, "give the number of residual layers")
         generator = torch.Generator().manual_seed(seed)
-        where = torch.from_numpy(geometry(graph, self.table)).float()
+        where = torch.from_numpy(_geometry(graph, self.table)).float()
         where = torch.cat([self.present.float(), where], dim=1)
         self.register_buffer("where", where, persistent=False)
         n_in = self.width_of_window * n_channels + n_context
@@ -211,7 +211,7 @@ def reflected(lattice: Lattice, table: Neighborhood) -> Int[np.ndarray, "vertex 
     return np.ravel_multi_index(tuple(np.moveaxis(landing, -1, 0)), lattice.shape).astype(np.int64)
 
 
-def geometry(graph: DependencyGraph, table: Neighborhood) -> Float[np.ndarray, "vertex feature"]:
+def _geometry(graph: DependencyGraph, table: Neighborhood) -> Float[np.ndarray, "vertex feature"]:
     """Where the entries of each window are: relative positions and hops, zero where absent; nothing on lattices.
 
     On lattices a column is one offset for all vertices, and positions would tell a network nothing.
