@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.sparse.csgraph as csgraph
 import torch
+from pydantic import TypeAdapter
 
 from nearfield.datasets import AutoregressiveChain
 from nearfield.fitting import selection as module
@@ -240,7 +241,7 @@ def test_a_report_survives_json():
     report = dataclasses.replace(select_field(Samples(x, graph)), radius_by_time=((0.1, 2), (0.5, 1)))
     assert any(c.location is not None for c in report.table)
     for one in (report, dataclasses.replace(report, radius_by_time=None)):
-        assert SelectionReport.from_plain(json.loads(json.dumps(dataclasses.asdict(one)))) == one
+        assert TypeAdapter(SelectionReport).validate_python(json.loads(json.dumps(dataclasses.asdict(one)))) == one
 
 
 def test_too_few_samples_for_folds():

@@ -16,6 +16,7 @@ from nearfield.data import store
 from nearfield.data.atomic_write import require_target
 from nearfield.graph import DependencyGraph
 from nearfield.methods import Method, class_of
+from nearfield.sampling.sampler import Sampler
 from nearfield.transform.marginal import check_choice
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "at_least_one",
     "check_checkpoint",
     "check_parameters",
+    "check_sampling",
     "parameters_from_plain",
     "plain_parameters",
 ]
@@ -79,6 +81,18 @@ def at_least_one(name: str, value: int) -> None:
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
+
+
+def check_sampling(n_samples: int, sampler: Any, steps: int | None, batch_size: int | None) -> None:
+    """Refuse arguments of `LocalizedDiffusion.sample` that cannot be used."""
+    at_least_one("n_samples", n_samples)
+    if sampler is not None and not isinstance(sampler, Sampler):
+        raise TypeError(f"sampler must be a Sampler or None, got {sampler!r}; see nearfield.sampling.sampler")
+    if sampler is not None and steps is not None:
+        raise ValueError(f"steps must be None with a sampler, which has its own, got {steps}")
+    for name, value in (("batch_size", batch_size), ("steps", steps)):
+        if value is not None:
+            at_least_one(name, value)
 
 
 def plain_parameters(parameters: Mapping[str, Any], seed: int) -> dict[str, Any]:

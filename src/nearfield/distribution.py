@@ -108,15 +108,16 @@ class Distribution(Module, abc.ABC):
         progress : callable, optional
             Called after each step of a sampler with the steps done and their number.
         """
-        drawn = (sampler or self.default_sampler()).sample(
-            self.score,
-            n_samples,
-            seed=seed,
-            dtype=torch.float64,
-            device=usable_device(device),
-            batch_size=batch_size,
-            progress=progress,
-        )
+        with torch.no_grad():
+            drawn = (sampler or self.default_sampler()).sample(
+                self.score,
+                n_samples,
+                seed=seed,
+                dtype=torch.float64,
+                device=usable_device(device),
+                batch_size=batch_size,
+                progress=progress,
+            )
         return drawn.cpu().numpy()
 
     def default_sampler(self, steps: int = 50) -> Sampler:

@@ -17,6 +17,7 @@ from nearfield._plain import plain
 from nearfield.data import store
 from nearfield.data.codec import Codec
 from nearfield.data.duplicate import fingerprints
+from nearfield.data.features import Features
 from nearfield.data.store import part_of
 from nearfield.distribution import Distribution, GaussianModel
 from nearfield.evaluation.comparison import Comparison
@@ -32,15 +33,7 @@ from nearfield.transform.marginal import Marginal
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt64
 
-__all__ = ["Features", "Model", "of_another_make"]
-
-
-@dataclass(frozen=True)
-class Features:
-    """Numbers in a sample, as scikit-learn counts them, and columns of a data frame, none where there are none."""
-
-    number: int
-    names: tuple[str, ...] = ()
+__all__ = ["Model", "of_another_make"]
 
 
 @final

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from nearfield.fitting.pooling import Pooling
 
@@ -46,12 +45,6 @@ class Candidate:
         """The setting as a `Pooling`."""
         return Pooling(self.strength, self.bandwidth, self.location, self.nugget)
 
-    @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> Candidate:
-        """Rebuild what ``dataclasses.asdict`` and JSON made plain."""
-        location = plain.get("location")
-        return cls(**plain | {"location": None if location is None else Pooling.from_plain(location)})
-
 
 @dataclass(frozen=True)
 class SelectionReport:
@@ -89,10 +82,3 @@ class SelectionReport:
     def choice(self) -> Candidate:
         """The chosen candidate."""
         return self.table[self.chosen]
-
-    @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> SelectionReport:
-        """Rebuild what ``dataclasses.asdict`` and JSON made plain."""
-        by_time = plain["radius_by_time"]
-        candidates = {name: tuple(map(Candidate.from_plain, plain[name])) for name in ("table", "curve")}
-        return cls(**plain | candidates | {"radius_by_time": by_time and tuple((float(t), int(r)) for t, r in by_time)})

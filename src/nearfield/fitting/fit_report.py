@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 from nearfield.fitting.neural import LevelChoice
 from nearfield.fitting.selection import SelectionReport
-from nearfield.fitting.training import Check, TrainingReport
+from nearfield.fitting.training import TrainingReport
 
 __all__ = ["FitReport"]
 
@@ -45,18 +45,3 @@ class FitReport:
     seed: int
     training: TrainingReport | None = None
     levels: tuple[LevelChoice, ...] | None = None
-
-    @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> FitReport:
-        """Rebuild what ``dataclasses.asdict`` and JSON made plain."""
-        report = plain | {"warnings": tuple(plain["warnings"])}
-        if report["selection"] is not None:
-            report["selection"] = SelectionReport.from_plain(report["selection"])
-        if report["training"] is not None:
-            training = report["training"]
-            checks = {"checks": tuple(Check(*c) for c in training["checks"]), "best": Check(*training["best"])}
-            lists = {name: tuple(training[name]) for name in ("losses", "symmetries") if name in training}
-            report["training"] = TrainingReport(**training | checks | lists)
-        if report["levels"] is not None:
-            report["levels"] = tuple(LevelChoice(*level) for level in report["levels"])
-        return cls(**report)

@@ -13,9 +13,9 @@ vertex: the blocks of their field are shrunk towards a fitted isotropic law inst
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
 
 import numpy as np
 import scipy.sparse as sp
@@ -87,13 +87,6 @@ class Pooling:
             raise ValueError(f"location must have no location, got {self.location!r}; give strength and bandwidth")
         if (self.location.strength, self.location.bandwidth) == (self.strength, self.bandwidth):
             object.__setattr__(self, "location", None)  # the same setting, and equal to it
-
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> Pooling:
-        """Rebuild what ``dataclasses.asdict`` and JSON made plain."""
-        location = plain.get("location")
-        location = None if location is None else cls.from_plain(location)
-        return cls(plain["strength"], plain["bandwidth"], location, plain.get("nugget", 0.0))
 
     @property
     def of_location(self) -> Pooling:

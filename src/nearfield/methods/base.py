@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from nearfield.distribution import Distribution
+from nearfield.fitting.fit_report import FitReport
 from nearfield.fitting.neural import LevelChoice
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.rarity import warn_of_rare
@@ -86,6 +87,19 @@ class Fitted:
     selection: SelectionReport | None = None
     training: TrainingReport | None = None
     levels: tuple[LevelChoice, ...] | None = None
+
+    def report(self, n_samples: int, seed: int, warnings: Sequence[str], encoding: float) -> FitReport:
+        """Return the report of the fit, with the seconds of encoding the samples."""
+        return FitReport(
+            selection=self.selection,
+            seconds={"encode": encoding, **self.seconds},
+            n_samples=n_samples,
+            warnings=tuple(warnings),
+            reason=self.reason,
+            seed=seed,
+            training=self.training,
+            levels=self.levels,
+        )
 
 
 class Method(abc.ABC):
