@@ -12,7 +12,7 @@ from nearfield.fitting.covariance import isolate, local_blocks, location_and_sca
 from nearfield.fitting.elimination import elimination_order, predecessors
 from nearfield.fitting.maximin import scattered
 from nearfield.fitting.pooling import Pooling, kernel, smoother
-from nearfield.fitting.regression import Borrowing
+from nearfield.fitting.regression import Shrinkage
 from nearfield.graph import DependencyGraph
 from nearfield.samples import Samples
 
@@ -112,7 +112,7 @@ def test_blocks_are_entries_of_the_dense_uncentred_moment(graph, monkeypatch):
 @every_pooling
 def test_pooled_windows_are_averages_over_vertices_that_have_all_members(graph, pooling):
     y, table = generic(graph), graph.neighborhood(1)
-    found = Borrowing(graph, table, pooling, 1).whole(local_blocks(y, table.index))
+    found = Shrinkage(graph, table, pooling, 1).whole(local_blocks(y, table.index))
     expected = pooled_by_loops(y, table, 1, graph, pooling)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
     assert np.linalg.eigvalsh(found).min() >= -1e-12 * found.max()
@@ -122,7 +122,7 @@ def test_pooled_windows_are_averages_over_vertices_that_have_all_members(graph, 
 @every_pooling
 def test_pooled_predecessors_are_positive_and_match_the_loops(graph, pooling):
     y, table = generic(graph), predecessors(graph, 2)
-    found = Borrowing(graph, table, pooling, 1).whole(local_blocks(y, table.index))
+    found = Shrinkage(graph, table, pooling, 1).whole(local_blocks(y, table.index))
     expected = pooled_by_loops(y, table, 2, graph, pooling)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
     assert np.linalg.eigvalsh(found).min() >= -1e-12 * found.max()
@@ -136,7 +136,7 @@ def test_full_pooling_on_a_chain_is_the_average_along_diagonals():
     graph = DependencyGraph.chain(4)
     table = graph.neighborhood(1)
     assert table.offsets[:, 0].tolist() == [0, -1, 1]
-    block = Borrowing(graph, table, Pooling(1.0), 1).whole(local_blocks(y, table.index))
+    block = Shrinkage(graph, table, Pooling(1.0), 1).whole(local_blocks(y, table.index))
     left = [[(s[0, 0] + s[1, 1] + s[2, 2]) / 3, 0, (s[0, 1] + s[1, 2] + s[2, 3]) / 3], [0, 1, 0]]
     np.testing.assert_allclose(block[0, :2], left, rtol=1e-13)
     np.testing.assert_allclose(block[0, 2, 2], (s[1, 1] + s[2, 2] + s[3, 3]) / 3, rtol=1e-13)
@@ -149,7 +149,7 @@ def test_full_pooling_on_a_chain_is_the_average_along_diagonals():
 def test_full_pooling_of_predecessors_on_lattices_is_stationary(graph):
     """Vertices with the same set of members share one law."""
     table = predecessors(graph, 2)
-    block = Borrowing(graph, table, Pooling(1.0), 1).whole(local_blocks(generic(graph), table.index))
+    block = Shrinkage(graph, table, Pooling(1.0), 1).whole(local_blocks(generic(graph), table.index))
     for v in range(graph.n_vertices):
         same = (table.present == table.present[v]).all(axis=1)
         np.testing.assert_array_equal(block[same], np.broadcast_to(block[v], block[same].shape))
@@ -161,8 +161,8 @@ def test_the_seam_of_a_ring_borrows_as_much_as_the_rest(pooling):
     graph, y = DependencyGraph.ring(12), generic(DependencyGraph.ring(12))
     seam, window = predecessors(graph, 2), graph.neighborhood(2)
     assert seam.offsets.tolist() == window.offsets.tolist()
-    block = Borrowing(graph, seam, pooling, 1).whole(local_blocks(y, seam.index))
-    around = Borrowing(graph, window, pooling, 1).whole(local_blocks(y, window.index))
+    block = Shrinkage(graph, seam, pooling, 1).whole(local_blocks(y, seam.index))
+    around = Shrinkage(graph, window, pooling, 1).whole(local_blocks(y, window.index))
     assert seam.present[-1].all()
     np.testing.assert_allclose(block[-1], around[-1], rtol=1e-13)
     assert np.linalg.matrix_rank(block[-1]) == 10

@@ -349,7 +349,7 @@ def test_a_refused_fit_leaves_the_earlier_one_whole():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:draws do not have:UserWarning")
+@pytest.mark.filterwarnings("ignore:draws differ from:UserWarning")
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("law", [AutoregressiveChain(0.8, 60), GaussianMarkovField.stationary((12, 12))])
 def test_auto_is_never_worse_than_the_gaussian(law, seed):

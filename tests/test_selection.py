@@ -139,7 +139,7 @@ def test_one_standard_error_rule_takes_the_smallest_of_those_close_to_the_best()
     assert report([0, 3]) == (3, 3)
 
 
-def test_size_counts_members_and_what_is_borrowed():
+def test_size_counts_entries_and_the_effective_number_of_vertices():
     """An interior block of n alike vertices costs 1/n of its own; half pooled, a quarter of its own remains."""
     graph = DependencyGraph.chain(10)
     trials = module._Trials(Samples(np.zeros((8, 10, 2)), graph), split(8, 2, True), Search())
@@ -150,7 +150,7 @@ def test_size_counts_members_and_what_is_borrowed():
     assert trials.size(2, Pooling(1.0, location=Pooling(0.0))) == pytest.approx(members / 10 + 2 * (1 - 1 / 10))
     near = np.exp(-(np.arange(-3, 4) ** 2) / 2.0)
     wide = module._Trials(Samples(np.zeros((8, 99, 1)), DependencyGraph.ring(99)), split(8, 2, True), Search())
-    assert wide._borrowed(1.0) == pytest.approx(near.sum() ** 2 / (near**2).sum())
+    assert wide._n_effective(1.0) == pytest.approx(near.sum() ** 2 / (near**2).sum())
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,6 @@ def recorded_warnings(*, strict: bool) -> Iterator[list[str]]:
         yield messages
     for warning in caught:
         if strict and issubclass(warning.category, MomentWarning):
-            raise ValueError(f"with strict=True the draws must have the moments of the data, but {warning.message}")
+            raise ValueError(f"with strict=True draws must have the second moments of the data, but {warning.message}")
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     messages += [str(w.message) for w in caught if issubclass(w.category, UserWarning | RuntimeWarning)]

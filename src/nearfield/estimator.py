@@ -47,7 +47,7 @@ __all__ = ["LocalizedDiffusion"]
 
 
 def _part(path: str) -> Any:
-    """Return a property that is a part of the fitted model."""
+    """Return a property for a part of the fitted model."""
     return property(attrgetter(f"model_.{path}"))
 
 
@@ -204,7 +204,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             fitted = method.fit(transformed, FitOptions(search, checkpoint, step))
         report = fitted.report(len(samples), seed, messages, encoded - start)
         marginal = marginal.rescaled(fitted.center, fitted.scale)
-        # In one step at the end: a fit that was refused leaves an earlier one whole.
+        # in one step at the end, so that a refused fit leaves an earlier one intact
         self.model_ = Model.of(samples, codec, marginal, fitted, report, features)
         self.digest_ = self.model_.digest(self._plain_parameters())
         return self

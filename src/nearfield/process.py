@@ -55,7 +55,7 @@ def signal_scale(t: Number) -> Number:
 
 
 def noise_scale(t: Number) -> Number:
-    r"""Scale of the noise at time `t`, :math:`s = \sqrt{1 - e^{-2t}}` of (2.5), arXiv 2505.04417, a standard deviation.
+    r"""Scale of the noise at time `t`, :math:`s = \sqrt{1 - e^{-2t}}` of (2.5), arXiv 2505.04417.
 
     It has full relative precision however small `t` is.
 

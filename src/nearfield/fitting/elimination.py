@@ -1,4 +1,4 @@
-"""The order in which vertices are conditioned on the ones before them, and the windows that it gives."""
+"""Elimination order of the vertices, and their windows of earlier ones."""
 
 from __future__ import annotations
 
@@ -17,20 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["elimination_order", "predecessors"]
 
 WIDER = 64
-"""By how much wider a window is looked for of which another is part."""
+"""Largest difference of radii at which a window is cut out of a wider one in memory."""
 
 
 def elimination_order(graph: DependencyGraph) -> Int[np.ndarray, " vertex"]:
-    """Order in which vertices are conditioned on the ones before them.
+    """Order in which vertices are conditioned on earlier ones.
 
-    Lattices are taken lexicographically, points in space from coarse to fine (`maximin_order`), every other graph
-    breadth first (reverse Cuthill-McKee), so that a vertex has earlier neighbours close by. On a tree the last is a
-    perfect elimination ordering.
-
-    Returns
-    -------
-    ndarray of int, shape (vertex,)
-        The vertices, first to last.
+    Lattices are in lexicographic order, points in space in `maximin_order`, other graphs breadth first (reverse
+    Cuthill-McKee), so that a vertex has earlier neighbours close by. On a tree the last is a perfect elimination
+    ordering.
     """
     return graph.memory.get("elimination order", lambda: _order(graph), size=lambda order: order.nbytes)
 
@@ -46,26 +41,14 @@ def _order(graph: DependencyGraph) -> Int[np.ndarray, " vertex"]:
 
 
 def predecessors(graph: DependencyGraph, radius: int, order: Int[np.ndarray, " vertex"] | None = None) -> Neighborhood:
-    """Windows of the sparse Cholesky factor: a vertex and its earlier neighbours within ``radius`` hops.
+    """Windows of the sparse Cholesky factor: a vertex (column 0) and its earlier neighbours within ``radius`` hops.
 
-    Points in space have as many of their nearest earlier points instead as a vertex has neighbours within these hops.
-
-    Parameters
-    ----------
-    graph : DependencyGraph
-    radius : int
-        Hops of (2.12).
-    order : ndarray of int, optional
-        From `elimination_order`, the default.
-
-    Returns
-    -------
-    Neighborhood
-        Column 0 is the vertex itself. On lattices a column is one offset; elsewhere the members are ranked by distance.
+    On lattices a column is one offset; elsewhere entries are ranked by distance. Points in space have instead as many
+    of their nearest earlier points as a vertex has neighbours within these hops.
     """
     if order is None:
         return graph.memory.get(
-            ("predecessors", radius), lambda: _made(graph, radius), size=lambda table: table.n_bytes
+            ("predecessors", radius), lambda: _windows(graph, radius), size=lambda table: table.n_bytes
         )
     if scattered(graph):
         return nearest_earlier(graph, neighbour_count(graph, radius), order, radius)
@@ -91,8 +74,8 @@ def predecessors(graph: DependencyGraph, radius: int, order: Int[np.ndarray, " v
     )
 
 
-def _made(graph: DependencyGraph, radius: int) -> Neighborhood:
-    """Make the windows, on lattices from wider ones that are there."""
+def _windows(graph: DependencyGraph, radius: int) -> Neighborhood:
+    """Compute the windows, on lattices from wider ones in memory."""
     wider = None
     if graph.lattice is not None:
         wider = graph.memory.first(("predecessors", r) for r in range(radius + 1, radius + WIDER))

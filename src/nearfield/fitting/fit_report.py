@@ -1,4 +1,4 @@
-"""What a fit did, in plain numbers and sentences."""
+"""Report of a fit in plain numbers and sentences."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ __all__ = ["FitReport"]
 @final
 @dataclass(frozen=True)
 class FitReport:
-    """What a fit did.
+    """Report of a fit.
 
     Parameters
     ----------
     selection : SelectionReport or None
-        How the locality was chosen; None when nothing was left to choose.
+        Choice of the locality; None if nothing was left to choose.
     seconds : dict of str to float
         Wall time of the stages.
     n_samples : int
         Samples fitted.
     warnings : tuple of str
-        What was warned of.
+        Texts of the warnings.
     reason : str
-        What was chosen and why.
+        The choices and their reasons.
     seed : int
         64-bit seed of the fit.
     training : TrainingReport or None
-        Of the network, if one was trained; of the first of several.
+        Of the first network, if any was trained.
     levels : tuple of LevelChoice or None
         Network against Gaussian field at each noise level, with ``method="auto"``.
     """

@@ -1,11 +1,11 @@
-"""Whether what is drawn has the second moments of the data, over the whole graph and at every scale.
+"""Comparison of the second moments of draws with those of the data, over the whole graph and at every scale.
 
-A field is fitted by conditional laws, and no mean loss sees whether they add up. After the choice its draws are
-compared with the data: the total variance, that of single vertices, of block means at each scale and along the five
-leading modes of the data. What is off by more than sampling explains is a warning of the fit.
+A field is fitted by conditional laws, and no mean loss measures whether they are consistent. After the choice its draws
+are compared with the data: the total variance, that of single vertices, of block means at each scale and along the five
+leading modes of the data. A difference beyond sampling error is a warning of the fit.
 
-The modes of a sample fit it better than the law that it comes from. How much better is seen on samples drawn from the
-field, as many as the data are.
+The modes of a sample fit it better than its law. The size of this effect is measured on samples drawn from the field,
+as many as the data.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from nearfield.score.field import GaussianField
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["Moment", "MomentWarning", "described", "moments"]
+__all__ = ["Moment", "MomentWarning", "moment_warning", "moments"]
 
 ERRORS = 4.0
 """Standard errors beyond which a ratio is off; a dozen ratios raise a false alarm in less than one fit of a hundred."""
 LEAST = 0.05
-"""A ratio off by less is not spoken of, however many samples there are."""
+"""A ratio off by less is not reported, however many samples there are."""
 MODES = 5
 LEAST_SINGLE = 0.15
-"""The same of the variances of single vertices, root mean square over them."""
+"""The same for the variances of single vertices, root mean square over them."""
 REPLICATES = 24
-"""Sets as large as the data, taken from the draws."""
+"""Subsets of the draws as large as the data."""
 SAMPLES = 400
-"""Samples of the data that are looked at, at most, and draws, at least."""
+"""Most samples of the data in the comparison, and fewest draws."""
 NUMBERS = 2e7
-"""Numbers in the draws (160 MiB), where two draws for each sample are not more."""
+"""Numbers in the draws (160 MiB), unless two draws for each sample are more."""
 FEWEST = 8
 
 
 class MomentWarning(UserWarning):
-    """What is drawn has other second moments than the data."""
+    """Draws have other second moments than the data."""
 
 
 class Moment(NamedTuple):
-    """A second moment of what is drawn over that of the data, and the standard error of this ratio.
+    """Ratio of a second moment of draws to that of the data, and its standard error.
 
-    Of single vertices it is 1 plus the root mean square of what the logarithms of the ratios have beyond sampling.
+    For single vertices it is 1 plus the root mean square of the logarithms of the ratios in excess of sampling error.
     """
 
     name: str
@@ -83,15 +83,15 @@ def moments(samples: Samples, field: GaussianField, seed: int = 0) -> tuple[Mome
     return (*ratios, _single(y, drawn, sets, ratios[0].error), *_modes(y, drawn, sets, samples.ordered))
 
 
-def described(found: tuple[Moment, ...]) -> str | None:
-    """Say which moments are off, or None."""
+def moment_warning(found: tuple[Moment, ...]) -> str | None:
+    """Return the text of a warning that names the moments that are off, or None."""
     off = [moment for moment in found if moment.off]
     if not off:
         return None
     listed = ", ".join(f"{moment.name} {moment.ratio:.2f} +- {moment.error:.2f}" for moment in off)
     return (
-        f"draws do not have the second moments of the data; times the data's: {listed}. Use another radius, other "
-        "pooling or more samples, or take out what differs from place to place."
+        f"draws differ from the data in their second moments (ratios to the data: {listed}); use another radius, other "
+        "pooling or more samples, or subtract a mean that varies from place to place"
     )
 
 
@@ -128,10 +128,10 @@ def _single(
     sets: list[tuple[np.ndarray, np.ndarray]],
     error: float,
 ) -> Moment:
-    """Spread of the ratios over the vertices, beyond what sets of the draws have among each other.
+    """Spread of the ratios over the vertices, beyond that between subsets of the draws.
 
-    Of data with longer tails than normal ones, or alike in time, as that much more is taken for sampling as the error
-    of their total variance, or of their own variances, is larger.
+    For data with longer tails than normal ones, or correlated in time, sampling explains more, as much as the error of
+    their total variance, or of their own variances, is larger.
     """
 
     def spread(one: np.ndarray, other: np.ndarray) -> float:

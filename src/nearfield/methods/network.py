@@ -18,7 +18,7 @@ from nearfield.methods.base import (
     FitOptions,
     Fitted,
     Method,
-    given,
+    fixed,
     keep_fraction,
     keep_pooling,
     keep_radius,
@@ -85,7 +85,7 @@ class NetworkMethod(Method):
 
     def seeded(self) -> bool:
         """Whether a recipe is given, and nothing is left to choose."""
-        return None not in (self.recipe, given(self.radius), given(self.pooling))
+        return None not in (self.recipe, fixed(self.radius), fixed(self.pooling))
 
     def require(self, samples: Samples) -> None:
         """Refuse missing values, symmetries that the graph lacks, and compilation without a compiler."""
@@ -100,7 +100,7 @@ class NetworkMethod(Method):
 
     def choose_locality(self, samples: Samples, options: FitOptions) -> Chosen:
         """Choose pooling and hops of the field; where both are given, nothing of the field is needed."""
-        radius, pooling = given(self.radius), given(self.pooling)
+        radius, pooling = fixed(self.radius), fixed(self.pooling)
         return choose(samples, 0 if None not in (radius, pooling) else None, pooling, options)
 
     def train(
@@ -122,7 +122,7 @@ class NetworkMethod(Method):
             hops=chosen.radius,
             pooling=pooling,
             recipe=recipe,
-            radius=given(self.radius),
+            radius=fixed(self.radius),
             checkpoint=options.checkpoint,
             progress=None if tell is None else lambda step, loss: tell(step, total, loss),
         )

@@ -14,11 +14,11 @@ from nearfield.methods.base import (
     FitOptions,
     Fitted,
     Method,
-    given,
+    fixed,
     keep_pooling,
     keep_radius,
     keep_recipe,
-    named,
+    locality_reason,
 )
 from nearfield.paper.recipe import PaperRecipe, fit_paper
 from nearfield.paper.vertex_training import VertexRecipe, fit_vertex_networks
@@ -61,8 +61,8 @@ class Paper(Method):
     def _fit(self, samples: Samples, options: FitOptions) -> Fitted:
         """Choose the radius, and train on all samples."""
         start = time.perf_counter()
-        pooling: Pooling = given(self.pooling) or Pooling(1.0)
-        radius: int | None = given(self.radius)
+        pooling: Pooling = fixed(self.pooling) or Pooling(1.0)
+        radius: int | None = fixed(self.radius)
         if radius is None:
             radius = max(r for _, r in select_radius_by_time(samples, pooling, seed=options.seed))
         selected = time.perf_counter()
@@ -71,7 +71,7 @@ class Paper(Method):
         score, reason = self._train(y, radius, options)
         seconds = {"select": selected - start, "train": time.perf_counter() - selected}
         law = DiffusionModel(score, y.largest_eigenvalue)
-        return Fitted(center, scale, law, radius, pooling, f"{named(radius, pooling)}{reason}", seconds)
+        return Fitted(center, scale, law, radius, pooling, f"{locality_reason(radius, pooling)}{reason}", seconds)
 
     def _train(self, samples: Samples, radius: int, options: FitOptions) -> tuple[Score, str]:
         """Train the networks, and say what came of those of single vertices."""

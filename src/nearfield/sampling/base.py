@@ -100,9 +100,8 @@ class Sampler(abc.ABC):
     ) -> Float[Tensor, "sample vertex channel"]:
         """Generate members, starting from standard noise.
 
-        Member m depends on the seed and on m only, up to rounding in the score; its noise is the same to the last bit
-        whatever the ensemble and the batches. A tensor of the score that requires gradients gets them, except under
-        `torch.no_grad`; it must then be on `device`.
+        Member m depends on the seed and on m only, up to rounding in the score; its noise is the same to the last bit.
+        Tensors of the score that require gradients get them, except under `torch.no_grad`, if they are on `device`.
 
         Parameters
         ----------
@@ -110,25 +109,19 @@ class Sampler(abc.ABC):
             Where it is on another device, a copy of it is moved to `device`.
         n_samples : int
             Number of members, at least 1.
-        seed : int
-            In [0, 2**64), from :func:`~nearfield.noise.seed_of`.
-        first_member : int
-            Number of the first member, at least 0; it continues another ensemble.
+        seed, first_member : int
+            In [0, 2**64); an ensemble is continued from the first member's number on.
         batch_size : int, optional
             Members denoised at once, at least 1; by default as many as take about 1 GiB.
-        dtype : torch.dtype
-            Floating-point type of the state. The noise is drawn in float64 and converted.
-        device : torch.device or str
-            Device of the state.
+        dtype, device : torch.dtype, torch.device or str
+            Of the state. The noise is drawn in float64 and converted.
         progress : callable, optional
             Called after each step of each batch with the number of steps done and their total.
 
         Raises
         ------
-        ValueError
-            If a number is out of its range.
-        MemoryError
-            If memory is too small for so many members at once.
+        ValueError, MemoryError
+            If a number is out of its range, or memory is too small for so many members at once.
         """
         _check_sizes(n_samples, batch_size, dtype)
         score = _on(score, device)
