@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from nearfield.distribution import DiffusionModel
 from nearfield.module import describe
 from nearfield.noise import Stream, normals
 from nearfield.process import Schedule, noise_scale, noise_to_signal, signal_scale, time_of
@@ -345,6 +346,20 @@ def test_gradients_are_kept_except_under_no_grad():
         score.scale = torch.tensor(1 + change, dtype=torch.float64)
         values.append(sampler.sample(score, 2, **options).sum().item())
     assert slope.item() == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-6)
+
+
+def test_a_law_draws_arrays_from_a_score_that_requires_gradients():
+    class Scaled(Shifts):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+
+        def forward(self, x, t):
+            return self.scale * super().forward(x, t)
+
+    sampler = DPMSolver2M(Schedule.log_snr(5))
+    drawn = DiffusionModel(Scaled()).sample(2, seed=2, sampler=sampler, device="cpu")
+    np.testing.assert_array_equal(drawn, sampler.sample(Shifts(), 2, seed=2, dtype=torch.float64).numpy())
 
 
 def test_default_levels_drown_the_largest_eigenvalue():
