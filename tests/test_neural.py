@@ -311,7 +311,7 @@ def test_auto_says_what_it_compared_and_a_stored_model_draws_the_same(tmp_path):
     np.testing.assert_array_equal(again.sample(3, random_state=5), model.sample(3, random_state=5))
     assert again.fit_report_ == report
     assert again.recipe == recipe
-    with pytest.warns(UserWarning, match="answered by the Gaussian field"):
+    with pytest.warns(UserWarning, match="uses the Gaussian field"):
         kept = model.score_samples(x)
     field = nf.LocalizedDiffusion(method="gaussian", radius=2, pooling=1.0, random_state=0).fit(x)
     np.testing.assert_array_equal(kept, field.score_samples(x))

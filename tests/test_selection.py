@@ -220,7 +220,7 @@ def test_where_settings_are_passed_over_the_curve_and_the_reason_are_those_of_wh
     assert report.choice.pooling == sound
     assert report.choice.loss == min(c.loss for c in report.curve)
     assert [c.radius for c in report.curve] == list(candidate_radii(graph))
-    assert "others were passed over" in report.reason
+    assert "among candidates whose draws have the variance" in report.reason
     assert "standard error" not in report.reason
 
 
