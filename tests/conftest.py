@@ -20,6 +20,7 @@ class _WithinThePackage:
 
 
 _ORIGINAL = builtins.__import__
+_ASKED: list[tuple[dict[str, Any], str, Any]] = []  # who asked for which name of which module before the module had it
 
 
 def _import(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
@@ -29,6 +30,7 @@ def _import(name: str, globals: Any = None, locals: Any = None, fromlist: Any = 
         for wanted in fromlist or ():
             if not hasattr(module, wanted):
                 setattr(module, wanted, Any)
+                _ASKED.append((globals, wanted, module))
     return module
 
 
@@ -59,6 +61,8 @@ def _check_annotations() -> None:
         for module in pkgutil.walk_packages(package.__path__, "nearfield."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
+    for names, wanted, source in _ASKED:
+        names[wanted] = getattr(source, wanted)
 
 
 if os.environ.get("NEARFIELD_CHECK_SHAPES") == "1":

@@ -299,13 +299,15 @@ def _summary(path: Path) -> dict[str, Any]:
     metadata, _ = read(path)
     if "summary" not in metadata:
         raise ValueError(f"{path} is the checkpoint of a training or no model of this nearfield; fit and save again")
-    return metadata["summary"]
+    summary: dict[str, Any] = metadata["summary"]
+    return summary
 
 
 def _load(path: Path, *, quiet: bool) -> LocalizedDiffusion:
     from nearfield.loading import load
 
-    return load(path).set_params(verbose=_progress(quiet))
+    model: LocalizedDiffusion = load(path).set_params(verbose=_progress(quiet))
+    return model
 
 
 def _read_for(model: LocalizedDiffusion, path: Path) -> xr.DataArray | xr.Dataset | np.ndarray:

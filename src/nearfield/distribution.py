@@ -57,7 +57,8 @@ class Conditional(NamedTuple):
     ) -> Float[np.ndarray, "member vertex channel"]:
         """Draw given one set of observed values; ``step`` tells sets apart."""
         drawn, mean = self.field.sample(x, n_samples, seed=seed, step=step), self.field.mean(x[None])
-        return mean + math.sqrt(self.band) * (drawn - mean)
+        spread: np.ndarray = mean + math.sqrt(self.band) * (drawn - mean)
+        return spread
 
 
 class Distribution(Module, abc.ABC):

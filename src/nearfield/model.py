@@ -113,7 +113,9 @@ class Model:
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
         """Log-density of data, transform included, nats."""
-        return self.law.log_prob(self.marginal(x)) + self.marginal.log_abs_det_jacobian(x).sum(axis=(-2, -1))
+        volume: np.ndarray = self.marginal.log_abs_det_jacobian(x).sum(axis=(-2, -1))
+        log_density: np.ndarray = self.law.log_prob(self.marginal(x)) + volume
+        return log_density
 
     def complete(
         self, x: Float[np.ndarray, "sample vertex channel"], n_samples: int, seed: int

@@ -96,12 +96,12 @@ class Samples:
     @property
     def n_vertices(self) -> int:
         """Number of vertices."""
-        return self.values.shape[1]
+        return int(self.values.shape[1])
 
     @property
     def n_channels(self) -> int:
         """Number of channels of each vertex."""
-        return self.values.shape[2]
+        return int(self.values.shape[2])
 
     @cached_property
     def groups(self) -> Int[np.ndarray, " sample"]:
@@ -223,4 +223,5 @@ def duplicate_groups(x: Float[np.ndarray, "sample vertex channel"]) -> Int[np.nd
 
 def _by_first(first: Int[np.ndarray, " group"], group: Int[np.ndarray, " sample"]) -> Int[np.ndarray, " sample"]:
     """Give groups numbers in the order of their first samples."""
-    return np.argsort(np.argsort(first))[group.ravel()]
+    ordered: np.ndarray = np.argsort(np.argsort(first))[group.ravel()]
+    return ordered

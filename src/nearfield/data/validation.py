@@ -110,7 +110,7 @@ def as_array(data: Any) -> ndarray:
             raise TypeError(f"X must hold real numbers, got dtype {np.asarray(data).dtype}; convert to float")
     from sklearn.utils.validation import check_array  # a second to import
 
-    array = check_array(
+    array: ndarray = check_array(
         data, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan", allow_nd=True, input_name="X"
     )
     if array.size == 0:

@@ -110,4 +110,5 @@ def _errors(
         asked[rng.choice(hidden, min(PROBED, len(hidden)), replace=False), rng.integers(samples.n_channels)] = True
         law = field.conditional(observed)
         squares.append(((test - law.mean(test))[:, asked] ** 2 / law.variance(asked)).mean(axis=1))
-    return np.mean(squares, axis=0)
+    mean: np.ndarray = np.mean(squares, axis=0)
+    return mean

@@ -218,7 +218,8 @@ def _log_density(
     root = np.linalg.cholesky(covariance)
     white = solve_triangular(root, z.reshape(len(z), -1).T, lower=True)
     constant = np.log(root.diagonal()).sum() + 0.5 * len(root) * math.log(2 * math.pi)
-    return -0.5 * (white**2).sum(axis=0) - constant
+    log_density: np.ndarray = -0.5 * (white**2).sum(axis=0) - constant
+    return log_density
 
 
 def _excess(finer: GaussianField, samples: Samples, ladder: _Ladder) -> Float[np.ndarray, "2 sample"]:

@@ -45,7 +45,8 @@ def _members(graph: DependencyGraph, radius: int) -> Int[np.ndarray, " vertex"]:
     """Vertices around each one; for points in space twice the earlier ones, which elsewhere are half of them."""
     if scattered(graph):
         return np.full(graph.n_vertices, 2 * neighbour_count(graph, radius) + 1)
-    return graph.neighborhood(radius).present.sum(axis=1)
+    sizes: np.ndarray = graph.neighborhood(radius).present.sum(axis=1)
+    return sizes
 
 
 def wider_radius(graph: DependencyGraph, radius: int, n_channels: int = 1) -> tuple[int | None, str]:

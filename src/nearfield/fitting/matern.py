@@ -159,7 +159,9 @@ def own_share(
     each disagreement of the two on to all their neighbours.
     """
     left = _left_over(law, points_of(graph), table)
-    return (1.0 - strength) * np.sqrt(np.minimum(1.0, left * max(n_samples / 4, 1.0 / (TWIN * np.median(left)))))
+    squared = np.minimum(1.0, left * max(n_samples / 4, 1.0 / (TWIN * np.median(left))))
+    share: np.ndarray = (1.0 - strength) * np.sqrt(squared)
+    return share
 
 
 def shrunk_blocks(
@@ -192,7 +194,8 @@ def shrunk_blocks(
     """
     rho = law.blocks(points_of(graph)[index])
     target = (rho[:, :, None, :, None] * between[:, None, :]).reshape(blocks.shape)
-    return target + share[:, None, None] * (blocks - target)
+    shrunk: np.ndarray = target + share[:, None, None] * (blocks - target)
+    return shrunk
 
 
 def _left_over(

@@ -68,7 +68,8 @@ def maximin_order(points: Float[np.ndarray, "vertex axis"]) -> Int[np.ndarray, "
 
 def _squared(axes: Float[np.ndarray, "axis vertex"], point: Float[np.ndarray, " axis"]) -> Float[np.ndarray, " vertex"]:
     """Squared distances to a point, in single precision."""
-    return np.sum((axes - point[:, None]) ** 2, axis=0).astype(np.float32)
+    squares: np.ndarray = np.sum((axes - point[:, None]) ** 2, axis=0).astype(np.float32)
+    return squares
 
 
 def halving_order(points: Float[np.ndarray, "vertex axis"]) -> Int[np.ndarray, " vertex"]:

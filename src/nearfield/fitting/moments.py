@@ -113,7 +113,8 @@ def _scales(graph: DependencyGraph) -> Iterator[tuple[str, Squares]]:
 
 def _block_squares(rows: sp.csr_array, x: Float[np.ndarray, "sample vertex channel"]) -> np.ndarray:
     means = rows @ np.moveaxis(x, 1, 0).reshape(x.shape[1], -1)
-    return (means.reshape(-1, len(x), x.shape[2]) ** 2).mean(axis=(0, 2))
+    squares: np.ndarray = (means.reshape(-1, len(x), x.shape[2]) ** 2).mean(axis=(0, 2))
+    return squares
 
 
 def _ratio(name: str, data: np.ndarray, drawn: np.ndarray, ordered: bool) -> Moment:

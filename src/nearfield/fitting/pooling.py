@@ -132,7 +132,8 @@ class Near(NamedTuple):
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Replace the values of each vertex by the average."""
-        return self.weight @ values
+        average: np.ndarray = self.weight @ values
+        return average
 
     @property
     def n_bytes(self) -> int:
@@ -167,7 +168,8 @@ class Alike(NamedTuple):
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Replace the values of each vertex by the average."""
-        return (self.share @ (self.total @ values))[self.borrower]
+        average: np.ndarray = (self.share @ (self.total @ values))[self.borrower]
+        return average
 
     @property
     def n_bytes(self) -> int:
@@ -177,7 +179,8 @@ class Alike(NamedTuple):
     @property
     def lenders(self) -> Int[np.ndarray, " vertex"]:
         """How many vertices each average is over."""
-        return np.rint(1.0 / self.share.max(axis=1)).astype(np.int64)[self.borrower]
+        lenders: np.ndarray = np.rint(1.0 / self.share.max(axis=1)).astype(np.int64)[self.borrower]
+        return lenders
 
     def mean(self, parts: Sequence[slice], values: Callable[[slice], np.ndarray]) -> np.ndarray:
         """Average for each need of values that are made in parts of the graph."""

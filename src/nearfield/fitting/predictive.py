@@ -161,7 +161,8 @@ def _roots(moments: torch.Tensor) -> Float[np.ndarray, "vertex variable variable
     root, failed = torch.linalg.cholesky_ex(moments + 1e-12 * scale)
     if failed.any():
         root[failed > 0] = torch.linalg.cholesky((moments + VARIANCE_FLOOR * scale)[failed > 0])
-    return root.contiguous().numpy()
+    roots: np.ndarray = root.contiguous().numpy()
+    return roots
 
 
 class _HeldOut(NamedTuple):
@@ -174,12 +175,14 @@ class _HeldOut(NamedTuple):
 
     def plain(self) -> Float[np.ndarray, " sample"]:
         """Negative log-density of the field, nats per dimension."""
-        return (0.5 * self.white**2).mean(axis=0) + self.log_deviation + 0.5 * math.log(2 * math.pi)
+        loss: np.ndarray = (0.5 * self.white**2).mean(axis=0) + self.log_deviation + 0.5 * math.log(2 * math.pi)
+        return loss
 
     def loss(self, weight: float, tail: float) -> Float[np.ndarray, " sample"]:
         """Negative log-density of the predictive law, nats per dimension."""
         spread = 1 + self.leverage / (weight * self.n_samples) + 1 / self.n_samples
-        return self.log_deviation - log_student(self.white, spread, tail).mean(axis=0)
+        loss: np.ndarray = self.log_deviation - log_student(self.white, spread, tail).mean(axis=0)
+        return loss
 
 
 def _hold_out(

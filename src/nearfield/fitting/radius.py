@@ -74,7 +74,8 @@ def _denoising_loss(y: np.ndarray, score: WindowedGaussianScore, t: float, sigma
     a = 1.0 / math.sqrt(1.0 + sigma**2)
     error = a * np.einsum("vcwd,svwd->svc", rows, window, optimize=True) - y
     noise = (a * sigma) ** 2 * (rows**2).sum(axis=(2, 3))
-    return (error**2 + noise).mean(axis=(1, 2)) / sigma**2
+    loss: np.ndarray = (error**2 + noise).mean(axis=(1, 2)) / sigma**2
+    return loss
 
 
 def select_masked_radius(samples: Samples, *, folds: int = 5, seed: int = 0) -> int:

@@ -37,7 +37,7 @@ def rarely_varying(x: Float[np.ndarray, "sample vertex channel"]) -> Bool[np.nda
     aside = 1 if len(x) < ENOUGH else 2
     center = x.mean(axis=0)
     largest = np.maximum(x.max(axis=0) - center, center - x.min(axis=0)) ** 2
-    rare = (largest > 0) & (largest > 0.5 * len(x) / aside * x.var(axis=0))  # necessary, and soon known
+    rare: np.ndarray = (largest > 0) & (largest > 0.5 * len(x) / aside * x.var(axis=0))  # necessary, and soon known
     if len(x) > 3 and rare.any():
         squared = np.sort((x[:, rare] - np.median(x[:, rare], axis=0)) ** 2, axis=0)
         rest = squared[:-aside].mean(axis=0)

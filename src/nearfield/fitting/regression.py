@@ -191,7 +191,8 @@ def _towards_near(
     blocks = own(near)
     mean = (weight @ blocks.reshape(len(near), -1)).reshape(-1, *blocks.shape[1:])
     start = int(np.searchsorted(near, rows.start))
-    return (1 - strength) * blocks[start : start + len(mean)] + strength * mean
+    shrunk: np.ndarray = (1 - strength) * blocks[start : start + len(mean)] + strength * mean
+    return shrunk
 
 
 def with_nugget(

@@ -146,7 +146,8 @@ class _Trials:
         else:
             blocks = recentred(kept[fold], table.index, self.own.mean[:, fold] - center, scale)
             fit = regress_moments(blocks, table, self.graph, pooling, n_samples, law, windows)
-        return conditional_loss((self.x[held_out] - center) / scale, table.index, fit) + np.log(scale).mean()
+        loss = conditional_loss((self.x[held_out] - center) / scale, table.index, fit)
+        return loss + float(np.log(scale).mean())
 
     def _singular(self, windows: Smoother | None, table: Neighborhood, n_samples: int) -> bool:
         """Whether a pooled block has less rank than members: its regression is of rounding, to be done as in a fit."""
@@ -175,7 +176,7 @@ class _Trials:
 
         Mean and scale count among the members, of which they are two, unless they are pooled in another way.
         """
-        members = float(self.windows(radius).present.sum(axis=1).mean()) * self.x.shape[2]
+        members = float(self.windows(radius).present.sum(axis=1).mean() * self.x.shape[2])
         return members * self._own(pooling) + 2 * (self._own(pooling.of_location) - self._own(pooling))
 
     def _own(self, pooling: Pooling) -> float:
@@ -244,7 +245,8 @@ def conditional_loss(
     residual = y.transpose(1, 0, 2) - others @ fit.coefficient
     white = residual @ np.linalg.inv(fit.root).transpose(0, 2, 1)
     half_log_det = np.log(np.diagonal(fit.root, axis1=1, axis2=2)).mean()
-    return 0.5 * (white**2).mean(axis=(0, 2)) + half_log_det + 0.5 * math.log(2 * math.pi)
+    loss: np.ndarray = 0.5 * (white**2).mean(axis=(0, 2)) + half_log_det + 0.5 * math.log(2 * math.pi)
+    return loss
 
 
 def select_field(

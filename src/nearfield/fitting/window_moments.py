@@ -131,4 +131,5 @@ def _places(member: int) -> Int[np.ndarray, "member member"]:
     """Where each entry of a block is in its lower half."""
     row, column = np.indices((member, member))
     low, high = np.minimum(row, column), np.maximum(row, column)
-    return high * (high + 1) // 2 + low
+    place: np.ndarray = high * (high + 1) // 2 + low
+    return place

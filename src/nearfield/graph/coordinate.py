@@ -24,7 +24,7 @@ Metric = Literal["euclidean", "haversine"]
 EARTH_RADIUS = 6371.0088  # km, mean radius of the IUGG's reference ellipsoid
 
 
-def positions(coordinates: Float[np.ndarray, "vertex axis"], metric: Metric) -> Float[np.ndarray, "vertex axis"]:
+def positions(coordinates: Float[np.ndarray, "vertex axis"], metric: Metric) -> Float[np.ndarray, "vertex place"]:
     """Points whose straight-line distance orders as the metric does: on the sphere, unit vectors.
 
     Examples
@@ -150,7 +150,7 @@ def checked_axes(lat: ArrayLike, lon: ArrayLike) -> tuple[Float[np.ndarray, " la
     return axes[0], axes[1], len(steps) > 0 and abs(span + spacing - 360) <= spacing / 2
 
 
-def _check_degrees(lat: Float[np.ndarray, " point"], lon: Float[np.ndarray, " point"]) -> None:
+def _check_degrees(lat: Float[np.ndarray, " lat"], lon: Float[np.ndarray, " lon"]) -> None:
     """Refuse latitudes outside [-90, 90] and longitudes that span more than 360 degrees."""
     farthest = lat[np.abs(lat).argmax()]
     if abs(farthest) > 90:

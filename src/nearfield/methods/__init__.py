@@ -61,7 +61,8 @@ def method_of(method: str | Method, **settings: Any) -> Method:
                 raise ValueError(f"{name} must be left out with method={method!r}, which has its own, got {value!r}")
         return method
     kind: Any = class_of(method)
-    return kind(**{field.name: settings[field.name] for field in fields(kind) if field.name in settings})
+    made: Method = kind(**{field.name: settings[field.name] for field in fields(kind) if field.name in settings})
+    return made
 
 
 def class_of(name: str) -> type[Method]:

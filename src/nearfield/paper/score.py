@@ -80,7 +80,7 @@ class PaperNetwork(WindowedNetwork):
     @property
     def numbers_per_sample(self) -> int:
         """Windows twice, gathered and masked, and the widest layers before and after a product."""
-        return len(self.index) * (2 * self.width_of_window * self.n_channels + 4 * max(*self.widths, 1))
+        return len(self.index) * int(2 * self.width_of_window * self.n_channels + 4 * max(*self.widths, 1))
 
     def on_windows(
         self,
@@ -91,7 +91,7 @@ class PaperNetwork(WindowedNetwork):
         """Return the answer at the centres of windows, as in `WindowedNetwork.on_windows`; `level` is the OU time."""
         read = torch.where(self.present[..., None], windows, 0.0).flatten(2)
         first, *others = self.layers
-        h = first(torch.cat([read, level.expand(read.shape[:2])[..., None]], dim=2))
+        h: Tensor = first(torch.cat([read, level.expand(read.shape[:2])[..., None]], dim=2))
         for layer in others:
             h = layer(torch.relu(h))
         return h
@@ -135,7 +135,8 @@ class PaperScore(Score):
         kind = next(self.network.parameters()).dtype
         times = torch.as_tensor(t, dtype=kind, device=x.device).reshape(-1).expand(len(x))
         answer = self.network(x.to(kind), None, times).to(x)
-        return (x - s * answer if self.predicts == "noise" else x + s**2 * answer) / a
+        clean: Tensor = (x - s * answer if self.predicts == "noise" else x + s**2 * answer) / a
+        return clean
 
     @property
     def numbers_per_sample(self) -> int:

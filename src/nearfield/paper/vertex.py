@@ -123,7 +123,7 @@ class VertexNetworks(WindowedNetwork):
     def numbers_per_sample(self) -> int:
         """Windows twice, gathered and masked, and the widest layers before and after a product."""
         window = 2 * self.width_of_window * self.n_channels + self.n_shown
-        return len(self.index) * (window + 4 * max(*self.widths, 1))
+        return len(self.index) * int(window + 4 * max(*self.widths, 1))
 
     def on_windows(
         self,
@@ -224,7 +224,8 @@ def bounded(
     predicted = a * (sigma * x - f)
     length = predicted.norm(dim=-1, keepdim=True)
     excess = predicted * (1 - limit / length.clamp_min(limit))
-    return f + excess / a
+    whole: Tensor = f + excess / a
+    return whole
 
 
 def positive(name: str, value: float | None) -> float | None:

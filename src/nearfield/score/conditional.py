@@ -47,11 +47,12 @@ class ConditionalField:
         local = triangle(self._field._local_laws.conditional_factor(self._field.precision(), self._missing))
 
         def apply(x: np.ndarray) -> np.ndarray:
-            plain = (block @ x.T).T
+            plain: np.ndarray = (block @ x.T).T
             return plain if added is None else plain + added(x)
 
         def precondition(x: np.ndarray) -> np.ndarray:
-            return local.solve(local.solve(np.ascontiguousarray(x.T), trans="T")).T
+            solution: np.ndarray = local.solve(local.solve(np.ascontiguousarray(x.T), trans="T")).T
+            return solution
 
         return lambda right: conjugate_gradients(apply, precondition, right)
 

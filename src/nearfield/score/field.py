@@ -154,14 +154,16 @@ class GaussianField(Score):
         ordered = self._ordered(np.asarray(x, dtype=np.float64))
         white = self.factor.matrix @ ordered.T
         constant = np.log(self.factor.matrix.diagonal()).sum() - 0.5 * len(self._place) * math.log(2 * math.pi)
-        fine = constant - 0.5 * (white**2).sum(axis=0)
+        fine: np.ndarray = constant - 0.5 * (white**2).sum(axis=0)
         if self.coarse is None:
             return fine
         match, law = self._match, self.coarse.law
         z = match.rows @ ordered.T
         before = -0.5 * (z * cho_solve(match.root, z)).sum(axis=0) - np.log(match.root[0].diagonal()).sum()
         before -= 0.5 * len(z) * math.log(2 * math.pi)
-        return fine - before + law.log_prob(z.T.reshape(len(ordered), law.n_vertices, self.n_channels))
+        after = law.log_prob(z.T.reshape(len(ordered), law.n_vertices, self.n_channels))
+        log_density: np.ndarray = fine - before + after
+        return log_density
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Return the exact E[x_0 | x_t] by a sparse solve, on the processor."""
@@ -314,7 +316,7 @@ class GaussianField(Score):
             return plain if excess is None else self._covary(x + excess(plain))
 
         def precondition(x: np.ndarray) -> np.ndarray:
-            plain = (factor.T @ (factor @ x.T)).T
+            plain: np.ndarray = (factor.T @ (factor @ x.T)).T
             return plain if means is None else plain + means(x)
 
         def denoise(x: np.ndarray) -> np.ndarray:

@@ -208,11 +208,12 @@ class WindowedGaussianScore(Score):
         """Radius in hops that is used at OU time t."""
         return int(self._radii_at(np.array(t)))
 
-    def _radii_at(self, times: Float[np.ndarray, "*time"]) -> Int[np.ndarray, "*time"]:
+    def _radii_at(self, times: Float[np.ndarray, "*time"]) -> Int[np.ndarray | np.int64, "*time"]:
         later = np.maximum(times, np.finfo(float).tiny)  # without noise, the radius of the weakest
         level = np.log(-np.expm1(-2 * later)) / 2 + later
         radius = np.interp(level, self._levels, [r for _, r in self.radius_by_time])
-        return np.ceil(radius - 1e-6).astype(np.int64)
+        reach: np.ndarray = np.ceil(radius - 1e-6).astype(np.int64)
+        return reach
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Return E[x_0j | x_t on the window of j] under the window's Gaussian.

@@ -219,7 +219,8 @@ def denoised(network: Network, x: Tensor, given: Given, t: float | Tensor) -> Te
     a, s, level = levels(x, t)
     kind = next(network.parameters()).dtype
     f = network(x.to(kind), None if given.shown is None else given.shown.to(kind), level.to(kind)).to(x)
-    return a * x + s * (given.known + given.gain * f)
+    clean: Tensor = a * x + s * (given.known + given.gain * f)
+    return clean
 
 
 def whole(network: Network) -> Network:

@@ -99,7 +99,8 @@ class PredictiveField(Module):
         white = own if field.coarse is None else self._dense @ ordered
         diagonal = factor.diagonal() if field.coarse is None else self._dense.diagonal()
         spread = 1 + lever / (self.weight * self.n_samples) + 1 / self.n_samples
-        return log_student(white, spread, self.tail).sum(axis=0) + float(np.log(diagonal).sum())
+        log_density: np.ndarray = log_student(white, spread, self.tail).sum(axis=0) + float(np.log(diagonal).sum())
+        return log_density
 
     @cached_property
     def _dense(self) -> Float[np.ndarray, "variable variable"]:
@@ -130,7 +131,8 @@ def earlier_channels(
 ) -> Float[np.ndarray, "variable sample"]:
     """Leverage that the channels of a vertex before each one add to it: the squares of their innovations."""
     squares = (white**2).reshape(-1, n_channels, white.shape[1])
-    return (np.cumsum(squares, axis=1) - squares).reshape(white.shape)
+    before: np.ndarray = (np.cumsum(squares, axis=1) - squares).reshape(white.shape)
+    return before
 
 
 def log_student(white: np.ndarray, spread: np.ndarray | float, tail: float) -> np.ndarray:

@@ -37,7 +37,8 @@ class LowRank(NamedTuple):
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Multiply the rows of x."""
-        return (self.rows.T @ (self.inner @ (self.rows @ x.T))).T
+        product: np.ndarray = (self.rows.T @ (self.inner @ (self.rows @ x.T))).T
+        return product
 
 
 def is_large(n_variables: int) -> bool:
@@ -58,7 +59,8 @@ def direct_solver(matrix: sp.csc_array, added: LowRank | None = None) -> Operato
 
     def solve(right: np.ndarray) -> np.ndarray:
         plain = factor.solve(np.ascontiguousarray(right.T))
-        return (plain - spread @ (inner @ (added.rows @ plain))).T
+        solution: np.ndarray = (plain - spread @ (inner @ (added.rows @ plain))).T
+        return solution
 
     return solve
 

@@ -161,7 +161,8 @@ class StencilNetwork(Network):
             h = torch.addmm(h.flatten(0, 1), shown.flatten(0, 1), self.show_last.T).reshape(h.shape)
         scale, shift = film[-1]
         h = functional.silu(torch.addcmul(shift[:, None], scale[:, None], h))
-        return self.leave(functional.silu(self.mix(h)))
+        out: Tensor = self.leave(functional.silu(self.mix(h)))
+        return out
 
     def _on_lattice(self, h: Float[Tensor, "sample vertex width"]) -> Float[Tensor, "sample *axes width"]:
         if self._cells is not None:

@@ -172,7 +172,7 @@ class WindowNetwork(WindowedNetwork):
     @property
     def numbers_per_sample(self) -> int:
         """Windows twice, gathered and masked, and the features of the layers."""
-        return len(self.index) * (2 * self.width_of_window * self.n_channels + self.n_shown + 8 * self.width)
+        return len(self.index) * int(2 * self.width_of_window * self.n_channels + self.n_shown + 8 * self.width)
 
     def on_windows(
         self,
@@ -189,7 +189,8 @@ class WindowNetwork(WindowedNetwork):
         scales, shifts = (each.unbind(dim=-2) for each in self.modulation(level))
         for first, second, scale, shift in zip(self.layers[::2], self.layers[1::2], scales, shifts, strict=True):
             h = h + second(functional.silu(scale * first(functional.silu(h)) + shift))
-        return self.leave(functional.silu(h))
+        out: Tensor = self.leave(functional.silu(h))
+        return out
 
 
 def reflected(lattice: Lattice, table: Neighborhood) -> Int[np.ndarray, "vertex width"]:
@@ -208,7 +209,8 @@ def reflected(lattice: Lattice, table: Neighborhood) -> Int[np.ndarray, "vertex 
         turn = length if periodic else max(2 * (length - 1), 1)
         along = landing[..., axis] % turn
         landing[..., axis] = along if periodic else np.minimum(along, turn - along) if length > 1 else 0
-    return np.ravel_multi_index(tuple(np.moveaxis(landing, -1, 0)), lattice.shape).astype(np.int64)
+    landed: np.ndarray = np.ravel_multi_index(tuple(np.moveaxis(landing, -1, 0)), lattice.shape).astype(np.int64)
+    return landed
 
 
 def geometry(graph: DependencyGraph, table: Neighborhood) -> Float[np.ndarray, "vertex feature"]:

@@ -77,7 +77,8 @@ def score_decay_bound(m: float, M: float, t: ArrayLike, distance: ArrayLike) -> 
     if not (k >= 1).all():
         raise ValueError(f"distance must be at least 1 hop, got {k.min()}; (2.15) is for two different vertices")
     a2, s2 = np.exp(-2 * time), -np.expm1(-2 * time)
-    return a2 * (M - m) / ((m * s2 + a2) * (M * s2 + a2)) * ((M - m) * s2 / (M * s2 + a2)) ** (k - 1)
+    bound: np.ndarray = a2 * (M - m) / ((m * s2 + a2) * (M * s2 + a2)) * ((M - m) * s2 / (M * s2 + a2)) ** (k - 1)
+    return bound
 
 
 def correlation_bound(
@@ -151,7 +152,8 @@ def lemma_b1(m: float, M: float, distance: ArrayLike) -> Float[np.ndarray, ...]:
     array([0.806853, 0.027263])
     """
     kappa, q, k = _ratios(m, M, distance)
-    return kappa / 2 * q ** (2 * k) / (2 * k * (2 * k - 1)) * hyp2f1(1, 2 * k - 1, 2 * k + 1, q)
+    bound: np.ndarray = kappa / 2 * q ** (2 * k) / (2 * k * (2 * k - 1)) * hyp2f1(1, 2 * k - 1, 2 * k + 1, q)
+    return bound
 
 
 def lemma_b1_bound(m: float, M: float, distance: ArrayLike) -> Float[np.ndarray, ...]:
@@ -165,7 +167,8 @@ def lemma_b1_bound(m: float, M: float, distance: ArrayLike) -> Float[np.ndarray,
     array([1.125   , 0.071191])
     """
     kappa, q, k = _ratios(m, M, distance)
-    return kappa / 2 * q ** (2 * k) / (2 * k - 1)
+    bound: np.ndarray = kappa / 2 * q ** (2 * k) / (2 * k - 1)
+    return bound
 
 
 @final

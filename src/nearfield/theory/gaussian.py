@@ -62,7 +62,10 @@ def diffused_precision(precision: Float[np.ndarray, "variable variable"], t: Arr
     """
     time = np.asarray(t, dtype=float)[..., None]
     values, vectors = np.linalg.eigh(precision)
-    return (vectors * (values / (np.exp(-2 * time) - np.expm1(-2 * time) * values))[..., None, :]) @ vectors.T
+    evolved: np.ndarray = (
+        vectors * (values / (np.exp(-2 * time) - np.expm1(-2 * time) * values))[..., None, :]
+    ) @ vectors.T
+    return evolved
 
 
 def missed_variance(

@@ -155,7 +155,8 @@ class Marginal(ValueTransform):
         step = max(1, _BLOCK // x.shape[-2])
         starts = range(0, max(1, len(samples)), step)
         mapped = [_cast(function(_cast(samples[k : k + step], xp.float64)), x.dtype) for k in starts]
-        return xp.concatenate(mapped).reshape(x.shape)
+        joined: Values = xp.concatenate(mapped).reshape(x.shape)
+        return joined
 
 
 def check_choice(choice: MarginalChoice) -> None:
@@ -173,7 +174,8 @@ def check_choice(choice: MarginalChoice) -> None:
 
 def _by_channel(maps: Sequence[Callable[[Any], Any]], x: Values) -> Values:
     """Map each channel."""
-    return namespace(x).stack([function(x[..., k]) for k, function in enumerate(maps)], -1)
+    stacked: Values = namespace(x).stack([function(x[..., k]) for k, function in enumerate(maps)], -1)
+    return stacked
 
 
 def _cast(x: Values, dtype: Any) -> Values:

@@ -126,25 +126,27 @@ class Quantile(ValueTransform):
         values, normals, slopes = (like(x, array) for array in (self.values, self.normals, self._slopes))
         y = self._standardized(x)
         line, knot = _lines(values, y)
-        return normals[knot] + slopes[line] * (y - values[knot])
+        normal: Values = normals[knot] + slopes[line] * (y - values[knot])
+        return normal
 
     def _inverse(self, y: Values) -> Values:
         xp = namespace(y)
         values, normals, slopes = (like(y, array) for array in (self.values, self.normals, self._slopes))
         line, knot = _lines(normals, y)
         standardized = values[knot] + (y - normals[knot]) / slopes[line]
-        x = like(y, self.center) + like(y, self.scale) * standardized
+        x: Values = like(y, self.center) + like(y, self.scale) * standardized
         x = x if self.zeros is None else xp.exp(x)
         return x if self.lower is self.upper is None else xp.clip(x, self.lower, self.upper)
 
     def _log_slope(self, x: Values) -> Values:
         line, _ = _lines(like(x, self.values), self._standardized(x))
-        slope = like(x, self._slopes.log())[line] - like(x, self.scale.log())
+        slope: Values = like(x, self._slopes.log())[line] - like(x, self.scale.log())
         return slope if self.zeros is None else slope - namespace(x).log(self.zeros(x))
 
     def _standardized(self, x: Values) -> Values:
         y = x if self.zeros is None else namespace(x).log(self.zeros(x))
-        return (y - like(x, self.center)) / like(x, self.scale)
+        standardized: Values = (y - like(x, self.center)) / like(x, self.scale)
+        return standardized
 
 
 def _lines(knots: Any, at: Values) -> tuple[Any, Any]:
