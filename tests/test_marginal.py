@@ -540,6 +540,7 @@ def test_unknown_names_are_refused(choice, error, message):
         (np.array([[np.nan], [0.0]]), np.ones((2, 1)), "center must be finite, got nan at vertex 0"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_marginals_are_refused(center, scale, message):
     with pytest.raises(ValueError, match=message):
         Marginal(center, scale)

@@ -299,6 +299,7 @@ def test_failure_leaves_nothing_behind(tmp_path, no_pictures, monkeypatch):
         ({"units": ["K", "m"]}, ValueError, "units must name each of the 1 channels, got 2"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_input_is_refused_before_anything_is_written(tmp_path, change, error, message):
     given = {"path": "report.html"} | everything(np.random.default_rng(6)) | change
     given["path"] = tmp_path / given["path"]

@@ -381,6 +381,7 @@ def test_impossible_levels_are_refused(eigenvalue):
         default_schedule(eigenvalue)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_states_of_another_field_are_refused():
     score = Shifts()
     score.check(torch.zeros(4, 7, 2))

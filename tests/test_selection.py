@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 import warnings
@@ -174,7 +175,7 @@ def test_patches_are_compact_and_apart():
 
 
 def test_selection_of_a_large_graph_looks_at_the_patches_alone(monkeypatch):
-    monkeypatch.setattr(patches, "__defaults__", (40,))
+    monkeypatch.setattr(inspect.unwrap(patches), "__defaults__", (40,))
     graph, x = DependencyGraph.chain(200), generic(12, 200, 1)
     keep = patches(graph)
     settings = {"radius": 1, "pooling": Pooling(0.3), "folds": 3}

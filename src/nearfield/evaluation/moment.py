@@ -268,7 +268,7 @@ def _modes(z: Float[np.ndarray, "sample vertex"]) -> Float[np.ndarray, "mode ver
 
 def _numbers(
     z: Float[np.ndarray, "sample vertex"], modes: Float[np.ndarray, "mode vertex"], ruler: Ruler
-) -> Iterator[Float[np.ndarray, ...]]:
+) -> Iterator[Float[np.ndarray, "..."]]:
     """Numbers of each sample, a column each, in the order of `statistics_of` between the mean and the ends."""
     yield (z**2).mean(axis=1)
     for _, averages in ruler.boxes:

@@ -98,7 +98,7 @@ class _Field(NamedTuple):
 
 def _errors(
     samples: Samples, fit: _Field, held_out: np.ndarray, near: np.ndarray, seed: int
-) -> Float[np.ndarray, " sample"]:
+) -> Float[np.ndarray, " held_out"]:
     """Mean squares of held-out errors of hidden values, in units of their conditional variances."""
     test, field = samples.values[held_out], fit.of(samples.without(held_out))
     rng, n = np.random.default_rng(seed), samples.n_vertices

@@ -201,7 +201,7 @@ def _ladder(samples: Samples, pooling: Pooling, search: Search) -> _Ladder | Non
 
 def _fold(
     samples: Samples, radius: int, pooling: Pooling, ladder: _Ladder, held_out: np.ndarray
-) -> Float[np.ndarray, "candidate sample"]:
+) -> Float[np.ndarray, "candidate held_out"]:
     """Change of the negative log-density of held-out samples by each correction, nats; infinite where there is none."""
     train = samples.without(held_out)
     try:

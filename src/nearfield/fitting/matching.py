@@ -227,7 +227,7 @@ class Problem(NamedTuple):
 def window_errors(
     network: WindowedNetwork,
     clean: Float[Tensor, "sample vertex channel"],
-    t: Float[Tensor, "sample row"],
+    t: Float[Tensor, "sample #row"],
     noise: Float[Tensor, "sample row width channel"],
 ) -> Float[Tensor, "sample row channel"]:
     r"""Squared errors :math:`|F - (s x_0 - a \xi)|^2` at the centres of windows with noise and times of their own.

@@ -67,7 +67,7 @@ class Matern:
     length: float
     nugget: float
 
-    def __call__(self, distance: Float[np.ndarray, ...]) -> Float[np.ndarray, ...]:
+    def __call__(self, distance: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """Correlation of different points at these distances, at 0 the limit, and so 1 - nugget."""
         z = distance * (math.sqrt(2 * self.smoothness) / self.length)
         polynomial: float | np.ndarray = 1.0
@@ -107,7 +107,7 @@ def fit_matern(samples: Samples) -> Matern | None:
     return min(fits, key=lambda fit: fit[0])[1]
 
 
-def _whitened(samples: Samples) -> Float[np.ndarray, "sample vertex 1"]:
+def _whitened(samples: Samples) -> Float[np.ndarray, "value vertex 1"]:
     """Each value in units of its vertex, channels made independent and taken as further samples."""
     y = samples.values - np.where(samples.standard, 0.0, samples.values.mean(axis=0))
     size = np.sqrt((y**2).mean(axis=0))

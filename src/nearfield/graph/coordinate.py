@@ -81,7 +81,7 @@ def close_pairs(
     return cKDTree(positions(coordinates, metric)).query_pairs(chord, output_type="ndarray")
 
 
-def real_array(name: str, values: ArrayLike) -> Float[np.ndarray, ...]:
+def real_array(name: str, values: ArrayLike) -> Float[np.ndarray, "..."]:
     """Return finite real numbers as a new float64 array, without negative zeros.
 
     Examples

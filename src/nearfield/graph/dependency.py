@@ -75,7 +75,7 @@ class DependencyGraph:
     """
 
     lattice: Lattice | None = None
-    keep: Bool[np.ndarray, ...] | None = None
+    keep: Bool[np.ndarray, "..."] | None = None
     links: tuple[Int[np.ndarray, " pointer"], Int[np.ndarray, " entry"]] | None = None
     coordinates: Float[np.ndarray, "vertex axis"] | None = None
     metric: Metric = "euclidean"

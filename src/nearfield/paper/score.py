@@ -86,7 +86,7 @@ class PaperNetwork(WindowedNetwork):
         self,
         windows: Float[Tensor, "sample row width channel"],
         shown: Float[Tensor, "sample row shown"] | None,  # noqa: ARG002
-        level: Float[Tensor, "sample row"],
+        level: Float[Tensor, "sample #row"],
     ) -> Float[Tensor, "sample row channel"]:
         """Return the answer at the centres of windows, as in `WindowedNetwork.on_windows`; `level` is the OU time."""
         read = torch.where(self.present[..., None], windows, 0.0).flatten(2)

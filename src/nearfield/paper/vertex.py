@@ -129,7 +129,7 @@ class VertexNetworks(WindowedNetwork):
         self,
         windows: Float[Tensor, "sample row width channel"],
         shown: Float[Tensor, "sample row shown"] | None,
-        level: Float[Tensor, "sample row"],
+        level: Float[Tensor, "sample #row"],
     ) -> Float[Tensor, "sample row channel"]:
         """Return F at the centres of windows; arguments as in `WindowedNetwork.on_windows`."""
         samples, rows = windows.shape[:2]
@@ -211,7 +211,7 @@ def initial(layers: tuple[tuple[int, int], ...], seed: int, vertex: int) -> Floa
 def bounded(
     f: Float[Tensor, "sample row channel"],
     x: Float[Tensor, "sample row channel"],
-    level: Float[Tensor, "sample row"],
+    level: Float[Tensor, "sample #row"],
     limit: float,
 ) -> Float[Tensor, "sample row channel"]:
     r"""Shorten F so that the score has :math:`|u_j| \le` ``limit`` :math:`/ s`, (3.16).

@@ -76,9 +76,9 @@ class Errors(NamedTuple):
     the size, the data set and the number of samples.
     """
 
-    near: Float[np.ndarray, ...]
-    relative: Float[np.ndarray, ...]
-    divergence: Float[np.ndarray, ...]
+    near: Float[np.ndarray, "..."]
+    relative: Float[np.ndarray, "..."]
+    divergence: Float[np.ndarray, "..."]
 
     @classmethod
     def of(cls, covariance: Float[np.ndarray, "d d"], truth: Float[np.ndarray, "d d"], hops: int, rank: int) -> Errors:

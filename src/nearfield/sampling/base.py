@@ -259,12 +259,12 @@ def _named_out_of_memory(size: int) -> Iterator[None]:
         raise MemoryError(f"batch_size must be less than {size}: memory is too small for so many at once") from error
 
 
-def _probes(d: int) -> Float[Tensor, "d+1 d"]:
+def _probes(d: int) -> Float[Tensor, "{d}+1 {d}"]:
     """Return the origin and the basis, as rows."""
     return torch.cat([torch.zeros(1, d, dtype=torch.float64), torch.eye(d, dtype=torch.float64)])
 
 
-def _affine_image(images: Float[Tensor, "d+1 e"], mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
+def _affine_image(images: Float[Tensor, "probe e"], mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
     """Push a law through the affine map that takes the probes to these images."""
     offset, slope = images[0], images[1:] - images[0]
     return mean @ slope + offset, slope.T @ cov @ slope

@@ -68,7 +68,7 @@ class Score(Module, abc.ABC):
     def denoise(
         self,
         x: Float[Tensor, "sample vertex channel"],
-        t: float | Float[Tensor, ""] | Float[Tensor, " sample"] | Float[Tensor, "sample vertex"],
+        t: float | Float[Tensor, ""] | Float[Tensor, " #sample"] | Float[Tensor, "sample vertex"],
     ) -> Float[Tensor, "sample vertex channel"]:
         """Return the expected clean state :math:`E[x_0 | x_t = x]`, to full precision also as `t` tends to 0.
 
@@ -95,7 +95,7 @@ class Score(Module, abc.ABC):
     def score(
         self,
         x: Float[Tensor, "sample vertex channel"],
-        t: float | Float[Tensor, ""] | Float[Tensor, " sample"] | Float[Tensor, "sample vertex"],
+        t: float | Float[Tensor, ""] | Float[Tensor, " #sample"] | Float[Tensor, "sample vertex"],
     ) -> Float[Tensor, "sample vertex channel"]:
         r"""Return :math:`\nabla\log p_t(x)`, by Tweedie's formula.
 

@@ -86,7 +86,7 @@ class WindowedNetwork(Network):
         self,
         windows: Float[Tensor, "sample row width channel"],
         shown: Float[Tensor, "sample row shown"] | None,
-        level: Float[Tensor, "sample row"],
+        level: Float[Tensor, "sample #row"],
     ) -> Float[Tensor, "sample row channel"]:
         """Return F at the centres of windows, each of which may have its own noise and noise level.
 
@@ -178,7 +178,7 @@ class WindowNetwork(WindowedNetwork):
         self,
         windows: Float[Tensor, "sample row width channel"],
         shown: Float[Tensor, "sample row shown"] | None,
-        level: Float[Tensor, "sample row"],
+        level: Float[Tensor, "sample #row"],
     ) -> Float[Tensor, "sample row channel"]:
         """Return F at the centres of windows; arguments as in `WindowedNetwork.on_windows`."""
         read = torch.where(self.present[..., None], windows, 0.0).flatten(2)

@@ -41,7 +41,7 @@ PANEL_NODES = 10
 """Nodes of `time_rule` on each unit of the logarithm of noise over signal."""
 
 
-def diffused_precision(precision: Float[np.ndarray, "variable variable"], t: ArrayLike) -> Float[np.ndarray, ...]:
+def diffused_precision(precision: Float[np.ndarray, "variable variable"], t: ArrayLike) -> Float[np.ndarray, "..."]:
     r"""Precision of the noised law, :math:`P_t = (a^2 P^{-1} + s^2 I)^{-1}` of (4.1), arXiv 2505.04417.
 
     Parameters

@@ -193,7 +193,7 @@ def _judge_ties(values: Float[ndarray, " value"], variable: str) -> None:
 
 def _location_and_scale(
     y: Float[ndarray, "sample vertex"], chosen: Int[ndarray, " value"]
-) -> tuple[Float[ndarray, " vertex"], Float[ndarray, " vertex"]]:
+) -> tuple[Float[ndarray, " #vertex"], Float[ndarray, " #vertex"]]:
     """One location and scale where the vertices are alike, as a variance ratio tells, else one for each vertex.
 
     Each vertex's own costs about 2 / n_samples nats per dimension where the vertices are alike (Cox-Ingersoll-Ross
