@@ -140,7 +140,9 @@ class Samples:
         graph = self.graph.subgraph(vertices)
         return self._derived(self.groups, values=self.values[:, vertices], observed=observed, graph=graph)
 
-    def standardized(self, center: Float[np.ndarray, "..."], scale: Float[np.ndarray, "..."] | float) -> Samples:
+    def standardized(
+        self, center: Float[np.ndarray, "..."] | float, scale: Float[np.ndarray, "..."] | float
+    ) -> Samples:
         """Return values less their centre over their scale, every channel standard."""
         return self.with_values((self.values - center) / scale, standard=(True,) * self.n_channels)
 

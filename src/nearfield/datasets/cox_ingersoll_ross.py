@@ -82,7 +82,7 @@ class CoxIngersollRoss(ChainTarget):
         r"""Stationary standard deviation, :math:`\sigma\sqrt{b/2a}`."""
         return self.sigma * math.sqrt(self.b / (2 * self.a))
 
-    def autocorrelation(self, lags: ArrayLike) -> Float[ndarray, "*lag"]:
+    def autocorrelation(self, lags: ArrayLike) -> Float[ndarray | np.float64, "*lag"]:
         """Correlation ``exp(-a * step * lag)`` of states that many vertices apart."""
         return np.exp(-self.a * self.step * np.abs(np.asarray(lags, dtype=np.float64)))
 

@@ -89,7 +89,7 @@ class DoubleWellChain(ChainTarget):
         """
         return math.sqrt(self._endless(np.zeros(1))[0])
 
-    def autocorrelation(self, lags: ArrayLike) -> Float[ndarray, "*lag"]:
+    def autocorrelation(self, lags: ArrayLike) -> Float[ndarray | np.float64, "*lag"]:
         """Correlation of states that many vertices apart in the endless chain, from the transfer matrix's spectrum.
 
         Raises

@@ -92,7 +92,7 @@ def real_array(name: str, values: ArrayLike) -> Float[np.ndarray, "..."]:
     array = np.asarray(values)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}; convert to float")
-    array = array.astype(np.float64) + 0.0
+    array = np.asarray(array.astype(np.float64) + 0.0)
     if not np.isfinite(array).all():
         place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise ValueError(f"{name} must be finite, got {array[place]} at {place}; drop or fill such entries")

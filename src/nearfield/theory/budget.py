@@ -128,7 +128,7 @@ def error_budget(
     )
 
 
-def suggested_radius(n_samples: ArrayLike, nu: float) -> Float[np.ndarray, "..."]:
+def suggested_radius(n_samples: ArrayLike, nu: float) -> Float[np.ndarray | np.float64, "..."]:
     r"""Rate at which the best radius of (3.17) grows with the data, :math:`(\log N)^{1/(\nu + 1)}`.
 
     A rate, without its constant: ratios of two values mean something, a value does not. To choose a radius for data,
