@@ -28,6 +28,13 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let slow tests go without the checks, which the fast ones have."""
+    for item in items:
+        if item.get_closest_marker("slow") and isinstance(item, pytest.Function):
+            item.fixturenames.insert(0, "unchecked")
+
+
 @pytest.fixture
 def shapes_are_checked() -> None:
     """Skip a test of the checks where they are off."""
@@ -76,7 +83,7 @@ def _jaxtyped(typechecker: Any) -> Callable[[Any], Any]:
     """Leave what takes and returns no arrays alone, and closures: they are made too often."""
 
     def decorated(function: Any) -> Any:
-        if dataclasses.is_dataclass(function):
+        if dataclasses.is_dataclass(function) and not hasattr(function.__init__, "__wrapped__"):
             function.__init__ = decorated(function.__init__)
         if not isinstance(function, types.FunctionType) or "<locals>" in function.__qualname__:
             return function

@@ -10,6 +10,7 @@ import pytest
 
 from nearfield.graph.coordinate import positions
 from nearfield.score import conditional, field
+from nearfield.theory.budget import ErrorBudget
 
 PLANTED = """
 from __future__ import annotations
@@ -43,6 +44,16 @@ def test_the_package_is_checked(shapes_are_checked):
 
 def test_a_call_with_wrong_shapes_on_purpose_reaches_the_function(unchecked):
     assert positions(np.zeros(2), "euclidean").shape == (2,)
+
+
+@pytest.mark.slow
+def test_a_slow_test_goes_unchecked():
+    assert positions(np.zeros(2), "euclidean").shape == (2,)
+
+
+def test_the_fields_of_a_record_are_checked(shapes_are_checked):
+    with pytest.raises(jaxtyping.TypeCheckError, match="localization"):
+        ErrorBudget(localization=np.ones(2), estimation=np.ones(3))
 
 
 def test_a_name_imported_in_a_circle_is_the_real_one(shapes_are_checked):
