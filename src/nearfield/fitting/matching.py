@@ -86,7 +86,7 @@ class NoiseLevels:
         if not 0 < self.spread < math.inf:
             raise ValueError(f"spread must be above 0 and finite, got {self.spread!r}; 1.2 is usual")
 
-    def times(self, quantile: Float[Tensor, " level"]) -> Float[Tensor, " level"]:
+    def times(self, quantile: Float[Tensor, "*level"]) -> Float[Tensor, "*level"]:
         """OU times at quantiles of the law, in (0, 1)."""
         return time_of(torch.exp(self.center + self.spread * torch.special.ndtri(quantile)))
 

@@ -248,7 +248,7 @@ class _Best:
 def _train(
     network: VertexNetworks,
     clean: Float[Tensor, "sample vertex channel"],
-    unseen: Float[Tensor, "sample vertex channel"],
+    unseen: Float[Tensor, "held_out vertex channel"],
     recipe: VertexRecipe,
 ) -> tuple[VertexNetworks, _Best]:
     """Train the networks of one block until each is frozen or the budget is spent."""
@@ -288,7 +288,7 @@ def _times(levels: NoiseLevels, n_samples: int, n_rows: int, generator: torch.Ge
 @torch.no_grad()
 def _held_out_loss(
     network: VertexNetworks, unseen: Float[Tensor, "sample vertex channel"], recipe: VertexRecipe, seed: int
-) -> Float[Tensor, " vertex"]:
+) -> Float[Tensor, " row"]:
     """Loss of each vertex with the same noise at each call, a mean over fixed noise levels."""
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(len(network.index), dtype=torch.float64)
