@@ -19,7 +19,7 @@ import torch
 from nearfield.fitting.covariance import local_blocks, location_and_scale
 from nearfield.fitting.elimination import elimination_order, predecessors
 from nearfield.fitting.matern import fit_matern
-from nearfield.fitting.pooling import Pooling
+from nearfield.fitting.pooling import Alike, Pooling
 from nearfield.fitting.regression import VARIANCE_FLOOR, Borrowing, Regression, cap_members, regress_windows
 from nearfield.graph import DependencyGraph, Neighborhood
 from nearfield.samples import Samples
@@ -166,11 +166,13 @@ def fit_windowed(
 def window_spectrum(samples: Samples, radius: int, pooling: Pooling) -> WindowSpectrum:
     """Eigendecompositions of the pooled covariance of the windows of one radius; shared where all have one law."""
     table = samples.graph.neighborhood(radius)
-    blocks = Borrowing(samples.graph, table, pooling, len(samples)).whole(local_blocks(samples.values, table.index))
+    borrowing = Borrowing(samples.graph, table, pooling, len(samples))
+    blocks = borrowing.whole(local_blocks(samples.values, table.index))
     law = np.arange(len(blocks))
-    if pooling.one_law:  # blocks are equal where the same members are there
-        _, first, law = np.unique(table.present, axis=0, return_index=True, return_inverse=True)
-        blocks, law = blocks[first], law.reshape(-1)
+    if pooling.one_law:  # blocks are equal where the same members are needed
+        assert isinstance(borrowing.average, Alike)
+        _, first, law = np.unique(borrowing.average.borrower, return_index=True, return_inverse=True)
+        blocks = blocks[first]
     return _spectrum(table, blocks, law)
 
 

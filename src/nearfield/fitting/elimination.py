@@ -12,9 +12,9 @@ from nearfield.graph import DependencyGraph, Neighborhood
 from nearfield.graph.adjacency import read_only
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
+    from jaxtyping import Bool, Int
 
-__all__ = ["elimination_order", "predecessors"]
+__all__ = ["contained", "elimination_order", "predecessors", "recurrent"]
 
 WIDER = 64
 """By how much wider a window is looked for of which another is part."""
@@ -43,6 +43,19 @@ def _order(graph: DependencyGraph) -> Int[np.ndarray, " vertex"]:
         return read_only(maximin_order(points_of(graph)))
     found = sp.csgraph.reverse_cuthill_mckee(graph.adjacency.tocsr(), symmetric_mode=True)[::-1]
     return read_only(np.array(found, dtype=np.int64))
+
+
+def recurrent(graph: DependencyGraph) -> bool:
+    """Whether neighbours mean the same by the difference of vertex numbers: in products, and where windows recur."""
+    return bool(graph.parts) or graph.memory.get("recurrent", lambda: _recurs(graph), size=lambda _: 1)
+
+
+def _recurs(graph: DependencyGraph) -> bool:
+    """Whether the neighbours of most vertices are those of another one, shifted."""
+    table = graph.neighborhood(1)
+    shift = np.where(table.present, table.index - table.index[:, :1], graph.n_vertices)
+    _, kind, count = np.unique(shift, axis=0, return_inverse=True, return_counts=True)
+    return bool(np.mean(count[kind.reshape(-1)] > 1) > 0.5)
 
 
 def predecessors(graph: DependencyGraph, radius: int, order: Int[np.ndarray, " vertex"] | None = None) -> Neighborhood:
@@ -83,12 +96,40 @@ def predecessors(graph: DependencyGraph, radius: int, order: Int[np.ndarray, " v
         )
     width = int(present.sum(axis=1).max())
     left = np.argsort(~present, axis=1, kind="stable")[:, :width]
+    if recurrent(graph):
+        left = _aligned(np.where(present, table.index - table.index[:, :1], graph.n_vertices), left)
     return Neighborhood(
         index=np.take_along_axis(table.index, left, axis=1),
         present=np.take_along_axis(present, left, axis=1),
         hops=np.take_along_axis(table.hops, left, axis=1),
         offsets=None,
     )
+
+
+def _aligned(
+    shift: Int[np.ndarray, "vertex column"], left: Int[np.ndarray, "vertex width"]
+) -> Int[np.ndarray, "vertex width"]:
+    """Give members the columns that they have in the most frequent window that holds them all."""
+    absent = len(shift)
+    found, kind, count = np.unique(
+        np.take_along_axis(shift, left, axis=1), axis=0, return_inverse=True, return_counts=True
+    )
+    model = np.argmax(contained(found, found < absent) * count, axis=1)
+    place = np.broadcast_to(np.arange(left.shape[1]), found.shape).copy()
+    for k in np.flatnonzero(count[model] > count):
+        free = np.flatnonzero(found[k] == absent).tolist()
+        at = {member: c for c, member in enumerate(found[k].tolist()) if member != absent}
+        place[k] = [at[member] if member in at else free.pop() for member in found[model[k]].tolist()]
+    return np.take_along_axis(left, place[kind.reshape(-1)], axis=1)
+
+
+def contained(
+    entry: Int[np.ndarray, "window column"], present: Bool[np.ndarray, "window column"]
+) -> Bool[np.ndarray, "window other"]:
+    """Whether every entry of a window is one of another; entries of a window differ."""
+    _, number = np.unique(entry[present], return_inverse=True)
+    holds = sp.csr_array((np.ones(number.size, dtype=np.int32), (np.nonzero(present)[0], number.reshape(-1))))
+    return (holds @ holds.T).toarray() == present.sum(axis=1)[:, None]
 
 
 def _made(graph: DependencyGraph, radius: int) -> Neighborhood:

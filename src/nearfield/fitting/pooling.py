@@ -6,8 +6,11 @@ matrices:
 
     B_j = (1 - strength) C_j + strength * sum_v w_jv C_v,      w_jv ~ exp(-|v - j|^2 / (2 bandwidth^2)).
 
-Points in space off lattices have windows of nearest earlier points, whose columns differ in meaning from vertex to
-vertex: the blocks of their field are shrunk towards a fitted isotropic law instead (`nearfield.fitting.matern`).
+A column is an offset on lattices. On other graphs whose windows recur when vertex numbers are shifted, as in products
+with a chain, it is a difference of these numbers: yesterday is never averaged with the next station. Where they do not
+recur it is a rank. Points in space off lattices have windows of nearest earlier points, whose columns differ in meaning
+from vertex to vertex: the blocks of their field are shrunk towards a fitted isotropic law instead
+(`nearfield.fitting.matern`).
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from nearfield._checks import keep_floats
+from nearfield.fitting.elimination import contained, recurrent
 from nearfield.graph import DependencyGraph, Neighborhood
 from nearfield.graph.adjacency import read_only
 
@@ -157,13 +161,15 @@ class Alike(NamedTuple):
     """Average over all vertices that lend what is needed, once for each distinct need.
 
     ``need`` (need, width) are the columns needed, ``borrower`` (vertex,) the need of each vertex, ``total``
-    (offer, vertex) sums over those that lend the same columns, ``share`` (need, offer) weighs these sums.
+    (offer, vertex) sums over those that lend the same columns, ``share`` (need, offer) weighs these sums,
+    ``contributors`` (need,) counts the vertices summed over.
     """
 
     need: Bool[np.ndarray, "need width"]
     borrower: Int[np.ndarray, " vertex"]
     total: sp.csr_array
-    share: Float[np.ndarray, "need offer"]
+    share: sp.csr_array
+    contributors: Int[np.ndarray, " need"]
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Replace the values of each vertex by the average."""
@@ -172,16 +178,16 @@ class Alike(NamedTuple):
     @property
     def n_bytes(self) -> int:
         """Memory of the arrays."""
-        return self.need.nbytes + self.borrower.nbytes + self.total.data.nbytes + self.share.nbytes
+        return self.need.nbytes + self.borrower.nbytes + self.total.data.nbytes + self.share.data.nbytes
 
     @property
     def lenders(self) -> Int[np.ndarray, " vertex"]:
         """How many vertices each average is over."""
-        return np.rint(1.0 / self.share.max(axis=1)).astype(np.int64)[self.borrower]
+        return self.contributors[self.borrower]
 
     def mean(self, parts: Sequence[slice], values: Callable[[slice], np.ndarray]) -> np.ndarray:
         """Average for each need of values that are made in parts of the graph."""
-        total = 0.0
+        total: Any = 0.0
         for rows in parts:
             part = values(rows)
             total = total + self.total[:, rows] @ part.reshape(len(part), -1)
@@ -222,15 +228,13 @@ def smoother(graph: DependencyGraph, bandwidth: float, table: Neighborhood | Non
 def _smoother(graph: DependencyGraph, bandwidth: float, table: Neighborhood | None) -> Smoother:
     """Compute the average."""
     if math.isinf(bandwidth):
-        everything = np.ones((graph.n_vertices, 1), dtype=bool)
-        return _alike(everything, everything) if table is None else _alike(table.present, _lent(table))
+        return _alike(_lending(graph, table))
     index, weight = kernel(graph, bandwidth)
     if table is not None:
-        weight, needed, lent = weight.copy(), *(np.packbits(which, axis=1) for which in (table.present, _lent(table)))
+        weight, lending = weight.copy(), _lending(graph, table)
         for start in range(0, len(index), 4096):
             rows = slice(start, start + 4096)
-            lacking = (needed[rows, None] & ~lent[index[rows]]).any(axis=2)
-            weight[rows][lacking] = 0.0
+            weight[rows][~lending.inside[lending.borrower[rows, None], lending.lender[index[rows]]]] = 0.0
     used = weight > 0
     indptr = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
     data = (weight / weight.sum(axis=1, keepdims=True))[used]
@@ -238,25 +242,43 @@ def _smoother(graph: DependencyGraph, bandwidth: float, table: Neighborhood | No
     return Near(matrix)
 
 
-def _lent(table: Neighborhood) -> Bool[np.ndarray, "vertex width"]:
-    """Columns whose moments a vertex can lend."""
-    return table.present if table.offsets is None else table.present | (table.index != table.index[:, :1])
+class _Lending(NamedTuple):
+    """Distinct needs, which of them each vertex has, which offer it makes, and the offers that hold all of a need."""
+
+    need: Bool[np.ndarray, "need width"]
+    borrower: Int[np.ndarray, " vertex"]
+    lender: Int[np.ndarray, " vertex"]
+    inside: Bool[np.ndarray, "need offer"]
 
 
-def _alike(needed: Bool[np.ndarray, "vertex width"], lent: Bool[np.ndarray, "vertex width"]) -> Alike:
-    need, borrower, _ = _distinct(needed)
-    offer, lender, count = _distinct(lent)
-    total = sp.csr_array((np.ones(len(lent)), (lender, np.arange(len(lent)))), (len(offer), len(lent)))
-    inside = ((need.astype(np.float32) @ (~offer).astype(np.float32).T) == 0).astype(float)  # [need, offer]
-    return Alike(need, borrower, total, inside / (inside @ count)[:, None])
+def _lending(graph: DependencyGraph, table: Neighborhood | None) -> _Lending:
+    """Tell which windows lend to which: columns must be there and have one meaning."""
+    if table is None:
+        everything = np.zeros(graph.n_vertices, dtype=np.int64)
+        return _Lending(np.ones((1, 1), dtype=bool), everything, everything, np.ones((1, 1), dtype=bool))
+    if table.offsets is None and recurrent(graph):
+        shift = np.where(table.present, table.index - table.index[:, :1], graph.n_vertices)
+        shift, kind = _distinct(shift)
+        present = shift < graph.n_vertices
+        entry = 4 * graph.n_vertices * np.arange(shift.shape[1]) + shift  # of a column
+        return _Lending(present, kind, kind, contained(entry, present))
+    lent = table.present if table.offsets is None else table.present | (table.index != table.index[:, :1])
+    (need, borrower), (offer, lender) = _distinct(table.present), _distinct(lent)
+    inside = (need.astype(np.float32) @ (~offer).astype(np.float32).T) == 0
+    return _Lending(need, borrower, lender, inside)
 
 
-def _distinct(
-    rows: Bool[np.ndarray, "row column"],
-) -> tuple[Bool[np.ndarray, "kind column"], Int[np.ndarray, " row"], Int[np.ndarray, " kind"]]:
-    """Distinct rows, which of them each row is, and how many are each."""
-    bits = np.ascontiguousarray(np.packbits(rows, axis=1))
-    _, first, kind, count = np.unique(
-        bits.view(f"V{bits.shape[1]}").reshape(-1), return_index=True, return_inverse=True, return_counts=True
-    )
-    return rows[first], kind.reshape(-1), count
+def _alike(lending: _Lending) -> Alike:
+    need, borrower, lender, inside = lending
+    count = np.bincount(lender)
+    total = sp.csr_array((np.ones(len(lender)), (lender, np.arange(len(lender)))), (len(count), len(lender)))
+    contributors = inside.astype(np.int64) @ count
+    return Alike(need, borrower, total, sp.csr_array(inside / contributors[:, None]), contributors)
+
+
+def _distinct(rows: np.ndarray) -> tuple[np.ndarray, Int[np.ndarray, " row"]]:
+    """Distinct rows, and which of them each row is."""
+    bits = np.ascontiguousarray(np.packbits(rows, axis=1) if rows.dtype == bool else rows)
+    whole = bits.view(f"V{bits.shape[1] * bits.itemsize}").reshape(-1)
+    _, first, kind = np.unique(whole, return_index=True, return_inverse=True)
+    return rows[first], kind.reshape(-1)
