@@ -33,8 +33,8 @@ __all__ = [
 
 LOCATION_LIMIT = 9.0
 """Means are pooled where that moves them, in mean square over the vertices, by at most this many sampling variances."""
-_CHUNK = 1 << 25
-"""Floating-point numbers gathered at once while blocks are formed (256 MiB)."""
+_CHUNK = 1 << 22
+"""Floating-point numbers gathered at once while blocks are formed (32 MiB)."""
 
 
 def location_and_scale(

@@ -25,7 +25,7 @@ from nearfield.samples import Samples, standard_error
 from nearfield.score.field import GaussianField
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
 __all__ = ["Moment", "MomentWarning", "described", "moments"]
 
@@ -43,6 +43,8 @@ SAMPLES = 400
 NUMBERS = 2e7
 """Numbers in the draws (160 MiB), where two draws for each sample are not more."""
 FEWEST = 8
+PART = 1 << 20
+"""Numbers that are squared or moved at once (8 MiB)."""
 
 
 class MomentWarning(UserWarning):
@@ -76,7 +78,10 @@ def moments(samples: Samples, field: GaussianField, seed: int = 0) -> tuple[Mome
     most = max(FEWEST, min(SAMPLES, int(NUMBERS / size / 2)))
     y = samples.values[:: -(-len(samples) // most)]
     drawn = field.sample(max(2 * len(y), min(SAMPLES, int(NUMBERS / size))), seed=seed, stream=Stream.CHECK)
-    ratios = [_ratio(name, take(y), take(drawn), samples.ordered) for name, take in _scales(samples.graph)]
+    ratios = [
+        _ratio(name, *(np.concatenate([take(part) for part in _in_parts(x)]) for x in (y, drawn)), samples.ordered)
+        for name, take in _scales(samples.graph)
+    ]
     rng = np.random.default_rng(seed)
     halves = [rng.permutation(len(drawn)) for _ in range(REPLICATES)]
     sets = [(half[: len(y)], half[len(y) :]) for half in halves]
@@ -97,6 +102,12 @@ def described(found: tuple[Moment, ...]) -> str | None:
 
 Squares = Callable[[np.ndarray], np.ndarray]
 """Mean square of each sample."""
+
+
+def _in_parts(x: Float[np.ndarray, "sample vertex channel"]) -> Iterator[Float[np.ndarray, "part vertex channel"]]:
+    """Yield some samples at a time, for what needs copies of them."""
+    step = max(1, PART // max(1, x[0].size))
+    return (x[start : start + step] for start in range(0, len(x), step))
 
 
 def _scales(graph: DependencyGraph) -> Iterator[tuple[str, Squares]]:
@@ -135,17 +146,23 @@ def _single(
     """
 
     def spread(one: np.ndarray, other: np.ndarray) -> float:
-        logs = np.log((one**2).mean(axis=0) / (other**2).mean(axis=0))
+        logs = np.log(one / other)
         return float(((logs - logs.mean()) ** 2).mean())
 
     squares = y**2
     tails = float((squares.var(axis=0) / (2 * squares.mean(axis=0) ** 2)).mean())
-    expected = np.array([spread(drawn[one], drawn[rest]) for one, rest in sets])
-    plain = np.mean([(drawn[one] ** 2).mean(axis=(1, 2)).std() / (drawn**2).mean() for one, _ in sets]) / math.sqrt(
-        len(y)
-    )
+    total, of_draw = np.zeros(drawn.shape[1:]), []
+    for part in _in_parts(drawn):
+        square = part**2
+        total += square.sum(axis=0)
+        of_draw.append(square.mean(axis=(1, 2)))
+    size, expected, each = len(drawn), np.empty(len(sets)), np.concatenate(of_draw)
+    for k, (one, rest) in enumerate(sets):
+        own = (drawn[one] ** 2).sum(axis=0)
+        expected[k] = spread(own / len(one), (total - own) / len(rest))
+    plain = np.mean([each[one].std() / each.mean() for one, _ in sets]) / math.sqrt(len(y))
     more = max(1.0, tails, (error / plain) ** 2)
-    beyond = spread(y, drawn) - more * expected.mean()
+    beyond = spread(squares.mean(axis=0), total / size) - more * expected.mean()
     rms = math.sqrt(max(beyond, 0.0))
     return Moment(
         "that of single vertices",
@@ -167,8 +184,8 @@ def _modes(
     of draws along the modes of other draws, as many as the data, and that of the data, to which it was fitted.
     """
     flat, free = y.reshape(len(y), -1), drawn.reshape(len(drawn), -1)
-    expected = np.log([_along(free[one], free[rest])[0] for one, rest in sets])
-    ratios, squares = _along(flat, free)
+    expected = np.log([_along(free[one], free, rest)[0] for one, rest in sets])
+    ratios, squares = _along(flat, free, np.arange(len(free)))
     longer = [standard_error(part, ordered) / part.mean() / math.sqrt(2 / len(part)) for part in squares.T]
     more = max(1.0, float(np.mean(longer)))
     errors = more * expected.std(axis=0, ddof=1)
@@ -185,11 +202,13 @@ def _modes(
 
 
 def _along(
-    data: Float[np.ndarray, "sample variable"], drawn: Float[np.ndarray, "draw variable"]
+    data: Float[np.ndarray, "sample variable"],
+    drawn: Float[np.ndarray, "draw variable"],
+    rows: Int[np.ndarray, " row"],
 ) -> tuple[Float[np.ndarray, " mode"], Float[np.ndarray, "sample mode"]]:
-    """Variance of draws over that of data along the leading modes of the data, and squares of the data along them."""
+    """Variance of some draws over that of data along the data's leading modes, and squares of the data along them."""
     values, vectors = np.linalg.eigh(data @ data.T)
     lead = slice(-1, -1 - min(MODES, len(values) - 1, data.shape[1]), -1)
     modes = data.T @ vectors[:, lead] / np.sqrt(values[lead])
     squares = (data @ modes) ** 2
-    return ((drawn @ modes) ** 2).mean(axis=0) / squares.mean(axis=0), squares
+    return ((drawn @ modes)[rows] ** 2).mean(axis=0) / squares.mean(axis=0), squares

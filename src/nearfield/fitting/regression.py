@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 VARIANCE_FLOOR = 1e-10
 """A conditional variance is at least this fraction of the variance it is conditioned down from."""
-PART = 1 << 24
-"""Numbers in the blocks that are held at once (128 MiB)."""
+PART = 1 << 20
+"""Numbers in the blocks that are held at once (8 MiB)."""
 HALVES = 1 << 19
 """Numbers in the blocks that are made of their halves at once (4 MiB)."""
 
@@ -81,13 +81,14 @@ def regress_windows(
     y, channels = samples.values, samples.n_channels
     between = np.einsum("svc,svd->cd", y, y) / (y.shape[0] * y.shape[1])
     borrowing = Borrowing(samples.graph, table, pooling, len(y), law, between, smooth)
-    step = max(1, PART // (table.index.shape[1] * channels) ** 2)
+    average = borrowing.average
+    numbers = 16 * PART if isinstance(average, Near) else PART  # each part needs the blocks around it too
+    step = max(1, numbers // (table.index.shape[1] * channels) ** 2)
     parts = [slice(start, start + step) for start in range(0, samples.n_vertices, step)]
 
     def own(rows: slice | np.ndarray) -> np.ndarray:
         return local_blocks(y, table.index[rows])
 
-    average = borrowing.average
     if isinstance(average, Alike) and pooling.strength == 1.0:
         blocks = with_nugget(isolate(average.mean(parts, own), average.need), pooling.nugget)
         return _joined([_regressed(blocks, channels)], average.borrower)

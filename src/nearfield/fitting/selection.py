@@ -53,10 +53,9 @@ class _Trials:
         self.x, self.graph, self.parts, self.search = self.samples.values, samples.graph, parts, search
         self.losses: dict[tuple[int, Pooling], Float[np.ndarray, " sample"]] = {}
         self.fits: dict[tuple[int, Pooling], tuple[bool, bool]] = {}
-        self.law = cache(self._law)
         self.windows = cache(partial(predecessors, samples.graph))
-        self.location = cache(self._location)
-        self.borrowed = cache(self._borrowed)
+        self.laws: dict[int, Matern | None] = {}
+        self.locations: dict[Pooling, list[tuple[np.ndarray, np.ndarray]]] = {}
 
     def loss(self, radius: int, pooling: Pooling) -> float:
         """Mean held-out loss of a candidate."""
@@ -95,9 +94,11 @@ class _Trials:
         """Pooling average of vertices, or of the windows of a radius; it is the same in every fold."""
         return smoother(self.graph, bandwidth, None if radius is None else self.windows(radius))
 
-    def _law(self, fold: int) -> Matern | None:
+    def law(self, fold: int) -> Matern | None:
         """Return what blocks of points in space are shrunk towards, fitted to the samples that train a fold."""
-        return fit_matern(self.samples.without(self.parts[fold]))
+        if fold not in self.laws:
+            self.laws[fold] = fit_matern(self.samples.without(self.parts[fold]))
+        return self.laws[fold]
 
     @cached_property
     def own(self) -> VertexMoments:
@@ -118,8 +119,13 @@ class _Trials:
         ranges = (np.ptp(np.delete(self.x, test, axis=0), axis=0) for test in self.parts)
         return [bool(((found == 0) & np.logical_not(self.samples.standard)).any()) for found in ranges]
 
-    def _location(self, alike: Pooling) -> list[tuple[np.ndarray, np.ndarray]]:
+    def location(self, alike: Pooling) -> list[tuple[np.ndarray, np.ndarray]]:
         """Location and scale of each fold."""
+        if alike not in self.locations:
+            self.locations[alike] = self._location(alike)
+        return self.locations[alike]
+
+    def _location(self, alike: Pooling) -> list[tuple[np.ndarray, np.ndarray]]:
         smooth = None if alike.strength == 0 else self.smoother(alike.bandwidth, None)
         fitted = np.broadcast_to(np.logical_not(self.samples.standard), self.own.mean.shape)
         found = pooled_location(self.own, self.graph, alike, fitted, smooth)
@@ -180,7 +186,7 @@ class _Trials:
 
     def _own(self, pooling: Pooling) -> float:
         own = (1 - pooling.strength) ** 2
-        return own + (1 - own) / self.borrowed(pooling.bandwidth)
+        return own + (1 - own) / self._borrowed(pooling.bandwidth)
 
     def _borrowed(self, bandwidth: float) -> float:
         if math.isinf(bandwidth):

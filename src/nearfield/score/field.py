@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CoarseLaw", "GaussianField"]
 
+_BLOCK = 1 << 21  # normal numbers of the members drawn together (16 MiB)
 CHUNK = 128
 """Block means whose covariances with the field are computed at once."""
 
@@ -127,8 +128,13 @@ class GaussianField(Score):
         stream: noise.Stream = noise.Stream.EXACT,
     ) -> Float[np.ndarray, "sample vertex channel"]:
         """Draw from the field exactly; a member depends on seed, stream, step and its own number alone."""
-        members = range(first_member, first_member + n_samples)
-        return self._colored(noise.normals(seed, stream, members, step, self._n_numbers, self.n_channels))
+        drawn = np.empty((n_samples, self.n_vertices, self.n_channels))
+        block = max(1, _BLOCK // (self._n_numbers * self.n_channels))
+        for start in range(0, n_samples, block):
+            members = range(first_member + start, first_member + min(start + block, n_samples))
+            numbers = noise.normals(seed, stream, members, step, self._n_numbers, self.n_channels)
+            drawn[start : start + block] = self._colored(numbers)
+        return drawn
 
     @property
     def _n_numbers(self) -> int:
