@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -461,6 +462,15 @@ def test_samples_are_mapped_alike_in_blocks(mixed, monkeypatch):
         assert np.array_equal(one, other)
     leading = x[:12].reshape(3, 4, VERTICES, 4)
     assert np.array_equal(marginal(leading).reshape(12, VERTICES, 4), whole[0][:12])
+
+
+def test_arrays_are_mapped_in_little_more_than_their_own_memory():
+    marginal, z = Marginal(np.zeros((500, 1)), np.ones((500, 1)), [Logarithm()]), np.zeros((4000, 500, 1))
+    tracemalloc.start()
+    x = marginal.inv(z)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.3 * x.nbytes
 
 
 def test_tensors_give_tensors_and_gradients(mixed):

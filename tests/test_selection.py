@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import math
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -362,3 +364,21 @@ def test_radius_of_the_masked_score_minimises_the_error_summed_over_levels(n_sam
     gaps = loss.mean(axis=1) - loss.mean(axis=1).min()
     expected = next(r for r, gap, error in zip(radii, gaps, errors, strict=True) if gap <= error)
     assert select_masked_radius(Samples(x, chain.graph, ordered=True), folds=4) == expected
+
+
+def test_what_a_search_kept_is_free_when_it_is_done(monkeypatch):
+    """No cycle holds the trials with all their moments until a collection."""
+    made, trials = [], module._Trials
+
+    def kept(*args):
+        found = trials(*args)
+        made.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(module, "_Trials", kept)
+    gc.disable()
+    try:
+        select_field(Samples(np.random.default_rng(0).normal(size=(20, 30, 1)), DependencyGraph.chain(30)))
+        assert [ref() for ref in made] == [None]
+    finally:
+        gc.enable()

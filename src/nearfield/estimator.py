@@ -297,8 +297,11 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
             at_least_one("steps", steps)
             sampler = self.model_.law.default_sampler(int(steps))
         seed = seed_of(random_state)
-        z = self._draw(int(n_samples), seed, sampler=sampler, batch_size=batch_size)
-        drawn = self.codec_.decode(self.marginal_.inv(z), attrs=self._provenance(seed))
+        # nested, so that each array is free once the next is made
+        drawn = self.codec_.decode(
+            self.marginal_.inv(self._draw(int(n_samples), seed, sampler=sampler, batch_size=batch_size)),
+            attrs=self._provenance(seed),
+        )
         columns = getattr(self, "feature_names_in_", None)
         return drawn if columns is None else as_frame(drawn, columns, attrs=self._provenance(seed))
 
