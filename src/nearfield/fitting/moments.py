@@ -79,8 +79,7 @@ def moments(samples: Samples, field: GaussianField, seed: int = 0) -> tuple[Mome
     y = samples.values[:: -(-len(samples) // most)]
     drawn = field.sample(max(2 * len(y), min(SAMPLES, int(NUMBERS / size))), seed=seed, stream=Stream.CHECK)
     ratios = [
-        _ratio(name, *(np.concatenate([take(part) for part in _in_parts(x)]) for x in (y, drawn)), samples.ordered)
-        for name, take in _scales(samples.graph)
+        _ratio(name, _each(take, y), _each(take, drawn), samples.ordered) for name, take in _scales(samples.graph)
     ]
     rng = np.random.default_rng(seed)
     halves = [rng.permutation(len(drawn)) for _ in range(REPLICATES)]
@@ -108,6 +107,11 @@ def _in_parts(x: Float[np.ndarray, "sample vertex channel"]) -> Iterator[Float[n
     """Yield some samples at a time, for what needs copies of them."""
     step = max(1, PART // max(1, x[0].size))
     return (x[start : start + step] for start in range(0, len(x), step))
+
+
+def _each(take: Squares, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
+    """Mean squares of all samples, some at a time."""
+    return np.concatenate([take(part) for part in _in_parts(x)])
 
 
 def _scales(graph: DependencyGraph) -> Iterator[tuple[str, Squares]]:

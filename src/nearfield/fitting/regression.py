@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 VARIANCE_FLOOR = 1e-10
 """A conditional variance is at least this fraction of the variance it is conditioned down from."""
-PART = 1 << 20
-"""Numbers in the blocks that are held at once (8 MiB)."""
+PART = 1 << 22
+"""Numbers in the blocks that are held at once (32 MiB)."""
 HALVES = 1 << 19
 """Numbers in the blocks that are made of their halves at once (4 MiB)."""
 
@@ -82,7 +82,7 @@ def regress_windows(
     between = np.einsum("svc,svd->cd", y, y) / (y.shape[0] * y.shape[1])
     borrowing = Borrowing(samples.graph, table, pooling, len(y), law, between, smooth)
     average = borrowing.average
-    numbers = 16 * PART if isinstance(average, Near) else PART  # each part needs the blocks around it too
+    numbers = 4 * PART if isinstance(average, Near) else PART  # each part needs the blocks around it too
     step = max(1, numbers // (table.index.shape[1] * channels) ** 2)
     parts = [slice(start, start + step) for start in range(0, samples.n_vertices, step)]
 

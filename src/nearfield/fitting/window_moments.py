@@ -23,8 +23,8 @@ from nearfield.graph.memory import Memory
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-BUDGET = 1 << 24
-"""Numbers kept in all (128 MiB)."""
+BUDGET = 1 << 25
+"""Numbers kept in all (256 MiB)."""
 _CHUNK = 1 << 21
 """Numbers gathered, or in the blocks of all parts, at once (16 MiB)."""
 
