@@ -56,6 +56,10 @@ class Stream(enum.IntEnum):
     """The noise that training adds to the data."""
     EVALUATION = 4
     """The noise that an evaluation adds to the data."""
+    PROPOSAL = 8
+    """Proposals of a Markov chain; the step is the sweep."""
+    ACCEPTANCE = 9
+    """Decisions of a Markov chain, by block; the step is the sweep."""
 
 
 def seed_of(random_state: int | np.random.Generator | np.random.RandomState | None) -> int:
