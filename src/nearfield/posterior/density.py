@@ -76,7 +76,9 @@ class Factors:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Evaluate each factor on states ``(..., vertex)``."""
-        return self.log_density(x[..., torch.from_numpy(self.vertices)], *self.parameters)
+        # Backwards, gather takes a third of the time of an index.
+        flat = torch.from_numpy(self.vertices.ravel()).expand(*x.shape[:-1], -1)
+        return self.log_density(x.gather(-1, flat).unflatten(-1, self.vertices.shape), *self.parameters)
 
     def part(self, rows: Int[np.ndarray, " row"], vertices: Int[np.ndarray, "row member"]) -> Factors:
         """Take some of the factors, and give their members other numbers."""
