@@ -82,12 +82,14 @@ class Line(NamedTuple):
 
 
 def recipe(name: Literal["Recipe", "PaperRecipe"], **numbers: int) -> Any:
-    """Make a recipe, by the class of that name where the checkout has it."""
+    """Make a recipe, by the class of that name where the checkout has it and by the names that it gives numbers."""
     for home in RECIPES:
         try:
             kind = getattr(import_module(home), name)
         except (ModuleNotFoundError, AttributeError):
             continue
+        if "n_networks" in numbers and not hasattr(kind, "n_networks"):
+            numbers["members"] = numbers.pop("n_networks")
         return kind(**numbers)
     raise ImportError(f"{name} must be in one of {', '.join(RECIPES)}, and is in none; add where it is to RECIPES")
 
@@ -154,7 +156,7 @@ def torus(method: str) -> Case:
     if method == "hybrid":
         x = rough(rng, 150, hops((8, True), (8, True))).reshape(-1, 8, 8)
         graph = DependencyGraph.grid((8, 8), periodic=True)
-        return case(x, rng, graph=graph, method=method, recipe=recipe("Recipe", steps=200, members=2))
+        return case(x, rng, graph=graph, method=method, recipe=recipe("Recipe", steps=200, n_networks=2))
     x, y = (field(rng, 100, hops((6, True), (6, True))) for _ in range(2))
     both = np.stack([np.exp(0.5 * x), 10 + x + 3 * y], axis=-1)
     return case(both, rng, graph=DependencyGraph.grid((6, 6), periodic=True), method=method, marginal={0: "log"})

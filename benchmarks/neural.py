@@ -18,7 +18,7 @@ from benchmarks.table import show
 from nearfield import LocalizedDiffusion
 from nearfield.datasets import AutoregressiveChain, GaussianMarkovField, north_america_temperature
 from nearfield.fitting.matching import held_out
-from nearfield.fitting.radius import LEVELS
+from nearfield.fitting.radius import SIGMAS
 from nearfield.process import time_of
 
 if TYPE_CHECKING:
@@ -113,26 +113,26 @@ def never_worse(seeds: list[int]) -> None:
                 late = temperature["scenario"] == "E1"
                 train, test = temperature[~late], temperature[late]
             dims = {"sample_dim": "year"} if title.startswith("temp") else {}
-            losses, switched = [], 0
+            losses, selected = [], 0
             start = time.process_time()
             for method in ("auto", "gaussian"):
                 model = LocalizedDiffusion(method=method, random_state=seed).fit(train, **dims)
                 z = torch.from_numpy(model.marginal_(model.codec_.encode(test).astype(np.float64)))
-                weight = 1 / (1 + np.square(LEVELS))[:, None]
-                losses.append((weight * held_out(model.score_, z, [time_of(s) for s in LEVELS], seed=7)).sum(axis=0))
+                weight = 1 / (1 + np.square(SIGMAS))[:, None]
+                losses.append((weight * held_out(model.score_, z, [time_of(s) for s in SIGMAS], seed=7)).sum(axis=0))
                 if method == "auto":
-                    switched = sum(level.switched for level in model.fit_report_.levels)
+                    selected = sum(level.selected for level in model.fit_report_.levels)
                     seconds = time.process_time() - start
             gap = losses[0] - losses[1]
             blocks = np.array([part.mean() for part in np.array_split(gap, 20)]) if dims else gap
             error = blocks.std(ddof=1) / np.sqrt(len(blocks))
             verdict = "pass" if gap.mean() <= error else "short"
             numbers = [f"{losses[1].mean():.4f}", f"{gap.mean():+.5f}", f"{error:.5f}"]
-            rows.append([f"{title}, seed {seed}", *numbers, f"{switched} of {len(LEVELS)}", f"{seconds:.0f}", verdict])
+            rows.append([f"{title}, seed {seed}", *numbers, f"{selected} of {len(SIGMAS)}", f"{seconds:.0f}", verdict])
             print("  " + "  ".join(rows[-1]), flush=True)
     show(
         "auto against the Gaussian field on data neither has seen",
-        ["data", "Gaussian's loss", "auto's less", "+-", "levels switched", "CPU s", "verdict"],
+        ["data", "Gaussian's loss", "auto's less", "+-", "levels selected", "CPU s", "verdict"],
         rows,
         "Loss: |D - x|^2 / sigma^2 summed over 13 noise levels. Passes up to one standard error above.\n",
     )

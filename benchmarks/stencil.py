@@ -50,7 +50,7 @@ def useful_operations(network: StencilNetwork, n_samples: int) -> int:
     """
     width, cells = network.width, len(network.graph)
     touched = network.graph.adjacency.nnz + cells
-    ends = network.n_channels + network.n_shown + network.n_channels
+    ends = network.n_channels + network.n_context + network.n_channels
     weights = network.radius * touched * width**2 + cells * (width**2 + ends * width)
     return 3 * 2 * n_samples * weights
 

@@ -363,6 +363,7 @@ def test_the_strongest_coupling_that_is_not_refused_is_computed_exactly():
 
 
 @pytest.mark.parametrize(("call", "message"), BAD, ids=[message for _, message in BAD])
+@pytest.mark.usefixtures("unchecked")
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()

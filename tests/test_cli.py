@@ -198,7 +198,7 @@ def test_a_netcdf_file_cut_short_or_damaged_is_named(here, field, engine):
     for content in cuts + flips:
         (here / "part.nc").write_bytes(content)
         told = run("fit", "part.nc", "--out", "none", code=1).stderr
-        assert told.startswith("error: part.nc must be a whole netCDF file, it is cut short or damaged (")
+        assert told.startswith("error: part.nc must be a complete netCDF file, but it is truncated or damaged (")
         assert told.endswith("); copy it again\n")
         assert told.count("\n") == 1
     assert not (here / "none").exists()
@@ -219,7 +219,7 @@ FAILS = {
     "no array file": ("fit {0}/none.npy --out m", "none.npy"),
     "empty array file": ("fit {0}/empty.npy --out m", "one array of numbers"),
     "text as array": ("fit {0}/text.npy --out m", "text.npy"),
-    "archive of arrays": ("fit {0}/several.npy --out m", "archive of several"),
+    "archive of arrays": ("fit {0}/several.npy --out m", "got an archive"),
     "not netCDF": ("fit {0}/text.nc --out m", "netCDF"),
     "a folder as data": ("fit {0}/folder.nc --out m", "folder.nc"),
     "which variable": ("fit {0}/two.nc --out m", "--variable"),

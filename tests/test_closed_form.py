@@ -18,7 +18,7 @@ from nearfield.fitting.closed_form import (
 )
 from nearfield.fitting.elimination import predecessors
 from nearfield.fitting.pooling import Pooling
-from nearfield.fitting.regression import VARIANCE_FLOOR, cap_members, regress
+from nearfield.fitting.regression import VARIANCE_FLOOR, cap_windows, regress
 from nearfield.graph import DependencyGraph
 from nearfield.process import noise_scale, signal_scale
 from nearfield.samples import Samples
@@ -270,7 +270,7 @@ def test_regression_is_the_conditional_law_of_the_first_members():
 def test_windows_are_cut_to_what_the_samples_support(n_samples, channels):
     graph = DependencyGraph.chain(15)
     wanted = predecessors(graph, 5)
-    table = cap_members(wanted, n_samples, channels, ALONE)
+    table = cap_windows(wanted, n_samples, channels, ALONE)
     largest = table.present.sum(axis=1).max()
     if 6 * channels < n_samples:
         assert table is wanted
@@ -278,7 +278,7 @@ def test_windows_are_cut_to_what_the_samples_support(n_samples, channels):
         assert largest == max(1, (n_samples - 1) // 2 // channels)
     for v in range(15):  # the nearest are kept
         assert sorted(table.index[v, table.present[v]].tolist()) == list(range(max(0, v - largest + 1), v + 1))
-    assert cap_members(wanted, n_samples, channels, Pooling(0.1)) is wanted
+    assert cap_windows(wanted, n_samples, channels, Pooling(0.1)) is wanted
 
 
 def test_too_few_samples_warn_and_give_a_positive_definite_field():

@@ -139,7 +139,7 @@ def test_a_correction_that_cannot_be_carried_over_is_lost_with_a_warning():
     y = np.random.default_rng(0).normal(size=(50, 144, 1))
     field = build_field(Samples(y, graph, standard=(True,)), 1, Pooling(1.0)).field
     law = corrected(field, Samples(y, graph, standard=(True,)), Scale(3, 6, Pooling(1.0)))
-    with pytest.warns(UserWarning, match="correction at larger scales is lost: blocks of 3 cells"):
+    with pytest.warns(UserWarning, match="drops the correction at larger scales: .* too few blocks of 3 cells"):
         assert law.extended(graph, onto).coarse is None
 
 

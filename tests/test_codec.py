@@ -492,7 +492,7 @@ UNFIT = {
     "string array": (np.array([["1", "2"]] * 3), {}, TypeError, "real numbers, got dtype <U1"),
     "strings": (grid.astype(str), {}, TypeError, "real numbers"),
     "dates": (grid.astype("M8[s]"), {}, TypeError, "real numbers"),
-    "objects": (grid.astype(object).where(grid.lat < 30, "x"), {}, TypeError, "objects that are none"),
+    "objects": (grid.astype(object).where(grid.lat < 30, "x"), {}, TypeError, "other objects"),
     "object array": (np.array([[1, "x"], [2, 3]], dtype=object), {}, ValueError, "convert string to float"),
     "sparse": (scipy.sparse.eye_array(3).tocsr(), {}, TypeError, "Sparse data was passed for X, but dense"),
     "sample_dim of an array": (np.eye(3), {"sample_dim": ("time", "x")}, ValueError, "sample_dim must be one name for"),

@@ -9,10 +9,10 @@ import pytest
 
 from nearfield.fitting import covariance as module
 from nearfield.fitting.covariance import isolate, local_blocks, location_and_scale
-from nearfield.fitting.elimination import elimination_order, predecessors
+from nearfield.fitting.elimination import elimination_order, predecessors, recurrent
 from nearfield.fitting.maximin import scattered
 from nearfield.fitting.pooling import Pooling, kernel, smoother
-from nearfield.fitting.regression import Borrowing
+from nearfield.fitting.regression import Shrinkage
 from nearfield.graph import DependencyGraph
 from nearfield.samples import Samples
 
@@ -40,6 +40,8 @@ GRAPHS = {
     "sea": sea(),
     "knn": DependencyGraph.knn(np.random.default_rng(0).uniform(size=(30, 2)), 3),
     "tree": random_tree(20, 1),
+    "stations by days": DependencyGraph.from_edges(4, [(0, 1), (1, 2), (1, 3)]).product(DependencyGraph.chain(4)),
+    "grid as edges": DependencyGraph.from_adjacency(DependencyGraph.grid((4, 5)).adjacency),
     "disconnected": DependencyGraph.from_edges(6, [(0, 3), (3, 5), (1, 4)]),
 }
 POOLINGS = [Pooling(1.0), Pooling(0.3), Pooling(1.0, 0.6), Pooling(0.7, 1.5), Pooling(0.0)]
@@ -80,12 +82,13 @@ def pooled_by_loops(y: np.ndarray, table, radius: int, graph: DependencyGraph, p
     if table.offsets is not None:  # a whole neighbourhood lends, later neighbours included
         around = graph.neighborhood(radius)
         has = around.present[:, [around.offsets.tolist().index(o) for o in table.offsets.tolist()]]
+    shift = index - index[:, :1] if table.offsets is None and recurrent(graph) else np.zeros_like(index)
     weight = weights(graph, pooling.bandwidth)
     out = np.empty((n, width * channels, width * channels))
     for j, needed in enumerate(table.present):
         total, mass = 0.0, 0.0
         for v in range(n):
-            if all(has[v][needed]):
+            if all(has[v][needed]) and all((shift[v] == shift[j])[needed]):
                 window = y[:, index[v]].reshape(len(y), -1)
                 total, mass = total + weight[j, v] * window.T @ window / len(y), mass + weight[j, v]
         window = y[:, index[j]].reshape(len(y), -1)
@@ -112,7 +115,7 @@ def test_blocks_are_entries_of_the_dense_uncentred_moment(graph, monkeypatch):
 @every_pooling
 def test_pooled_windows_are_averages_over_vertices_that_have_all_members(graph, pooling):
     y, table = generic(graph), graph.neighborhood(1)
-    found = Borrowing(graph, table, pooling, 1).whole(local_blocks(y, table.index))
+    found = Shrinkage(graph, table, pooling, 1).whole(local_blocks(y, table.index))
     expected = pooled_by_loops(y, table, 1, graph, pooling)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
     assert np.linalg.eigvalsh(found).min() >= -1e-12 * found.max()
@@ -122,7 +125,7 @@ def test_pooled_windows_are_averages_over_vertices_that_have_all_members(graph, 
 @every_pooling
 def test_pooled_predecessors_are_positive_and_match_the_loops(graph, pooling):
     y, table = generic(graph), predecessors(graph, 2)
-    found = Borrowing(graph, table, pooling, 1).whole(local_blocks(y, table.index))
+    found = Shrinkage(graph, table, pooling, 1).whole(local_blocks(y, table.index))
     expected = pooled_by_loops(y, table, 2, graph, pooling)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
     assert np.linalg.eigvalsh(found).min() >= -1e-12 * found.max()
@@ -136,7 +139,7 @@ def test_full_pooling_on_a_chain_is_the_average_along_diagonals():
     graph = DependencyGraph.chain(4)
     table = graph.neighborhood(1)
     assert table.offsets[:, 0].tolist() == [0, -1, 1]
-    block = Borrowing(graph, table, Pooling(1.0), 1).whole(local_blocks(y, table.index))
+    block = Shrinkage(graph, table, Pooling(1.0), 1).whole(local_blocks(y, table.index))
     left = [[(s[0, 0] + s[1, 1] + s[2, 2]) / 3, 0, (s[0, 1] + s[1, 2] + s[2, 3]) / 3], [0, 1, 0]]
     np.testing.assert_allclose(block[0, :2], left, rtol=1e-13)
     np.testing.assert_allclose(block[0, 2, 2], (s[1, 1] + s[2, 2] + s[3, 3]) / 3, rtol=1e-13)
@@ -149,9 +152,12 @@ def test_full_pooling_on_a_chain_is_the_average_along_diagonals():
 def test_full_pooling_of_predecessors_on_lattices_is_stationary(graph):
     """Vertices with the same set of members share one law."""
     table = predecessors(graph, 2)
-    block = Borrowing(graph, table, Pooling(1.0), 1).whole(local_blocks(generic(graph), table.index))
+    block = Shrinkage(graph, table, Pooling(1.0), 1).whole(local_blocks(generic(graph), table.index))
     for v in range(graph.n_vertices):
         same = (table.present == table.present[v]).all(axis=1)
+        if table.offsets is None and recurrent(graph):
+            shift = np.where(table.present, table.index - table.index[:, :1], 0)
+            same &= (shift == shift[v]).all(axis=1)
         np.testing.assert_array_equal(block[same], np.broadcast_to(block[v], block[same].shape))
 
 
@@ -161,11 +167,29 @@ def test_the_seam_of_a_ring_borrows_as_much_as_the_rest(pooling):
     graph, y = DependencyGraph.ring(12), generic(DependencyGraph.ring(12))
     seam, window = predecessors(graph, 2), graph.neighborhood(2)
     assert seam.offsets.tolist() == window.offsets.tolist()
-    block = Borrowing(graph, seam, pooling, 1).whole(local_blocks(y, seam.index))
-    around = Borrowing(graph, window, pooling, 1).whole(local_blocks(y, window.index))
+    block = Shrinkage(graph, seam, pooling, 1).whole(local_blocks(y, seam.index))
+    around = Shrinkage(graph, window, pooling, 1).whole(local_blocks(y, window.index))
     assert seam.present[-1].all()
     np.testing.assert_allclose(block[-1], around[-1], rtol=1e-13)
     assert np.linalg.matrix_rank(block[-1]) == 10
+
+
+@pytest.mark.parametrize("days_first", [True, False])
+def test_yesterday_is_never_averaged_with_the_next_station(days_first):
+    """Full pooling gives each station's own law, the first days' included."""
+    rng, days = np.random.default_rng(0), 9
+    stations = DependencyGraph.from_edges(5, [(0, 1), (1, 2), (1, 3), (0, 4)])
+    law = np.corrcoef(rng.normal(size=(5, 8)))  # of unit variances: windows of one station alone are all alike
+    law = np.kron(law, 0.5 ** np.abs(np.subtract.outer(np.arange(days), np.arange(days))))
+    y = np.linalg.cholesky(law).T[:, :, None] * math.sqrt(len(law))  # samples of exactly this covariance
+    graph = stations.product(DependencyGraph.chain(days))
+    if days_first:
+        graph = DependencyGraph.chain(days).product(stations)
+        y = y.reshape(-1, 5, days).swapaxes(1, 2).reshape(len(law), -1, 1)
+    table = predecessors(graph, 2)
+    block = Shrinkage(graph, table, Pooling(1.0), len(y)).whole(local_blocks(y, table.index))
+    np.testing.assert_allclose(block, isolate(local_blocks(y, table.index), table.present), atol=1e-12)
+    assert (smoother(graph, math.inf, table).n_contributors > 1).mean() > 0.9
 
 
 def test_isolated_members_leave_the_rest_alone():
@@ -242,7 +266,7 @@ def test_predecessors_are_the_earlier_vertices_within_reach(name, radius):
         assert members[0] == v
         assert sorted(members) == np.flatnonzero(near[v] & (place <= place[v])).tolist()
     assert table.present.any(axis=0).all()
-    if table.offsets is None:  # ranked: no gaps, nearest first
+    if table.offsets is None and not recurrent(graph):  # ranked: no gaps, nearest first
         assert (np.diff(table.present.astype(int), axis=1) <= 0).all()
         assert all((np.diff(h[p]) >= 0).all() for h, p in zip(table.hops, table.present, strict=True))
 

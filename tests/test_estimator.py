@@ -247,7 +247,7 @@ def test_bad_input_is_refused_with_a_remedy(name):
     [
         {"recipe": Recipe(steps=np.int64(2), clip=np.float32(5), seed=np.int64(3), levels=NoiseLevels(np.float32(0)))},
         {"device": torch.device("cpu"), "recipe": Recipe(steps=2)},
-        {"pooling": Pooling(np.float32(1)), "radius": np.int64(1), "recipe": Recipe(steps=2, members=np.int64(2))},
+        {"pooling": Pooling(np.float32(1)), "radius": np.int64(1), "recipe": Recipe(steps=2, n_networks=np.int64(2))},
         {"method": "paper", "radius": 1, "recipe": PaperRecipe(steps=2, widths=(np.int64(8),), seed=np.int64(1))},
         {"method": "masked", "pooling": Pooling(0.0, 3.0), "radius": 1},
     ],
@@ -311,7 +311,7 @@ def test_bad_requests_of_a_fitted_model_are_refused(tmp_path, monkeypatch):
 )
 @pytest.mark.parametrize("radius", [0, 3, 50])
 @pytest.mark.filterwarnings("ignore:.*cannot support:UserWarning")
-@pytest.mark.filterwarnings("ignore:draws do not have:UserWarning")
+@pytest.mark.filterwarnings("ignore:draws differ from:UserWarning")
 def test_odd_shapes_give_a_proper_density(x, graph, radius):
     model = nf.LocalizedDiffusion(method="gaussian", graph=graph, radius=radius, pooling=0.0).fit(x)
     model.model_.law.predictive = None  # the density of the field
@@ -322,7 +322,7 @@ def test_odd_shapes_give_a_proper_density(x, graph, radius):
     np.testing.assert_allclose(model.score_samples(x), law.logpdf(x.reshape(len(x), -1)), rtol=1e-8)
 
 
-@pytest.mark.filterwarnings("ignore:draws do not have:UserWarning")
+@pytest.mark.filterwarnings("ignore:draws differ from:UserWarning")
 def test_means_that_differ_over_the_map_are_kept():
     """Absolute temperatures fall by tens of degrees over the map: pooling them would swamp what varies in time."""
     field = maps(60, land=False) + 40.0 * np.arange(6)[:, None]
@@ -344,7 +344,7 @@ def test_settings_whose_draws_have_the_wrong_variance_are_passed_over():
         warnings.simplefilter("ignore", UserWarning)
         model = nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(field)
     ratio = model.sample(1000, random_state=0).var(axis=0) / field.var(axis=0)
-    assert "passed over" in model.fit_report_.reason
+    assert "among candidates whose draws have the variance" in model.fit_report_.reason
     assert np.quantile(ratio, 0.05) > 0.4
     assert np.quantile(ratio, 0.95) < 2.5
     selection = model.fit_report_.selection
@@ -400,15 +400,15 @@ def test_a_refused_fit_leaves_the_model_as_it_was():
     np.testing.assert_array_equal(model.sample(2, random_state=0), before[1])
 
 
-def test_records_are_told_from_independent_samples():
+def test_a_record_without_a_time_dimension_is_warned_of():
     """AR(1) rows of correlation .8: a warning unless time is named, in whichever way; then blocks are held out."""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(120, 4))
     for before, row in itertools.pairwise(rows):
         row += 0.8 * before
-    with pytest.warns(UserWarning, match=r"samples next to each other are alike \(correlation 0.7.*sample_dim='time'"):
+    with pytest.warns(UserWarning, match=r"consecutive samples are correlated \(r = 0.7.*sample_dim='time'"):
         warned = nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(rows)
-    assert any("alike" in text for text in warned.fit_report_.warnings)
+    assert any("correlated" in text for text in warned.fit_report_.warnings)
     with pytest.warns(UserWarning, match="rename 'member' to 'time'"):
         nf.select_radius(xr.DataArray(rows, dims=("member", "x")))
     dated = pd.DataFrame(rows, index=pd.date_range("2001", periods=120))
@@ -445,8 +445,8 @@ def test_channels_without_a_name_are_told_apart_in_the_report(tmp_path):
         ({}, 3, TypeError, "checkpoint must be a path"),
         ({}, "missing/c", FileNotFoundError, "checkpoint must be in an existing folder"),
         ({}, "", IsADirectoryError, "checkpoint must be a file"),
-        ({}, "model", ValueError, "checkpoint must be a file of a training or a new one, got the model"),
-        ({"recipe": Recipe(members=2)}, "of two", IsADirectoryError, "of two.1"),
+        ({}, "model", ValueError, "checkpoint must be a new file or the checkpoint of a training, got the model"),
+        ({"recipe": Recipe(n_networks=2)}, "of two", IsADirectoryError, "of two.1"),
         ({"random_state": None, "recipe": Recipe()}, "c", ValueError, "needs a random_state"),
     ],
 )
@@ -522,5 +522,5 @@ def test_a_model_of_another_make_is_refused_by_name(missing, tmp_path):
     else:
         metadata = {name: value for name, value in metadata.items() if name != missing}
     store.write(tmp_path / "other", metadata, arrays)
-    with pytest.raises(ValueError, match="no model of this nearfield"):
+    with pytest.raises(ValueError, match="no model of this version of nearfield"):
         nf.load(tmp_path / "other")

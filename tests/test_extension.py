@@ -55,7 +55,7 @@ def test_vertices_in_the_same_corner_have_the_same_score(kind, channels):
     x = data(channels)
     windowed = fit_windowed(Samples(x, SMALL), ((0.1, 1), (0.5, 2)), ONE)[2]
     network = randomized(
-        StencilNetwork(SMALL, 2, n_channels=channels, n_shown=2 * channels * (kind == "hybrid"), width=4)
+        StencilNetwork(SMALL, 2, n_channels=channels, n_context=2 * channels * (kind == "hybrid"), width=4)
     )
     score = {
         "field": lambda: build_field(Samples(x, SMALL), 2, ONE).field,
@@ -156,7 +156,7 @@ def test_a_network_goes_on_only_to_windows_it_has_seen(kind):
     larger = DependencyGraph.chain(30)
     for n, seen in ((9, True), (8, False)):
         graph = DependencyGraph.chain(n)
-        network = randomized(StencilNetwork(graph, 4, n_shown=2 * (kind == "hybrid")).double())
+        network = randomized(StencilNetwork(graph, 4, n_context=2 * (kind == "hybrid")).double())
         gaussian = fit_windowed(Samples(data()[:, :n], graph), ((1.0, 1),), ONE)[2]
         score = NetworkScore(network) if kind == "neural" else HybridScore(network, gaussian)
         if not seen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import tracemalloc
 from itertools import chain
 
 import numpy as np
@@ -250,3 +251,14 @@ def test_state_and_pickle_give_the_same_field(field):
         np.testing.assert_array_equal(copy.covariance(), field.covariance())
         np.testing.assert_array_equal(copy.order, field.order)
         assert (copy.n_vertices, copy.n_channels, copy.hops) == (field.n_vertices, field.n_channels, field.hops)
+
+
+def test_many_draws_need_little_more_than_their_own_memory(monkeypatch):
+    monkeypatch.setattr(field_module, "_BLOCK", 1 << 14)
+    field = GaussianField(sp.eye_array(500, format="csr"), np.arange(500), 1, 0)
+    tracemalloc.start()
+    drawn = field.sample(2000, seed=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.3 * drawn.nbytes
+    np.testing.assert_array_equal(drawn[1990:], field.sample(10, seed=0, first_member=1990))

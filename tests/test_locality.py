@@ -397,7 +397,7 @@ def test_local_scores_read_and_miss_nothing_beyond_their_radius(radius):
     law = AutoregressiveChain(0.7, 16)
     x = law.sample(60, random_state=0)
     windowed = fit_windowed(Samples(x, law.graph), ((T, radius),), Pooling(0.0))[2]
-    hybrid = HybridScore(WindowNetwork(law.graph, radius, 1, n_shown=2, width=8).requires_grad_(False), windowed)
+    hybrid = HybridScore(WindowNetwork(law.graph, radius, 1, n_context=2, width=8).requires_grad_(False), windowed)
     for parameter in hybrid.network.parameters():
         parameter += 0.02
     for score in (windowed, hybrid):

@@ -178,5 +178,5 @@ def test_a_pooling_of_location_is_saved_and_not_extended(tmp_path):
         again = nf.load(tmp_path / "model.nearfield")
         assert (again.pooling, again.pooling_) == (asked, model.pooling_)
         assert again.fit_report_ == model.fit_report_
-    with pytest.raises(ValueError, match="only one law"):
+    with pytest.raises(ValueError, match="needs one law"):
         nf.LocalizedDiffusion(method="gaussian", radius=1, pooling=pooling).fit(x).extend((24,))

@@ -213,7 +213,7 @@ def test_quantiles_of_vertices_that_differ_are_not_extended():
         model.extend((60,))
 
 
-@pytest.mark.filterwarnings("ignore:draws do not have:UserWarning")
+@pytest.mark.filterwarnings("ignore:draws differ from:UserWarning")
 def test_warnings_of_the_transform_are_kept():
     x = chain()
     x[:, 1:4] = np.maximum(x[:, 1:4] - 0.7, 0)

@@ -9,15 +9,14 @@ import torch
 from nearfield.fitting import matching
 from nearfield.fitting.closed_form import fit_windowed
 from nearfield.fitting.matching import (
+    DenoisingBatch,
     HeldOut,
     NoiseLevels,
-    Problem,
     errors,
     held_out,
     training_draws,
     vertex_loss,
-    window_draws,
-    window_errors,
+    window_noise,
 )
 from nearfield.fitting.pooling import Pooling
 from nearfield.graph import DependencyGraph
@@ -93,19 +92,21 @@ def test_windows_of_one_field_have_the_errors_of_the_field(kind, padding):
     clean, xi = torch.randn(2, 9, D, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     t = torch.linspace(0.01, 3, 9, dtype=torch.float64)
     together = errors(NetworkScore(network), clean, t, xi)
-    torch.testing.assert_close(window_errors(network, clean, t[:, None], network.windows(xi)), together)
+    torch.testing.assert_close(
+        DenoisingBatch.of_windows(network, clean, t[:, None], network.windows(xi)).squared_errors(network.on_windows),
+        together,
+    )
 
 
-def test_windows_have_noise_and_times_of_their_own():
+def test_windows_have_noise_of_their_own():
     """Independent between windows, one number for a vertex that a window reads twice."""
     network, clean = VertexNetworks(CHAIN, 2, padding="reflect"), torch.zeros(4000, D, 1, dtype=torch.float64)
-    t, xi = window_draws(NoiseLevels(), clean, network, torch.Generator().manual_seed(0))
+    xi = window_noise(clean, network, torch.Generator().manual_seed(0))
     flat = torch.cat([xi[:, 0, :, 0], xi[:, 1, :, 0]], dim=1)
     index = network.index[:2].flatten()
     alike = (index[:, None] == index) & (torch.arange(10)[:, None] // 5 == torch.arange(10) // 5)
     # 51 free correlations, each within 5.9 / sqrt(4000) but for once in 10^6 runs
     torch.testing.assert_close(torch.corrcoef(flat.T), alike.double(), atol=5.9 / np.sqrt(4000), rtol=0)
-    assert len(t.unique()) == t.numel() == 4000 * D
     assert torch.equal(xi[:, 0, 1], xi[:, 0, 2])
 
 
@@ -159,7 +160,7 @@ def test_held_out_loss_is_that_of_the_exact_denoiser():
 
 
 def hybrid(gaussian: WindowedGaussianScore) -> HybridScore:
-    network = StencilNetwork(CHAIN, 1, n_shown=2, width=4).double().requires_grad_(False)
+    network = StencilNetwork(CHAIN, 1, n_context=2, width=4).double().requires_grad_(False)
     for weight in network.parameters():
         weight += 0.2 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     return HybridScore(network, gaussian, np.full((4, 1), 0.4))
@@ -169,8 +170,23 @@ def test_errors_of_a_network_are_those_of_its_score():
     clean, xi = cubature(covariance())
     t = torch.linspace(0.01, 3, len(clean), dtype=torch.float64)
     for score in (hybrid(exact(covariance())), NetworkScore(StencilNetwork(CHAIN, 1).double())):
-        squared = Problem.pose(score, clean, t, xi).errors(score.network)
+        squared = DenoisingBatch.of_score(score, clean, t, xi).squared_errors(score.network)
         torch.testing.assert_close(squared, errors(score, clean, t, xi), rtol=1e-10, atol=1e-12)
+
+
+def test_the_target_is_the_answer_that_makes_the_denoiser_exact():
+    """F = target / c_out gives D = x_0 and no error, of a network with a context and of one without."""
+    clean, xi = cubature(covariance())
+    t = torch.linspace(0.01, 3, len(clean), dtype=torch.float64)
+    a, s = (scale(t)[:, None, None] for scale in (signal_scale, noise_scale))
+    for score in (hybrid(exact(covariance())), NetworkScore(StencilNetwork(CHAIN, 1).double())):
+        batch = DenoisingBatch.of_score(score, clean, t, xi)
+        answer = batch.target / batch.c_out
+        assert batch.squared_errors(lambda *_, answer=answer: answer).max() < 1e-28
+        oracle = torch.nn.Linear(1, 1).double()
+        oracle.forward = lambda *_, answer=answer: answer
+        x = a * clean + s * xi
+        torch.testing.assert_close(score.precondition(x, t).denoise(oracle, x, t), clean, rtol=1e-11, atol=1e-11)
 
 
 def test_held_out_loss_is_the_same_kept_or_not_and_whatever_the_weights(monkeypatch):
@@ -179,8 +195,8 @@ def test_held_out_loss_is_the_same_kept_or_not_and_whatever_the_weights(monkeypa
     clean = torch.randn(9, D, 1, generator=generator, dtype=torch.float64)
     score, times = hybrid(exact(covariance())), NoiseLevels().grid(4)
     asked = []
-    given = HybridScore.given
-    monkeypatch.setattr(HybridScore, "given", lambda *a: asked.append(1) or given(*a))
+    precondition = HybridScore.precondition
+    monkeypatch.setattr(HybridScore, "precondition", lambda *a: asked.append(1) or precondition(*a))
     for largest, calls in ((matching.LARGEST_STORE, 8), (4 * 9 * D * 4 - 1, 16), (4 * 9 * D * 4, 8)):
         monkeypatch.setattr(matching, "LARGEST_STORE", largest)
         asked.clear()
@@ -204,13 +220,15 @@ def trained(network: VertexNetworks, clean: torch.Tensor, independent: bool) -> 
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     for step in range(6):
         if independent:
-            t, xi = window_draws(levels, clean, everyone, generator)
-            t, xi = t[:, rows], xi[:, rows]
+            t = levels.times(torch.rand(len(clean), D, generator=generator, dtype=torch.float64))[:, rows]
+            xi = window_noise(clean, everyone, generator)[:, rows]
         else:
             t, field = training_draws(levels, clean, generator)
             t, xi = t[:, None], network.windows(field)
         optimizer.zero_grad()
-        vertex_loss(window_errors(network, clean, t, xi)).sum().backward()
+        vertex_loss(
+            DenoisingBatch.of_windows(network, clean, t, xi).squared_errors(network.on_windows)
+        ).sum().backward()
         optimizer.step()
         network.prune() if step == 3 else network.project()
     return network
@@ -235,12 +253,12 @@ def test_vertices_trained_apart_are_those_trained_together(independent):
     assert ((together.weights != 0).sum(dim=1) <= 25).all()
 
 
-def test_hybrid_learns_to_be_the_gaussian_it_is_shown():
-    """A network that returns what it is shown is the Gaussian score: its error vanishes against its denoiser."""
+def test_hybrid_learns_to_be_the_gaussian_of_its_context():
+    """A network that returns its context is the Gaussian score: its error vanishes against its denoiser."""
     x = np.random.default_rng(0).normal(size=(40, D, 1)).cumsum(axis=1)
     gaussian = fit_windowed(Samples(x / x.std(axis=0), CHAIN), ((1.0, 3),), Pooling(1.0))[2]
     generator = torch.Generator().manual_seed(0)
-    hybrid = HybridScore(StencilNetwork(CHAIN, 1, n_shown=2, width=16), gaussian)
+    hybrid = HybridScore(StencilNetwork(CHAIN, 1, n_context=2, width=16), gaussian)
     optimizer = torch.optim.Adam(hybrid.network.parameters(), lr=1e-2)
     gaps = []
     for _ in range(150):

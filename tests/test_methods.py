@@ -64,7 +64,7 @@ def test_a_name_with_settings_is_the_object_with_them(name, settings, method, tm
         (lambda: Hybrid(validation_fraction=1.0), ValueError, r"validation_fraction must be in \(0, 1\)"),
         (lambda: Paper(networks="each"), ValueError, 'networks must be "shared" or "vertex", got'),
         (lambda: Paper(recipe=VertexRecipe()), TypeError, "recipe must be a PaperRecipe"),
-        (lambda: method_of(Gaussian(2), radius=3), ValueError, "radius must be left out with method=Gaussian"),
+        (lambda: method_of(Gaussian(2), radius=3), ValueError, "radius must keep its default with method=Gaussian"),
     ],
 )
 def test_wrong_settings_are_refused_where_they_are_given(make, error, message):
@@ -73,7 +73,7 @@ def test_wrong_settings_are_refused_where_they_are_given(make, error, message):
 
 
 def test_settings_of_the_estimator_are_refused_beside_a_method():
-    with pytest.raises(ValueError, match="radius must be left out with method=Gaussian"):
+    with pytest.raises(ValueError, match="radius must keep its default with method=Gaussian"):
         nf.LocalizedDiffusion(method=Gaussian(2), radius=3).fit(X)
 
 

@@ -24,7 +24,7 @@ from nearfield.score.window import WindowNetwork
 
 GRAPH = DependencyGraph.grid((4, 3))
 NETWORKS = {
-    "stencil": lambda: StencilNetwork(GRAPH, 2, n_channels=2, n_shown=1, width=4, embedding=3),
+    "stencil": lambda: StencilNetwork(GRAPH, 2, n_channels=2, n_context=1, width=4, embedding=3),
     "window": lambda: WindowNetwork(GRAPH, 1, n_channels=2, width=4, depth=3, embedding=3, padding="reflect"),
     "vertex": lambda: VertexNetworks(GRAPH, 1, n_channels=2, widths=(4, 3), sparsity=9, bound=2.0, vertices=(2, 5)),
     "paper": lambda: PaperNetwork(GRAPH, 1, n_channels=2, widths=(4,), padding="absent"),
@@ -91,7 +91,7 @@ def test_missing_and_needless_tensors_are_refused():
 
 def test_classes_that_are_not_ours_are_neither_written_nor_made():
     class Other(Network):
-        def forward(self, x, shown, level):
+        def forward(self, x, context, c_noise):
             return x
 
     with pytest.raises(TypeError, match="a Other cannot be saved"):

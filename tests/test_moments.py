@@ -9,7 +9,7 @@ from nearfield import LocalizedDiffusion
 from nearfield.datasets import GaussianMarkovField
 from nearfield.fitting.closed_form import NUGGETS, build_field, settled_field
 from nearfield.fitting.elimination import predecessors
-from nearfield.fitting.moments import MomentWarning, described, moments
+from nearfield.fitting.moments import MomentWarning, moment_warning, moments
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.regression import regress_windows
 from nearfield.fitting.selection import select_field
@@ -49,7 +49,9 @@ def smooth(shape, n, width=2.0, seed=0):
 def test_the_law_of_the_data_passes(truth, n):
     """Ten data sets of each size; one alarm in a hundred is expected (three of 450 were measured); seeds are fixed."""
     field = field_of(truth)
-    assert sum(described(moments(Samples(data(truth, n, seed), GRID), field)) is not None for seed in range(10)) == 0
+    assert (
+        sum(moment_warning(moments(Samples(data(truth, n, seed), GRID), field)) is not None for seed in range(10)) == 0
+    )
 
 
 def wrong(truth, kind):
@@ -80,7 +82,7 @@ def wrong(truth, kind):
 def test_wrong_laws_are_named_with_their_ratios(truth, kind, named, low, high):
     found = moments(Samples(data(truth, 400, 1), GRID), field_of(wrong(truth, kind)))
     assert any(named in moment.name and moment.off and low < moment.ratio < high for moment in found)
-    assert f"{named} " in described(found)
+    assert f"{named} " in moment_warning(found)
 
 
 def test_samples_alike_in_time_count_for_fewer(truth):

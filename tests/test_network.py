@@ -95,12 +95,12 @@ def level(n: int) -> torch.Tensor:
     return torch.linspace(-3.0, 2.0, n, dtype=torch.float64)
 
 
-def reads(network, x: torch.Tensor, shown: torch.Tensor | None = None) -> np.ndarray:
+def reads(network, x: torch.Tensor, context: torch.Tensor | None = None) -> np.ndarray:
     """Which vertex reads which, at any of some states: ReLUs that sleep at one are awake at another."""
     jacobian = torch.func.vmap(
         torch.func.jacrev(lambda y, q, c: network(y[None], None if q is None else q[None], c[None])[0]),
-        in_dims=(0, None if shown is None else 0, 0),
-    )(x, shown, level(len(x)))
+        in_dims=(0, None if context is None else 0, 0),
+    )(x, context, level(len(x)))
     return (jacobian != 0).any(dim=0).any(dim=3).any(dim=1).numpy()
 
 
@@ -111,19 +111,19 @@ def test_a_vertex_reads_its_hop_ball_and_nothing_beyond(kind, graph, radius):
     np.testing.assert_array_equal(reads(network, field(4, graph, 2)), graph.distance_matrix() <= radius)
 
 
-@every_kind
+@pytest.mark.parametrize("kind", [stencil, window])
 @pytest.mark.parametrize("graph", [DependencyGraph.chain(6), DependencyGraph.torus((4, 3)), bay()])
-def test_what_is_shown_is_read_within_its_own_radius(kind, graph):
-    """As far as the state by the stack of a lattice, at the vertex alone by the others."""
-    network, x = stirred(kind(graph, 2, n_shown=1)), field(3, graph)
-    assert network.radius_shown == (2 if isinstance(network, StencilNetwork) else 0)
-    shown = field(3, graph, seed=6)
+def test_the_context_is_read_within_its_own_radius(kind, graph):
+    """As far as the state by the stack of a lattice, at the vertex alone by the other."""
+    network, x = stirred(kind(graph, 2, n_context=1)), field(3, graph)
+    assert network.context_radius == (2 if isinstance(network, StencilNetwork) else 0)
+    context = field(3, graph, seed=6)
     jacobian = torch.func.vmap(torch.func.jacrev(lambda q, y, c: network(y[None], q[None], c[None])[0]))(
-        shown, x, level(3)
+        context, x, level(3)
     )
     found = (jacobian != 0).any(dim=0).any(dim=3).any(dim=1).numpy()
-    np.testing.assert_array_equal(found, graph.distance_matrix() <= network.radius_shown)
-    np.testing.assert_array_equal(reads(network, x, shown), graph.distance_matrix() <= 2)
+    np.testing.assert_array_equal(found, graph.distance_matrix() <= network.context_radius)
+    np.testing.assert_array_equal(reads(network, x, context), graph.distance_matrix() <= 2)
 
 
 def padded(graph: DependencyGraph, margin: int = 3) -> DependencyGraph:
@@ -259,7 +259,9 @@ def test_networks_are_stored(kind, graph, tmp_path):
     assert not any(weight.requires_grad for weight in copy.network.parameters())
 
 
-def stencil_by_hand(network: StencilNetwork, x: torch.Tensor, shown: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+def stencil_by_hand(
+    network: StencilNetwork, x: torch.Tensor, context: torch.Tensor, level: torch.Tensor
+) -> torch.Tensor:
     """The formula of the class, with a matrix of zeros and ones for each cell of the kernel."""
     graph, weights = network.graph, dict(network.named_parameters())
     lattice, width = graph.lattice, network.width
@@ -287,30 +289,30 @@ def stencil_by_hand(network: StencilNetwork, x: torch.Tensor, shown: torch.Tenso
     silu = torch.nn.functional.silu
     first = silu(affine("modulation.first", level[:, None].clamp(-7, 7) / 4))
     modulation = affine("modulation.last", silu(affine("modulation.second", first)))
-    h = affine("enter", x) + shown @ weights["show_first"].T + weights["site.embedding"] @ weights["site.weight"].T
+    h = affine("enter", x) + context @ weights["context_first"].T + weights["site.embedding"] @ weights["site.weight"].T
     for layer in range(network.radius):
         kernel = weights[f"convolutions.{layer}.weight"].reshape(width, width, *(3,) * keep.ndim)
         y = film(layer, h)
         for offset, matrix in reads.items():
             h = h + torch.einsum("vu,nui,oi->nvo", matrix, y, kernel[:, :, *np.add(offset, 1)])
         h = h + weights[f"convolutions.{layer}.bias"]
-    return affine("leave", silu(affine("mix", film(network.radius, h + shown @ weights["show_last"].T))))
+    return affine("leave", silu(affine("mix", film(network.radius, h + context @ weights["context_last"].T))))
 
 
 @pytest.mark.parametrize("graph", LATTICES.values(), ids=LATTICES)
 def test_stencil_is_its_formula(graph):
-    network = stirred(stencil(graph, 2, n_channels=2, n_shown=1, embedding=3))
-    x, shown = field(3, graph, 2), field(3, graph, seed=6)
-    expected = stencil_by_hand(network, x, shown, level(3))
-    torch.testing.assert_close(network(x, shown, level(3)), expected, rtol=1e-11, atol=1e-11)
+    network = stirred(stencil(graph, 2, n_channels=2, n_context=1, embedding=3))
+    x, context = field(3, graph, 2), field(3, graph, seed=6)
+    expected = stencil_by_hand(network, x, context, level(3))
+    torch.testing.assert_close(network(x, context, level(3)), expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("graph", LATTICES.values(), ids=LATTICES)
 def test_stencil_learns_by_the_gradients_of_its_formula(graph):
-    network = stirred(stencil(graph, 2, n_channels=2, n_shown=1, embedding=3)).requires_grad_(True)
-    x, shown = field(3, graph, 2), field(3, graph, seed=6)
+    network = stirred(stencil(graph, 2, n_channels=2, n_context=1, embedding=3)).requires_grad_(True)
+    x, context = field(3, graph, 2), field(3, graph, seed=6)
     found, expected = (
-        torch.autograd.grad(f(network, x, shown, level(3)).square().sum(), tuple(network.parameters()))
+        torch.autograd.grad(f(network, x, context, level(3)).square().sum(), tuple(network.parameters()))
         for f in (StencilNetwork.forward, stencil_by_hand)
     )
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
@@ -330,30 +332,29 @@ def test_forward_mode_agrees_with_backpropagation(kind, graph):
 @pytest.mark.parametrize("graph", [LATTICES["chain"], LATTICES["bay"], LATTICES["half periodic"]])
 def test_stencil_in_bfloat16_is_bfloat16_throughout(graph):
     """Nothing is promoted on the way, and the error is that of eight bits: 2^-9 a rounding, some tens of roundings."""
-    network = stirred(stencil(graph, 2, n_shown=1, embedding=3)).float()
-    x, shown = field(8, graph).float(), field(8, graph, seed=6).float()
-    exact = network(x, shown, level(8).float())
+    network = stirred(stencil(graph, 2, n_context=1, embedding=3)).float()
+    x, context = field(8, graph).float(), field(8, graph, seed=6).float()
+    exact = network(x, context, level(8).float())
     types = []
     for part in (*network.convolutions, network.mix, network.leave):
         part.register_forward_hook(lambda _, inputs, out: types.extend(each.dtype for each in (*inputs, out)))
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = network(x, shown, level(8).float())
+        rounded = network(x, context, level(8).float())
     assert set(types) == {torch.bfloat16}
     assert 2**-12 < (rounded - exact).norm() / exact.norm() < 2**-5
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_vertex_networks_are_the_relu_networks_of_their_vertices(shared):
-    """(3.3) by hand: each vertex its own matrices, on its window, what is shown and the noise level."""
+def test_vertex_networks_are_the_relu_networks_of_their_vertices():
+    """(3.3) by hand: each vertex its own matrices, on its window and the noise level."""
     graph = DependencyGraph.chain(5)
-    networks = stirred(VertexNetworks(graph, 1, n_shown=1, widths=(4, 3), shared=shared))
-    x, q, c = field(2, graph), field(2, graph, seed=8), level(2)
-    out = networks(x, q, c)
+    networks = stirred(VertexNetworks(graph, 1, widths=(4, 3)))
+    x, c = field(2, graph), level(2)
+    out = networks(x, None, c)
     for j in range(5):
-        weights = iter(networks.weights[0 if shared else j])
+        weights = iter(networks.weights[j])
         around = [x[:, i] if 0 <= i < 5 else torch.zeros_like(x[:, 0]) for i in (j, j - 1, j + 1)]
-        h = torch.cat([*around, q[:, j], c[:, None] / 4], dim=1)
-        for n_in, n_out in ((5, 4), (4, 3), (3, 1)):
+        h = torch.cat([*around, c[:, None] / 4], dim=1)
+        for n_in, n_out in ((4, 4), (4, 3), (3, 1)):
             matrix = torch.stack([next(weights) for _ in range(n_in * n_out)]).reshape(n_in, n_out)
             h = h @ matrix + torch.stack([next(weights) for _ in range(n_out)])
             h = torch.relu(h) if n_out > 1 else h
@@ -409,7 +410,7 @@ def test_a_block_starts_as_it_would_among_all():
     graph = DependencyGraph.ring(7)
     everyone, block = VertexNetworks(graph, 1, seed=3), VertexNetworks(graph, 1, vertices=(4, 1), seed=3)
     assert torch.equal(everyone.weights[[4, 1]], block.weights)
-    with pytest.raises(ValueError, match="network must serve all vertices"):
+    with pytest.raises(ValueError, match="network must be of all vertices"):
         NetworkScore(block)
 
 
@@ -420,12 +421,10 @@ def test_a_block_starts_as_it_would_among_all():
         (lambda: StencilNetwork(DependencyGraph.chain(3), -1), "radius must be at least 0"),
         (lambda: WindowNetwork(DependencyGraph.chain(3), 1, padding="zeros"), "padding must be"),
         (lambda: VertexNetworks(DependencyGraph.chain(3), 1, bound=0.0), "bound must be above 0"),
-        (lambda: VertexNetworks(DependencyGraph.chain(3), 1, n_shown=2, output_bound=2.0), "output_bound must be None"),
         (lambda: VertexNetworks(DependencyGraph.chain(3), 1, vertices=(-1,)), "vertices must be at least 0"),
         (lambda: VertexNetworks(DependencyGraph.chain(3), 1, vertices=(0, 3)), r"vertices must be of 0 to 2"),
         (lambda: VertexNetworks(DependencyGraph.chain(3), 1, vertices=()), "vertices must be of 0 to 2"),
-        (lambda: VertexNetworks(DependencyGraph.chain(3), 1, shared=True, vertices=(1,)), "vertices must be None"),
-        (lambda: NetworkScore(WindowNetwork(DependencyGraph.chain(3), 1, n_shown=1)), "n_shown 0"),
+        (lambda: NetworkScore(WindowNetwork(DependencyGraph.chain(3), 1, n_context=1)), "n_context 0"),
     ],
 )
 def test_what_cannot_be_is_refused(make, message):
@@ -436,11 +435,11 @@ def test_what_cannot_be_is_refused(make, message):
 class Echo(Network):
     """Return a^2 q / v, what the Gaussian score has of q in the preconditioned form besides s^2 q; v is given."""
 
-    def forward(self, x, shown, level):
-        return shown[:, :, 2:] / (1 + torch.exp(2 * level))[:, None, None] / self.v
+    def forward(self, x, context, c_noise):
+        return context[:, :, 2:] / (1 + torch.exp(2 * c_noise))[:, None, None] / self.v
 
 
-def test_a_network_that_makes_up_the_rest_of_what_it_is_shown_is_the_gaussian_score():
+def test_a_network_that_makes_up_the_rest_of_its_context_is_the_gaussian_score():
     graph = DependencyGraph.chain(6)
     x = np.random.default_rng(0).normal(size=(20, 6, 2)).cumsum(axis=1)
     gaussian = fit_windowed(Samples(x, graph), ((0.1, 1), (1.0, 2)), Pooling(0.5))[2]
@@ -457,6 +456,6 @@ def test_a_network_that_makes_up_the_rest_of_what_it_is_shown_is_the_gaussian_sc
 def test_hybrid_is_refused_what_is_not_of_its_field():
     x = np.random.default_rng(0).normal(size=(20, 6, 1))
     gaussian = fit_windowed(Samples(x, DependencyGraph.chain(6)), ((1.0, 1),), Pooling(0.0))[2]
-    for graph, shown in ((DependencyGraph.chain(5), 2), (DependencyGraph.chain(6), 0), (DependencyGraph.chain(6), 1)):
+    for graph, context in ((DependencyGraph.chain(5), 2), (DependencyGraph.chain(6), 0), (DependencyGraph.chain(6), 1)):
         with pytest.raises(ValueError, match="must have"):
-            HybridScore(StencilNetwork(graph, 1, n_shown=shown), gaussian)
+            HybridScore(StencilNetwork(graph, 1, n_context=context), gaussian)

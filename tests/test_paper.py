@@ -11,7 +11,7 @@ import torch
 from nearfield.fitting.matching import window_noise
 from nearfield.graph import DependencyGraph
 from nearfield.paper import recipe as paper
-from nearfield.paper.recipe import PaperRecipe, fit_paper, paper_errors
+from nearfield.paper.recipe import PaperRecipe, fit_paper, paper_batch
 from nearfield.paper.score import PaperNetwork, PaperScore
 from nearfield.process import Schedule, noise_scale, signal_scale
 from nearfield.samples import Samples
@@ -79,8 +79,8 @@ def test_what_cannot_be_mirrored_is_absent(graph):
 def test_each_window_has_a_time_of_its_own_from_the_whole_grid(monkeypatch):
     """Uniform over the times above 0: chi-square with 9 degrees of freedom below 46.4, but once in 2 * 10^6 runs."""
     seen = []
-    original = paper.paper_errors
-    monkeypatch.setattr(paper, "paper_errors", lambda s, x, t, xi: seen.append((t, xi)) or original(s, x, t, xi))
+    original = paper.paper_batch
+    monkeypatch.setattr(paper, "paper_batch", lambda s, x, t, xi: seen.append((t, xi)) or original(s, x, t, xi))
     recipe = PaperRecipe(steps=40, batch_size=8 * D, widths=(4,), schedule=Schedule.ddpm(100))
     fit_paper(Samples(data(30), RING), 1, recipe)
     times = torch.stack([t for t, _ in seen])
@@ -95,7 +95,7 @@ def test_each_window_has_a_time_of_its_own_from_the_whole_grid(monkeypatch):
 
 def test_each_pass_takes_each_sample_once(monkeypatch):
     z, seen = np.arange(12.0)[:, None, None] * np.ones((1, D, 1)), []
-    monkeypatch.setattr(paper, "paper_errors", lambda s, x, t, xi: seen.append(x[:, 0, 0]) or paper_errors(s, x, t, xi))
+    monkeypatch.setattr(paper, "paper_batch", lambda s, x, t, xi: seen.append(x[:, 0, 0]) or paper_batch(s, x, t, xi))
     fit_paper(Samples(z, RING), 1, PaperRecipe(steps=6, batch_size=4 * D, widths=(4,)))
     passes = [torch.cat(seen[:3]), torch.cat(seen[3:])]
     assert all(sorted(one.tolist()) == list(range(12)) for one in passes)
@@ -110,7 +110,10 @@ def test_the_two_losses_differ_by_the_weight_of_times():
     t = torch.linspace(0.01, 5, 5 * D, dtype=torch.float64).reshape(5, D)
     a, s = (scale(t)[..., None] for scale in (signal_scale, noise_scale))
     answer = network.on_windows(a[..., None] * clean[:, network.index] + s[..., None] * xi, None, t)
-    of_noise, of_score = (paper_errors(PaperScore(network, kind), clean, t, xi) for kind in ("noise", "score"))
+    of_noise, of_score = (
+        paper_batch(PaperScore(network, kind), clean, t, xi).squared_errors(network.on_windows)
+        for kind in ("noise", "score")
+    )
     torch.testing.assert_close(of_noise, (answer - xi[:, :, 0]) ** 2, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(of_score, (answer + xi[:, :, 0] / s) ** 2, rtol=1e-12, atol=1e-12)
 
@@ -133,7 +136,8 @@ def test_trained_network_approaches_the_exact_score_of_a_window(radius):
         a, s = signal_scale(t), noise_scale(t)
         inverse = np.linalg.inv(a**2 * block + s**2 * np.eye(len(window)))
         unexplained = 1 - s**2 * inverse[0, 0]
-        reached = paper_errors(score, fresh, torch.full((400, D), t, dtype=torch.float64), xi).mean()
+        batch = paper_batch(score, fresh, torch.full((400, D), t, dtype=torch.float64), xi)
+        reached = batch.squared_errors(score.network.on_windows).mean()
         assert abs(float(reached) - unexplained) < allowed * (1 - unexplained)
 
 
@@ -165,7 +169,8 @@ def test_steps_are_those_of_adam_along_half_a_cosine():
     for _ in range(6):
         batch = torch.from_numpy(data(20)).float()[torch.randperm(20, generator=generator)]
         t = times[torch.randint(1000, (20, D), generator=generator)]
-        loss = paper_errors(reference, batch, t, window_noise(batch, reference.network, generator)).mean()
+        noised = paper_batch(reference, batch, t, window_noise(batch, reference.network, generator))
+        loss = noised.squared_errors(reference.network.on_windows).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -112,16 +112,16 @@ def test_hybrid_adds_the_square_of_the_gaussian(sigmas):
     rng = np.random.default_rng(0)
     gaussian = fit_windowed(Samples(rng.normal(size=(20, 6, 2)).cumsum(axis=1), graph), ((1.0, 2),), Pooling(0.5))[2]
     quadratic = rng.normal(size=(4, 2))
-    hybrid = HybridScore(StencilNetwork(graph, 1, n_channels=2, n_shown=4, width=3), gaussian, quadratic)
+    hybrid = HybridScore(StencilNetwork(graph, 1, n_channels=2, n_context=4, width=3), gaussian, quadratic)
     t = torch.tensor([time_of(sigma) for sigma in sigmas], dtype=torch.float64)
     x = torch.from_numpy(rng.normal(size=(6, 6, 2)))
     found = hybrid.denoise(x, t if len(t) > 1 else float(t))
     for k, sigma in enumerate(np.broadcast_to(sigmas, 6)):
         time = time_of(sigma)
-        a, s, guess = signal_scale(time), noise_scale(time), gaussian.denoise(x[k : k + 1], time)[0].numpy()
+        a, s, denoised = signal_scale(time), noise_scale(time), gaussian.denoise(x[k : k + 1], time)[0].numpy()
         c = [np.interp(np.log2(sigma), KNOTS, np.r_[0.0, column]) for column in quadratic.T]
-        second = c * (guess**2 - gaussian.explained_variance(np.array([time]))[0].numpy())
-        expected = a * x[k].numpy() + s**2 * (guess - a * x[k].numpy()) + s**2 * second
+        second = c * (denoised**2 - gaussian.explained_variance(np.array([time]))[0].numpy())
+        expected = a * x[k].numpy() + s**2 * (denoised - a * x[k].numpy()) + s**2 * second
         np.testing.assert_allclose(found[k].detach().numpy(), expected, rtol=1e-6, atol=1e-7)
 
 
@@ -131,4 +131,4 @@ def test_coefficients_of_another_shape_are_refused():
         Samples(np.random.default_rng(0).normal(size=(20, 6, 1)), graph), ((1.0, 1),), Pooling(0.0)
     )[2]
     with pytest.raises(ValueError, match=r"quadratic must have shape \(4, 1\)"):
-        HybridScore(StencilNetwork(graph, 1, n_shown=2), gaussian, np.zeros((3, 1)))
+        HybridScore(StencilNetwork(graph, 1, n_context=2), gaussian, np.zeros((3, 1)))

@@ -151,7 +151,7 @@ def test_the_network_is_shown_with_what_it_was_compared_with(full):
         "gaussian": 2.0,
         "hybrid": 1.5,
         "error": 0.1,
-        "switched": True,
+        "selected": True,
     }
     assert summary["network"]["training"]["best"] == {"step": 2, "loss": 0.8, "error": 0.1}
     assert summary["choice"]["reason"] == "the network earned a level"
@@ -299,6 +299,7 @@ def test_failure_leaves_nothing_behind(tmp_path, no_pictures, monkeypatch):
         ({"units": ["K", "m"]}, ValueError, "units must name each of the 1 channels, got 2"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_input_is_refused_before_anything_is_written(tmp_path, change, error, message):
     given = {"path": "report.html"} | everything(np.random.default_rng(6)) | change
     given["path"] = tmp_path / given["path"]

@@ -94,6 +94,7 @@ def test_too_few_samples_have_no_folds():
         ({"standard": (True,)}, "standard must have an entry for each of 2 channels"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_shapes_that_do_not_go_together_are_refused(known, message):
     with pytest.raises(ValueError, match=message):
         Samples(**{"values": X, "graph": GRAPH} | known)

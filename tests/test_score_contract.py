@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import nearfield.paper
 import nearfield.score
@@ -34,6 +32,7 @@ from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.stencil import StencilNetwork
 from nearfield.score.switch import SwitchedScore
 from nearfield.score.window import WindowNetwork
+from one_device import OneDevice
 
 T = 0.4
 
@@ -67,7 +66,7 @@ def hybrid(x, graph, network_radius, gaussian_radius) -> HybridScore:
     """On lattices the network reads at its neighbours, too, what the Gaussian makes of the state."""
     gaussian = fit_windowed(Samples(x, graph), ((0.1, gaussian_radius),), Pooling(0.3, 1.0))[2]
     kind = WindowNetwork if graph.lattice is None else StencilNetwork
-    network = stirred(kind(graph, network_radius, 2, n_shown=4, width=16))
+    network = stirred(kind(graph, network_radius, 2, n_context=4, width=16))
     return HybridScore(network, gaussian, np.linspace(0.3, 1.0, 8).reshape(4, 2))
 
 
@@ -252,21 +251,6 @@ def test_a_state_dict_can_be_loaded_into_another_score(graph):
             assert torch.equal(one.denoise(state(graph), t), other.denoise(state(graph), t))
 
 
-class OneDevice(TorchDispatchMode):
-    """Fails where an operation reads or makes a tensor on the processor, but for the times that were given."""
-
-    def __init__(self, given: object) -> None:
-        super().__init__()
-        self.given = given
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for each in tree_leaves((args, kwargs, out)):
-            if isinstance(each, torch.Tensor) and each.device.type == "cpu" and each is not self.given:
-                raise AssertionError(f"{func} has a tensor on the processor")
-        return out
-
-
 TIMES = [0.3, torch.tensor([0.7, 0.02, 0.7, 3.0, 0.4], dtype=torch.float64), torch.full((5,), 0.3, dtype=torch.float64)]
 
 
@@ -293,6 +277,7 @@ def test_a_tensor_on_the_processor_is_noticed():
         Careless().denoise(state(GRAPHS["chain"]).to("meta"), 0.3)
 
 
+@pytest.mark.usefixtures("unchecked")  # shapes that are refused
 def test_a_map_of_times_that_is_constant_in_each_sample_is_the_time_of_the_sample(score, graph):
     x, times = state(graph), TIMES[1]
     for method in (score.denoise, score.score):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import inspect
 import json
 import math
 import warnings
+import weakref
 
 import numpy as np
 import pytest
 import scipy.sparse.csgraph as csgraph
 import torch
+from pydantic import TypeAdapter
 
 from nearfield.datasets import AutoregressiveChain
 from nearfield.fitting import selection as module
@@ -138,7 +142,7 @@ def test_one_standard_error_rule_takes_the_smallest_of_those_close_to_the_best()
     assert report([0, 3]) == (3, 3)
 
 
-def test_size_counts_members_and_what_is_borrowed():
+def test_size_counts_entries_and_the_effective_number_of_vertices():
     """An interior block of n alike vertices costs 1/n of its own; half pooled, a quarter of its own remains."""
     graph = DependencyGraph.chain(10)
     trials = module._Trials(Samples(np.zeros((8, 10, 2)), graph), split(8, 2, True), Search())
@@ -149,7 +153,7 @@ def test_size_counts_members_and_what_is_borrowed():
     assert trials.size(2, Pooling(1.0, location=Pooling(0.0))) == pytest.approx(members / 10 + 2 * (1 - 1 / 10))
     near = np.exp(-(np.arange(-3, 4) ** 2) / 2.0)
     wide = module._Trials(Samples(np.zeros((8, 99, 1)), DependencyGraph.ring(99)), split(8, 2, True), Search())
-    assert wide._borrowed(1.0) == pytest.approx(near.sum() ** 2 / (near**2).sum())
+    assert wide.n_effective(1.0) == pytest.approx(near.sum() ** 2 / (near**2).sum())
 
 
 @pytest.mark.parametrize(
@@ -174,7 +178,7 @@ def test_patches_are_compact_and_apart():
 
 
 def test_selection_of_a_large_graph_looks_at_the_patches_alone(monkeypatch):
-    monkeypatch.setattr(patches, "__defaults__", (40,))
+    monkeypatch.setattr(inspect.unwrap(patches), "__defaults__", (40,))
     graph, x = DependencyGraph.chain(200), generic(12, 200, 1)
     keep = patches(graph)
     settings = {"radius": 1, "pooling": Pooling(0.3), "folds": 3}
@@ -219,7 +223,7 @@ def test_where_settings_are_passed_over_the_curve_and_the_reason_are_those_of_wh
     assert report.choice.pooling == sound
     assert report.choice.loss == min(c.loss for c in report.curve)
     assert [c.radius for c in report.curve] == list(candidate_radii(graph))
-    assert "others were passed over" in report.reason
+    assert "among candidates whose draws have the variance" in report.reason
     assert "standard error" not in report.reason
 
 
@@ -240,7 +244,7 @@ def test_a_report_survives_json():
     report = dataclasses.replace(select_field(Samples(x, graph)), radius_by_time=((0.1, 2), (0.5, 1)))
     assert any(c.location is not None for c in report.table)
     for one in (report, dataclasses.replace(report, radius_by_time=None)):
-        assert SelectionReport.from_plain(json.loads(json.dumps(dataclasses.asdict(one)))) == one
+        assert TypeAdapter(SelectionReport).validate_python(json.loads(json.dumps(dataclasses.asdict(one)))) == one
 
 
 def test_too_few_samples_for_folds():
@@ -362,3 +366,21 @@ def test_radius_of_the_masked_score_minimises_the_error_summed_over_levels(n_sam
     gaps = loss.mean(axis=1) - loss.mean(axis=1).min()
     expected = next(r for r, gap, error in zip(radii, gaps, errors, strict=True) if gap <= error)
     assert select_masked_radius(Samples(x, chain.graph, ordered=True), folds=4) == expected
+
+
+def test_what_a_search_kept_is_free_when_it_is_done(monkeypatch):
+    """No cycle holds the trials with all their moments until a collection."""
+    made, trials = [], module._Trials
+
+    def kept(*args):
+        found = trials(*args)
+        made.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(module, "_Trials", kept)
+    gc.disable()
+    try:
+        select_field(Samples(np.random.default_rng(0).normal(size=(20, 30, 1)), DependencyGraph.chain(30)))
+        assert [ref() for ref in made] == [None]
+    finally:
+        gc.enable()

@@ -19,7 +19,7 @@ from nearfield.samples import Samples
 from nearfield.score import solver
 from nearfield.score.field import GaussianField
 from nearfield.score.solver import conjugate_gradients
-from nearfield.score.vecchia import MOST_GIVEN, LocalLaws
+from nearfield.score.vecchia import MOST_CONDITIONAL, LocalLaws
 
 SIGMAS = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 POOLED = Pooling(1.0)
@@ -127,7 +127,7 @@ def test_sets_are_capped_at_the_most_correlated():
     assert np.array_equal(factor.toarray(), np.tril(factor.toarray()))
     assert (factor.diagonal() > 0).all()
     others = np.diff(factor.indptr) - 1
-    assert others[40:].max() <= MOST_GIVEN
+    assert others[40:].max() <= MOST_CONDITIONAL
     assert (np.abs(np.repeat(missing, others + 1) - missing[factor.indices]) < 45).mean() > 0.95  # near in the walk
 
 

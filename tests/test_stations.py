@@ -241,7 +241,7 @@ def test_the_generated_law_of_stations(n_samples, most):
     assert divergence(model.fit(draw(truth, n_samples)), truth) <= most
 
 
-@pytest.mark.filterwarnings("ignore:draws do not have:UserWarning")
+@pytest.mark.filterwarnings("ignore:draws differ from:UserWarning")
 def test_a_law_that_is_not_isotropic_is_not_forced_to_be():
     """Lengths .1 and 1 along the axes: .0355 with windows of hops, .245 with one isotropic law for all."""
     p = points(150)

@@ -1,4 +1,4 @@
-"""A switched score is one of two scores at every noise level."""
+"""A switched score is one of two experts at every noise level."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def parts():
     x = np.random.default_rng(0).normal(size=(40, 9, 1)).cumsum(axis=1)
     field = fit_field(Samples(x, GRAPH, standard=(True,)), 1, Pooling(1.0))[2]
     gaussian = fit_windowed(Samples(x, GRAPH, standard=(True,)), ((1.0, 2),), Pooling(1.0))[2]
-    network = StencilNetwork(GRAPH, radius=1, n_shown=2, width=4)
+    network = StencilNetwork(GRAPH, radius=1, n_context=2, width=4)
     with torch.no_grad():  # away from zero, where the hybrid would be the denoiser of white noise
         for weight in network.parameters():
             weight += 0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))

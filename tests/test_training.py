@@ -18,19 +18,16 @@ from nearfield.datasets import AutoregressiveChain
 from nearfield.fitting import training
 from nearfield.fitting.acceleration import begins_in_bfloat16, compiled, require_compiler
 from nearfield.fitting.matching import (
+    DenoisingBatch,
     HeldOut,
     NoiseLevels,
-    Problem,
-    errors,
     held_out,
     training_draws,
-    window_draws,
-    window_errors,
 )
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.training import train
-from nearfield.fitting.training_state import Check, Run
+from nearfield.fitting.training_state import Check, TrainingState
 from nearfield.graph import DependencyGraph
 from nearfield.paper.recipe import PaperRecipe
 from nearfield.paper.vertex import VertexNetworks
@@ -38,7 +35,6 @@ from nearfield.samples import Samples
 from nearfield.score.gaussian import WindowedGaussianScore, WindowSpectrum
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.stencil import StencilNetwork
-from nearfield.score.window import WindowNetwork
 
 D = 12
 CHAIN = DependencyGraph.chain(D)
@@ -116,9 +112,9 @@ def test_trained_network_approaches_the_exact_denoiser_on_fresh_data():
     assert not any(weight.requires_grad for weight in score.network.parameters())
 
 
-def test_network_shown_the_exact_denoiser_learns_to_return_it():
+def test_network_with_the_exact_denoiser_as_context_learns_to_return_it():
     """It reads its own vertex only, where a x is the best that can be made of the state."""
-    score = HybridScore(StencilNetwork(CHAIN, 0, n_shown=2, width=8).double(), exact())
+    score = HybridScore(StencilNetwork(CHAIN, 0, n_context=2, width=8).double(), exact())
     train(score, given(data(60)), Recipe(steps=200, batch_size=8, ema=0.95, learning_rate=1e-2))
     assert gain(exact(0)) < 1e-6
     assert gain(score) > 0.8
@@ -127,13 +123,13 @@ def test_network_shown_the_exact_denoiser_learns_to_return_it():
 def test_what_is_kept_is_the_average_of_the_weights_at_the_best_check(monkeypatch):
     """The recursion of the moving average, by hand, over the weights recorded after each step."""
     recorded = []
-    original = training.admit
+    original = training.step
 
-    def recording(run):
-        recorded.append({name: value.detach().clone() for name, value in run.network.named_parameters()})
-        original(run)
+    def recording(state, *rest):
+        original(state, *rest)
+        recorded.append({name: value.detach().clone() for name, value in state.network.named_parameters()})
 
-    monkeypatch.setattr(training, "admit", recording)
+    monkeypatch.setattr(training, "step", recording)
     score, recipe = stencil(4, 1), replace(SHORT, learning_rate=0.02)
     report = train(score, given(data(60)), recipe)
     assert report.best.step > 1
@@ -152,14 +148,14 @@ def test_steps_are_those_of_adamw_by_hand():
     """Moments, bias correction, decay of the weights, clipping and the cosine, on a network of its own arithmetic."""
     recipe = replace(SHORT, steps=7, clip=0.01, ema=0.0, weight_decay=0.1)
     score, reference = stencil(4, 1), stencil(4, 1)
-    run = Run(score.network, weight_decay=recipe.weight_decay, ema=recipe.ema, seed=5)
-    draws = Run(reference.network, weight_decay=0.0, ema=0.0, seed=5)
+    state = TrainingState(score.network, weight_decay=recipe.weight_decay, ema=recipe.ema, seed=5)
+    draws = TrainingState(reference.network, weight_decay=0.0, ema=0.0, seed=5)
     clean = data(24)
     parameters = [value for value in reference.network.parameters() if value.numel()]
     first = [torch.zeros_like(value) for value in parameters]
     second = [torch.zeros_like(value) for value in parameters]
     for k in range(1, 8):
-        training.step(run, score, clean, recipe)
+        training.step(state, score, clean, recipe)
         batch = clean[draws.next_batch(24, 8)]
         t, xi = training_draws(recipe.levels, batch, draws.generator)
         a, s = torch.exp(-t)[:, None, None], torch.sqrt(-torch.expm1(-2 * t))[:, None, None]
@@ -218,8 +214,8 @@ def test_the_seed_decides_all():
 def test_each_pass_takes_each_sample_once_in_an_order_of_its_own():
     passes = []
     for _ in range(2):
-        run = Run(stencil().network, weight_decay=0.0, ema=0.0, seed=3)
-        passes.append([torch.cat([run.next_batch(20, 5) for _ in range(4)]).tolist() for _ in range(2)])
+        state = TrainingState(stencil().network, weight_decay=0.0, ema=0.0, seed=3)
+        passes.append([torch.cat([state.next_batch(20, 5) for _ in range(4)]).tolist() for _ in range(2)])
     assert passes[0] == passes[1]
     assert all(sorted(one) == list(range(20)) for one in passes[0])
     assert passes[0][0] != passes[0][1]
@@ -234,84 +230,6 @@ def test_ordered_samples_are_held_out_as_a_block_and_others_at_random():
     assert outside.tolist() != list(range(85, 100))
 
 
-def test_networks_of_vertices_are_trained_as_each_would_be_alone():
-    """A vertex whose data are a thousand times larger does not shorten the gradients of the others."""
-    x = data(40)
-    larger = x.clone()
-    larger[:, -1] *= 1000
-    results = []
-    for each in (x, larger):
-        score = NetworkScore(VertexNetworks(CHAIN, 1, widths=(8,)).double())
-        run = Run(score.network, weight_decay=0.01, ema=0.9, seed=0)
-        for _ in range(10):
-            training.step(run, score, each, replace(SHORT, clip=0.1))
-        results.append(score.network.weights.detach().clone())
-    torch.testing.assert_close(results[0][:-2], results[1][:-2], rtol=1e-10, atol=1e-13)
-    assert not torch.allclose(results[0][-2:], results[1][-2:], rtol=1e-3)
-
-
-@pytest.mark.parametrize("make", [VertexNetworks, WindowNetwork])
-def test_independent_windows_are_each_noised_apart(make):
-    """(3.8): the loss of a step is that of `window_draws`, and what is learned by it is as good as by noise fields."""
-    recipe = replace(SHORT, independent_windows=True)
-    score, clean = NetworkScore(make(CHAIN, 1).double()), data(24)
-    run, draws = (Run(score.network, weight_decay=0.0, ema=0.0, seed=4) for _ in range(2))
-    batch = clean[draws.next_batch(24, 8)]
-    apart = window_draws(SHORT.levels, batch, score.network, draws.generator)
-    expected = float(window_errors(score.network, batch, *apart).detach().mean())
-    training.step(run, score, clean, recipe)
-    assert run.losses[0] == pytest.approx(expected, rel=1e-12)
-    longer = replace(recipe, learning_rate=1e-2, steps=300, check_every=50)
-    windows, fields = (
-        train(NetworkScore(make(CHAIN, 1).double()), given(data(100)), each)
-        for each in (longer, replace(longer, independent_windows=False))
-    )
-    assert windows.losses != fields.losses
-    assert windows.best.loss < windows.checks[0].loss - 0.08
-    assert windows.best.loss == pytest.approx(fields.best.loss, abs=0.02)
-
-
-def test_independent_windows_are_for_networks_of_windows():
-    with pytest.raises(ValueError, match=r"independent_windows must be False, .* got StencilNetwork shown 0 values"):
-        train(stencil(), given(data(20)), replace(SHORT, independent_windows=True))
-    with pytest.raises(ValueError, match="independent_windows must be True or False, got 1"):
-        Recipe(independent_windows=1)
-
-
-def test_networks_of_vertices_follow_the_gradient_of_their_own_loss():
-    """By central differences of (3.6) at one vertex, along the gradient of its network."""
-    score, clean = NetworkScore(VertexNetworks(CHAIN, 1, widths=(8,)).double()), data(24)
-    start = score.network.weights.detach().clone()
-    run, draws = (Run(score.network, weight_decay=0.0, ema=0.0, seed=4) for _ in range(2))
-    training.step(run, score, clean, replace(SHORT, clip=1e9))
-    gradient = score.network.weights.grad.clone()
-    batch = clean[draws.next_batch(24, 8)]
-    t, xi = training_draws(SHORT.levels, batch, draws.generator)
-    losses = []
-    for sign in (1, -1):
-        with torch.no_grad():
-            score.network.weights.copy_(start + sign * 1e-5 * gradient / gradient.norm(dim=1, keepdim=True))
-            losses.append(errors(score, batch, t, xi).mean(dim=(0, 2)))
-    torch.testing.assert_close((losses[0] - losses[1]) / 2e-5, gradient.norm(dim=1), rtol=1e-6, atol=0)
-    np.testing.assert_allclose(run.losses[0], float((losses[0] + losses[1]).mean()) / 2, rtol=1e-6)
-
-
-def test_bounded_and_sparse_networks_stay_in_their_class():
-    network = VertexNetworks(CHAIN, 1, widths=(8,), sparsity=30, bound=0.3).double()
-    score = NetworkScore(network)
-    report = train(score, given(data(40)), replace(SHORT, learning_rate=0.05))
-    assert int((network.weights != 0).sum(dim=1).max()) <= 30
-    assert float(network.weights.abs().max()) <= 0.3
-    assert report.best.step >= SHORT.steps // 2
-    assert report.best.loss < 0.97 * report.checks[0].loss
-
-
-def test_one_step_prunes_too():
-    network = VertexNetworks(CHAIN, 1, widths=(8,), sparsity=15)
-    train(NetworkScore(network), given(data(40).float()), replace(SHORT, steps=1))
-    assert int((network.weights != 0).sum(dim=1).max()) <= 15
-
-
 def test_a_hybrid_is_resumed_where_decompositions_round_otherwise(tmp_path):
     """Other threads change last digits of eigenvalues, and signs of vectors; another Gaussian is another score."""
     gaussian = exact(2)
@@ -320,7 +238,7 @@ def test_a_hybrid_is_resumed_where_decompositions_round_otherwise(tmp_path):
 
     def run(values, vectors):
         spectrum = WindowSpectrum(window.index, values, vectors, window.law)
-        score = HybridScore(StencilNetwork(CHAIN, 1, n_shown=2), WindowedGaussianScore({2: spectrum}, ((1.0, 2),)))
+        score = HybridScore(StencilNetwork(CHAIN, 1, n_context=2), WindowedGaussianScore({2: spectrum}, ((1.0, 2),)))
         path = tmp_path / "run"
         return train(score, given(data(30).float()), SHORT, checkpoint=path, resume=True)
 
@@ -440,10 +358,10 @@ def test_bfloat16_is_for_the_network_alone():
     score = NetworkScore(stirred_stencil())
     clean, gradients = data(32).float(), []
     t, xi = training_draws(SHORT.levels, clean, torch.Generator().manual_seed(0))
-    problem = Problem.pose(score, clean, t, xi)
+    batch = DenoisingBatch.of_score(score, clean, t, xi)
     for bfloat16 in (False, True):
         score.network.zero_grad()
-        problem.errors(score.network, bfloat16).mean().backward()
+        batch.squared_errors(score.network, bfloat16).mean().backward()
         gradients.append(torch.cat([w.grad.flatten() for w in score.network.parameters() if w.numel()]))
     exact, rounded = gradients
     assert 2**-12 < (rounded - exact).norm() / exact.norm() < 2**-5
@@ -471,19 +389,19 @@ def test_bfloat16_is_given_up_where_the_held_out_loss_differs(monkeypatch):
     disagree(monkeypatch)
     score, report = single()
     assert report.bfloat16_steps == 10
-    switched = []
+    rounded = []
     original = training.step
 
-    def step(run, *rest):
-        run.bfloat16 = run.step < 10
-        switched.append(run.bfloat16)
-        original(run, *rest)
+    def step(state, *rest):
+        state.bfloat16 = state.step < 10
+        rounded.append(state.bfloat16)
+        original(state, *rest)
 
     monkeypatch.undo()
     monkeypatch.setattr(training, "step", step)
-    monkeypatch.setattr(training, "compared", lambda checks: False)
+    monkeypatch.setattr(training, "_compared", lambda checks: False)
     by_hand, _ = single()
-    assert sum(switched) == 10
+    assert sum(rounded) == 10
     assert same(weights(score), weights(by_hand))
 
 
@@ -552,18 +470,20 @@ def marked(test):
 @marked
 @pytest.mark.parametrize("diagonal", [False, True])
 def test_a_compiled_network_is_the_network(diagonal):
-    """Value and gradients in single precision: absent cells, two channels, shown values, an embedding."""
+    """Value and gradients in single precision: absent cells, two channels, context, an embedding."""
     keep = np.arange(20).reshape(4, 5) % 7 > 0
     graph = DependencyGraph.grid((4, 5), diagonal=diagonal).subgraph(keep)
-    network = StencilNetwork(graph, 2, n_channels=2, n_shown=4, width=8, embedding=3)
+    network = StencilNetwork(graph, 2, n_channels=2, n_context=4, width=8, embedding=3)
     generator = torch.Generator().manual_seed(0)
     for weight in network.parameters():
         torch.nn.init.normal_(weight, std=0.3, generator=generator)
-    x, shown, level = (torch.randn(3, *shape, generator=generator) for shape in ((len(graph), 2), (len(graph), 4), ()))
+    x, context, c_noise = (
+        torch.randn(3, *shape, generator=generator) for shape in ((len(graph), 2), (len(graph), 4), ())
+    )
     found = []
     for forward in (network, compiled(network)):
         network.zero_grad()
-        y = forward(x, shown, level)
+        y = forward(x, context, c_noise)
         y.square().sum().backward()
         found.append((y.detach(), *(weight.grad.clone() for weight in network.parameters())))
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
@@ -666,11 +586,12 @@ def test_data_that_cannot_be_trained_on_are_refused():
         train(score, given(x, observed=absent), SHORT)
 
 
-def test_the_first_of_equal_checks_is_the_best_and_none_before_pruning():
-    run = Run(stencil().network, weight_decay=0.0, ema=0.0, seed=0)
-    for step, loss in ((0, 0.1), (10, 0.5), (20, 0.4), (30, 0.4), (40, math.nan)):
-        run.record(Check(step, loss, 0.0), since=5)
-    assert run.best_check(5) == Check(20, 0.4, 0.0)
+def test_the_first_of_equal_finite_checks_is_the_best():
+    state = TrainingState(stencil().network, weight_decay=0.0, ema=0.0, seed=0)
+    assert state.best_check is None
+    for step, loss in ((0, math.nan), (10, 0.5), (20, 0.4), (30, 0.4), (40, math.nan)):
+        state.record(Check(step, loss, 0.0))
+    assert state.best_check == Check(20, 0.4, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nearfield.datasets import AutoregressiveChain
-from nearfield.fitting.matching import NoiseLevels
+from nearfield.fitting.matching import DenoisingBatch, NoiseLevels
 from nearfield.graph import DependencyGraph
 from nearfield.paper import vertex_training
 from nearfield.paper.vertex import VertexNetworks
@@ -129,9 +129,9 @@ def test_the_best_loss_is_that_of_the_weights_kept():
 def test_every_window_has_noise_and_a_time_of_its_own(monkeypatch):
     """(3.8); the times of a vertex lie one in each of as many parts of the law as there are samples in a step."""
     seen = []
-    original = vertex_training.window_errors
+    original = DenoisingBatch.of_windows
     monkeypatch.setattr(
-        vertex_training, "window_errors", lambda *given: seen.append(given[2:]) or original(*given)
+        DenoisingBatch, "of_windows", lambda *given: seen.append(given[2:]) or original(*given)
     )  # network, clean, t, noise
     levels = NoiseLevels(center=0.1, spread=0.8)
     fit_vertex_networks(Samples(data(30, 3), DependencyGraph.chain(3)), 1, replace(SHORT, steps=1, levels=levels))

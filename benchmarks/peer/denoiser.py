@@ -82,7 +82,8 @@ class PeerDenoiser(Contestant):
         sampler = default_sampler(np.linalg.norm(split.used[..., 0], 2) ** 2 / len(split.used))
 
         def sample(n: int, seed: int) -> np.ndarray:
-            return sampler.sample(score, n, seed=seed, batch_size=64).double().numpy()
+            with torch.no_grad():
+                return sampler.sample(score, n, seed=seed, batch_size=64).double().numpy()
 
         return Fitted(found, score.denoise, sample=sample)
 

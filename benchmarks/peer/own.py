@@ -1,6 +1,6 @@
 """nearfield among the contestants: as its estimator is used, trained for as many steps as the seconds allow.
 
-The hybrid is not trained much longer than by default: what is left of the seconds goes into further members.
+The hybrid is not trained much longer than by default: what is left of the seconds goes into further networks.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Trained(Contestant):
         """Forget what steps cost before."""
         self._costs: dict[tuple[Any, ...], tuple[float, float, float]] = {}
 
-    def members(self, setting: dict[str, Any], split: Split, steps: int) -> int:  # noqa: ARG002
+    def networks(self, setting: dict[str, Any], split: Split, steps: int) -> int:  # noqa: ARG002
         """Return how many networks share so many steps."""
         return 1
 
@@ -71,10 +71,10 @@ class Trained(Contestant):
         start = time.process_time()
         if alike(setting) not in self._costs:
             self._timed(setting, split, FIRST, final)
-        once, member, each = self._costs[alike(setting)]
+        once, network, each = self._costs[alike(setting)]
         left = seconds - (time.process_time() - start) - once
-        steps = int((left - member) / each)
-        steps = int((left - member * self.members(setting, split, steps)) / each)
+        steps = int((left - network) / each)
+        steps = int((left - network * self.networks(setting, split, steps)) / each)
         return self.judged(self._timed(setting, split, max(steps, FIRST), final), split, final)
 
     @abc.abstractmethod
@@ -86,21 +86,21 @@ class Trained(Contestant):
         """Wrap a model with its held-out loss."""
 
     def _timed(self, setting: dict[str, Any], split: Split, steps: int, final: bool) -> LocalizedDiffusion:
-        """Fit, and note the CPU seconds spent once, for each member, and in each step with its share of the checks."""
+        """Fit, and note the CPU seconds spent once, for each network, and in each step with its share of the checks."""
         start, wall = time.process_time(), time.perf_counter()
         model = self.train(setting, split, steps, final)
         spent, wall = time.process_time() - start, time.perf_counter() - wall
         report = model.fit_report_
-        whole, one = min(report.seconds["train"], wall), report.training  # of the first member; others are as long
+        whole, one = min(report.seconds["train"], wall), report.training  # of the first network; others are as long
         in_steps = whole if one is None else min(one.seconds * steps / len(one.losses), whole)
-        beside = (whole - in_steps) / self.members(setting, split, steps)
+        beside = (whole - in_steps) / self.networks(setting, split, steps)
         self._costs[alike(setting)] = tuple(value * spent / wall for value in (wall - whole, beside, in_steps / steps))
         return model
 
 
 @final
 class Hybrid(Trained):
-    """The network that is shown the windowed Gaussian; whether vertices share one law it finds out in every fit."""
+    """The network conditioned on the windowed Gaussian; every fit finds out whether vertices share one law."""
 
     name = "nearfield, hybrid"
 
@@ -113,27 +113,27 @@ class Hybrid(Trained):
         batch = min(32, max(4, 4096 // law.graph.n_vertices))
         return [{"learning_rate": rate, "batch_size": batch} for rate in (5e-3, 7e-3, 1e-2, 1.4e-2)]
 
-    def members(self, setting: dict[str, Any], split: Split, steps: int) -> int:
+    def networks(self, setting: dict[str, Any], split: Split, steps: int) -> int:
         """Return how many are trained about as long as by default."""
         usual = default_recipe(split.law.graph, len(split.x))
         return max(1, round(steps * setting["batch_size"] / (usual.steps * usual.batch_size)))
 
     def train(self, setting: dict[str, Any], split: Split, steps: int, final: bool) -> LocalizedDiffusion:  # noqa: ARG002
-        """Fit to all the data, of which the first member holds out the same part as everybody, others other parts.
+        """Fit to all the data, of which the first network holds out the same part as everybody, others other parts.
 
         The last weights are kept. Checks on the way would cost up to a sixth of the seconds, and what they choose from
-        so few samples is no better (Cox-Ingersoll-Ross, four members of 1500 steps, seeds 0-2: .00133 with the best of
+        so few samples is no better (Cox-Ingersoll-Ross, four networks of 1500 steps, seeds 0-2: .00133 with the best of
         15 checks, .00126 with the last weights).
         """
-        members = self.members(setting, split, steps)
-        steps = max(steps // members, 1)
+        networks = self.networks(setting, split, steps)
+        steps = max(steps // networks, 1)
         recipe = Recipe(
             steps=steps,
             check_every=steps,
             patience=1,
             held_out=HELD_OUT,
             held_out_levels=LEVELS,
-            members=members,
+            n_networks=networks,
             seed=split.seed,
             **setting,
         )
@@ -147,9 +147,9 @@ class Hybrid(Trained):
         return model.fit(fields(split.x, split.law))
 
     def judged(self, model: LocalizedDiffusion, split: Split, final: bool) -> Fitted:  # noqa: ARG002
-        """Measure the held-out loss, which decides between trials; of several members it tells only that none failed.
+        """Measure the held-out loss, which decides between trials; of several networks it tells only that none failed.
 
-        What the first is held out others are trained on. One member is not told from the best trial by so few samples.
+        Others are trained on what the first holds out. So few samples do not tell one network from the best trial.
         """
         return fitted(model, split, split.loss(model.score_.denoise))
 

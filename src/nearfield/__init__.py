@@ -26,7 +26,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for, so that the command line's help does without PyTorch."""
+    """Import a public name at its first use, so that the help of the command line does not import PyTorch."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -1,4 +1,4 @@
-"""Numbers that a user gives: checked, and kept as kinds that can be stored whatever kind came in."""
+"""Checks of numbers from the user, which are stored as plain int and float."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ def whole_number(name: str, value: SupportsIndex, least: int, remedy: str = "") 
 
     Examples
     --------
-    >>> whole_number("radius", 2, 0, "give hops")
+    >>> whole_number("radius", 2, 0)
     2
     """
     if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, got {value!r}; {remedy}")
+        raise TypeError(f"{name} must be an integer, got {value!r}{remedy and '; ' + remedy}")
     number = operator.index(value)
     if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}; {remedy}")
+        raise ValueError(f"{name} must be at least {least}, got {number}{remedy and '; ' + remedy}")
     return number
 
 
 def keep_floats(settings: object, *names: str) -> None:
-    """Turn numbers of whatever kind into those that can be stored."""
+    """Convert numbers of any kind to float."""
     for name in names:
         value = getattr(settings, name)
         if not isinstance(value, Real) or isinstance(value, bool):
-            raise TypeError(f"{name} must be a number, got {value!r}; see the defaults")
+            raise TypeError(f"{name} must be a number, got {value!r}")
         object.__setattr__(settings, name, float(value))
 
 
 def keep_counts(settings: object, *names: str) -> None:
-    """Turn whole numbers of at least 1 into those that can be stored."""
+    """Convert whole numbers of at least 1 to int."""
     for name in names:
-        number = whole_number(name, getattr(settings, name), 1, "give a number of at least 1")
+        number = whole_number(name, getattr(settings, name), 1)
         object.__setattr__(settings, name, number)
 
 
 def keep_seed(settings: Any) -> None:
-    """Turn a whole number in [0, 2**64) into one that can be stored."""
-    object.__setattr__(settings, "seed", seed_of(whole_number("seed", settings.seed, 0, "give a number below 2**64")))
+    """Convert a whole number in [0, 2**64) to int."""
+    object.__setattr__(settings, "seed", seed_of(whole_number("seed", settings.seed, 0)))

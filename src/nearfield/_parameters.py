@@ -1,4 +1,4 @@
-"""Parameters of `LocalizedDiffusion`: their checks, and their form in a model file."""
+"""Checks of the parameters of `LocalizedDiffusion`, and their form in a model file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from nearfield.data import store
 from nearfield.data.atomic_write import require_target
 from nearfield.graph import DependencyGraph
 from nearfield.methods import Method, class_of
+from nearfield.sampling.sampler import Sampler
 from nearfield.transform.marginal import check_choice
 
 if TYPE_CHECKING:
@@ -25,13 +26,14 @@ __all__ = [
     "at_least_one",
     "check_checkpoint",
     "check_parameters",
+    "check_sampling",
     "parameters_from_plain",
     "plain_parameters",
 ]
 
 
 def check_parameters(parameters: Mapping[str, Any]) -> None:
-    """Refuse parameters of the constructor that cannot be used, those of the method apart."""
+    """Refuse invalid parameters of the constructor, except those of the method."""
     graph, n_jobs = parameters["graph"], parameters["n_jobs"]
     if graph is not None and not isinstance(graph, DependencyGraph):
         raise TypeError(f"graph must be a DependencyGraph or None, got {type(graph).__name__}")
@@ -46,46 +48,51 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
 
 
 def check_checkpoint(checkpoint: Any, name: Any, method: Method, random_state: Any) -> None:
-    """Refuse, before training rather than after it, a checkpoint that could not be written or resumed from."""
+    """Refuse, before the training, a checkpoint that could not be written or resumed from."""
     if not method.keeps_checkpoint:
-        raise ValueError(f"checkpoint must be None with method={name!r}, which keeps none; leave it out")
+        raise ValueError(f"checkpoint must be None with method={name!r}, which keeps none")
     if random_state is None and not method.seeded():
-        raise ValueError("checkpoint needs a random_state, got None, with which no run can be resumed; give a number")
+        raise ValueError("checkpoint needs a random_state, got None: a training without a seed cannot be resumed")
     for number in range(method.n_checkpoints):
         path = require_target("checkpoint", checkpoint if number == 0 else f"{os.fspath(checkpoint)}.{number}")
         if path.exists() and store.read(path)[0].get("kind") != "training":
-            raise ValueError(f"checkpoint must be a file of a training or a new one, got the model {str(path)!r}")
+            raise ValueError(
+                f"checkpoint must be a new file or the checkpoint of a training, got the model {str(path)!r}"
+            )
 
 
 def _check_device(device: Any) -> None:
-    """Refuse what names no device; whether this machine has it is seen when it is used."""
+    """Refuse a value that names no device; its presence is checked at its use."""
     if not isinstance(device, str | torch.device):
-        raise TypeError(f"device must be a name, got {device!r}; 'auto' and 'cpu' are everywhere")
+        raise TypeError(f"device must be a name, such as 'auto' or 'cpu', got {device!r}")
     try:
         torch.device("cpu" if device == "auto" else device)
     except RuntimeError as error:
-        raise ValueError(f"device must be 'auto' or a device of torch, got {device!r}; 'cpu' is everywhere") from error
+        raise ValueError(f"device must be 'auto' or a device of torch, such as 'cpu', got {device!r}") from error
 
 
 def at_least_one(name: str, value: int) -> None:
-    """Refuse a number that is no count.
-
-    Examples
-    --------
-    >>> at_least_one("n_samples", 0)
-    Traceback (most recent call last):
-    ...
-    ValueError: n_samples must be a whole number, at least 1, got 0
-    """
+    """Refuse a value that is no count."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
 
 
-def plain_parameters(parameters: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Return parameters as JSON can say them.
+def check_sampling(n_samples: int, sampler: Any, steps: int | None, batch_size: int | None) -> None:
+    """Refuse arguments of `LocalizedDiffusion.sample` that cannot be used."""
+    at_least_one("n_samples", n_samples)
+    if sampler is not None and not isinstance(sampler, Sampler):
+        raise TypeError(f"sampler must be a Sampler or None, got {sampler!r}; see nearfield.sampling.sampler")
+    if sampler is not None and steps is not None:
+        raise ValueError(f"steps must be None with a sampler, which has its own, got {steps}")
+    for name, value in (("batch_size", batch_size), ("steps", steps)):
+        if value is not None:
+            at_least_one(name, value)
 
-    Of the graph only whether there is one is kept: it stands with the layout of the data. ``verbose`` is kept as False,
-    a generator as ``seed``.
+
+def plain_parameters(parameters: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return the parameters as JSON values.
+
+    The graph becomes a flag, since the layout of the data holds it; ``verbose`` becomes False, a generator ``seed``.
     """
     plain = dict(parameters) | {"graph": parameters["graph"] is not None, "verbose": False}
     if isinstance(plain["method"], Method):
@@ -93,7 +100,7 @@ def plain_parameters(parameters: Mapping[str, Any], seed: int) -> dict[str, Any]
     for name, value in plain.items():
         if is_dataclass(value) and not isinstance(value, type):
             plain[name] = asdict(value)
-    if isinstance(plain["marginal"], Mapping):  # pairs, since JSON would make words of channel numbers
+    if isinstance(plain["marginal"], Mapping):  # pairs, since JSON keys are strings
         plain["marginal"] = [[k if isinstance(k, str) else int(k), v] for k, v in plain["marginal"].items()]
     if isinstance(plain["random_state"], np.random.Generator | np.random.RandomState):
         plain["random_state"] = seed
@@ -116,7 +123,7 @@ def parameters_from_plain(plain: Mapping[str, Any], graph: DependencyGraph) -> d
 
 
 def _typed(kind: type[Method], plain: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the settings of a method, each of the type that the class declares."""
+    """Yield the settings of a method, each of its declared type."""
     hints = get_type_hints(kind)
     for name in (field.name for field in fields(kind) if field.name in plain):  # type: ignore[arg-type]
         yield name, TypeAdapter(hints[name]).validate_python(plain[name])

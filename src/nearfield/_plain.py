@@ -1,4 +1,4 @@
-"""Values as JSON holds them."""
+"""Plain JSON values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["plain"]
 
 
 def plain(value: Any, *, finite: bool = False) -> Any:
-    """Turn numpy values, tuples and dates into numbers, strings, lists and dictionaries; refuse other objects.
+    """Convert numpy values, tuples and dates to numbers, strings, lists and dictionaries; refuse other objects.
 
     With `finite`, NaN becomes null and an infinity the word "infinite", as strict JSON needs.
 

@@ -1,8 +1,8 @@
 """The command line: ``nearfield fit | sample | impute | report | info | demo | reproduce``.
 
-Thin: it reads files, calls the library, writes files. Exit codes are 0 (done), 1 (the data or the run failed; one line
-on stderr says why) and 2 (wrong usage). With ``--json`` a command prints one JSON object on stdout and nothing else.
-What is slow to import (PyTorch, xarray) is imported inside the commands, so that ``--help`` answers at once.
+Commands read files, call the library and write files. Exit codes are 0 (done), 1 (the data or the run failed, with one
+line on stderr) and 2 (wrong usage). With ``--json`` a command prints one JSON object on stdout and nothing else.
+PyTorch and xarray, which are slow to import, are imported inside the commands, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from nearfield.estimator import LocalizedDiffusion
 
+__all__ = ["app", "main"]
+
 app = typer.Typer(
     name="nearfield",
     help="Learn a generative model of a random field from few samples; draw new members, fill gaps, score data.",
@@ -38,7 +40,7 @@ app = typer.Typer(
 
 
 def _auto_or(number: type[int] | type[float]) -> Any:
-    """Make a parser of ``auto`` or a number; anything else is wrong usage."""
+    """Make a parser of ``auto`` or a number; other values are wrong usage."""
 
     def parse(value: str) -> int | float | Literal["auto"]:
         if value == "auto":
@@ -52,7 +54,7 @@ def _auto_or(number: type[int] | type[float]) -> Any:
 
 
 def _method_name(value: str) -> str:
-    """Accept the short names of methods; anything else is wrong usage."""
+    """Accept the short names of methods; other values are wrong usage."""
     if value not in METHODS:
         raise typer.BadParameter(f"must be one of {', '.join(METHODS)}, got {value!r}")
     return value
@@ -65,12 +67,12 @@ def _field_file(path: Path) -> Path:
     return path
 
 
-def _marginal(given: list[str]) -> Any:
-    """Read one name for all variables, or ``VARIABLE=NAME`` each time; anything else is wrong usage."""
-    parts = [part.rpartition("=") for part in given]
+def _marginal(options: list[str]) -> Any:
+    """Read one name for all variables, or ``VARIABLE=NAME`` each time; other values are wrong usage."""
+    parts = [part.rpartition("=") for part in options]
     known = ("standardize", "none", "log", "sqrt", "quantile")
     if any(name not in known for _, _, name in parts) or (len(parts) > 1 and not all(sign for _, sign, _ in parts)):
-        rule = f"must be one of {', '.join(known)}, or VARIABLE= and one of these each time, got {' '.join(given)!r}"
+        rule = f"must be one of {', '.join(known)}, or VARIABLE= and one of these each time, got {' '.join(options)!r}"
         raise typer.BadParameter(rule, param_hint="--marginal")
     return {variable: name for variable, _, name in parts} if parts[0][1] else parts[0][2]
 
@@ -87,11 +89,13 @@ Data = Annotated[
 Fields = Annotated[
     Path, typer.Option("--out", "-o", help="Fields to write: .nc or .npy.", callback=_field_file, show_default=False)
 ]
-Count = Annotated[int, typer.Option("-n", "--n-samples", min=1, help="How many members to draw.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Seed; without it a fresh one is drawn and printed.")]
+Count = Annotated[int, typer.Option("-n", "--n-samples", min=1, help="Number of members to draw.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed; by default a fresh one, which is printed.")]
 Variables = Annotated[
     list[str] | None,
-    typer.Option("--variable", "-v", help="Variable of the file; repeat it for several channels.", show_default=False),
+    typer.Option(
+        "--variable", "-v", help="Variable of the file; repeat the option for several channels.", show_default=False
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
@@ -104,11 +108,13 @@ def fit(
     variable: Variables = None,
     sample_dim: Annotated[
         list[str] | None,
-        typer.Option(help="Dimension that counts the samples; repeat it to stack several.", show_default="guessed"),
+        typer.Option(
+            help="Dimension that counts the samples; repeat the option to stack several.", show_default="guessed"
+        ),
     ] = None,
     radius: Annotated[Any, typer.Option(help="Hops, or auto.", parser=_auto_or(int), metavar="HOPS")] = "auto",
     method: Annotated[
-        str, typer.Option(help=f"Way to fit: {', '.join(METHODS)}.", parser=_method_name, metavar="METHOD")
+        str, typer.Option(help=f"Method of the fit: {', '.join(METHODS)}.", parser=_method_name, metavar="METHOD")
     ] = "auto",
     pooling: Annotated[
         Any,
@@ -122,13 +128,15 @@ def fit(
             show_default="standardize",
         ),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse a field whose draws are not like the data.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a field whose draws have other moments than the data.")
+    ] = False,
     seed: Seed = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Learn a model from samples of a field."""
-    with _plain_failure(quiet=quiet or as_json):
+    with _one_line_failure(quiet=quiet or as_json):
         _check_writable(out, data)
         from nearfield.estimator import LocalizedDiffusion
         from nearfield.noise import seed_of
@@ -146,7 +154,7 @@ def fit(
         )
         model.fit(field, sample_dim=dims)
         model.save(out)
-        _tell({"model": str(out)} | _summary(out), as_json=as_json, quiet=quiet)
+        _print_result({"model": str(out)} | _summary(out), as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -154,13 +162,13 @@ def sample(
     model: Model, out: Fields, n: Count = 100, seed: Seed = None, as_json: AsJson = False, quiet: Quiet = False
 ) -> None:
     """Draw new members from a model."""
-    with _plain_failure(quiet=quiet or as_json):
+    with _one_line_failure(quiet=quiet or as_json):
         _check_writable(out, model)
         from nearfield.noise import seed_of
 
         fitted, used = _load(model, quiet=quiet or as_json), seed_of(seed)
         _write(out, fitted.sample(n, random_state=used))
-        _tell({"out": str(out), "members": n, "seed": used}, as_json=as_json, quiet=quiet)
+        _print_result({"out": str(out), "members": n, "seed": used}, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -174,13 +182,13 @@ def impute(
     quiet: Quiet = False,
 ) -> None:
     """Fill the gaps (NaN) of a field with draws."""
-    with _plain_failure(quiet=quiet or as_json):
+    with _one_line_failure(quiet=quiet or as_json):
         _check_writable(out, model, data)
         from nearfield.noise import seed_of
 
         fitted, used = _load(model, quiet=quiet or as_json), seed_of(seed)
         _write(out, fitted.impute(_read_for(fitted, data), n_samples=n, random_state=used))
-        _tell({"out": str(out), "members": n, "seed": used}, as_json=as_json, quiet=quiet)
+        _print_result({"out": str(out), "members": n, "seed": used}, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -195,18 +203,18 @@ def report(
 
     The same numbers are written as JSON beside it.
     """
-    with _plain_failure(quiet=quiet or as_json):
+    with _one_line_failure(quiet=quiet or as_json):
         _check_writable(out, model, data)
         fitted = _load(model, quiet=quiet or as_json)
         fitted.report(out, _read_for(fitted, data))
-        _tell({"report": str(out)}, as_json=as_json, quiet=quiet)
+        _print_result({"report": str(out)}, as_json=as_json, quiet=quiet)
 
 
 @app.command()
 def info(model: Model, as_json: AsJson = False) -> None:
     """Summarise a model file."""
-    with _plain_failure(quiet=as_json):
-        _tell({"model": str(model)} | _summary(model), as_json=as_json, quiet=False)
+    with _one_line_failure(quiet=as_json):
+        _print_result({"model": str(model)} | _summary(model), as_json=as_json, quiet=False)
 
 
 @app.command()
@@ -218,14 +226,14 @@ def demo(
 ) -> None:
     """Learn embedded temperature maps and gravel, and draw new ones.
 
-    A map is completed from 30 stations, gravel takes a network; pictures and a report are written.
+    Complete a map from 30 stations, draw gravel with a network, and write pictures and a report.
     """
-    with _plain_failure(quiet=quiet or as_json):
+    with _one_line_failure(quiet=quiet or as_json):
         from nearfield.demo.temperature import run
 
         result = run(out, seed=seed, quiet=quiet or as_json)
         if as_json:
-            _tell(result, as_json=True, quiet=quiet)
+            _print_result(result, as_json=True, quiet=quiet)
 
 
 @app.command()
@@ -238,11 +246,11 @@ def reproduce(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Redo the paper's figures, and go past them.
+    """Reproduce the paper's figures, and extend them.
 
     WHICH is fig1, fig2, fig3, scaling or all. Each writes a picture and its numbers and checks its claims.
     """
-    with _plain_failure(quiet=quiet or as_json):
+    with _one_line_failure(quiet=quiet or as_json):
         from nearfield.reproduction import figure1, figure2, figure3, scaling
         from nearfield.reproduction.experiment import require, run
 
@@ -252,7 +260,7 @@ def reproduce(
         found = {e.name: run(e, out, quick=quick, quiet=quiet or as_json) for e in chosen}
         if as_json:
             claims = {name: [{"claim": c.sentence, "holds": c.holds} for c in claims] for name, claims in found.items()}
-            _tell({"out": str(out), "claims": claims}, as_json=True, quiet=quiet)
+            _print_result({"out": str(out), "claims": claims}, as_json=True, quiet=quiet)
         require(claim for claims in found.values() for claim in claims)
 
 
@@ -262,7 +270,7 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def _plain_failure(*, quiet: bool) -> Iterator[None]:
+def _one_line_failure(*, quiet: bool) -> Iterator[None]:
     """Turn a failure of the data or the run into one line on stderr and exit code 1, and a warning into one line."""
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
@@ -283,8 +291,8 @@ def _progress(quiet: bool) -> bool:
     return not quiet and sys.stderr.isatty()
 
 
-def _tell(result: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
-    """Print the outcome on stdout: one JSON object, or one ``name: value`` a line."""
+def _print_result(result: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
+    """Print the result on stdout: one JSON object, or one ``name: value`` a line."""
     if as_json:
         typer.echo(json.dumps(result, allow_nan=False))
     elif not quiet:
@@ -293,23 +301,27 @@ def _tell(result: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
 
 
 def _summary(path: Path) -> dict[str, Any]:
-    """Read the summary in a model file, without PyTorch, which takes seconds to import."""
+    """Read the summary in a model file without importing PyTorch, which takes seconds."""
     from nearfield.data.store import read
 
     metadata, _ = read(path)
     if "summary" not in metadata:
-        raise ValueError(f"{path} is the checkpoint of a training or no model of this nearfield; fit and save again")
-    return metadata["summary"]
+        raise ValueError(
+            f"{path} is no model of this version of nearfield, or the checkpoint of a training; fit and save again"
+        )
+    summary: dict[str, Any] = metadata["summary"]
+    return summary
 
 
 def _load(path: Path, *, quiet: bool) -> LocalizedDiffusion:
     from nearfield.loading import load
 
-    return load(path).set_params(verbose=_progress(quiet))
+    model: LocalizedDiffusion = load(path).set_params(verbose=_progress(quiet))
+    return model
 
 
 def _read_for(model: LocalizedDiffusion, path: Path) -> xr.DataArray | xr.Dataset | np.ndarray:
-    """Read the variables that the model was fitted on."""
+    """Read the variables of the model."""
     return _read(path, [channel.name for channel in model.codec_.channels if channel.name is not None])
 
 
@@ -324,12 +336,12 @@ def _read(path: Path, variables: list[str] | None) -> xr.DataArray | xr.Dataset 
             except (EOFError, ValueError, BadZipFile) as error:
                 raise ValueError(f"{path} must hold one array of numbers as numpy.save writes it: {error}") from error
         if not isinstance(array, np.ndarray):
-            raise ValueError(f"{path} must hold one array as numpy.save writes it, it is an archive of several")
+            raise ValueError(f"{path} must hold one array as numpy.save writes it, got an archive")
         return array
     dataset = _read_netcdf(path)
     found = ", ".join(str(name) for name in dataset.data_vars) or "none"
     if not variables and len(dataset.data_vars) != 1:
-        raise ValueError(f"{path} must hold one variable or --variable must name which, it holds: {found}")
+        raise ValueError(f"{path} must hold one variable, or --variable must name one; it holds: {found}")
     names = variables or [str(name) for name in dataset.data_vars]
     if absent := [name for name in names if name not in dataset.data_vars]:
         raise ValueError(f"{path} has no variable {', '.join(absent)}; it holds: {found}")
@@ -343,35 +355,35 @@ def _read_netcdf(path: Path) -> xr.Dataset:
         magic = file.read(4)
     engine = {b"\x89HDF": "h5netcdf", b"CDF\x01": "scipy", b"CDF\x02": "scipy"}.get(magic)
     if engine is None:
-        raise ValueError(f"{path} must be a netCDF file (version 3 or 4), its first bytes are {magic!r}")
-    # decode_coords="all": bounds and grid mappings are then coordinates, not variables to choose from.
+        raise ValueError(f"{path} must be a netCDF file (version 3 or 4), but its first bytes are {magic!r}")
+    # With decode_coords="all", bounds and grid mappings are coordinates, not variables to choose from.
     reason = ""
-    for decode_times in (True, False):  # a calendar may not be known here: dates are carried, so numbers do as well
+    for decode_times in (True, False):  # an unknown calendar is read as numbers
         try:
             with xr.open_dataset(path, engine=engine, decode_coords="all", decode_times=decode_times) as dataset:
                 return dataset.load()
         except (ValueError, LookupError, OSError, RuntimeError) as error:  # damaged files, by engine
-            reason = str(error)  # not the error itself, which would keep the file open
-    raise ValueError(f"{path} must be a whole netCDF file, it is cut short or damaged ({reason}); copy it again")
+            reason = str(error)  # the error itself would keep the file open
+    raise ValueError(f"{path} must be a complete netCDF file, but it is truncated or damaged ({reason}); copy it again")
 
 
 def _check_writable(path: Path, *inputs: Path) -> None:
-    """Fail before the work rather than after it when the result could not be written, or would replace an input."""
+    """Fail before the work, rather than after it, if the result cannot be written or would replace an input."""
     from nearfield.data.atomic_write import require_target
 
-    if any(path.exists() and given.exists() and path.samefile(given) for given in inputs):
-        raise ValueError(f"--out must be another file than the input, got {str(path)!r} for both; name a new file")
+    if any(path.exists() and source.exists() and path.samefile(source) for source in inputs):
+        raise ValueError(f"--out must be another file than the input, got {str(path)!r} for both")
     require_target("--out", path)
 
 
 def _write(path: Path, field: xr.DataArray | xr.Dataset | np.ndarray) -> None:
-    """Write fields; the file is there whole, or as it was."""
+    """Write the fields completely, or leave the file unchanged."""
     import numpy as np
     import xarray as xr
 
     from nearfield.data.atomic_write import replace_files
 
-    # Made in memory, since HDF5 reports a full disk in several ways and in many lines.
+    # Written in memory first, since HDF5 reports a full disk in several ways and in many lines.
     content: bytes | memoryview
     if path.suffix == ".nc":
         if not isinstance(field, xr.DataArray | xr.Dataset):

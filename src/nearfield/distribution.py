@@ -1,6 +1,6 @@
-r"""Laws of standardised fields: what is drawn from, scored by and conditioned.
+"""Laws of standardised fields: draws, densities and conditional laws.
 
-`GaussianModel` answers everything in closed form, `DiffusionModel` runs noise backwards with a score.
+`GaussianModel` has closed forms for all of them, `DiffusionModel` runs noise backwards with a score.
 """
 
 from __future__ import annotations
@@ -32,18 +32,15 @@ if TYPE_CHECKING:
 __all__ = ["Conditional", "DiffusionModel", "Distribution", "GaussianModel", "UnsupportedError"]
 
 
-_UNSUPPORTED = "{} needs an exact density, which the law of a sampler lacks; fit with method='gaussian'"
+_UNSUPPORTED = "{} needs an exact density, which a sampler lacks; fit with method='gaussian'"
 
 
 class UnsupportedError(ValueError):
-    """The law has no closed form for what it is asked."""
+    """The law has no closed form for the request."""
 
 
 class Conditional(NamedTuple):
-    """Law of the missing entries of a field given the others.
-
-    ``band`` multiplies the conditional variances of ``field``.
-    """
+    """Law of the missing entries of a field given the others; ``band`` multiplies the variances of ``field``."""
 
     field: ConditionalField
     band: float = 1.0
@@ -57,7 +54,8 @@ class Conditional(NamedTuple):
     ) -> Float[np.ndarray, "member vertex channel"]:
         """Draw given one set of observed values; ``step`` tells sets apart."""
         drawn, mean = self.field.sample(x, n_samples, seed=seed, step=step), self.field.mean(x[None])
-        return mean + math.sqrt(self.band) * (drawn - mean)
+        spread: np.ndarray = mean + math.sqrt(self.band) * (drawn - mean)
+        return spread
 
 
 class Distribution(Module, abc.ABC):
@@ -70,7 +68,7 @@ class Distribution(Module, abc.ABC):
     score : Score
         Score of the same law.
     largest_eigenvalue : float
-        Of the covariance of the data: a sampler starts from noise that drowns it.
+        Of the covariance of the data; the initial noise of a sampler exceeds it.
     """
 
     settings: ClassVar[tuple[str, ...]] = ("largest_eigenvalue",)
@@ -89,7 +87,7 @@ class Distribution(Module, abc.ABC):
         batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Float[np.ndarray, "member vertex channel"]:
-        """Draw members, exactly where the law can be and no sampler is named.
+        """Draw members, exactly where the law allows it and no sampler is given.
 
         Parameters
         ----------
@@ -102,45 +100,34 @@ class Distribution(Module, abc.ABC):
         sampler : Sampler, optional
             By default `default_sampler`.
         device : torch.device or str
-            Place of a sampler's states; ``"auto"`` is a GPU where there is one.
+            Device of a sampler's states; ``"auto"`` is a GPU where there is one.
         batch_size : int, optional
-            Members that a sampler works on at once.
+            Members that a sampler denoises at once.
         progress : callable, optional
             Called after each step of a sampler with the steps done and their number.
         """
-        drawn = (sampler or self.default_sampler()).sample(
-            self.score,
-            n_samples,
-            seed=seed,
-            dtype=torch.float64,
-            device=usable_device(device),
-            batch_size=batch_size,
-            progress=progress,
-        )
+        with torch.no_grad():
+            drawn = (sampler or self.default_sampler()).sample(
+                self.score,
+                n_samples,
+                seed=seed,
+                dtype=torch.float64,
+                device=usable_device(device),
+                batch_size=batch_size,
+                progress=progress,
+            )
         return drawn.cpu().numpy()
 
     def default_sampler(self, steps: int = 50) -> Sampler:
-        """Return the stochastic second-order solver, from noise that drowns the data."""
+        """Return the stochastic second-order solver, from noise that exceeds the data."""
         return default_sampler(self.largest_eigenvalue, steps)
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:  # noqa: ARG002
-        """Log-density in nats.
-
-        Raises
-        ------
-        UnsupportedError
-            If the law has none in closed form.
-        """
+        """Log-density in nats; an `UnsupportedError` if it has no closed form."""
         raise UnsupportedError(_UNSUPPORTED.format("score_samples"))
 
     def condition(self, observed: Bool[np.ndarray, "vertex channel"]) -> Conditional:  # noqa: ARG002
-        """Condition on the exact values of some entries.
-
-        Raises
-        ------
-        UnsupportedError
-            If the conditional law has no closed form.
-        """
+        """Condition on the exact values of some entries; an `UnsupportedError` if that has no closed form."""
         raise UnsupportedError(_UNSUPPORTED.format("impute"))
 
     @abc.abstractmethod
@@ -156,7 +143,7 @@ class GaussianModel(Distribution):
     ----------
     score : GaussianField
     predictive : PredictiveField, optional
-        Density that counts the uncertainty of the parameters, where held-out score prefers it to that of the field.
+        Density that counts the uncertainty of the parameters, where held-out loss prefers it to that of the field.
     band : float
         Factor of the conditional variances of the field.
     largest_eigenvalue : float
@@ -197,7 +184,7 @@ class GaussianModel(Distribution):
         )
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
-        """Log-density in nats: of the predictive law where there is one."""
+        """Log-density in nats, of the predictive law where there is one."""
         return (self.predictive or self.score).log_prob(x)
 
     def condition(self, observed: Bool[np.ndarray, "vertex channel"]) -> Conditional:
@@ -211,9 +198,9 @@ class GaussianModel(Distribution):
 
 @final
 class DiffusionModel(Distribution):
-    """Law that a sampler makes of a score.
+    """Law of the draws that a sampler makes with a score.
 
-    Where the score is a Gaussian field at some noise levels, that field answers what the law has no closed form for.
+    A score that is a Gaussian field at some noise levels has its density and conditional laws from that field.
 
     Parameters
     ----------
@@ -229,20 +216,20 @@ class DiffusionModel(Distribution):
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
         """Log-density of the Gaussian field, with a warning; errors as in `Distribution.log_prob`."""
-        field = self._field("score_samples")
+        field = self._gaussian_field("score_samples")
         return super().log_prob(x) if field is None else field.log_prob(x)
 
     def condition(self, observed: Bool[np.ndarray, "vertex channel"]) -> Conditional:
         """Conditional law of the Gaussian field, with a warning; errors as in `Distribution.condition`."""
-        field = self._field("impute")
+        field = self._gaussian_field("impute")
         return super().condition(observed) if field is None else Conditional(field.conditional(observed))
 
-    def _field(self, question: str) -> GaussianField | None:
+    def _gaussian_field(self, question: str) -> GaussianField | None:
         if not isinstance(self.score, SwitchedScore):
             return None
         warnings.warn(
-            f"{question} is answered by the Gaussian field, which method='auto' keeps beside the network that draws "
-            "samples: a network's law has no closed form. Fit with method='gaussian' for one law in everything.",
+            f"{question} uses the Gaussian field that method='auto' keeps beside the network, because the law of the "
+            "network's draws has no closed form; method='gaussian' has one law for everything",
             stacklevel=4,
         )
         return self.score.field

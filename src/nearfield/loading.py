@@ -27,7 +27,7 @@ def load(path: str | os.PathLike[str]) -> LocalizedDiffusion:
     Raises
     ------
     ValueError
-        If the file is not a model, of an unknown schema or another make, truncated or altered.
+        If the file is not a model, of another version, truncated or altered.
     OSError
         If it cannot be read.
     """

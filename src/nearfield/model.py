@@ -1,4 +1,4 @@
-"""Everything that a fit has learned: it is kept in files, drawn from, extended."""
+"""A fitted model: it is stored in files, drawn from and extended."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from nearfield._plain import plain
 from nearfield.data import store
 from nearfield.data.codec import Codec
 from nearfield.data.duplicate import fingerprints
+from nearfield.data.features import Features
 from nearfield.data.store import part_of
 from nearfield.distribution import Distribution, GaussianModel
 from nearfield.evaluation.comparison import Comparison
@@ -32,42 +33,16 @@ from nearfield.transform.marginal import Marginal
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt64
 
-__all__ = ["Features", "Model", "of_another_make"]
-
-
-@dataclass(frozen=True)
-class Features:
-    """Numbers in a sample, as scikit-learn counts them, and columns of a data frame, none where there are none."""
-
-    number: int
-    names: tuple[str, ...] = ()
+__all__ = ["Model", "of_another_make"]
 
 
 @final
 @dataclass(frozen=True)
 class Model:
-    """Everything that a fit has learned.
+    """Everything learned by a fit: the layout of the data, the transform to standardised values, and their law.
 
-    Parameters
-    ----------
-    codec : Codec
-        Layout of the data, with the graph.
-    marginal : Marginal
-        Transform from the data to standardised values.
-    law : Distribution
-        Law of standardised values.
-    radius : int or tuple of (float, int)
-        The radius in use, or the table of OU times and radii.
-    pooling : Pooling
-        Strength and bandwidth in use.
-    features : Features
-        Columns of the data.
-    fit_report : FitReport
-        Choices with their reasons, times and warnings.
-    training_samples : ndarray of uint64, shape (sample,)
-        `nearfield.data.duplicate.fingerprints` of the data.
-    training_moments : TrainingMoments or None
-        Moments of the training data; None for a law on a larger lattice.
+    ``radius`` is in hops, or pairs of OU times and hops; ``training_samples`` are
+    `nearfield.data.duplicate.fingerprints` of the data; ``training_moments`` is None for a law on a larger lattice.
     """
 
     codec: Codec
@@ -84,7 +59,7 @@ class Model:
     def of(
         cls, samples: Samples, codec: Codec, marginal: Marginal, fitted: Fitted, report: FitReport, features: Features
     ) -> Model:
-        """Gather what was fitted to samples."""
+        """Join the results of a fit of samples."""
         moments = TrainingMoments.of(samples)
         seen = fingerprints(samples.values)
         return cls(codec, marginal, fitted.law, fitted.radius, fitted.pooling, features, report, seen, moments)
@@ -106,14 +81,16 @@ class Model:
 
     @property
     def feature_names(self) -> np.ndarray:
-        """Columns of the data frame that was fitted; there is no such attribute otherwise."""
+        """Columns of the fitted data frame; for other data there is no such attribute."""
         if not self.features.names:
             raise AttributeError("feature_names are those of a data frame")
         return np.array(self.features.names, dtype=object)
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
         """Log-density of data, transform included, nats."""
-        return self.law.log_prob(self.marginal(x)) + self.marginal.log_abs_det_jacobian(x).sum(axis=(-2, -1))
+        volume: np.ndarray = self.marginal.log_abs_det_jacobian(x).sum(axis=(-2, -1))
+        log_density: np.ndarray = self.law.log_prob(self.marginal(x)) + volume
+        return log_density
 
     def complete(
         self, x: Float[np.ndarray, "sample vertex channel"], n_samples: int, seed: int
@@ -168,7 +145,7 @@ class Model:
         )
 
     def provenance(self, seed: int) -> dict[str, Any]:
-        """Return attributes for what is drawn from a seed."""
+        """Return attributes of draws from a seed."""
         radius = self.radius if isinstance(self.radius, int) else ", ".join(f"{r} at t={t:.3g}" for t, r in self.radius)
         return {
             "nearfield_version": version("nearfield"),
@@ -178,30 +155,24 @@ class Model:
         }
 
     def extended(self, shape: Sequence[int]) -> Model:
-        """Return the same law on a larger lattice.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If the law differs from place to place, the graph is no whole lattice, or the shape is smaller or no shape.
-        """
+        """Return the same law on a larger lattice, or refuse shape, law or graph."""
         fitted = self.codec.layout.shape
         if isinstance(shape, str | bytes) or not np.iterable(shape) or len(tuple(shape)) != len(fitted):
-            raise ValueError(f"shape must have a length for each dimension of {fitted}, got {shape!r}; give a tuple")
-        lengths = tuple(whole_number("shape", length, 1, "give vertices along each dimension") for length in shape)
+            raise ValueError(f"shape must have a length for each dimension of {fitted}, got {shape!r}")
+        lengths = tuple(whole_number("shape", length, 1) for length in shape)
         if any(new < old for new, old in zip(lengths, fitted, strict=True)):
-            raise ValueError(f"shape must be at least {fitted} in each dimension, got {lengths}; fit smaller samples")
+            raise ValueError(f"shape must be at least {fitted} in each dimension, got {lengths}")
         center, scale = self.marginal.center.numpy(), self.marginal.scale.numpy()
         spread = max(float(np.ptp(part / scale.mean(axis=0), axis=0).max()) for part in (center, scale))
         if not self.pooling.one_law or spread > 1e-9:  # beyond rounding
             raise ValueError(
-                f"only one law for all vertices can be extended, got {self.pooling}, means and scales that differ by "
-                f"{spread:.2g} deviations; fit with pooling=1, after taking out means that differ"
+                f"an extension needs one law for all vertices, got {self.pooling} and means or scales that differ by "
+                f"{spread:.2g} standard deviations; subtract the means and fit with pooling=1"
             )
         if not self.marginal.uniform:
             raise ValueError(
-                "only one law for all vertices can be extended, got marginal='quantile' of vertices whose means or "
-                "scales differ; take these out before the fit"
+                "an extension needs one law for all vertices, got marginal='quantile' of vertices whose means or "
+                "scales differ; subtract the means and divide by the scales before the fit"
             )
         codec = self.codec.extended(lengths)
         n = codec.n_vertices
@@ -238,11 +209,11 @@ class Model:
         return described
 
     def save(self, path: str | os.PathLike[str], parameters: Mapping[str, Any]) -> None:
-        """Write one file, with the parameters of the estimator, plain."""
+        """Write one file, with the plain parameters of the estimator."""
         store.write(path, *self._content(parameters))
 
     def digest(self, parameters: Mapping[str, Any]) -> str:
-        """Fingerprint of the content, the time it took left out."""
+        """Fingerprint of the content without times."""
         metadata, arrays = self._content(parameters)
         report = {k: v for k, v in metadata["fit_report"].items() if k != "seconds"}
         if report["training"] is not None:
@@ -279,7 +250,7 @@ class Model:
         Raises
         ------
         ValueError
-            If the file is no model, of another make, truncated or altered.
+            If the file is no model, of another version, truncated or altered.
         OSError
             If it cannot be read.
         """
@@ -316,8 +287,8 @@ class Model:
 
 
 def of_another_make(path: str | os.PathLike[str], lacking: Exception) -> ValueError:
-    """Error that names a file written by another nearfield."""
+    """Error that names a file of another version of nearfield."""
     return ValueError(
-        f"{os.fspath(path)} is no model of this nearfield ({lacking}); install the nearfield that wrote it, or fit and "
-        "save the model again"
+        f"{os.fspath(path)} is no model of this version of nearfield ({lacking}); install the version that wrote it, "
+        "or fit and save the model again"
     )

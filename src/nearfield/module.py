@@ -1,12 +1,12 @@
-"""Modules that a model file can hold: class, settings and parts as plain JSON, tensors by name."""
+"""Torch modules in model files: class, settings and parts as plain JSON, tensors by name."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -43,15 +43,15 @@ _LOCATIONS = {
     "WindowedGaussianScore": "nearfield.score.gaussian",
     "Zeros": "nearfield.transform.value",
 }
-"""The classes that a file may name, and where they are: a file runs no other code."""
+"""Modules of the classes that a file may name; a file runs no other code."""
 
 
 class Module(nn.Module):
-    """A torch module that `rebuild` makes anew from what `describe` and its state dict say.
+    """A torch module that `rebuild` restores from `describe` and its state dict.
 
-    The constructor takes settings, parts (children of this kind, or a list or dict of them) and arrays, each of which
-    becomes the attribute of that name; ``graph`` is given to those that take it. Further tensors, such as weights, are
-    loaded afterwards.
+    The constructor takes settings, parts (modules of this kind, or a list or dict of them) and arrays, each of which
+    becomes the attribute of that name; it takes ``graph`` if it has such a parameter. Other tensors, such as weights,
+    are loaded afterwards.
     """
 
     settings: ClassVar[tuple[str, ...]] = ()
@@ -62,11 +62,19 @@ class Module(nn.Module):
         self.register_load_state_dict_post_hook(_loaded)
 
     def derive(self) -> None:
-        """Update what is computed from the tensors, once others are loaded: forget the cached properties."""
+        """Forget the cached properties, once other tensors are loaded."""
+        self._forget()
+
+    def _forget(self) -> None:
         for name in _cached(type(self)):
             self.__dict__.pop(name, None)
 
-    def __getstate__(self) -> dict[str, Any]:  # factorisations do not travel
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._forget()  # cached tensors do not move with the module
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:  # factorisations are not pickled
         return {name: value for name, value in self.__dict__.items() if name not in _cached(type(self))}
 
 
@@ -85,23 +93,19 @@ def as_tensor(values: ndarray | Tensor) -> Tensor:
 
 
 def settings_of(module: Module) -> dict[str, Any]:
-    """Return the plain arguments that the module was made with."""
+    """Return the plain arguments of the constructor."""
     return {name: getattr(module, name) for name in module.settings}
 
 
 def describe(module: Module) -> dict[str, Any]:
-    """Return the class, the settings and the parts of a module, as JSON can say them.
-
-    Raises
-    ------
-    TypeError
-        If model files hold no modules of this class.
-    """
+    """Return the class, settings and parts of a module as JSON values; a TypeError for other classes."""
     name = type(module).__name__
     if name not in _LOCATIONS:
-        raise TypeError(f"a {name} cannot be saved: save the score it is made from")
-    given = ((key, getattr(module, key, None)) for key in _arguments(type(module)))
-    parts = {key: _described(part) for key, part in given if isinstance(part, Module | nn.ModuleList | nn.ModuleDict)}
+        raise TypeError(f"a {name} cannot be saved")
+    attributes = ((key, getattr(module, key, None)) for key in _arguments(type(module)))
+    parts = {
+        key: _described(part) for key, part in attributes if isinstance(part, Module | nn.ModuleList | nn.ModuleDict)
+    }
     return {"class": name, "settings": settings_of(module), "parts": parts}
 
 
@@ -115,7 +119,7 @@ def _described(part: nn.Module) -> Any:
 
 
 def rebuild(description: Mapping[str, Any], tensors: Mapping[str, Tensor], graph: object = None) -> Any:
-    """Make a module from what `describe` and its state dict gave; no weight of it asks for gradients.
+    """Restore a module from `describe` and its state dict, without gradients.
 
     Parameters
     ----------
@@ -152,7 +156,7 @@ def _made(description: Any, tensors: Mapping[str, Tensor], graph: object) -> Any
 
 def _kind(name: str) -> type[Module]:
     if name not in _LOCATIONS:
-        raise TypeError(f"a {name} cannot be loaded: it is no class that nearfield stores")
+        raise TypeError(f"a {name} cannot be loaded: nearfield stores no such class")
     kind: type[Module] = getattr(import_module(_LOCATIONS[name]), name)
     return kind
 

@@ -1,9 +1,9 @@
-"""Standard normal numbers as a function of what they are for.
+"""Standard normal numbers as a function of their address.
 
-A number is determined by (seed, stream, member, step, vertex, channel) alone, so a field does not depend on how the
-work was split into batches, tiles or workers, nor on the order of evaluation. The words are those of the counter-based
-Philox 4x64 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). Each becomes one normal number by
-the inverse distribution function, so that the state of the generator is an address:
+A number depends on (seed, stream, member, step, vertex, channel) alone. A field is therefore the same however the work
+is split into batches, tiles or workers, and in whatever order it is done. The random words are those of the
+counter-based Philox 4x64 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011); each becomes one
+normal number by the inverse distribution function. The state of the generator is the address:
 
 ===========  ==========================================
 key          seed, 0
@@ -32,59 +32,44 @@ __all__ = ["Stream", "normals", "seed_of"]
 
 @final
 class Stream(enum.IntEnum):
-    """What numbers are drawn for; different streams are independent.
-
-    Examples
-    --------
-    >>> Stream.STEP.name
-    'STEP'
-    """
+    """Purpose of the numbers; different streams are independent."""
 
     INITIAL = 0
-    """The state from which a sampler starts."""
+    """Initial states of a sampler."""
     STEP = 1
-    """The noise of a step of a sampler."""
+    """Noise of the steps of a sampler."""
     EXACT = 2
     """Exact draws, without a sampler."""
     CONDITIONAL = 5
-    """Exact draws given observations."""
+    """Exact conditional draws."""
     REPORT = 6
-    """Draws that a report looks at."""
+    """Draws for a report."""
     CHECK = 7
-    """Draws that a fit looks at."""
+    """Draws that check a fit."""
     TRAINING = 3
-    """The noise that training adds to the data."""
+    """Noise that training adds to the data."""
     EVALUATION = 4
-    """The noise that an evaluation adds to the data."""
+    """Noise that an evaluation adds to the data."""
+    PROPOSAL = 8
+    """Proposals of a Markov chain; the step is the sweep."""
+    ACCEPTANCE = 9
+    """Decisions of a Markov chain, by block; the step is the sweep."""
 
 
 def seed_of(random_state: int | np.random.Generator | np.random.RandomState | None) -> int:
-    """Turn what a user gives as a random state into the one number to record and to draw from.
+    """Turn a random state into one integer seed in [0, 2**64), to record and to draw from.
 
-    Parameters
-    ----------
-    random_state
-        None for fresh entropy, an integer in [0, 2**64) that is used as it is, or one of numpy's generators, which is
-        advanced by one draw.
-
-    Returns
-    -------
-    int
-        Seed, in [0, 2**64).
+    None takes fresh entropy, an integer is its own seed, and a numpy generator is advanced by one draw.
 
     Raises
     ------
-    ValueError
-        When an integer is out of range.
-    TypeError
-        When `random_state` is anything else.
+    TypeError, ValueError
+        If `random_state` is none of these, or an integer out of range.
 
     Examples
     --------
     >>> seed_of(7)
     7
-    >>> seed_of(np.random.default_rng(0)) == seed_of(np.random.default_rng(0))
-    True
     """
     if random_state is None:
         return secrets.randbits(64)
@@ -96,8 +81,7 @@ def seed_of(random_state: int | np.random.Generator | np.random.RandomState | No
         _check_range("random_state", int(random_state), 64)
         return int(random_state)
     raise TypeError(
-        f"random_state must be None, an integer or a numpy.random.Generator, got {type(random_state).__name__}: "
-        "give an integer to draw the same numbers again"
+        f"random_state must be None, an integer or a numpy.random.Generator, got {type(random_state).__name__}"
     )
 
 
@@ -108,26 +92,20 @@ def normals(
 
     Parameters
     ----------
-    seed
+    seed : int
         In [0, 2**64), from :func:`seed_of`.
-    stream
-        What the numbers are for.
-    members
+    stream : Stream
+    members : sequence of int
         Numbers of the members, each in [0, 2**64), for example a range.
-    step
-        Number of the step, in [0, 2**32); 0 where there are no steps.
-    n_vertices, n_channels
-        Extent of the field, at least 1. The numbers of the leading vertices and channels do not depend on it.
-
-    Returns
-    -------
-    ndarray
-        Independent standard normal numbers of shape ``(len(members), n_vertices, n_channels)``.
+    step : int
+        In [0, 2**32); 0 where there are no steps.
+    n_vertices, n_channels : int
+        Size of the field, at least 1. The numbers of the leading vertices and channels do not depend on it.
 
     Raises
     ------
     ValueError
-        When an argument is out of its range.
+        If an argument is out of its range.
 
     Examples
     --------
@@ -139,10 +117,10 @@ def normals(
     _check_range("step", step, 32)
     for name, count in (("n_vertices", n_vertices), ("n_channels", n_channels)):
         if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}: a field has vertices and channels")
+            raise ValueError(f"{name} must be at least 1, got {count}")
     for member in (min(members, default=0), max(members, default=0)):
         _check_range("members", member, 64)
-    # Making a bit generator costs many times what moving one does.
+    # Making a bit generator costs many times more than moving one.
     bits = np.random.Philox(key=seed)
     state = bits.state
     counter = state["state"]["counter"]
@@ -156,7 +134,7 @@ def normals(
 
 
 def _normal_of(words: np.ndarray) -> np.ndarray:
-    """Return the normal quantile of the middle of each word's cell: never infinite, symmetric about 0."""
+    """Return the normal quantile at the middle of each word's cell: never infinite, symmetric about 0."""
     # Of 2**53 cells the last middle would round to 1; of 2**52 every one is exact.
     uniform = (words >> np.uint64(12)).astype(np.float64)
     uniform += 0.5
@@ -166,4 +144,4 @@ def _normal_of(words: np.ndarray) -> np.ndarray:
 
 def _check_range(name: str, value: int, bits: int) -> None:
     if not 0 <= value < 2**bits:
-        raise ValueError(f"{name} must be in [0, 2**{bits}), got {value}: give a non-negative {bits}-bit integer")
+        raise ValueError(f"{name} must be in [0, 2**{bits}), got {value}")

@@ -8,10 +8,9 @@ so that, by (2.5), :math:`x_t = a\,x_0 + s\,\xi` with :math:`a = e^{-t}`, :math:
 :math:`\xi`. Everywhere in the library ``t`` is this OU time: 0 at the data, large at the noise. Other "noise schedules"
 are the same process on another clock: :math:`dX = -\tfrac\beta2 X\,du + \sqrt\beta\,dW` has
 :math:`t = \tfrac12\int\beta\,du`, and variance-exploding diffusion is the process of :math:`x_t / a`, whose noise has
-deviation :math:`\sigma = s/a`.
-A schedule is therefore only a decreasing grid of OU times.
+the standard deviation :math:`\sigma = s/a`. A schedule is therefore a decreasing grid of OU times.
 
-Each function of time takes a float or a tensor, and gives back the same.
+Each function of time takes a float or a tensor and returns the same kind.
 """
 
 from __future__ import annotations
@@ -45,17 +44,7 @@ Number = TypeVar("Number", float, Tensor, float | Tensor)
 
 
 def signal_scale(t: Number) -> Number:
-    r"""Scale of the signal at time `t`, :math:`a = e^{-t}` of (2.5), arXiv 2505.04417.
-
-    Parameters
-    ----------
-    t
-        OU time, at least 0.
-
-    Returns
-    -------
-    float or Tensor
-        Like `t`, in (0, 1].
+    """Scale of the signal at time `t`, :math:`a = e^{-t}` of (2.5), arXiv 2505.04417.
 
     Examples
     --------
@@ -66,17 +55,9 @@ def signal_scale(t: Number) -> Number:
 
 
 def noise_scale(t: Number) -> Number:
-    r"""Deviation of the noise at time `t`, :math:`s = \sqrt{1 - e^{-2t}}` of (2.5), arXiv 2505.04417.
+    r"""Scale of the noise at time `t`, :math:`s = \sqrt{1 - e^{-2t}}` of (2.5), arXiv 2505.04417.
 
-    Parameters
-    ----------
-    t
-        OU time, at least 0.
-
-    Returns
-    -------
-    float or Tensor
-        Like `t`, in [0, 1), to full relative precision however small `t` is.
+    It has full relative precision however small `t` is.
 
     Examples
     --------
@@ -89,16 +70,6 @@ def noise_scale(t: Number) -> Number:
 def noise_to_signal(t: Number) -> Number:
     r"""Noise-to-signal ratio at time `t`, :math:`\sigma = s/a = \sqrt{e^{2t} - 1}`.
 
-    Parameters
-    ----------
-    t
-        OU time, at least 0.
-
-    Returns
-    -------
-    float or Tensor
-        Like `t`, at least 0.
-
     Examples
     --------
     >>> noise_to_signal(time_of(0.02))
@@ -110,16 +81,6 @@ def noise_to_signal(t: Number) -> Number:
 def time_of(sigma: Number) -> Number:
     r"""Time at which the noise-to-signal ratio is `sigma`, :math:`t = \tfrac12 \ln(1 + \sigma^2)`.
 
-    Parameters
-    ----------
-    sigma
-        Noise-to-signal ratio, at least 0.
-
-    Returns
-    -------
-    float or Tensor
-        OU time, like `sigma`.
-
     Examples
     --------
     >>> round(time_of(80.0), 4)
@@ -129,17 +90,7 @@ def time_of(sigma: Number) -> Number:
 
 
 def log_snr(t: Number) -> Number:
-    r"""Logarithm of the signal-to-noise ratio at time `t`, :math:`\ln(a^2/s^2) = -2 \ln \sigma`.
-
-    Parameters
-    ----------
-    t
-        OU time, at least 0.
-
-    Returns
-    -------
-    float or Tensor
-        Like `t`; falls as `t` rises, infinite at 0.
+    r"""Logarithm of the signal-to-noise ratio at time `t`, :math:`\ln(a^2/s^2) = -2 \ln \sigma`; infinite at 0.
 
     Examples
     --------
@@ -154,16 +105,6 @@ def log_snr(t: Number) -> Number:
 def time_of_log_snr(value: Number) -> Number:
     r"""Time at which the log signal-to-noise ratio is `value`, :math:`t = \tfrac12 \ln(1 + e^{-\text{value}})`.
 
-    Parameters
-    ----------
-    value
-        Log signal-to-noise ratio, any real number.
-
-    Returns
-    -------
-    float or Tensor
-        OU time, like `value`.
-
     Examples
     --------
     >>> round(time_of_log_snr(log_snr(3.0)), 12)
@@ -175,17 +116,7 @@ def time_of_log_snr(value: Number) -> Number:
 
 
 def per_sample(t: Number) -> Number:
-    """Give `t` the axes to be combined with a state: one time per sample becomes ``(sample, 1, 1)``, the rest is left.
-
-    Parameters
-    ----------
-    t
-        OU time, a number or one per sample.
-
-    Returns
-    -------
-    float or Tensor
-        `t`, ready to broadcast against ``(sample, vertex, channel)``.
+    """Shape `t` to combine with a state: one time per sample becomes ``(sample, 1, 1)``, other values are unchanged.
 
     Examples
     --------
@@ -200,25 +131,11 @@ def score_from_denoised(
     denoised: Float[Tensor, "sample vertex channel"],
     t: float | Float[Tensor, ""] | Float[Tensor, " sample"],
 ) -> Float[Tensor, "sample vertex channel"]:
-    r"""Score from the denoiser by Tweedie's formula, :math:`\nabla\log p_t(x) = (a\,E[x_0|x_t = x] - x)/s^2`.
-
-    Parameters
-    ----------
-    x
-        State at time `t`.
-    denoised
-        :math:`E[x_0 | x_t = x]`.
-    t
-        OU time, above 0 (the formula divides by :math:`s^2`): one number, or one per sample.
-
-    Returns
-    -------
-    Tensor
-        The score, of the shape of `x`.
+    r"""Score from the denoiser, by Tweedie's formula: :math:`\nabla\log p_t(x) = (a\,E[x_0|x_t] - x)/s^2`.
 
     Examples
     --------
-    A standard Gaussian keeps its law, with score -x, and its denoiser is a x:
+    A standard Gaussian keeps its law, with score -x and denoiser a x:
 
     >>> x = torch.ones(1, 1, 1, dtype=torch.float64)
     >>> round(score_from_denoised(x, signal_scale(0.3) * x, 0.3).item(), 12)
@@ -235,24 +152,8 @@ def denoised_from_score(
 ) -> Float[Tensor, "sample vertex channel"]:
     r"""Denoiser from the score by Tweedie's formula, :math:`E[x_0|x_t = x] = (x + s^2\,\nabla\log p_t(x))/a`.
 
-    Parameters
-    ----------
-    x
-        State at time `t`.
-    score
-        :math:`\nabla\log p_t(x)`.
-    t
-        OU time: one number, or one per sample.
-
-    Returns
-    -------
-    Tensor
-        The denoised state, of the shape of `x`.
-
     Examples
     --------
-    A standard Gaussian, as above:
-
     >>> x = torch.ones(1, 1, 1, dtype=torch.float64)
     >>> round(denoised_from_score(x, -x, 0.3).item() / signal_scale(0.3), 12)
     1.0
@@ -268,14 +169,13 @@ class Schedule:
 
     Parameters
     ----------
-    times
-        OU times, strictly decreasing, at least two, none below 0. The last is 0 or the small time at which the
-        samplers stop and denoise.
+    times : tuple of float
+        OU times, at least two, strictly decreasing, none below 0. If the last is above 0, samplers denoise there.
 
     Raises
     ------
     ValueError
-        When the times are fewer than two, not finite, not decreasing or negative.
+        If there are fewer than two times, or they are not finite, not decreasing or negative.
 
     Examples
     --------
@@ -289,18 +189,14 @@ class Schedule:
         times = tuple(float(t) for t in self.times)
         object.__setattr__(self, "times", times)
         if len(times) < 2:
-            raise ValueError(
-                f"times needs at least a first and a last time, got {len(times)}: give the times of the steps"
-            )
+            raise ValueError(f"times must be at least two, got {len(times)}")
         if not all(math.isfinite(t) for t in times):
             raise ValueError(f"times must be finite, got {next(t for t in times if not math.isfinite(t))}")
         if times[-1] < 0:
-            raise ValueError(f"times must not pass 0, where the data are, got {times[-1]}: end at 0 or above it")
+            raise ValueError(f"times must be at least 0, got {times[-1]}")
         for k, (t, following) in enumerate(pairwise(times)):
             if following >= t:
-                raise ValueError(
-                    f"times must decrease from noise to data, got {t} then {following} at {k}: sort them backwards"
-                )
+                raise ValueError(f"times must decrease from noise to data, got {t} then {following} at {k}")
 
     def __repr__(self) -> str:
         return f"Schedule({self.steps} steps from t = {self.times[0]:.4g} to {self.times[-1]:.4g})"
@@ -312,27 +208,15 @@ class Schedule:
 
     @classmethod
     def ddpm(cls, steps: int = 1000, beta: tuple[float, float] = (1e-4, 0.02)) -> Schedule:
-        r"""Take the linear-beta times of Ho et al. (arXiv 2006.11239, section 4), the paper's grid; they end at 0.
+        r"""Return the linear-beta times of Ho et al. (arXiv 2006.11239, section 4), the paper's grid; they end at 0.
 
-        :math:`t_k = \tfrac12\sum_{i \le k} \beta_i`, with :math:`\beta_i` rising linearly, scaled by 1000/steps so that
-        any number of steps reaches the same noise (5.025 for the default; unscaled, 100 steps would stop at 0.5).
-
-        Parameters
-        ----------
-        steps
-            Number of steps, at least 1.
-        beta
-            First and last beta of the grid of 1000 steps, above 0.
-
-        Returns
-        -------
-        Schedule
-            With ``steps + 1`` times.
+        :math:`t_k = \tfrac12\sum_{i \le k} \beta_i`, with :math:`\beta_i` rising linearly between the two numbers
+        `beta`, scaled by 1000/steps so that any number of steps reaches the same noise (5.025 for the default).
 
         Raises
         ------
         ValueError
-            When `steps` is below 1 or a beta is not above 0.
+            If `steps` is below 1 or a beta is not above 0.
 
         Examples
         --------
@@ -341,32 +225,27 @@ class Schedule:
         """
         _check_steps(steps)
         if not all(0 < b < math.inf for b in beta):
-            raise ValueError(f"beta must be two finite numbers above 0, got {beta}: the paper's are (1e-4, 0.02)")
+            raise ValueError(f"beta must be two finite numbers above 0, got {beta}")
         halves = (b * 1000 / steps / 2 for b in _linspace(beta[0], beta[1], steps))
         return cls(tuple(accumulate(halves, initial=0.0))[::-1])
 
     @classmethod
     def log_snr(cls, steps: int = 50, t_min: float = time_of(0.02), t_max: float = time_of(80.0)) -> Schedule:
-        """Space times equally in log signal-to-noise ratio, which is: log-spaced in sigma.
+        """Return times equally spaced in the log signal-to-noise ratio, that is log-spaced in sigma.
 
         Parameters
         ----------
-        steps
-            Number of steps, at least 1.
-        t_min
+        steps : int
+            At least 1.
+        t_min : float
             Last time, above 0; by default where the noise is 2 % of the signal.
-        t_max
+        t_max : float
             First time, above `t_min`; by default where the noise is 80 times the signal.
-
-        Returns
-        -------
-        Schedule
-            With ``steps + 1`` times.
 
         Raises
         ------
         ValueError
-            When `steps` is below 1 or the times are not ``0 < t_min < t_max``.
+            If `steps` is below 1 or the times are not ``0 < t_min < t_max``.
 
         Examples
         --------
@@ -382,28 +261,21 @@ class Schedule:
     def karras(
         cls, steps: int = 50, rho: float = 7.0, t_min: float = time_of(0.02), t_max: float = time_of(80.0)
     ) -> Schedule:
-        r"""Space times equally in :math:`\sigma^{1/\rho}`, (5) of arXiv 2206.00364.
+        r"""Return times equally spaced in :math:`\sigma^{1/\rho}`, (5) of arXiv 2206.00364.
 
         Parameters
         ----------
-        steps
-            Number of steps, at least 1.
-        rho
+        steps : int
+            At least 1.
+        rho : float
             Above 0; 7 is the source's, and large values tend to :meth:`log_snr`.
-        t_min
-            Last time, above 0; by default where the noise is 2 % of the signal.
-        t_max
-            First time, above `t_min`; by default where the noise is 80 times the signal.
-
-        Returns
-        -------
-        Schedule
-            With ``steps + 1`` times.
+        t_min, t_max : float
+            As in :meth:`log_snr`.
 
         Raises
         ------
         ValueError
-            When `steps` is below 1, `rho` is not above 0 or the times are not ``0 < t_min < t_max``.
+            If `steps` is below 1, `rho` is not above 0 or the times are not ``0 < t_min < t_max``.
 
         Examples
         --------
@@ -413,7 +285,7 @@ class Schedule:
         _check_steps(steps)
         _check_ends(t_min, t_max)
         if not rho > 0:
-            raise ValueError(f"rho must be above 0, got {rho}: 7 is the usual choice")
+            raise ValueError(f"rho must be above 0, got {rho}")
         roots = _linspace(noise_to_signal(t_max) ** (1 / rho), noise_to_signal(t_min) ** (1 / rho), steps + 1)
         return cls((t_max, *(time_of(root**rho) for root in roots[1:-1]), t_min))
 
@@ -424,12 +296,9 @@ def _linspace(first: float, last: float, count: int) -> Sequence[float]:
 
 def _check_steps(steps: int) -> None:
     if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}: 50 serves the default sampler")
+        raise ValueError(f"steps must be at least 1, got {steps}")
 
 
 def _check_ends(t_min: float, t_max: float) -> None:
     if not 0 < t_min < t_max < math.inf:
-        raise ValueError(
-            f"t_min and t_max must be OU times with 0 < t_min < t_max, got {t_min} and {t_max}: "
-            "time_of(sigma) gives the time of a noise-to-signal ratio"
-        )
+        raise ValueError(f"t_min and t_max must be OU times with 0 < t_min < t_max, got {t_min} and {t_max}")

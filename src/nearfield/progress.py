@@ -1,4 +1,4 @@
-"""Progress bars of a fit, on stderr."""
+"""Progress bars on stderr."""
 
 from __future__ import annotations
 
@@ -7,31 +7,12 @@ from contextlib import contextmanager
 
 from tqdm.auto import tqdm
 
-__all__ = ["fit_bars"]
+__all__ = ["fit_bars", "sample_bar"]
 
 
 @contextmanager
 def fit_bars(*, verbose: bool) -> Iterator[tuple[Callable[[], object], Callable[[int, int, float], object]]]:
-    """Progress of choosing and of training; the second bar appears when training starts.
-
-    Parameters
-    ----------
-    verbose : bool
-        Whether anything is shown.
-
-    Yields
-    ------
-    chosen : callable
-        To be called after each candidate.
-    trained : callable
-        To be called with the steps done, the steps to be done and the held-out loss.
-
-    Examples
-    --------
-    >>> with fit_bars(verbose=False) as (chosen, trained):
-    ...     chosen()
-    ...     trained(10, 100, 0.5)
-    """
+    """Yield callbacks for each candidate of the choice, and for (steps done, steps, held-out loss) of the training."""
     choosing = tqdm(desc="choose locality", unit=" candidates", disable=not verbose)
     training = tqdm(desc="train", unit=" steps", disable=True)
 
@@ -48,3 +29,15 @@ def fit_bars(*, verbose: bool) -> Iterator[tuple[Callable[[], object], Callable[
     finally:
         choosing.close()
         training.close()
+
+
+@contextmanager
+def sample_bar(*, verbose: bool) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback for (steps done, steps) of a sampler."""
+    with tqdm(desc="sample", disable=not verbose) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show

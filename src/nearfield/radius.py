@@ -1,4 +1,4 @@
-"""The choice of the locality, without a fit."""
+"""Choice of the locality without a fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.search import Search
 from nearfield.fitting.selection import SelectionReport, select_field
 from nearfield.graph import DependencyGraph
-from nearfield.methods.base import given
+from nearfield.methods.base import fixed
 from nearfield.methods.gaussian import Gaussian
 from nearfield.noise import seed_of
 
@@ -33,17 +33,7 @@ def select_radius(
     pooling: float | Pooling | Literal["auto"] = "auto",
     random_state: int | np.random.Generator | None = None,
 ) -> SelectionReport:
-    """Choose the locality of a Gaussian field for data without fitting a model.
-
-    Parameters
-    ----------
-    X, graph, sample_dim, pooling, random_state
-        As in `LocalizedDiffusion`.
-
-    Returns
-    -------
-    SelectionReport
-        Settings tried with their held-out losses, the choice and its reason.
+    """Choose the locality of a Gaussian field for data without fitting a model; arguments as in `LocalizedDiffusion`.
 
     Examples
     --------
@@ -52,8 +42,8 @@ def select_radius(
     0
     """
     check_parameters(LocalizedDiffusion(graph=graph).get_params(deep=False))
-    asked: Pooling | None = given(Gaussian(pooling=pooling).pooling)
+    fixed_pooling: Pooling | None = fixed(Gaussian(pooling=pooling).pooling)
     codec = Codec.fit(X, sample_dim=sample_dim, graph=graph)
     samples = codec.samples(X)
     warn_of_samples(samples, codec)
-    return select_field(samples, pooling=asked, search=Search(seed_of(random_state) % 2**32))
+    return select_field(samples, pooling=fixed_pooling, search=Search(seed_of(random_state) % 2**32))

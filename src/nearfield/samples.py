@@ -1,4 +1,4 @@
-"""Samples of a random field: the values and what is known of them, as one object."""
+"""Samples of a random field: values, graph and other properties of the data as one object."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["BLOCKS", "FEWEST_TO_CHOOSE", "Samples", "duplicate_groups", "standard_error"]
 
 FEWEST_TO_CHOOSE = 4
-"""Samples from which on there are two folds of two."""
+"""Fewest samples with two folds of two."""
 BLOCKS = 20
-"""Of samples in order of time, that count as independent; from twice as many samples on."""
+"""Blocks of samples in order of time that count as independent; used from twice as many samples on."""
 _ALIKE = 1e-4  # standard deviations: packing to 16 bits and single precision differ by less
-_LOOKED_AT = 32  # values of a sample that are compared first
-_VARIED = 8  # different values among these, without which equality is chance: a dry day, counts on few vertices
+_LOOKED_AT = 32  # values of a sample compared first
+_VARIED = 8  # different values needed among these; with fewer, equality is chance: a dry day, counts on few vertices
 
 
 @final
@@ -37,20 +37,19 @@ class Samples:
     ----------
     values : ndarray, shape (sample, vertex, channel)
     graph : DependencyGraph
-        Of the vertices.
     observed : ndarray of bool, shape (sample, vertex, channel), optional
         Where the values are data; everywhere by default.
     ordered : bool
-        Whether samples follow each other in time.
+        Whether the samples are in order of time.
     channels : tuple of str
         Names of the channels; by default their numbers.
     standard : tuple of bool
-        Channels that have mean 0 and unit scale already; by default none.
+        Channels that have mean 0 and unit scale; by default none.
 
     Raises
     ------
     ValueError
-        If the shapes do not go together.
+        If the shapes are inconsistent.
 
     Examples
     --------
@@ -96,16 +95,16 @@ class Samples:
     @property
     def n_vertices(self) -> int:
         """Number of vertices."""
-        return self.values.shape[1]
+        return int(self.values.shape[1])
 
     @property
     def n_channels(self) -> int:
         """Number of channels of each vertex."""
-        return self.values.shape[2]
+        return int(self.values.shape[2])
 
     @cached_property
     def groups(self) -> Int[np.ndarray, " sample"]:
-        """Numbers that repeats of a sample share; of derived samples those of the samples they come from."""
+        """Group numbers, the same for repeats of a sample; derived samples keep those of their source."""
         return duplicate_groups(self.values)
 
     @cached_property
@@ -117,10 +116,10 @@ class Samples:
         return float(svds(flat, k=1, v0=np.ones(min(flat.shape)), return_singular_vectors=False)[0] ** 2)
 
     def require_complete(self) -> None:
-        """Refuse missing values, which no fit takes yet."""
+        """Refuse missing values, which no fit supports."""
         if self.observed is not None and not self.observed.all():
             missing = self.observed.size - np.count_nonzero(self.observed)
-            raise ValueError(f"samples must be observed everywhere, got {missing} missing values; leave them out")
+            raise ValueError(f"samples must be observed everywhere, got {missing} missing values")
 
     def take(self, numbers: Int[np.ndarray, " some"] | slice) -> Samples:
         """Return the samples of these numbers."""
@@ -140,7 +139,9 @@ class Samples:
         graph = self.graph.subgraph(vertices)
         return self._derived(self.groups, values=self.values[:, vertices], observed=observed, graph=graph)
 
-    def standardized(self, center: Float[np.ndarray, ...], scale: Float[np.ndarray, ...] | float) -> Samples:
+    def standardized(
+        self, center: Float[np.ndarray, "..."] | float, scale: Float[np.ndarray, "..."] | float
+    ) -> Samples:
         """Return values less their centre over their scale, every channel standard."""
         return self.with_values((self.values - center) / scale, standard=(True,) * self.n_channels)
 
@@ -153,12 +154,12 @@ class Samples:
     def folds(self, n: int, seed: int = 0) -> list[Int[np.ndarray, " held_out"]]:
         """Return held-out sample numbers of each fold: blocks in order of time, or a seeded shuffle, repeats together.
 
-        There are fewer folds where there are fewer than two samples, or no group of repeats, for each.
+        The number of folds is lower where there are fewer than two samples, or no group of repeats, for each.
         """
         if len(self) < FEWEST_TO_CHOOSE:
             raise ValueError(
-                f"choosing the locality needs at least {FEWEST_TO_CHOOSE} samples, got {len(self)}; pass a radius, "
-                "and a pooling where there is one"
+                f"choosing the locality needs at least {FEWEST_TO_CHOOSE} samples, got {len(self)}; pass "
+                "radius and pooling"
             )
         n_groups = int(self.groups.max()) + 1
         numbers = np.arange(n_groups) if self.ordered else np.random.default_rng(seed).permutation(n_groups)
@@ -183,11 +184,11 @@ def standard_error(values: Float[np.ndarray, " sample"], ordered: bool = False) 
 
 
 def duplicate_groups(x: Float[np.ndarray, "sample vertex channel"]) -> Int[np.ndarray, " sample"]:
-    """Give samples numbers that those share which are the same to a ten thousandth of the standard deviation.
+    """Return numbers of the samples such that equal ones, to a ten thousandth of the standard deviation, share one.
 
-    Numbers count the first of each group in order. Samples with few different values, or of fewer than eight values,
-    count as different: days without rain are equal, and no duplicates. Held out apart from each other, repeats would
-    leak from one fold to the next, and the wider a window, the better it knows them.
+    The numbers follow the order of the first sample of each group. Samples with few different values, or of fewer than
+    eight values, count as different: days without rain are equal, but no duplicates. Repeats in different folds would
+    leak, the more the wider the windows are.
 
     Examples
     --------
@@ -204,7 +205,7 @@ def duplicate_groups(x: Float[np.ndarray, "sample vertex channel"]) -> Int[np.nd
         return np.arange(n)
     in_order = np.sort(looked, axis=1)
     varied = np.flatnonzero((np.diff(in_order, axis=1) > _ALIKE).sum(axis=1) + 1 >= _VARIED)
-    # of exact copies one goes into the tree, since pairs are as many as their square
+    # only one of exact copies goes into the tree: the number of pairs grows with the square
     _, first, of = np.unique(looked[varied], axis=0, return_index=True, return_inverse=True)
     pairs = [np.column_stack([varied, varied[first][of.ravel()]])]
     pairs.append(varied[first][cKDTree(looked[varied][first]).query_pairs(_ALIKE, p=np.inf, output_type="ndarray")])
@@ -222,5 +223,6 @@ def duplicate_groups(x: Float[np.ndarray, "sample vertex channel"]) -> Int[np.nd
 
 
 def _by_first(first: Int[np.ndarray, " group"], group: Int[np.ndarray, " sample"]) -> Int[np.ndarray, " sample"]:
-    """Give groups numbers in the order of their first samples."""
-    return np.argsort(np.argsort(first))[group.ravel()]
+    """Return group numbers in the order of their first samples."""
+    ordered: np.ndarray = np.argsort(np.argsort(first))[group.ravel()]
+    return ordered

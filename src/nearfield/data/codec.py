@@ -329,7 +329,7 @@ def _fitted_cells(
     """Return which cells have data; refuse values that cannot be fitted."""
     refuse_infinite(values, layout, container)
     missing = np.isnan(values)
-    filled = ~missing.all(axis=(0, 2))
+    filled: ndarray = ~missing.all(axis=(0, 2))
     if not filled.any():
         raise ValueError("data must have a vertex that is not NaN in every sample, got NaN only; is a mask inverted?")
     refuse_missing(missing, filled, layout, container, data)

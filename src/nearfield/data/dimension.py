@@ -155,5 +155,5 @@ def _attribute(variable: xr.DataArray, dim: str, name: str) -> str:
 def _has_standard_name(variable: xr.DataArray, dim: str, standard_name: str) -> bool:
     """Whether a coordinate along the dimension has the standard name, its own if it has one."""
     if dim in variable.coords and "standard_name" in variable.coords[dim].attrs:
-        return variable.coords[dim].attrs["standard_name"] == standard_name
+        return bool(variable.coords[dim].attrs["standard_name"] == standard_name)
     return any(c.dims == (dim,) and c.attrs.get("standard_name") == standard_name for c in variable.coords.values())

@@ -63,7 +63,7 @@ def customary(x: ndarray) -> Bool[ndarray, "*shape"]:
     >>> customary(np.array([-9999.0, np.float32(1e20), 15.0, np.nan])).tolist()
     [True, True, False, False]
     """
-    found = np.abs(x) >= 99.0  # few are, so that the rest costs little
+    found: ndarray = np.abs(x) >= 99.0  # few are, so that the rest costs little
     values = np.asarray(x[found], dtype=np.float64)
     nearest = np.clip(np.searchsorted(CUSTOMARY, values), 1, len(CUSTOMARY) - 1)
     close = [np.abs(values - CUSTOMARY[k]) <= _EXACT * np.abs(CUSTOMARY[k]) for k in (nearest - 1, nearest)]

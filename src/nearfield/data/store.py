@@ -170,7 +170,7 @@ def part_of(arrays: Mapping[str, ndarray], name: str) -> dict[str, ndarray]:
 
 def _header(text: str, source: Path) -> dict[str, Any]:
     try:
-        header = json.loads(text)
+        header: dict[str, Any] = json.loads(text)
         schema = header["schema"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nearfield.data.circular import warn_of_circles
 from nearfield.data.duplicate import warn_of_duplicates
 from nearfield.data.missing import warn_of_gaps
-from nearfield.data.validation import warn_of_likeness
+from nearfield.data.validation import warn_of_correlation
 
 if TYPE_CHECKING:
     from nearfield.data.codec import Codec
@@ -22,4 +22,4 @@ def warn_of_samples(samples: Samples, codec: Codec) -> None:
     warn_of_duplicates(samples)
     warn_of_circles(samples.values, [c.name for c in codec.channels], [c.attrs for c in codec.channels])
     if not samples.ordered:
-        warn_of_likeness(samples.values, codec.container, codec.sample_dims)
+        warn_of_correlation(samples.values, codec.container, codec.sample_dims)

@@ -1,7 +1,7 @@
-"""The border for data: they become real, labelled variables, or an error names rule, place and remedy.
+"""Validation of data: real, labelled variables, or an error that names rule, place and remedy.
 
-Everything that can be wrong with the values of data is refused here, so that the rest of the library may assume finite
-numbers. Plain arrays are judged by scikit-learn's rules and in its words.
+All invalid values are refused here, so that the rest of the library assumes finite numbers. Plain arrays follow the
+rules of scikit-learn, with its messages.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ __all__ = [
     "refuse_extreme",
     "refuse_infinite",
     "refuse_missing",
-    "warn_of_likeness",
+    "warn_of_correlation",
 ]
 
 Data: TypeAlias = "xr.DataArray | xr.Dataset | ArrayLike"
-"""What users have in hand; pandas DataFrames count as arrays."""
+"""Data of users; pandas DataFrames count as arrays."""
 
 Container: TypeAlias = Literal["array", "channel array", "DataArray", "Dataset"]
-"""What data were: a channel array has shape (n_samples, n_vertices, n_channels)."""
+"""Kind of the data: a channel array has shape (n_samples, n_vertices, n_channels)."""
 
 _LARGEST = 1e150
-"""Squares of such values are still finite, and those of their inverses above 0."""
+"""Largest magnitude whose square is finite and whose inverse square is above 0."""
 
 _ARRAY_DIMS = {1: ("column",), 2: ("y", "x"), 3: ("y", "x", "z")}
 
@@ -93,7 +93,7 @@ def as_variables(data: Data, graph: DependencyGraph | None = None) -> tuple[Cont
 
 
 def as_array(data: Any) -> ndarray:
-    """Return an array of real numbers, by scikit-learn's rules and in its words; NaN may pass.
+    """Return an array of real numbers by the rules of scikit-learn; NaN may pass.
 
     Examples
     --------
@@ -110,7 +110,7 @@ def as_array(data: Any) -> ndarray:
             raise TypeError(f"X must hold real numbers, got dtype {np.asarray(data).dtype}; convert to float")
     from sklearn.utils.validation import check_array  # a second to import
 
-    array = check_array(
+    array: ndarray = check_array(
         data, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan", allow_nd=True, input_name="X"
     )
     if array.size == 0:
@@ -120,17 +120,19 @@ def as_array(data: Any) -> ndarray:
 
 def _real(variable: xr.DataArray) -> xr.DataArray:
     """Variable of float32 or float64; refuse other numbers and empty ones."""
-    what = "data" if variable.name is None else f"variable {variable.name!r}"
+    subject = "data" if variable.name is None else f"variable {variable.name!r}"
     if variable.size == 0:
-        raise ValueError(f"{what} must have at least one sample and one vertex, got sizes {dict(variable.sizes)}")
+        raise ValueError(f"{subject} must have at least one sample and one vertex, got sizes {dict(variable.sizes)}")
     if variable.dtype.kind == "c":
-        raise ValueError(f"Complex data not supported: {what} has dtype {variable.dtype}; make two variables of it")
+        raise ValueError(
+            f"Complex data not supported: {subject} has dtype {variable.dtype}; split it into two variables"
+        )
     if variable.dtype.kind not in "iufO":
-        raise TypeError(f"{what} must hold real numbers, got dtype {variable.dtype}; convert with .astype(float)")
+        raise TypeError(f"{subject} must hold real numbers, got dtype {variable.dtype}; convert with .astype(float)")
     try:
         real = variable.astype(float_dtype(variable), copy=False)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{what} must hold real numbers, got objects that are none: {error}") from error
+        raise TypeError(f"{subject} must hold real numbers, got other objects: {error}") from error
     missing, named = declared(real.values, variable.attrs, variable.encoding)
     return real.copy(data=np.where(missing, np.nan, real.values).astype(real.dtype, copy=False)) if named else real
 
@@ -152,21 +154,22 @@ def refuse_infinite(values: Float[ndarray, "sample cell channel"], layout: Layou
     if infinite.any():
         raise ValueError(
             f"{_subject(container)} contains infinity at {infinite.sum()} vertices, first "
-            f"{layout.name(int(infinite.argmax()))}; replace it, by NaN in every sample if the vertex is to be left out"
+            f"{layout.name(int(infinite.argmax()))}; replace it, or set those vertices to NaN in every sample to leave "
+            "them out"
         )
 
 
 def refuse_extreme(
     values: Float[ndarray, "sample cell channel"], present: Bool[ndarray, " cell"], layout: Layout, container: Container
 ) -> None:
-    """Refuse values so large, or so close to 0 everywhere, that their squares are no numbers; naming the vertex."""
+    """Refuse values whose squares overflow or vanish, naming the vertex."""
     largest = np.abs(values).max(axis=(0, 2)).astype(np.float64)
     wrong = present & ((largest > _LARGEST) | ((largest > 0) & (largest < 1 / _LARGEST)))
     if wrong.any():
         first = int(wrong.argmax())
         raise ValueError(
             f"{_subject(container)} must have magnitudes between {1 / _LARGEST:g} and {_LARGEST:g}, got "
-            f"{largest[first]:.3g} at {layout.name(first)}; set what means missing to NaN, or change the units"
+            f"{largest[first]:.3g} at {layout.name(first)}; set missing values to NaN, or change the units"
         )
 
 
@@ -190,7 +193,7 @@ def refuse_missing(
 
 
 def _declared_in(data: Data | None) -> str:
-    """Say which numbers mean missing by the attributes."""
+    """Name the numbers that mean missing by the attributes."""
     if not isinstance(data, xr.DataArray | xr.Dataset):
         return ""
     variables = [data] if isinstance(data, xr.DataArray) else list(data.data_vars.values())
@@ -214,22 +217,22 @@ def refuse_constant(
         )
 
 
-def warn_of_likeness(
+def warn_of_correlation(
     x: Float[ndarray, "sample vertex channel"], container: Container, sample_dims: tuple[str, ...]
 ) -> None:
-    """Warn where samples next to each other are so alike that they can hardly be independent.
+    """Warn if the correlation of each sample with the next is too high for independent samples.
 
-    The mean over the vertices of the correlation of one sample with the next; for independent ones its spread is at
-    most ``n ** -0.5``, and it is reported from five times that on, a false alarm in millions, and from .2 on.
+    It is a mean over the vertices, whose spread for independent samples is at most ``n ** -0.5``; the warning starts at
+    five times that, a false alarm in millions, and at .2.
     """
     z = x - x.mean(axis=0)
     products, squares = (np.einsum("ijk,ijk->jk", a, b) / len(a) for a, b in ((z[1:], z[:-1]), (z, z)))
-    likeness = float(np.mean(products / np.where(squares > 0, squares, 1.0)))
-    if likeness > max(0.2, 5 / math.sqrt(len(x))):
+    correlation = float(np.mean(products / np.where(squares > 0, squares, 1.0)))
+    if correlation > max(0.2, 5 / math.sqrt(len(x))):
         remedy = "pass sample_dim='time'" if "array" in container else f"rename {sample_dims[-1]!r} to 'time'"
         warnings.warn(
-            f"samples next to each other are alike (correlation {likeness:.2f}), as they are in a record, but are held "
-            f"out at random as if independent, which favours too large a radius; if they follow in time, {remedy}",
+            f"consecutive samples are correlated (r = {correlation:.2f}): they look like a time series but were "
+            f"cross-validated as independent samples; {remedy}",
             stacklevel=2,
         )
 

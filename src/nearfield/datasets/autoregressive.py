@@ -141,4 +141,5 @@ def chain_maximum_likelihood(x: Float[ndarray, "sample vertex channel"]) -> Floa
     covariance = np.diag(second)
     for j, regression in enumerate(slope):
         covariance[: j + 1, j + 1] = covariance[: j + 1, j] * regression
-    return np.triu(covariance) + np.triu(covariance, 1).T
+    symmetric: np.ndarray = np.triu(covariance) + np.triu(covariance, 1).T
+    return symmetric

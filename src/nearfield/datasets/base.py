@@ -129,7 +129,7 @@ class SolvedTarget(Target):
             If `x` has another shape, `t` is negative or its length is not the number of samples.
         """
 
-    def standardize(self, x: Float[ndarray, "sample vertex channel"]) -> Float[ndarray, "sample vertex channel"]:
+    def standardize(self, x: Float[ndarray, "*shape"]) -> Float[ndarray, "*shape"]:
         """Take own units to standardised ones, ``(x - mean) / std``."""
         return (x - self.mean) / self.std
 

@@ -82,7 +82,7 @@ class CoxIngersollRoss(ChainTarget):
         r"""Stationary standard deviation, :math:`\sigma\sqrt{b/2a}`."""
         return self.sigma * math.sqrt(self.b / (2 * self.a))
 
-    def autocorrelation(self, lags: ArrayLike) -> Float[ndarray, " lag"]:
+    def autocorrelation(self, lags: ArrayLike) -> Float[ndarray | np.float64, "*lag"]:
         """Correlation ``exp(-a * step * lag)`` of states that many vertices apart."""
         return np.exp(-self.a * self.step * np.abs(np.asarray(lags, dtype=np.float64)))
 
@@ -190,8 +190,8 @@ class CoxIngersollRoss(ChainTarget):
         return HiddenChain(self.standardize(x), initial, kernel)
 
     def _log_transition(
-        self, x: Float[ndarray, "*shape"], following: Float[ndarray, "*shape"]
-    ) -> Float[ndarray, "*shape"]:
+        self, x: Float[ndarray, "*#shape"], following: Float[ndarray, "*#shape"]
+    ) -> Float[ndarray, "*#shape"]:
         """Log-density of the state that follows `x`; the noncentral chi-square by its scaled Bessel function."""
         order = self._shape - 1
         noncentrality, value = x * self._decay / self._c, following / self._c
@@ -237,7 +237,7 @@ def _log_far_bessel(
     """
     root = np.sqrt(noncentrality) * np.sqrt(value)  # the product may underflow
     near = root**2 < 4 * np.finfo(np.float64).eps * (order + 1)
-    found = np.empty_like(root)
+    found: ndarray = np.empty_like(root)
     with np.errstate(divide="ignore"):  # a state of 0
         found[near] = order * np.log(value[near] / 2) - scipy.special.gammaln(order + 1) - root[near]
     z = root[~near]

@@ -13,7 +13,7 @@ import scipy.linalg
 from nearfield.datasets.hidden_chain import ChainTarget, HiddenChain
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from numpy import ndarray
     from numpy.typing import ArrayLike
 
@@ -89,7 +89,7 @@ class DoubleWellChain(ChainTarget):
         """
         return math.sqrt(self._endless(np.zeros(1))[0])
 
-    def autocorrelation(self, lags: ArrayLike) -> Float[ndarray, " lag"]:
+    def autocorrelation(self, lags: ArrayLike) -> Float[ndarray | np.float64, "*lag"]:
         """Correlation of states that many vertices apart in the endless chain, from the transfer matrix's spectrum.
 
         Raises
@@ -151,7 +151,8 @@ class DoubleWellChain(ChainTarget):
         """
         states = self._single_channel(x)
         energy = self._well(states).sum(axis=1) + 0.5 * self.J * np.square(np.diff(states, axis=1)).sum(axis=1)
-        return -energy - self.log_normalizer
+        log_density: ndarray = -energy - self.log_normalizer
+        return log_density
 
     def sample(
         self, n_samples: int, random_state: int | np.random.Generator | None = None
@@ -187,7 +188,8 @@ class DoubleWellChain(ChainTarget):
         return HiddenChain(x / std, initial, kernel)
 
     def _well(self, x: Float[ndarray, "*shape"]) -> Float[ndarray, "*shape"]:
-        return self.h * (np.square(x) - 1) ** 2
+        energy: ndarray = self.h * (np.square(x) - 1) ** 2
+        return energy
 
     def _transfer(
         self, cells: int, *, given: bool = False
@@ -232,15 +234,17 @@ class DoubleWellChain(ChainTarget):
         eigenvalues, modes = scipy.linalg.eigh(root[:, None] * kernel / root)  # symmetric, as exp(-V/2) on both sides
         amplitude = modes.T @ (x * modes[:, -1])
         ratio = np.maximum(eigenvalues / eigenvalues[-1], 0)  # negative ones are rounding: the Gaussian is positive
-        return np.square(amplitude) @ ratio[:, None] ** lags
+        correlation: ndarray = np.square(amplitude) @ ratio[:, None] ** lags
+        return correlation
 
 
 def _draw(
-    weights: Float[ndarray, "row cell"], rows: Float[ndarray, " draw"], rng: np.random.Generator
-) -> Float[ndarray, " draw"]:
+    weights: Float[ndarray, "row cell"], rows: Int[ndarray, " draw"], rng: np.random.Generator
+) -> Int[ndarray, " draw"]:
     """Draw a cell from each of the given rows of unnormalised weights."""
     cumulative = np.cumsum(weights, axis=1)
     cumulative /= cumulative[:, -1:]
     cumulative += np.arange(len(weights))[:, None]  # row k covers [k, k + 1): one search for all rows
     found = np.searchsorted(cumulative.ravel(), rows + rng.random(len(rows)), side="right")
-    return np.minimum(found - rows * weights.shape[1], weights.shape[1] - 1)
+    drawn: ndarray = np.minimum(found - rows * weights.shape[1], weights.shape[1] - 1)
+    return drawn

@@ -153,7 +153,8 @@ class DoubleWellLattice(Target):
         field = np.asarray(x, dtype=np.float64)[..., 0]
         neighbors = (self.graph.adjacency @ field.T).T
         coupling = self.J * (self._degree * field - neighbors)
-        return (4 * self.h * field * (np.square(field) - 1) + coupling)[..., None]
+        gradient: ndarray = (4 * self.h * field * (np.square(field) - 1) + coupling)[..., None]
+        return gradient
 
     @cached_property
     def _degree(self) -> Float[ndarray, " vertex"]:

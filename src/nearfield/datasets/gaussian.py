@@ -75,7 +75,8 @@ class GaussianTarget(SolvedTarget):
         """
         z = self._single_channel(x).T
         quadratic = np.sum(z * (self.precision @ z), axis=0)
-        return 0.5 * (self.log_det_precision - quadratic - self.n_vertices * np.log(2 * np.pi))
+        log_density: ndarray = 0.5 * (self.log_det_precision - quadratic - self.n_vertices * np.log(2 * np.pi))
+        return log_density
 
     def denoise(
         self, x: Float[ndarray, "sample vertex channel"], t: ArrayLike
@@ -248,7 +249,8 @@ class GaussianMarkovField(GaussianTarget):
     def covariance(self) -> Float[ndarray, "vertex vertex"]:
         """Covariance matrix, dense: the inverse of the precision."""
         inverse = self._factor.solve(np.eye(self.n_vertices))
-        return 0.5 * (inverse + inverse.T)
+        covariance: ndarray = 0.5 * (inverse + inverse.T)
+        return covariance
 
     def sample(
         self, n_samples: int, random_state: int | np.random.Generator | None = None
@@ -259,7 +261,8 @@ class GaussianMarkovField(GaussianTarget):
         # P[p][:, p] = L D L', so x[p] = L'^-1 D^-1/2 xi has the covariance P^-1
         upper = scipy.sparse.csr_array(factor.L.T)
         x = scipy.sparse.linalg.spsolve_triangular(upper, (xi / np.sqrt(factor.U.diagonal())).T, lower=False)
-        return x[factor.perm_c].T[..., None]
+        drawn: ndarray = x[factor.perm_c].T[..., None]
+        return drawn
 
     @cached_property
     def _factor(self) -> Any:
@@ -276,7 +279,8 @@ class GaussianMarkovField(GaussianTarget):
         self, identity: float, precision: float, right: Float[ndarray, "vertex k"]
     ) -> Float[ndarray, "vertex k"]:
         shifted = identity * scipy.sparse.eye_array(self.n_vertices) + precision * self.precision
-        return _symmetric_lu(shifted).solve(right)
+        solution: ndarray = _symmetric_lu(shifted).solve(right)
+        return solution
 
 
 def _laplacian(graph: DependencyGraph) -> Any:

@@ -137,7 +137,7 @@ class ChainTarget(SolvedTarget):
         """
 
     @abc.abstractmethod
-    def autocorrelation(self, lags: ArrayLike) -> Float[ndarray, " lag"]:
+    def autocorrelation(self, lags: ArrayLike) -> Float[ndarray | np.float64, "*lag"]:
         """Correlation of states that many steps apart, far from the ends."""
 
     def denoise(

@@ -82,7 +82,8 @@ class Lorenz96(Target):
         >>> Lorenz96(4).tendency(np.full(4, 8.0)).tolist()  # a fixed point, unstable
         [0.0, 0.0, 0.0, 0.0]
         """
-        return (np.roll(x, -1, -1) - np.roll(x, 2, -1)) * np.roll(x, 1, -1) - x + self.forcing
+        tendency: np.ndarray = (np.roll(x, -1, -1) - np.roll(x, 2, -1)) * np.roll(x, 1, -1) - x + self.forcing
+        return tendency
 
     def sample(
         self, n_samples: int, random_state: int | np.random.Generator | None = None

@@ -53,7 +53,8 @@ class Agreement:
 
     def difference(self) -> Float[np.ndarray, " statistic"]:
         """Return generated less data; of logarithms, for those compared by ratio."""
-        return self.generated.value - self.data.value
+        difference: np.ndarray = self.generated.value - self.data.value
+        return difference
 
     def allowed(self) -> Float[np.ndarray, " statistic"]:
         """Largest difference that chance alone reaches, or that is of no consequence."""
@@ -66,7 +67,8 @@ class Agreement:
         learned = np.abs(self.generated.value - self.training.value)
         drift = self.training.value - self.data.value
         near = learned <= _allowed(self.training, self.generated, self.statistics, self.share)
-        return near & (drift * self.difference() > 0) & (np.abs(drift) >= 0.5 * np.abs(self.difference()))
+        drifts: np.ndarray = near & (drift * self.difference() > 0) & (np.abs(drift) >= 0.5 * np.abs(self.difference()))
+        return drifts
 
     def checks(self) -> list[Verdict]:
         """One check for each group of statistics: that of the statistic which stands out most from chance."""

@@ -85,7 +85,7 @@ class Comparison:
     radius: int | None = None
     pooling: Pooling | None = None
     conditioning_size: int | None = None
-    log_density: Mapping[str, Float[np.ndarray, " sample"]] = field(default_factory=dict)
+    log_density: Mapping[str, Float[np.ndarray, " _"]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
 
@@ -132,7 +132,7 @@ class Comparison:
         }
 
 
-def _check_fields(name: str, x: Float[np.ndarray, ...], graph: DependencyGraph) -> None:
+def _check_fields(name: str, x: Float[np.ndarray, "..."], graph: DependencyGraph) -> None:
     if x.ndim != 3 or x.shape[1] != graph.n_vertices:
         raise ValueError(f"{name} must have shape (samples, {graph.n_vertices} vertices, channels), got {x.shape}")
     if len(x) < 2:

@@ -202,7 +202,7 @@ def _edges(bins: int | Sequence[float], distance: Float[np.ndarray, " pair"], ho
     largest = distance.max() + (1 if hops else 0)  # edges in hops are whole, the last just past the largest distance
     smallest = distance[distance > 0].min(initial=largest)
     power = max(1.0, np.log(largest / smallest) / np.log(bins)) if bins > 1 and smallest > 0 else 1.0
-    edges = largest * np.linspace(0, 1, bins + 1) ** power
+    edges: np.ndarray = largest * np.linspace(0, 1, bins + 1) ** power
     if hops:
         return np.unique(np.maximum(np.rint(edges), 1))
     edges[-1] = np.nextafter(largest, np.inf)

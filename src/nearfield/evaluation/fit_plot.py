@@ -10,7 +10,7 @@ import numpy as np
 from nearfield.evaluation.canvas import ACCENT, DATA, GENERATED, single_axes
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from matplotlib.axes import Axes
 
     from nearfield.fitting.neural import LevelChoice
@@ -69,8 +69,8 @@ def training(report: TrainingReport, ax: Axes | None = None) -> Axes:
 def levels(choice: Sequence[LevelChoice], ax: Axes | None = None) -> Axes:
     """Gain of the network over the Gaussian field at each noise level, in percent of that field's held-out loss."""
     ax = single_axes(ax)
-    for switched, color, label in ((True, GENERATED, "network"), (False, DATA, "Gaussian field")):
-        part = [level for level in choice if level.switched is switched]
+    for selected, color, label in ((True, GENERATED, "network"), (False, DATA, "Gaussian field")):
+        part = [level for level in choice if level.selected is selected]
         if part:
             sigma, gaussian, hybrid, error = np.array([level[:4] for level in part]).T
             gain = 100 * (gaussian - hybrid) / gaussian
@@ -81,7 +81,7 @@ def levels(choice: Sequence[LevelChoice], ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _end_above_minimum(ax: Axes, radius: Float[np.ndarray, " r"], loss: Float[np.ndarray, " r"]) -> None:
+def _end_above_minimum(ax: Axes, radius: Int[np.ndarray, " r"], loss: Float[np.ndarray, " r"]) -> None:
     """End the vertical axis below losses that would flatten the rest of the curve, and write those at the top."""
     near = np.sort(loss)[: max(3, (len(loss) + 1) // 2)]
     span = near[-1] - near[0]

@@ -59,7 +59,8 @@ def entrywise_error(generated: Float[np.ndarray, "d d"], truth: Float[np.ndarray
     array([[1. , 0. ],
            [0.5, 0. ]])
     """
-    return np.abs(generated - truth)
+    distance: np.ndarray = np.abs(generated - truth)
+    return distance
 
 
 def gaussian_kl(
@@ -318,7 +319,8 @@ def roughness(
     total = np.zeros((x.shape[0], x.shape[2]))
     for part in _slices(edges.nnz, x.shape[0] * x.shape[2]):
         total += ((x[:, edges.row[part]] - x[:, edges.col[part]]) ** 2).sum(axis=1)
-    return total / max(edges.nnz, 1)
+    squares: np.ndarray = total / max(edges.nnz, 1)
+    return squares
 
 
 def nearest_distance(
@@ -339,7 +341,8 @@ def nearest_distance(
     points = x.reshape(len(x), -1)
     others = points if reference is None else reference.reshape(len(reference), -1)
     nearest = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(others)
-    return nearest.kneighbors(None if reference is None else points)[0][:, 0] / np.sqrt(points.shape[1])
+    distance: np.ndarray = nearest.kneighbors(None if reference is None else points)[0][:, 0] / np.sqrt(points.shape[1])
+    return distance
 
 
 def _slices(length: int, entries_each: int) -> Iterator[slice]:

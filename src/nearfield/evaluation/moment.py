@@ -212,7 +212,8 @@ class Yardstick:
         first, second, whole = slice(0, n // 2), slice(n // 2, n), slice(0, n)
         if own:
             return np.concatenate([measured(1, first), measured(0, second)])
-        return (measured(0, whole) + measured(1, whole)) / 2
+        both: np.ndarray = (measured(0, whole) + measured(1, whole)) / 2
+        return both
 
     def _means(
         self,
@@ -267,7 +268,7 @@ def _modes(z: Float[np.ndarray, "sample vertex"]) -> Float[np.ndarray, "mode ver
 
 def _numbers(
     z: Float[np.ndarray, "sample vertex"], modes: Float[np.ndarray, "mode vertex"], ruler: Ruler
-) -> Iterator[Float[np.ndarray, ...]]:
+) -> Iterator[Float[np.ndarray, "..."]]:
     """Numbers of each sample, a column each, in the order of `statistics_of` between the mean and the ends."""
     yield (z**2).mean(axis=1)
     for _, averages in ruler.boxes:
@@ -314,7 +315,8 @@ def _block_covariance(
     ahead = np.concatenate([np.zeros((1, influence.shape[1])), np.cumsum(np.tile(influence, (2, 1)), axis=0)])
     block = min(block, n)
     sums = ahead[block : block + n] - ahead[:n]
-    return sums.T @ sums / (n * n * block) * n / max(n - 1, 1)
+    covariance: np.ndarray = sums.T @ sums / (n * n * block) * n / max(n - 1, 1)
+    return covariance
 
 
 def _chunks(length: int, entries_each: int) -> Iterator[slice]:

@@ -91,7 +91,7 @@ def common_scale(values: Float[np.ndarray, "panel vertex"], graph: DependencyGra
 
 
 def marginal(
-    samples: Mapping[str, Float[np.ndarray, ...]], ax: Axes | None = None, *, label: str = "", bins: int = 60
+    samples: Mapping[str, Float[np.ndarray, "..."]], ax: Axes | None = None, *, label: str = "", bins: int = 60
 ) -> Axes:
     """Histograms on common bins, as densities: the first filled, the others as lines.
 
@@ -116,7 +116,7 @@ def marginal(
 
 
 def quantiles(
-    real: Float[np.ndarray, ...], generated: Float[np.ndarray, ...], ax: Axes | None = None, *, label: str = ""
+    real: Float[np.ndarray, "..."], generated: Float[np.ndarray, "..."], ax: Axes | None = None, *, label: str = ""
 ) -> Axes:
     """Quantiles of the generated values against the same quantiles of the data; equal laws lie on the diagonal.
 

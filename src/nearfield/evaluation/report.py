@@ -71,7 +71,7 @@ def write_report(path: str | os.PathLike[str], comparison: Comparison) -> dict[s
     sections, verdicts, pictures = _channels(comparison)
     fit, choice = comparison.fit, _choice(comparison)
     verdicts += _verdicts_of_fit(comparison, choice)
-    summary = plain(
+    summary: dict[str, Any] = plain(
         {
             "schema": SCHEMA,
             "title": comparison.title,

@@ -148,7 +148,7 @@ def _clusters(graph: DependencyGraph, size: int) -> Int[np.ndarray, " vertex"]:
 
 def windowed(
     x: Float[np.ndarray, "sample vertex"], lattice: Lattice
-) -> tuple[Float[np.ndarray, "sample cell"], tuple[int, ...]]:
+) -> tuple[Float[np.ndarray, "sample *cell"], tuple[int, ...]]:
     """Fields on the lattice, tapered along axes that do not close, and the axes to transform."""
     field = x.reshape(len(x), *lattice.shape)
     for axis, (length, periodic) in enumerate(zip(lattice.shape, lattice.periodic, strict=True), start=1):

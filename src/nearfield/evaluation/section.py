@@ -64,7 +64,7 @@ def _picture_fields(comparison: Comparison, c: int, label: str) -> dict[str, str
 
 
 def _picture_marginals(
-    comparison: Comparison, real: Float[np.ndarray, ...], generated: Float[np.ndarray, ...], label: str
+    comparison: Comparison, real: Float[np.ndarray, "..."], generated: Float[np.ndarray, "..."], label: str
 ) -> dict[str, str]:
     rng = np.random.default_rng(comparison.seed)
     a, b = (x.ravel() if x.size <= _MOST_VALUES else rng.choice(x.ravel(), _MOST_VALUES) for x in (real, generated))
@@ -76,8 +76,8 @@ def _picture_marginals(
 
 def _check_marginal(
     comparison: Comparison,
-    real: Float[np.ndarray, ...],
-    generated: Float[np.ndarray, ...],
+    real: Float[np.ndarray, "..."],
+    generated: Float[np.ndarray, "..."],
     unit: str,
     numbers: dict[str, Any],
 ) -> list[Verdict]:
@@ -98,8 +98,8 @@ def _check_marginal(
 
 def _check_correlation(
     comparison: Comparison,
-    real: Float[np.ndarray, ...],
-    generated: Float[np.ndarray, ...],
+    real: Float[np.ndarray, "..."],
+    generated: Float[np.ndarray, "..."],
     numbers: dict[str, Any],
     pictures: dict[str, str],
 ) -> list[Verdict]:
@@ -117,8 +117,8 @@ def _check_correlation(
 
 def _add_spectrum(
     comparison: Comparison,
-    real: Float[np.ndarray, ...],
-    generated: Float[np.ndarray, ...],
+    real: Float[np.ndarray, "..."],
+    generated: Float[np.ndarray, "..."],
     unit: str,
     numbers: dict[str, Any],
     pictures: dict[str, str],
@@ -150,7 +150,7 @@ def _check_moments(comparison: Comparison, c: int, numbers: dict[str, Any]) -> l
     return found.checks()
 
 
-def _moments(x: Float[np.ndarray, ...]) -> dict[str, float]:
+def _moments(x: Float[np.ndarray, "..."]) -> dict[str, float]:
     return {"mean": x.mean(), "standard_deviation": x.std(), "minimum": x.min(), "maximum": x.max()}
 
 

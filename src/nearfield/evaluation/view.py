@@ -48,7 +48,7 @@ class ColourScale:
     cmap: str
 
     @classmethod
-    def of(cls, values: Float[np.ndarray, ...], tail: float = 0.0) -> ColourScale:
+    def of(cls, values: Float[np.ndarray, "..."], tail: float = 0.0) -> ColourScale:
         """Scale that covers the values but a `tail` at each end, so that one extreme does not pale all the others.
 
         Both signs count when neither end is under a fifth of the other.
@@ -72,7 +72,7 @@ class View:
         empty where vertices have no place at all.
     shape : tuple of int or None
         Of the lattice.
-    keep : bool (cell,) or None
+    keep : bool, of the shape of the lattice, or None
         Which cells of the lattice are vertices; None for all.
     x_label, y_label, note : str
         Names and units of the axes; a remark on data left out.
@@ -85,7 +85,7 @@ class View:
     x: Float[np.ndarray, " x"]
     y: Float[np.ndarray, " y"] | None
     shape: tuple[int, ...] | None
-    keep: Bool[np.ndarray, " cell"] | None
+    keep: Bool[np.ndarray, "*cell"] | None
     x_label: str
     y_label: str = ""
     note: str = ""
@@ -202,8 +202,8 @@ class View:
 
 
 def _axis_values(
-    column: Float[np.ndarray, " vertex"], keep: Bool[np.ndarray, " cell"] | None, shape: tuple[int, ...], axis: int
-) -> Float[np.ndarray, " cell"]:
+    column: Float[np.ndarray, " vertex"], keep: Bool[np.ndarray, "*cell"] | None, shape: tuple[int, ...], axis: int
+) -> Float[np.ndarray, " place"]:
     """One coordinate along an axis of a lattice; rows without any vertex are filled in between their neighbours."""
     whole = np.full(shape, np.nan)
     whole[slice(None) if keep is None else keep] = column.reshape(shape) if keep is None else column

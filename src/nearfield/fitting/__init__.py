@@ -1,1 +1,1 @@
-"""Fits, and the choice of what is fitted."""
+"""Fits, and the choice of their settings."""

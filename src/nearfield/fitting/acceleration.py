@@ -1,4 +1,4 @@
-"""What training asks of the processor: memory that stays its own from step to step, bfloat16, compiled steps."""
+"""Training made fast: memory kept from step to step, bfloat16, compiled steps, and the device."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from nearfield.score.base import Score
 from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
 
-__all__ = ["begins_in_bfloat16", "compiled", "kept_memory", "multiplies_bfloat16", "require_compiler"]
+__all__ = ["begins_in_bfloat16", "compiled", "kept_memory", "multiplies_bfloat16", "placed", "require_compiler"]
 
 BFLOAT16_VERTICES = 8192
-"""Vertices in a batch from which on bfloat16 is worth it. Gain in time of a step of a hybrid, radius 4, on a processor
-with AMX: 1.1 at 4096 vertices, 1.2 at 8192, 1.4 at 16384, 1.7 at 65536."""
+"""Vertices in a batch from which on bfloat16 is clearly faster."""
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Names of the GNU allocator's parameters, from its header malloc.h."""
@@ -31,21 +31,19 @@ LARGEST_MAPPED = 32 * 2**20
 KEPT = 2**30
 """Bytes that are kept free for the next step, at most."""
 COMPILERS = {"Darwin": "clang++", "Windows": "cl"}
-"""What torch calls to compile C++ unless CXX is set; elsewhere g++."""
+"""Programs that compile C++ for torch unless CXX is set; elsewhere g++."""
 REALIZED: dict[str, str | int | bool | Callable[..., object]] = {
     "realize_reads_threshold": 2,
     "realize_acc_reads_threshold": 2,
 }
-"""Sums that torch's compiler would compute anew wherever they are read are stored: a step then takes some 5 % less."""
+"""Sums that torch's compiler would compute anew wherever they are read are stored."""
 
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
     """Have the process keep what a step frees for the next step, with the GNU allocator; give it back at the end.
 
-    Otherwise that allocator returns freed memory to the system, which hands out each page anew at the next step: up to
-    a third of the time of a step on some ten thousand vertices. Its parameters cannot be read, so what is left behind
-    is what it sets itself to, at the latest, when large blocks come and go.
+    Otherwise that allocator returns freed memory to the system, which hands out each page anew at the next step.
     """
     if platform.libc_ver()[0] != "glibc":
         yield
@@ -56,8 +54,19 @@ def kept_memory() -> Iterator[None]:
     try:
         yield
     finally:
+        # Its parameters cannot be read: these are the ones it sets itself to when large blocks come and go.
         library.mallopt(TRIM_THRESHOLD, 2 * LARGEST_MAPPED)
         library.malloc_trim(0)
+
+
+@contextmanager
+def placed(score: Score, device: str | torch.device) -> Iterator[None]:
+    """Move a score to a device, and back to the processor at the end."""
+    score.to(device)
+    try:
+        yield
+    finally:
+        score.to("cpu")
 
 
 def multiplies_bfloat16() -> bool:
@@ -66,29 +75,14 @@ def multiplies_bfloat16() -> bool:
 
 
 def begins_in_bfloat16(network: Network, wish: Literal["auto"] | bool, vertices: int) -> bool:
-    """Whether training starts in bfloat16: stencil networks in single precision only, on processors.
-
-    Parameters
-    ----------
-    network : Network
-    wish : bool or "auto"
-        ``"auto"`` is where it is faster: with the instructions for it, and `BFLOAT16_VERTICES` in a batch or more.
-    vertices : int
-        In a batch.
-    """
+    """Whether training starts in bfloat16: stencil networks in single precision on processors; ``"auto"`` if faster."""
     weight = next(network.parameters())
     able = isinstance(network, StencilNetwork) and weight.dtype == torch.float32 and weight.device.type == "cpu"
     return able and (multiplies_bfloat16() and vertices >= BFLOAT16_VERTICES if wish == "auto" else wish)
 
 
 def require_compiler() -> None:
-    """Refuse to compile where there is no C++ compiler, or the headers of Python that torch compiles against.
-
-    Raises
-    ------
-    ValueError
-        If the program or Python.h is not found.
-    """
+    """Refuse to compile where there is no C++ compiler, or the headers of Python that torch compiles against."""
     name = os.environ.get("CXX") or COMPILERS.get(platform.system(), "g++")
     if shutil.which(name) is None:
         raise ValueError(
@@ -106,9 +100,8 @@ def require_compiler() -> None:
 def compiled(network: Network) -> Callable[..., Tensor]:
     """Return the forward pass of a stencil network through torch's compiler; of others as it is.
 
-    Weights stay those of the network. The compiler joins modulation, activation and sums, which wait for memory, and
-    leaves the convolutions to the library that they come from. What it compiled before in this process it forgets, and
-    compiles again when asked: of networks of one class it keeps eight at most, and would pass over the ninth.
+    Weights stay those of the network. The compiler forgets its earlier work in this process: of networks of one class
+    it keeps eight at most, and would pass over the ninth.
     """
     if not isinstance(network, StencilNetwork):
         return network

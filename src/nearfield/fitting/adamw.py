@@ -1,4 +1,4 @@
-"""AdamW, and with no decay of the weights Adam, without the two seconds that torch's class takes to start."""
+"""AdamW, and with no decay of the weights Adam, without the start of torch's compiler."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["AdamW", "half_cosine"]
 
 
 def half_cosine(start: float, step: int, steps: int) -> float:
-    """Learning rate of the step after `step` others: it falls from `start` along half a cosine to zero after `steps`.
+    """Learning rate after `step` steps: it falls from `start` along half a cosine to zero after `steps`.
 
     Examples
     --------
@@ -30,8 +30,7 @@ def half_cosine(start: float, step: int, steps: int) -> float:
 class AdamW:
     """AdamW with its usual constants: Loshchilov and Hutter, "Decoupled weight decay regularization" (ICLR 2019).
 
-    The arithmetic is torch's own, all tensors in one call. Its class ``torch.optim.AdamW`` would import torch's
-    compiler first, which takes some seconds of processor time at every start and is used by nothing here.
+    The arithmetic is torch's own, all tensors in one call; its class ``torch.optim.AdamW`` imports torch's compiler.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""How much wider conditional draws have to be than the field says, by the errors of kriging on held-out samples.
+"""Factor between the conditional variances of a field and the errors of kriging on held-out samples.
 
-A field takes its parameters as known, so what it predicts of hidden values from others is off by more than it says. Its
-conditional variances are multiplied by one factor: the mean of squared held-out errors in units of these variances,
-which is the factor of highest Gaussian log-score. Draws without a condition have the variance of the data as it is.
+A field takes its parameters as known, so its predictions of hidden values have larger errors than its conditional
+variances. These are multiplied by one factor: the mean of squared held-out errors in their units, which is the factor
+of highest Gaussian log-score. Unconditional draws have the variance of the data without it.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 __all__ = ["choose_band"]
 
 FOLDS = 4
-"""An even number, so that either end is hidden as often."""
+"""An even number, so that each end is hidden equally often."""
 HIDDEN = 0.3
-"""Share of the vertices hidden at random; in a second way one half is hidden, from either end by turns."""
+"""Share of the vertices hidden at random; a second pattern hides one half, from either end in turn."""
 PROBED = 64
-"""Hidden values whose errors are looked at, at most, in each fold and way."""
+"""Most hidden values in each fold and pattern whose errors count."""
 GUARD = 2.0
-"""Standard errors by which the factor has to differ from 1."""
+"""Standard errors by which the factor must differ from 1."""
 RANGE = (0.5, 4.0)
-"""Of the factor."""
+"""Range of the factor."""
 
 
 def choose_band(
@@ -47,19 +47,19 @@ def choose_band(
     correction: Scale | None,
     search: Search = Search(),  # noqa: B008
 ) -> tuple[float, str]:
-    """Choose the factor of the conditional variances by the errors of kriging on held-out standardised samples.
+    """Choose the factor of the conditional variances by held-out errors of kriging, with a reason.
 
-    It comes with a sentence on it, and is 1 without one where the errors do not differ clearly from what the field
-    says, or there are too few samples or too many variables to see.
+    It is 1, without a reason, if the errors of the standardised samples do not differ clearly from the variances, or
+    there are too few samples or too many variables.
     """
     if len(samples) < FEWEST_TO_CHOOSE or not 1 < samples.n_vertices <= DIRECT_LIMIT // samples.n_channels:
         return 1.0, ""
     parts = samples.folds(FOLDS, search.seed)
     near, most = _from_an_end(samples.graph), PATCH // samples.n_channels
-    if samples.n_vertices > most:  # a piece of the graph stands for it
+    if samples.n_vertices > most:  # a piece represents the graph
         samples = samples.at(np.isin(np.arange(samples.n_vertices), near[:most]))
         near = _from_an_end(samples.graph)
-    field = _Field(radius, pooling, correction)
+    field = _FieldSettings(radius, pooling, correction)
     found = search.over(
         lambda k: _errors(samples, field, parts[k], near if k % 2 else near[::-1], search.seed + k), range(len(parts))
     )
@@ -69,13 +69,13 @@ def choose_band(
     if abs(squares.mean() - 1) <= GUARD * error:
         return 1.0, ""
     return factor, (
-        f"Conditional draws have {factor:.3g} times the variance that the field says: so large, "
-        f"{squares.mean():.3g} +- {error:.1g}, are held-out squared errors of hidden values."
+        f"Conditional draws have {factor:.3g} times the conditional variance of the field, since held-out squared "
+        f"errors of hidden values are {squares.mean():.3g} +- {error:.1g} times as large."
     )
 
 
 def _from_an_end(graph: DependencyGraph) -> np.ndarray:
-    """Vertices by their distance from one that is as far as any from the first."""
+    """Vertices by their distance from one that is farthest from the first."""
     first = np.array(elimination_order(graph)[0])
     for _ in range(2):
         hops = sp.csgraph.dijkstra(graph.adjacency, indices=first, unweighted=True)
@@ -83,22 +83,22 @@ def _from_an_end(graph: DependencyGraph) -> np.ndarray:
     return np.argsort(hops, kind="stable")
 
 
-class _Field(NamedTuple):
-    """How a field is fitted."""
+class _FieldSettings(NamedTuple):
+    """Settings of a field."""
 
     radius: int
     pooling: Pooling
     correction: Scale | None
 
     def of(self, samples: Samples) -> GaussianField:
-        """Fit it."""
+        """Fit the field."""
         moments = Moments.of(samples, predecessors(samples.graph, self.radius), self.pooling)
         return corrected(moments.field(self.pooling, self.radius), samples, self.correction)
 
 
 def _errors(
-    samples: Samples, fit: _Field, held_out: np.ndarray, near: np.ndarray, seed: int
-) -> Float[np.ndarray, " sample"]:
+    samples: Samples, fit: _FieldSettings, held_out: np.ndarray, near: np.ndarray, seed: int
+) -> Float[np.ndarray, " held_out"]:
     """Mean squares of held-out errors of hidden values, in units of their conditional variances."""
     test, field = samples.values[held_out], fit.of(samples.without(held_out))
     rng, n = np.random.default_rng(seed), samples.n_vertices
@@ -106,8 +106,9 @@ def _errors(
     for hidden in (rng.choice(n, max(1, round(HIDDEN * n)), replace=False), near[: n // 2]):
         observed = np.ones(samples.values.shape[1:], dtype=bool)
         observed[hidden] = False
-        asked = np.zeros_like(observed)
-        asked[rng.choice(hidden, min(PROBED, len(hidden)), replace=False), rng.integers(samples.n_channels)] = True
+        probed = np.zeros_like(observed)
+        probed[rng.choice(hidden, min(PROBED, len(hidden)), replace=False), rng.integers(samples.n_channels)] = True
         law = field.conditional(observed)
-        squares.append(((test - law.mean(test))[:, asked] ** 2 / law.variance(asked)).mean(axis=1))
-    return np.mean(squares, axis=0)
+        squares.append(((test - law.mean(test))[:, probed] ** 2 / law.variance(probed)).mean(axis=1))
+    mean: np.ndarray = np.mean(squares, axis=0)
+    return mean

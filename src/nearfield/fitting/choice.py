@@ -1,16 +1,17 @@
-"""What was tried when the locality was chosen, and what was taken: a record in plain numbers."""
+"""Record of the candidates of a choice of the locality, in plain numbers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from nearfield.fitting.pooling import Pooling
+
+__all__ = ["Candidate", "SelectionReport"]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One setting that was tried.
+    """Settings of one candidate, and its loss.
 
     Parameters
     ----------
@@ -25,7 +26,7 @@ class Candidate:
     size : float
         Effective number of free parameters per dimension.
     location : Pooling or None
-        Of location and scale; None where it is that of the correlations.
+        Of location and scale; None for that of the correlations.
     nugget : float
         Of `Pooling`.
     """
@@ -43,31 +44,25 @@ class Candidate:
 
     @property
     def pooling(self) -> Pooling:
-        """The setting as a `Pooling`."""
+        """The settings as a `Pooling`."""
         return Pooling(self.strength, self.bandwidth, self.location, self.nugget)
-
-    @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> Candidate:
-        """Rebuild what ``dataclasses.asdict`` and JSON made plain."""
-        location = plain.get("location")
-        return cls(**plain | {"location": None if location is None else Pooling.from_plain(location)})
 
 
 @dataclass(frozen=True)
 class SelectionReport:
-    """What was tried, what was chosen and why, in plain numbers.
+    """Candidates of a choice of the locality, with the choice and its reason.
 
     Parameters
     ----------
     table : tuple of Candidate
-        All settings tried.
+        All candidates.
     chosen, best : int
         Places in ``table`` of the chosen and of the lowest-loss candidate.
     curve : tuple of Candidate
-        Loss against radius at the chosen pooling, by increasing radius; where that was chosen too, with location and
-        scale pooled as the correlations are.
+        Loss against radius at the chosen pooling, by increasing radius. If that was chosen too, location and scale are
+        pooled as the correlations are.
     radius_by_time : tuple of (float, int) or None
-        OU times and radii of the windowed score, where it was fitted.
+        OU times and radii of the windowed score.
     folds : int
         Of the cross-validation.
     ordered : bool
@@ -89,10 +84,3 @@ class SelectionReport:
     def choice(self) -> Candidate:
         """The chosen candidate."""
         return self.table[self.chosen]
-
-    @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> SelectionReport:
-        """Rebuild what ``dataclasses.asdict`` and JSON made plain."""
-        by_time = plain["radius_by_time"]
-        candidates = {name: tuple(map(Candidate.from_plain, plain[name])) for name in ("table", "curve")}
-        return cls(**plain | candidates | {"radius_by_time": by_time and tuple((float(t), int(r)) for t, r in by_time)})

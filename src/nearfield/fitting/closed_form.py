@@ -19,8 +19,8 @@ import torch
 from nearfield.fitting.covariance import local_blocks, location_and_scale
 from nearfield.fitting.elimination import elimination_order, predecessors
 from nearfield.fitting.matern import fit_matern
-from nearfield.fitting.pooling import Pooling
-from nearfield.fitting.regression import VARIANCE_FLOOR, Borrowing, Regression, cap_members, regress_windows
+from nearfield.fitting.pooling import GlobalAverage, Pooling
+from nearfield.fitting.regression import VARIANCE_FLOOR, Regression, Shrinkage, cap_windows, regress_windows
 from nearfield.graph import DependencyGraph, Neighborhood
 from nearfield.samples import Samples
 from nearfield.score.field import GaussianField
@@ -29,10 +29,25 @@ from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore,
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
+__all__ = [
+    "NUGGETS",
+    "FieldFit",
+    "build_field",
+    "field_spectrum",
+    "fit_field",
+    "fit_masked",
+    "fit_windowed",
+    "settled_field",
+    "torus_spectrum",
+    "warn_of",
+    "whitening_factor",
+    "window_spectrum",
+]
+
 VARIANCE_RANGE = (0.5, 2.0)
-"""Draws whose variance is outside these multiples of the fitted one are warned of, and passed over by the choice."""
+"""Multiples of the fitted variance outside which the variance of draws gives a warning, and the choice skips them."""
 NUGGETS = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
-"""White noise added to fields too smooth for their conditional laws to add up, as a share of the variance."""
+"""White noise added to fields so smooth that their conditionals are inconsistent, as a share of the variance."""
 
 
 def whitening_factor(regression: Regression, table: Neighborhood, order: np.ndarray) -> sp.csr_array:
@@ -54,62 +69,62 @@ def whitening_factor(regression: Regression, table: Neighborhood, order: np.ndar
 
 
 def fit_field(samples: Samples, radius: int, pooling: Pooling) -> tuple[np.ndarray, np.ndarray, GaussianField]:
-    """Fit the sparse Cholesky field of the samples less their center over their scale, which come first.
+    """Fit the sparse Cholesky field of standardised samples; center and scale come first.
 
-    It warns when conditioning sets were capped, variances raised to the floor, or draws have another variance.
+    It warns if conditioning sets were cut, variances raised to the floor, or draws have another variance.
     """
     fit = build_field(samples, radius, pooling)
     warn_of(fit, len(samples))
     if not fit.sound:
         low, high = fit.ratio
         warnings.warn(
-            f"draws from the field have {low:.2g} to {high:.2g} times the variance fitted (5 % to 95 % of the "
-            "vertices): its conditional laws do not add up to the whole. Use a smaller radius, other pooling or a "
-            "nugget.",
+            f"draws from the field have {low:.2g} to {high:.2g} times the fitted variance (5 % to 95 % of the "
+            "vertices): the fitted conditionals are inconsistent with the marginal variances; use a smaller radius, "
+            "other pooling or a nugget",
             stacklevel=2,
         )
     return fit.center, fit.scale, fit.field
 
 
 def warn_of(fit: FieldFit, n_samples: int) -> None:
-    """Warn where conditioning sets were capped or conditional variances raised."""
-    if fit.wanted > fit.members:
+    """Warn if conditioning sets were cut or conditional variances raised."""
+    if fit.full_width > fit.width:
         warnings.warn(
-            f"{n_samples} samples cannot support conditioning sets of {fit.wanted - 1} neighbours without pooling: "
-            f"each is cut to its {fit.members - 1} nearest. Use a smaller radius or pooling > 0.",
+            f"{n_samples} samples cannot support conditioning sets of {fit.full_width - 1} neighbours without pooling: "
+            f"each is cut to its {fit.width - 1} nearest; use a smaller radius or pooling > 0",
             stacklevel=3,
         )
     if fit.raised:
         warnings.warn(
             f"{fit.raised} of {len(fit.center)} conditional variances were raised to {VARIANCE_FLOOR:g} of the "
-            "marginal variance: some vertices are almost determined by their neighbours. Use a smaller radius or a "
-            "nugget.",
+            "marginal variance: some vertices are almost determined by their neighbours; use a smaller radius or a "
+            "nugget",
             stacklevel=3,
         )
 
 
 @dataclass(frozen=True)
 class FieldFit:
-    """A field with what its fit has to be warned of.
+    """A field with the reasons to warn of it.
 
-    ``variance`` is what was fitted; ``wanted`` and ``members`` count the largest window before and after the cut,
-    ``raised`` the conditional variances at the floor.
+    ``variance`` is the fitted one; ``full_width`` and ``width`` count the entries of the largest window before and
+    after the cut, ``raised`` the conditional variances at the floor.
     """
 
     center: Float[np.ndarray, "vertex channel"]
     scale: Float[np.ndarray, "vertex channel"]
     field: GaussianField
     variance: Float[np.ndarray, "vertex channel"]
-    wanted: int
-    members: int
+    full_width: int
+    width: int
     raised: int
 
     @cached_property
     def ratio(self) -> tuple[float, float]:
-        """5 % and 95 % quantiles over the vertices of the variance of 200 exact draws over the variance fitted.
+        """5 % and 95 % quantiles over the vertices of the variance of 200 exact draws over the fitted variance.
 
         A field is fitted by its conditional laws; in very smooth fields their errors add up along the elimination
-        order, which no conditional loss sees.
+        order, which no conditional loss measures.
         """
         drawn = self.field.sample(200, seed=0)
         low, high = np.quantile(np.square(drawn, out=drawn).mean(axis=0) / self.variance, [0.05, 0.95]).tolist()
@@ -117,17 +132,17 @@ class FieldFit:
 
     @property
     def sound(self) -> bool:
-        """Whether draws have about the variance that was fitted."""
+        """Whether the variance of draws is near the fitted one."""
         return self.ratio[0] >= VARIANCE_RANGE[0] and self.ratio[1] <= VARIANCE_RANGE[1]
 
 
 def build_field(samples: Samples, radius: int, pooling: Pooling) -> FieldFit:
-    """Fit as `fit_field` does and return what it warns of."""
+    """Fit as `fit_field` does, and return the field with its warnings unissued."""
     graph, channels = samples.graph, samples.n_channels
     center, scale = location_and_scale(samples, pooling)
     order = elimination_order(graph)
     wanted = predecessors(graph, radius)
-    table = cap_members(wanted, len(samples), channels, pooling)
+    table = cap_windows(wanted, len(samples), channels, pooling)
     law = fit_matern(samples) if pooling.strength > 0.0 else None
     fit = regress_windows(samples.standardized(center, scale), table, pooling, law)
     field = GaussianField(whitening_factor(fit.regression, table, order), order, channels, radius)
@@ -136,10 +151,10 @@ def build_field(samples: Samples, radius: int, pooling: Pooling) -> FieldFit:
 
 
 def settled_field(samples: Samples, radius: int, pooling: Pooling) -> tuple[FieldFit, Pooling]:
-    """Fit as `fit_field` does, with a nugget if draws have the variance fitted only then.
+    """Fit as `fit_field` does, with a nugget if draws have the fitted variance only then.
 
-    The locality of large graphs is chosen on patches; errors that grow along the elimination order may first show on
-    the whole. Where no nugget helps the field has that of `pooling`.
+    The locality of large graphs is chosen on patches; errors that grow along the elimination order may first appear on
+    the whole. If no nugget helps, the field has that of `pooling`.
     """
     first = build_field(samples, radius, pooling)
     if first.sound:
@@ -166,16 +181,18 @@ def fit_windowed(
 def window_spectrum(samples: Samples, radius: int, pooling: Pooling) -> WindowSpectrum:
     """Eigendecompositions of the pooled covariance of the windows of one radius; shared where all have one law."""
     table = samples.graph.neighborhood(radius)
-    blocks = Borrowing(samples.graph, table, pooling, len(samples)).whole(local_blocks(samples.values, table.index))
+    shrinkage = Shrinkage(samples.graph, table, pooling, len(samples))
+    blocks = shrinkage.whole(local_blocks(samples.values, table.index))
     law = np.arange(len(blocks))
-    if pooling.one_law:  # blocks are equal where the same members are there
-        _, first, law = np.unique(table.present, axis=0, return_index=True, return_inverse=True)
-        blocks, law = blocks[first], law.reshape(-1)
+    if pooling.one_law:  # blocks with the same target are equal
+        assert isinstance(shrinkage.average, GlobalAverage)
+        _, first, law = np.unique(shrinkage.average.target_of, return_index=True, return_inverse=True)
+        blocks = blocks[first]
     return _spectrum(table, blocks, law)
 
 
 def torus_spectrum(samples: Samples, radius: int) -> WindowSpectrum:
-    """Return `window_spectrum` of one law on a lattice without ends, where that has one window: fast for wide ones."""
+    """Return the `window_spectrum` of one law on a lattice without ends, quickly also for wide windows."""
     y, graph, channels = samples.values, samples.graph, samples.n_channels
     assert graph.lattice is not None
     shape = graph.lattice.shape
@@ -191,15 +208,15 @@ def torus_spectrum(samples: Samples, radius: int) -> WindowSpectrum:
 
 
 def field_spectrum(field: GaussianField, graph: DependencyGraph, radius: int) -> WindowSpectrum:
-    """Eigendecompositions of the covariance that a field of one law has on the windows of one radius.
+    """Eigendecompositions of the covariance of a field of one law on the windows of one radius.
 
-    Vertices whose windows are cut off alike share that of the middle one of them. The covariance is computed whole, so
-    the field should have a few thousand variables at most.
+    Vertices whose windows have the same cut share that of the middle one. The covariance is computed whole, so the
+    field should have a few thousand variables at most.
     """
     table = graph.neighborhood(radius)
     _, law = np.unique(table.present, axis=0, return_inverse=True)
     law = law.reshape(-1)
-    middle = np.array([members[len(members) // 2] for members in map(np.flatnonzero, law == np.unique(law)[:, None])])
+    middle = np.array([alike[len(alike) // 2] for alike in map(np.flatnonzero, law == np.unique(law)[:, None])])
     variables = table.index[middle, :, None] * field.n_channels + np.arange(field.n_channels)
     variables = variables.reshape(len(middle), -1)
     present = np.repeat(table.present[middle], field.n_channels, axis=1)
@@ -208,7 +225,7 @@ def field_spectrum(field: GaussianField, graph: DependencyGraph, radius: int) ->
 
 
 def _spectrum(
-    table: Neighborhood, blocks: Float[np.ndarray, "law member member"], law: Int[np.ndarray, " vertex"]
+    table: Neighborhood, blocks: Float[np.ndarray, "law entry entry"], law: Int[np.ndarray, " vertex"]
 ) -> WindowSpectrum:
     values, vectors = torch.linalg.eigh(torch.from_numpy(blocks))
     # contiguous, so that a saved and loaded score sums in the same order

@@ -1,10 +1,9 @@
-"""Correcting a fitted field at every larger scale: the law of its block means, fitted and corrected by the same code.
+"""Corrections of a fitted field at every larger scale by the law of its block means, itself such a field.
 
-Blocks of 3 cells along each axis make a coarser graph, on which the means have a field of their own, and so on until
-some 20 blocks are left; their covariance is the empirical one, shrunk towards that of the field. Whether a field is
-corrected, and how far the coarsest covariance is shrunk, is chosen by held-out loss: a correction by the law q of the
-means z changes the loss by exactly that of q minus that of the field's own law of z, so the field is fitted anew in
-the folds alone, and once for all corrections.
+Blocks of 3 cells along each axis make a coarser graph, whose means have a field of their own, and so on down to some
+20 blocks; the covariance of these is the empirical one, shrunk towards that of the field. The correction and the
+shrinkage are chosen by held-out loss. A correction by the law q of the means z changes the loss by exactly that of q
+minus that of the field's own law of z, so each fold fits the field once for all corrections.
 """
 
 from __future__ import annotations
@@ -33,19 +32,19 @@ if TYPE_CHECKING:
 __all__ = ["Scale", "choose_correction", "corrected"]
 
 SHRINKAGES = (0.1, 0.2, 0.4, 0.8)
-"""Of the coarsest covariance towards the field's, the fullest repair first."""
+"""Shrinkages of the coarsest covariance towards the field's, the fullest correction first."""
 COARSEST = 30
-"""Means whose covariance is taken from the samples, at most; and fewer than half of the samples."""
+"""Most means with an empirical covariance; they must also be fewer than half of the samples."""
 FOLDS = 5
 LARGE = 20_000
-"""Variables above which only one half is held out, once: each fold is a fit of the whole field."""
+"""Variables above which only one half is held out, once: each fold fits the whole field."""
 GUARD = 2.5
-"""Standard errors by which the block means have to be off, or the correction to be better, before it is made."""
+"""Standard errors by which the block means must be off, or a correction better, before it is made."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How the law of block means is fitted.
+    """Settings of the law of block means.
 
     Parameters
     ----------
@@ -56,7 +55,7 @@ class Scale:
     pooling : Pooling
         Of that field.
     shrinkage : float, optional
-        Where given the law is not a local field but the empirical covariance, shrunk towards that before.
+        If given, the law is the empirical covariance, shrunk towards that before, instead of a local field.
     coarser : Scale, optional
         Correction of the field of the means.
     """
@@ -80,7 +79,7 @@ class Scale:
 
 
 def corrected(field: GaussianField, samples: Samples, scale: Scale | None) -> GaussianField:
-    """Give a field, fitted to standardised samples, the law of their block means; None leaves it as it is."""
+    """Give a field, fitted to standardised samples, the law of their block means; None changes nothing."""
     if scale is None:
         return field
     blocks = coarsen(samples.graph, scale.step)
@@ -93,7 +92,7 @@ def corrected(field: GaussianField, samples: Samples, scale: Scale | None) -> Ga
 def _means(
     blocks: Coarsening, samples: Samples, pooling: Pooling
 ) -> tuple[Samples, Float[np.ndarray, "block channel"]]:
-    """Block means over their root mean square, and that; one for all blocks where they have one law."""
+    """Block means over their root mean square, and the latter; one for all blocks if they have one law."""
     z = blocks.means(samples.values)
     squares = (z**2).mean(axis=0)
     size = np.sqrt(np.broadcast_to(squares.mean(axis=0), squares.shape) if pooling.one_law else squares)
@@ -101,7 +100,7 @@ def _means(
 
 
 def _law(z: Samples, scale: Scale, before: Callable[[], Float[np.ndarray, "variable variable"]]) -> GaussianField:
-    """Fit the law of block means; ``before`` gives their covariance without it."""
+    """Fit the law of block means; ``before`` computes their covariance without it."""
     if scale.shrinkage is None:
         return corrected(build_field(z, scale.radius, scale.pooling).field, z, scale.coarser)
     flat = z.values.reshape(len(z), -1)
@@ -120,11 +119,11 @@ def choose_correction(
     needed: bool = False,
     search: Search = Search(),  # noqa: B008
 ) -> Scale | None:
-    """Choose whether and how a field of standardised samples is corrected at larger scales, by held-out loss.
+    """Choose the correction of a field of standardised samples at larger scales by held-out loss, or None.
 
-    A field needs a correction if its draws are known not to be like the data (`needed`), if one is better by ``GUARD``
-    standard errors, or if the block means of the samples are off by as many; others are left as they are. The fullest
-    correction is taken whose held-out loss is not above that of the field by more than one standard error.
+    A field needs a correction if its draws are known to differ from the data (`needed`), if one is better by ``GUARD``
+    standard errors, or if the block means of the samples are off by as many. The fullest correction is taken whose
+    held-out loss is not above that of the field by more than one standard error.
     """
     if len(samples) < FEWEST_TO_CHOOSE:
         return None
@@ -148,7 +147,7 @@ def choose_correction(
 
 @dataclass(frozen=True)
 class _Ladder:
-    """Blocks of a graph, how their means are fitted, and the blocks of these; at the end their covariance.
+    """Blocks of a graph, the settings of their law, and the blocks of these blocks.
 
     ``choice`` is None where the law of the means is their shrunk covariance.
     """
@@ -185,7 +184,7 @@ class _Ladder:
 
 
 def _ladder(samples: Samples, pooling: Pooling, search: Search) -> _Ladder | None:
-    """Choose how block means are fitted at each scale; None where there are no blocks."""
+    """Choose the settings of the law of block means at each scale; None if there are no blocks."""
     blocks = coarsen(samples.graph, box_step(samples.graph))
     n_blocks = blocks.graph.n_vertices
     if n_blocks in (1, samples.n_vertices):
@@ -201,13 +200,13 @@ def _ladder(samples: Samples, pooling: Pooling, search: Search) -> _Ladder | Non
 
 def _fold(
     samples: Samples, radius: int, pooling: Pooling, ladder: _Ladder, held_out: np.ndarray
-) -> Float[np.ndarray, "candidate sample"]:
-    """Change of the negative log-density of held-out samples by each correction, nats; infinite where there is none."""
+) -> Float[np.ndarray, "candidate held_out"]:
+    """Change of the negative log-density of held-out samples by each correction, nats; infinite for a failed fit."""
     train = samples.without(held_out)
     try:
         finer = build_field(train, radius, pooling).field
         return -np.stack(ladder.gains(finer, train, samples.values[held_out]))
-    except np.linalg.LinAlgError:  # a field too ill-conditioned to be corrected
+    except np.linalg.LinAlgError:  # the field is too ill-conditioned for a correction
         return np.full((len(ladder.scales()), len(held_out)), np.inf)
 
 
@@ -218,14 +217,15 @@ def _log_density(
     root = np.linalg.cholesky(covariance)
     white = solve_triangular(root, z.reshape(len(z), -1).T, lower=True)
     constant = np.log(root.diagonal()).sum() + 0.5 * len(root) * math.log(2 * math.pi)
-    return -0.5 * (white**2).sum(axis=0) - constant
+    log_density: np.ndarray = -0.5 * (white**2).sum(axis=0) - constant
+    return log_density
 
 
 def _excess(finer: GaussianField, samples: Samples, ladder: _Ladder) -> Float[np.ndarray, "2 sample"]:
-    """How far the squares of each sample's block means are above those that the field expects, relative.
+    """Relative excess of the squares of each sample's block means over their expectation under the field.
 
-    Of means whitened by their covariance in the field, which all count alike, and of plain ones, among which the
-    leading modes count most.
+    The first row is of means whitened by their covariance in the field, the second of plain means, where leading modes
+    count most.
     """
     z, size = _means(ladder.blocks, samples, ladder.pooling)
     flat, covariance = z.values.reshape(len(z), -1), finer.block_covariance(ladder.blocks.label, size)

@@ -1,9 +1,9 @@
-"""Location, scale and local covariance blocks, formed and pooled without ever forming a d x d matrix.
+"""Location, scale and local covariance blocks, formed and pooled without a d x d matrix.
 
 A window is a vertex with some of its neighbours. Its block is the uncentred second moment of the standardised data on
-the window, ``C_j = (1/N) sum_i y_i y_i'``; with the fitted mean subtracted beforehand this is the centred 1/N matrix
-that goes with (4.3) of arXiv 2505.04417. Location and scale are parameters too, and are pooled before the blocks are
-formed: by the same strength and bandwidth, or by their own.
+the window, ``C_j = (1/N) sum_i y_i y_i'``; once the fitted mean is subtracted this is the centred 1/N matrix of (4.3)
+of arXiv 2505.04417. Location and scale are parameters too, and are pooled before the blocks are formed, with the
+strength and bandwidth of the correlations or with their own.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ __all__ = [
 ]
 
 LOCATION_LIMIT = 9.0
-"""Means are pooled where that moves them, in mean square over the vertices, by at most this many sampling variances."""
-_CHUNK = 1 << 25
-"""Floating-point numbers gathered at once while blocks are formed (256 MiB)."""
+"""Means are pooled if that moves them, in mean square over the vertices, by at most this many sampling variances."""
+_CHUNK = 1 << 22
+"""Floating-point numbers gathered at once while blocks are formed (32 MiB)."""
 
 
 def location_and_scale(
@@ -44,11 +44,9 @@ def location_and_scale(
 
     At strength 0 these are the vertex's own, at strength 1 with infinite bandwidth one of each per channel. The scale
     is about the pooled mean, so that location and scale are together the maximum likelihood fit of a stationary law.
-    Where pooling would move the means of a channel by more than their sampling error explains (``LOCATION_LIMIT``), as
-    it would for absolute temperatures from pole to equator, they stay the vertex's own, as they do at a vertex that
-    varies rarely (`rarely_varying`), which lends neither mean nor scale. Channels that are standard are taken as they
-    are: location 0, scale 1. ``smooth`` is the `smoother` of graph and bandwidth of the location, where it is known
-    already.
+    The means of a channel stay the vertex's own if pooling would move them by more than their sampling error
+    (``LOCATION_LIMIT``), as it would for absolute temperatures from pole to equator; so do those of a vertex that
+    varies rarely, which contributes neither mean nor scale. Standard channels have location 0 and scale 1.
     """
     shape = samples.values.shape[1:]
     if all(samples.standard):
@@ -58,9 +56,9 @@ def location_and_scale(
 
 
 class VertexMoments(NamedTuple):
-    """Mean and variance of each vertex and channel, where it varies rarely, and the number of samples they are of.
+    """Mean and variance of each vertex and channel, whether it varies rarely, and the number of samples.
 
-    Those of several sets of samples stand along an axis between vertices and channels.
+    Several sets of samples lie along an axis between vertices and channels.
     """
 
     mean: Float[np.ndarray, "vertex *set channel"]
@@ -72,7 +70,7 @@ class VertexMoments(NamedTuple):
 def vertex_moments(x: Float[np.ndarray, "sample vertex channel"]) -> VertexMoments:
     """Moments of samples."""
     variance, rare = x.var(axis=0), rarely_varying(x)
-    rare &= (~rare & (variance > 0)).any(axis=0)  # where all are, they are alike
+    rare &= (~rare & (variance > 0)).any(axis=0)  # if all are, they are comparable
     return VertexMoments(x.mean(axis=0), variance, rare, len(x))
 
 
@@ -83,22 +81,22 @@ def pooled_location(
     fitted: Bool[np.ndarray, "vertex *set channel"],
     smooth: Smoother | None = None,
 ) -> tuple[Float[np.ndarray, "vertex *set channel"], Float[np.ndarray, "vertex *set channel"]]:
-    """Location and scale as `location_and_scale` pools them, where they are ``fitted``."""
+    """Location and scale as `location_and_scale` pools them, where ``fitted``."""
     own, spread, rare, n_samples = moments
     if pooling.strength == 0.0:
         return np.where(fitted, own, 0.0), np.where(fitted, np.sqrt(spread), 1.0)
     average = _without(rare, smooth or smoother(graph, pooling.bandwidth))
     shift = pooling.strength * (average(own) - own)
     sampling = np.maximum(spread, 1e-12 * spread.mean(axis=0)) / n_samples
-    alike = (shift**2 / sampling).mean(axis=0) <= LOCATION_LIMIT
-    center = own + np.where(alike, shift, 0.0)
+    pooled = (shift**2 / sampling).mean(axis=0) <= LOCATION_LIMIT
+    center = own + np.where(pooled, shift, 0.0)
     spread = spread + (own - center) ** 2
     spread = (1 - pooling.strength) * spread + pooling.strength * average(spread)
     return np.where(fitted, center, 0.0), np.where(fitted, np.sqrt(spread), 1.0)
 
 
 def _without(rare: Bool[np.ndarray, "vertex *set channel"], smooth: Smoother) -> Callable[[np.ndarray], np.ndarray]:
-    """Average over the other vertices alone; the rare ones keep their values."""
+    """Average over the other vertices alone; rare vertices keep their values."""
 
     def average(values: np.ndarray) -> np.ndarray:
         return smooth(values.reshape(len(values), -1)).reshape(values.shape)
@@ -111,28 +109,28 @@ def _without(rare: Bool[np.ndarray, "vertex *set channel"], smooth: Smoother) ->
 
 def local_blocks(
     y: Float[np.ndarray, "sample vertex channel"], index: Int[np.ndarray, "row width"]
-) -> Float[np.ndarray, "row member member"]:
-    """Uncentred second moments of windows; members run over (window column, channel), channel fastest.
+) -> Float[np.ndarray, "row entry entry"]:
+    """Uncentred second moments of windows; entries run over (window column, channel), channel fastest.
 
-    Absent members point at the vertex itself; `isolate` takes them out afterwards.
+    Absent entries point at the vertex itself; `isolate` removes them afterwards.
     """
     n_samples, _, channels = y.shape
     n_rows, width = index.shape
-    member = width * channels
-    blocks = np.empty((n_rows, member, member))
+    size = width * channels
+    blocks = np.empty((n_rows, size, size))
     by_vertex = np.ascontiguousarray(y.transpose(1, 0, 2))
-    step = max(1, _CHUNK // (n_samples * member))
+    step = max(1, _CHUNK // (n_samples * size))
     for start in range(0, n_rows, step):
         part = torch.from_numpy(by_vertex[index[start : start + step]])  # (row, width, sample, channel)
-        part = part.permute(0, 1, 3, 2).reshape(-1, member, n_samples)
+        part = part.permute(0, 1, 3, 2).reshape(-1, size, n_samples)
         blocks[start : start + step] = (torch.bmm(part, part.mT) / n_samples).numpy()
     return blocks
 
 
 def isolate(
-    blocks: Float[np.ndarray, "row member member"], present: Bool[np.ndarray, "row width"]
-) -> Float[np.ndarray, "row member member"]:
-    """Replace absent members by independent standard ones: a padded block then factorises as the present part does."""
-    member = blocks.shape[1]
-    here = np.repeat(present, member // present.shape[1], axis=1)
-    return np.where(here[:, :, None] & here[:, None, :], blocks, np.eye(member))
+    blocks: Float[np.ndarray, "row entry entry"], present: Bool[np.ndarray, "row width"]
+) -> Float[np.ndarray, "row entry entry"]:
+    """Replace absent entries by independent standard ones: the present part then factorises as if alone."""
+    size = blocks.shape[1]
+    here = np.repeat(present, size // present.shape[1], axis=1)
+    return np.where(here[:, :, None] & here[:, None, :], blocks, np.eye(size))

@@ -1,4 +1,4 @@
-"""Radii to try, and the vertices that they are tried on."""
+"""Candidate radii, and the vertices that represent a graph in their comparison."""
 
 from __future__ import annotations
 
@@ -10,65 +10,68 @@ import scipy.sparse as sp
 
 from nearfield.fitting.elimination import elimination_order
 from nearfield.fitting.maximin import neighbour_count, scattered
-from nearfield.fitting.rarity import compared
+from nearfield.fitting.rarity import comparable
 from nearfield.graph import DependencyGraph
 from nearfield.samples import Samples
 
 if TYPE_CHECKING:
     from jaxtyping import Int
 
+__all__ = ["PATCH", "candidate_radii", "patches", "representative", "wider_radius"]
+
 PATCH = 2048
 """Larger graphs are represented by four compact patches of this many vertices in total while the locality is chosen."""
-MEMBER_LIMIT = 160
-"""Windows with more scalar members than this are not tried."""
+ENTRY_LIMIT = 160
+"""Largest number of scalar entries of a candidate window."""
 
 WIDER = {0: (5, 6, 8, 12, 16), 1: (24, 32, 48, 64), 2: (8, 10, 12), 3: (4, 5, 6)}
-"""Radii tried on lattices of so many axes, and on other graphs, where the loss is still falling at the widest."""
+"""Radii for lattices by number of axes (0: other graphs), tried if the loss still falls at the widest candidate."""
 
 
 def candidate_radii(graph: DependencyGraph, n_channels: int = 1) -> tuple[int, ...]:
-    """Radii worth trying on a graph: denser at small radii, bounded by the size of the windows and by the diameter."""
+    """Candidate radii on a graph: denser at small radii, bounded by the size of the windows and by the diameter."""
     axes = len(graph.lattice.shape) if graph.lattice is not None else 0
     ladder = {1: (0, 1, 2, 3, 4, 6, 8, 12, 16), 2: (0, 1, 2, 3, 4, 5, 6), 3: (0, 1, 2, 3)}.get(axes, (0, 1, 2, 3, 4))
-    widest = None if graph.lattice is None else graph.neighborhood(ladder[-1])  # the others are part of it
+    widest = None if graph.lattice is None else graph.neighborhood(ladder[-1])  # it contains the others
     kept, pairs = [0], graph.n_vertices
     for radius in ladder[1:]:
-        members = _members(graph, radius) if widest is None else (widest.present & (widest.hops <= radius)).sum(axis=1)
-        if members.sum() == pairs or members.max() * n_channels > MEMBER_LIMIT:
+        entries = _widths(graph, radius) if widest is None else (widest.present & (widest.hops <= radius)).sum(axis=1)
+        if entries.sum() == pairs or entries.max() * n_channels > ENTRY_LIMIT:
             break
         kept.append(radius)
-        pairs = members.sum()
+        pairs = entries.sum()
     return tuple(kept)
 
 
-def _members(graph: DependencyGraph, radius: int) -> Int[np.ndarray, " vertex"]:
-    """Vertices around each one; for points in space twice the earlier ones, which elsewhere are half of them."""
+def _widths(graph: DependencyGraph, radius: int) -> Int[np.ndarray, " vertex"]:
+    """Vertices around each one; for points in space twice the earlier ones."""
     if scattered(graph):
         return np.full(graph.n_vertices, 2 * neighbour_count(graph, radius) + 1)
-    return graph.neighborhood(radius).present.sum(axis=1)
+    sizes: np.ndarray = graph.neighborhood(radius).present.sum(axis=1)
+    return sizes
 
 
 def wider_radius(graph: DependencyGraph, radius: int, n_channels: int = 1) -> tuple[int | None, str]:
-    """Return the radius to try after the last of `candidate_radii`, or None and what forbids one.
+    """Return the radius to try after the last of `candidate_radii`, or None and the reason against it.
 
-    Nothing forbids a wider one, and none is needed, where windows hold all that is connected.
+    The reason is empty if windows already hold all connected vertices.
     """
     axes = len(graph.lattice.shape) if graph.lattice is not None else 0
     wider = next((r for r in WIDER.get(axes, WIDER[0]) if r > radius), None)
     if wider is None:
         return None, "no wider windows are tried"
-    now, then = (_members(graph, r) for r in (radius, wider))
+    now, then = (_widths(graph, r) for r in (radius, wider))
     if now.sum() == then.sum():
         return None, ""
-    if then.max() * n_channels > MEMBER_LIMIT:
-        return None, f"windows of more than {MEMBER_LIMIT} values are not tried"
+    if then.max() * n_channels > ENTRY_LIMIT:
+        return None, f"windows of more than {ENTRY_LIMIT} values are not tried"
     return wider, ""
 
 
 def patches(graph: DependencyGraph, limit: int = PATCH) -> np.ndarray:
-    """Mask of the vertices that stand for a large graph: four compact patches spread over the elimination order.
+    """Mask of the vertices that represent a large graph: four compact patches spread over the elimination order.
 
-    In the order of points in space the first are as far apart as can be.
+    For points in space they surround the first four of the order, which are far apart.
     """
     n = graph.n_vertices
     keep = np.zeros(n, dtype=bool)
@@ -84,6 +87,6 @@ def patches(graph: DependencyGraph, limit: int = PATCH) -> np.ndarray:
 
 
 def representative(samples: Samples, parts: Sequence[np.ndarray]) -> Samples:
-    """Return what the locality is chosen on: samples at the vertices of `patches` that can be compared."""
+    """Return the samples for the choice of the locality: at comparable vertices of `patches`."""
     found = samples.at(patches(samples.graph))
-    return found.at(compared(found, parts))
+    return found.at(comparable(found, parts))

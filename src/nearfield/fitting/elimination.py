@@ -1,4 +1,4 @@
-"""The order in which vertices are conditioned on the ones before them, and the windows that it gives."""
+"""Elimination order of the vertices, and their windows of earlier ones."""
 
 from __future__ import annotations
 
@@ -12,25 +12,20 @@ from nearfield.graph import DependencyGraph, Neighborhood
 from nearfield.graph.adjacency import read_only
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
+    from jaxtyping import Bool, Int
 
-__all__ = ["elimination_order", "predecessors"]
+__all__ = ["contained", "elimination_order", "predecessors", "recurrent"]
 
 WIDER = 64
-"""By how much wider a window is looked for of which another is part."""
+"""Largest difference of radii at which a window is cut out of a wider one in memory."""
 
 
 def elimination_order(graph: DependencyGraph) -> Int[np.ndarray, " vertex"]:
-    """Order in which vertices are conditioned on the ones before them.
+    """Order in which vertices are conditioned on earlier ones.
 
-    Lattices are taken lexicographically, points in space from coarse to fine (`maximin_order`), every other graph
-    breadth first (reverse Cuthill-McKee), so that a vertex has earlier neighbours close by. On a tree the last is a
-    perfect elimination ordering.
-
-    Returns
-    -------
-    ndarray of int, shape (vertex,)
-        The vertices, first to last.
+    Lattices are in lexicographic order, points in space in `maximin_order`, other graphs breadth first (reverse
+    Cuthill-McKee), so that a vertex has earlier neighbours close by. On a tree the last is a perfect elimination
+    ordering.
     """
     return graph.memory.get("elimination order", lambda: _order(graph), size=lambda order: order.nbytes)
 
@@ -45,27 +40,28 @@ def _order(graph: DependencyGraph) -> Int[np.ndarray, " vertex"]:
     return read_only(np.array(found, dtype=np.int64))
 
 
+def recurrent(graph: DependencyGraph) -> bool:
+    """Whether neighbours mean the same by the difference of vertex numbers: in products, and where windows recur."""
+    return bool(graph.parts) or graph.memory.get("recurrent", lambda: _recurs(graph), size=lambda _: 1)
+
+
+def _recurs(graph: DependencyGraph) -> bool:
+    """Whether the neighbours of most vertices are those of another one, shifted."""
+    table = graph.neighborhood(1)
+    shift = np.where(table.present, table.index - table.index[:, :1], graph.n_vertices)
+    _, kind, count = np.unique(shift, axis=0, return_inverse=True, return_counts=True)
+    return bool(np.mean(count[kind.reshape(-1)] > 1) > 0.5)
+
+
 def predecessors(graph: DependencyGraph, radius: int, order: Int[np.ndarray, " vertex"] | None = None) -> Neighborhood:
-    """Windows of the sparse Cholesky factor: a vertex and its earlier neighbours within ``radius`` hops.
+    """Windows of the sparse Cholesky factor: a vertex (column 0) and its earlier neighbours within ``radius`` hops.
 
-    Points in space have as many of their nearest earlier points instead as a vertex has neighbours within these hops.
-
-    Parameters
-    ----------
-    graph : DependencyGraph
-    radius : int
-        Hops of (2.12).
-    order : ndarray of int, optional
-        From `elimination_order`, the default.
-
-    Returns
-    -------
-    Neighborhood
-        Column 0 is the vertex itself. On lattices a column is one offset; elsewhere the members are ranked by distance.
+    On lattices a column is one offset; elsewhere entries are ranked by distance. Points in space have instead as many
+    of their nearest earlier points as a vertex has neighbours within these hops.
     """
     if order is None:
         return graph.memory.get(
-            ("predecessors", radius), lambda: _made(graph, radius), size=lambda table: table.n_bytes
+            ("predecessors", radius), lambda: _windows(graph, radius), size=lambda table: table.n_bytes
         )
     if scattered(graph):
         return nearest_earlier(graph, neighbour_count(graph, radius), order, radius)
@@ -83,6 +79,8 @@ def predecessors(graph: DependencyGraph, radius: int, order: Int[np.ndarray, " v
         )
     width = int(present.sum(axis=1).max())
     left = np.argsort(~present, axis=1, kind="stable")[:, :width]
+    if recurrent(graph):
+        left = _aligned(np.where(present, table.index - table.index[:, :1], graph.n_vertices), left)
     return Neighborhood(
         index=np.take_along_axis(table.index, left, axis=1),
         present=np.take_along_axis(present, left, axis=1),
@@ -91,8 +89,35 @@ def predecessors(graph: DependencyGraph, radius: int, order: Int[np.ndarray, " v
     )
 
 
-def _made(graph: DependencyGraph, radius: int) -> Neighborhood:
-    """Make the windows, on lattices from wider ones that are there."""
+def _aligned(
+    shift: Int[np.ndarray, "vertex column"], left: Int[np.ndarray, "vertex width"]
+) -> Int[np.ndarray, "vertex width"]:
+    """Give entries the columns that they have in the most frequent window that holds them all."""
+    absent = len(shift)
+    found, kind, count = np.unique(
+        np.take_along_axis(shift, left, axis=1), axis=0, return_inverse=True, return_counts=True
+    )
+    model = np.argmax(contained(found, found < absent) * count, axis=1)
+    place = np.broadcast_to(np.arange(left.shape[1]), found.shape).copy()
+    for k in np.flatnonzero(count[model] > count):
+        free = np.flatnonzero(found[k] == absent).tolist()
+        at = {member: c for c, member in enumerate(found[k].tolist()) if member != absent}
+        place[k] = [at[member] if member in at else free.pop() for member in found[model[k]].tolist()]
+    return np.take_along_axis(left, place[kind.reshape(-1)], axis=1)
+
+
+def contained(
+    entry: Int[np.ndarray, "window column"], present: Bool[np.ndarray, "window column"]
+) -> Bool[np.ndarray, "window other"]:
+    """Whether every entry of a window is one of another; entries of a window differ."""
+    _, number = np.unique(entry[present], return_inverse=True)
+    holds = sp.csr_array((np.ones(number.size, dtype=np.int32), (np.nonzero(present)[0], number.reshape(-1))))
+    inside: np.ndarray = (holds @ holds.T).toarray() == present.sum(axis=1)[:, None]
+    return inside
+
+
+def _windows(graph: DependencyGraph, radius: int) -> Neighborhood:
+    """Compute the windows, on lattices from wider ones in memory."""
     wider = None
     if graph.lattice is not None:
         wider = graph.memory.first(("predecessors", r) for r in range(radius + 1, radius + WIDER))

@@ -1,13 +1,13 @@
-"""What a fit did, in plain numbers and sentences."""
+"""Report of a fit in plain numbers and sentences."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 from nearfield.fitting.neural import LevelChoice
 from nearfield.fitting.selection import SelectionReport
-from nearfield.fitting.training import Check, TrainingReport
+from nearfield.fitting.training import TrainingReport
 
 __all__ = ["FitReport"]
 
@@ -15,24 +15,24 @@ __all__ = ["FitReport"]
 @final
 @dataclass(frozen=True)
 class FitReport:
-    """What a fit did.
+    """Report of a fit.
 
     Parameters
     ----------
     selection : SelectionReport or None
-        How the locality was chosen; None when nothing was left to choose.
+        Choice of the locality; None if nothing was left to choose.
     seconds : dict of str to float
         Wall time of the stages.
     n_samples : int
         Samples fitted.
     warnings : tuple of str
-        What was warned of.
+        Texts of the warnings.
     reason : str
-        What was chosen and why.
+        The choices and their reasons.
     seed : int
         64-bit seed of the fit.
     training : TrainingReport or None
-        Of the network, if one was trained; of the first of several.
+        Of the first network, if any was trained.
     levels : tuple of LevelChoice or None
         Network against Gaussian field at each noise level, with ``method="auto"``.
     """
@@ -45,18 +45,3 @@ class FitReport:
     seed: int
     training: TrainingReport | None = None
     levels: tuple[LevelChoice, ...] | None = None
-
-    @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> FitReport:
-        """Rebuild what ``dataclasses.asdict`` and JSON made plain."""
-        report = plain | {"warnings": tuple(plain["warnings"])}
-        if report["selection"] is not None:
-            report["selection"] = SelectionReport.from_plain(report["selection"])
-        if report["training"] is not None:
-            training = report["training"]
-            checks = {"checks": tuple(Check(*c) for c in training["checks"]), "best": Check(*training["best"])}
-            lists = {name: tuple(training[name]) for name in ("losses", "symmetries") if name in training}
-            report["training"] = TrainingReport(**training | checks | lists)
-        if report["levels"] is not None:
-            report["levels"] = tuple(LevelChoice(*level) for level in report["levels"])
-        return cls(**report)

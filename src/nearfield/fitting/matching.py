@@ -16,17 +16,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
 
 from nearfield._checks import keep_floats
 from nearfield.noise import Stream, normals
-from nearfield.process import noise_scale, per_sample, signal_scale, time_of
+from nearfield.process import noise_scale, signal_scale, time_of
 from nearfield.score.base import Score
-from nearfield.score.hybrid import SHOWN, HybridScore, NetworkScore, levels
+from nearfield.score.hybrid import CONTEXT_PER_CHANNEL, HybridScore, NetworkScore
 from nearfield.score.network import Network
+from nearfield.score.preconditioning import scales
 from nearfield.score.window import WindowedNetwork
 
 if TYPE_CHECKING:
@@ -34,20 +35,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "DenoisingBatch",
     "HeldOut",
     "NoiseLevels",
-    "Problem",
     "errors",
     "held_out",
     "training_draws",
     "vertex_loss",
-    "window_draws",
-    "window_errors",
     "window_noise",
 ]
 
 LARGEST_STORE = 2**26
-"""Numbers of held-out problems that are kept from check to check (256 MB in single precision)."""
+"""Numbers of held-out batches that are kept from check to check (256 MB in single precision)."""
 
 
 @final
@@ -68,7 +67,7 @@ class NoiseLevels:
     Raises
     ------
     TypeError, ValueError
-        If a number is none or not finite, or the spread not above 0.
+        If an argument is not a finite number, or the spread is not above 0.
 
     Examples
     --------
@@ -82,11 +81,11 @@ class NoiseLevels:
     def __post_init__(self) -> None:
         keep_floats(self, "center", "spread")
         if not math.isfinite(self.center):
-            raise ValueError(f"center must be finite, got {self.center!r}; -.5 is usual")
+            raise ValueError(f"center must be finite, got {self.center!r}")
         if not 0 < self.spread < math.inf:
-            raise ValueError(f"spread must be above 0 and finite, got {self.spread!r}; 1.2 is usual")
+            raise ValueError(f"spread must be above 0 and finite, got {self.spread!r}")
 
-    def times(self, quantile: Float[Tensor, " level"]) -> Float[Tensor, " level"]:
+    def times(self, quantile: Float[Tensor, "*level"]) -> Float[Tensor, "*level"]:
         """OU times at quantiles of the law, in (0, 1)."""
         return time_of(torch.exp(self.center + self.spread * torch.special.ndtri(quantile)))
 
@@ -101,58 +100,104 @@ def training_draws(
     """Draw a time for each sample of a batch, and one noise field for each.
 
     The times of a batch are spread evenly over the law of levels, one in each of as many equal parts, which takes most
-    of the variance between batches away.
-
-    Parameters
-    ----------
-    levels : NoiseLevels
-    clean
-        The batch, for its shape, dtype and device.
-    generator : torch.Generator
-        On the device of `clean`.
-
-    Returns
-    -------
-    t : Tensor of float64, shape (sample,)
-    noise : Tensor, of the shape of `clean`
+    of the variance between batches away. The generator is on the device of the batch.
     """
     noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
-    return _times(levels, len(clean), generator), noise
-
-
-def window_draws(
-    levels: NoiseLevels,
-    clean: Float[Tensor, "sample vertex channel"],
-    network: WindowedNetwork,
-    generator: torch.Generator,
-) -> tuple[Float[Tensor, "sample row"], Float[Tensor, "sample row width channel"]]:
-    """Draw a time and noise for each window of each sample, independent of one another: (3.8).
-
-    Entries of a window that mirror the same vertex have the same noise. Arguments and results as in `training_draws`,
-    for `window_errors`.
-    """
-    samples, rows = len(clean), len(network.index)
-    noise = window_noise(clean, network, generator)
-    return _times(levels, samples * rows, generator).reshape(samples, rows), noise
+    n = len(clean)
+    place = torch.randperm(n, generator=generator, device=clean.device)
+    inside = torch.rand(n, generator=generator, dtype=torch.float64, device=clean.device)
+    return levels.times(((place + inside) / n).clamp(1e-12, 1 - 1e-12)), noise
 
 
 def window_noise(
     clean: Float[Tensor, "sample vertex channel"], network: WindowedNetwork, generator: torch.Generator
 ) -> Float[Tensor, "sample row width channel"]:
-    """Draw the noise of `window_draws` alone."""
+    """Draw noise for each window of each sample, one number for all entries of the same vertex."""
     rows, width = network.index.shape
     shape = (len(clean), rows, width, clean.shape[2])
     noise = torch.randn(shape, generator=generator, dtype=clean.dtype, device=clean.device)
     if network.padding == "reflect":
         same = network.index[:, :, None] == network.index[:, None, :]
-        noise = noise[:, torch.arange(rows)[:, None], same.to(torch.uint8).argmax(dim=2)]
+        noise = noise[:, torch.arange(rows, device=noise.device)[:, None], same.to(torch.uint8).argmax(dim=2)]
     return noise
 
 
-def _times(levels: NoiseLevels, n: int, generator: torch.Generator) -> Float[Tensor, " n"]:
-    place = torch.randperm(n, generator=generator, device=generator.device)
-    inside = torch.rand(n, generator=generator, dtype=torch.float64, device=generator.device)
-    return levels.times(((place + inside) / n).clamp(1e-12, 1 - 1e-12))
+@final
+@dataclass(frozen=True)
+class DenoisingBatch:
+    r"""Noised states and the answers wanted of a network: all of a batch that no weight changes.
+
+    Attributes
+    ----------
+    x : Tensor
+        Noised states, or windows of them.
+    context : Tensor or None
+        As in `Network.forward`.
+    c_noise : Tensor
+        Noise level as the network reads it.
+    target : Tensor, shape (sample, vertex, channel)
+        In the units of `c_out` times the network's answer.
+    c_out : Tensor or float
+        Factor of the answer.
+    """
+
+    x: Tensor
+    context: Tensor | None
+    c_noise: Tensor
+    target: Tensor
+    c_out: Tensor | float = 1.0
+
+    @classmethod
+    @torch.no_grad()
+    def of_score(
+        cls,
+        score: NetworkScore | HybridScore,
+        clean: Float[Tensor, "sample vertex channel"],
+        t: Float[Tensor, " sample"],
+        noise: Float[Tensor, "sample vertex channel"],
+    ) -> DenoisingBatch:
+        r"""Noise a batch for the network of a score, with one field of noise for each sample.
+
+        The target is :math:`F = (D - a x)/s` at :math:`D = x_0`, written as :math:`s x_0 - a \xi`, less the skip.
+        """
+        a, s, log_sigma = scales(clean, t)
+        x, target = a * clean + s * noise, s * clean - a * noise
+        known = score.precondition(x, t)
+        return cls(x, known.context, log_sigma.to(x), target - known.skip, known.c_out)
+
+    @classmethod
+    def of_windows(
+        cls,
+        network: WindowedNetwork,
+        clean: Float[Tensor, "sample vertex channel"],
+        t: Float[Tensor, "sample #row"],
+        noise: Float[Tensor, "sample row width channel"],
+    ) -> DenoisingBatch:
+        """Noise each window with noise and a time of its own, (3.8), for ``network.on_windows`` without context."""
+        a, s = (scale(t).to(clean.dtype)[..., None] for scale in (signal_scale, noise_scale))
+        windows = network.windows(clean)
+        log_sigma = (torch.log(noise_scale(t)) + t).to(clean.dtype)
+        target = s * windows[:, :, 0] - a * noise[:, :, 0]
+        return cls(a[..., None] * windows + s[..., None] * noise, None, log_sigma, target)
+
+    @classmethod
+    def of_denoiser(
+        cls,
+        clean: Float[Tensor, "sample vertex channel"],
+        t: Float[Tensor, " sample"],
+        noise: Float[Tensor, "sample vertex channel"],
+    ) -> DenoisingBatch:
+        """Noise a batch for a denoiser of any kind, which reads OU times: target x_0 / s, c_out 1 / s."""
+        a, s, _ = scales(clean, t)
+        return cls(a * clean + s * noise, None, t, clean / s, 1 / s)
+
+    def squared_errors(
+        self, forward: Callable[..., Tensor], bfloat16: bool = False
+    ) -> Float[Tensor, "sample vertex channel"]:
+        r"""Return :math:`|D - x_0|^2 / s^2 = |c_{out} f - \mathrm{target}|^2` with f computed in bfloat16 or not."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            f = forward(self.x, self.context, self.c_noise)
+        return (self.c_out * f.to(self.target) - self.target) ** 2
 
 
 def errors(
@@ -161,96 +206,9 @@ def errors(
     t: Float[Tensor, " sample"],
     noise: Float[Tensor, "sample vertex channel"],
 ) -> Float[Tensor, "sample vertex channel"]:
-    r"""Squared errors :math:`|D(x_t, t) - x_0|^2 / s^2` of any score, with one noise field for each sample.
-
-    Parameters
-    ----------
-    score : Score
-    clean
-        Data, without missing values.
-    t
-        OU times, above 0.
-    noise
-        Standard normal numbers.
-    """
-    s = per_sample(noise_scale(t)).to(clean.dtype)
-    noised = per_sample(signal_scale(t)).to(clean.dtype) * clean + s * noise
-    return ((score.denoise(noised, t) - clean) / s) ** 2
-
-
-@final
-class Problem(NamedTuple):
-    r"""What a network is given, and what it should answer: all of a batch that no weight changes.
-
-    Attributes
-    ----------
-    x : Tensor, shape (sample, vertex, channel)
-        Noised state.
-    shown : Tensor or None
-        As in `Network.forward`.
-    level : Tensor, shape (sample,)
-        Log of the noise-to-signal ratio.
-    target : Tensor, shape (sample, vertex, channel)
-        :math:`s x_0 - a \xi`, less what is known without the network.
-    gain : Tensor or float
-        Factor of F.
-    """
-
-    x: Tensor
-    shown: Tensor | None
-    level: Tensor
-    target: Tensor
-    gain: Tensor | float
-
-    @classmethod
-    @torch.no_grad()
-    def pose(
-        cls,
-        score: NetworkScore | HybridScore,
-        clean: Float[Tensor, "sample vertex channel"],
-        t: Float[Tensor, " sample"],
-        noise: Float[Tensor, "sample vertex channel"],
-    ) -> Problem:
-        """Noise a batch; arguments as in `errors`, all of the precision of the network."""
-        a, s, level = levels(clean, t)
-        x, target = a * clean + s * noise, s * clean - a * noise
-        given = score.given(x, t)
-        return cls(x, given.shown, level.to(x), target - given.known, given.gain)
-
-    def errors(self, network: Callable[..., Tensor], bfloat16: bool = False) -> Float[Tensor, "sample vertex channel"]:
-        """Squared errors of a network, computed in bfloat16 or not; those of `errors` for the score made of it."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            f = network(self.x, self.shown, self.level)
-        return (self.gain * f.to(self.target) - self.target) ** 2
-
-
-def window_errors(
-    network: WindowedNetwork,
-    clean: Float[Tensor, "sample vertex channel"],
-    t: Float[Tensor, "sample row"],
-    noise: Float[Tensor, "sample row width channel"],
-) -> Float[Tensor, "sample row channel"]:
-    r"""Squared errors :math:`|F - (s x_0 - a \xi)|^2` at the centres of windows with noise and times of their own.
-
-    With windows of one noise field, ``network.windows(noise)``, these are the errors of that field; so can the vertices
-    of a block be trained without the others.
-
-    Parameters
-    ----------
-    network : WindowedNetwork
-        Shown nothing but the state.
-    clean
-        Data, without missing values.
-    t
-        OU times, above 0, of each window or ``(sample, 1)``.
-    noise
-        Standard normal numbers.
-    """
-    a, s = (scale(t).to(clean.dtype)[..., None] for scale in (signal_scale, noise_scale))
-    windows = network.windows(clean)
-    level = (torch.log(noise_scale(t)) + t).to(clean.dtype)
-    f = network.on_windows(a[..., None] * windows + s[..., None] * noise, None, level)
-    return (f - (s * windows[:, :, 0] - a * noise[:, :, 0])) ** 2
+    r"""Squared errors :math:`|D(x_t, t) - x_0|^2 / s^2` of any score, with one noise field for each sample."""
+    batch = DenoisingBatch.of_denoiser(clean, t, noise)
+    return batch.squared_errors(lambda x, _, t: score.denoise(x, t))
 
 
 def vertex_loss(squared: Float[Tensor, "sample vertex channel"]) -> Float[Tensor, " vertex"]:
@@ -290,7 +248,7 @@ def held_out(
         Mean over vertices and channels.
     """
     loss = np.empty((len(times), len(clean)))
-    for level, part, t, noise in fixed_draws(clean, times, seed, batch_size, stream):
+    for level, part, t, noise in _fixed_draws(clean, times, seed, batch_size, stream):
         each = errors(score, clean[part], t, noise).double().mean(dim=2)
         loss[level, part] = each.mean(dim=1).cpu().numpy()
     return loss
@@ -298,12 +256,12 @@ def held_out(
 
 @final
 class HeldOut:
-    """The same loss for a network whose weights change: what `held_out` computes anew at every call is kept.
+    """The same loss for a network whose weights change; all else is computed once.
 
     Parameters
     ----------
     score : NetworkScore or HybridScore
-        What the network is shown.
+        Its preconditioning is what the network is trained for.
     clean, times, seed, batch_size
         As in `held_out`. Above `LARGEST_STORE` numbers nothing is kept.
     """
@@ -319,23 +277,23 @@ class HeldOut:
     ) -> None:
         self._score, self._clean = score, clean
         self._times, self._seed, self._batch_size = tuple(times), seed, batch_size
-        numbers = len(self._times) * clean.numel() * (2 if isinstance(score, NetworkScore) else 2 + SHOWN)
-        self._kept = list(self._problems()) if numbers <= LARGEST_STORE else None
+        numbers = len(self._times) * clean.numel() * (2 if isinstance(score, NetworkScore) else 2 + CONTEXT_PER_CHANNEL)
+        self._kept = list(self._batches()) if numbers <= LARGEST_STORE else None
 
     @torch.no_grad()
     def loss(self, network: Network, bfloat16: bool = False) -> Float[np.ndarray, " sample"]:
         """Return the mean of `held_out` over the times, for the score made of this network."""
         total = torch.zeros(self._clean.shape[:2], dtype=torch.float64, device=self._clean.device)
-        for part, problem in self._problems() if self._kept is None else self._kept:
-            total[part] += problem.errors(network, bfloat16).double().mean(dim=2)
+        for part, batch in self._batches() if self._kept is None else self._kept:
+            total[part] += batch.squared_errors(network, bfloat16).double().mean(dim=2)
         return (total / len(self._times)).mean(dim=1).cpu().numpy()
 
-    def _problems(self) -> Iterator[tuple[slice, Problem]]:
-        for _, part, t, noise in fixed_draws(self._clean, self._times, self._seed, self._batch_size):
-            yield part, Problem.pose(self._score, self._clean[part], t, noise)
+    def _batches(self) -> Iterator[tuple[slice, DenoisingBatch]]:
+        for _, part, t, noise in _fixed_draws(self._clean, self._times, self._seed, self._batch_size):
+            yield part, DenoisingBatch.of_score(self._score, self._clean[part], t, noise)
 
 
-def fixed_draws(
+def _fixed_draws(
     clean: Float[Tensor, "sample vertex channel"],
     times: Sequence[float],
     seed: int,
@@ -346,7 +304,7 @@ def fixed_draws(
     n, vertices, channels = clean.shape
     for level, time in enumerate(times):
         for start in range(0, n, batch_size):
-            members = range(start, min(start + batch_size, n))
-            noise = torch.from_numpy(normals(seed, stream, members, level, vertices, channels)).to(clean)
-            t = torch.full((len(members),), time, dtype=torch.float64, device=clean.device)
-            yield level, slice(start, members.stop), t, noise
+            numbers = range(start, min(start + batch_size, n))
+            noise = torch.from_numpy(normals(seed, stream, numbers, level, vertices, channels)).to(clean)
+            t = torch.full((len(numbers),), time, dtype=torch.float64, device=clean.device)
+            yield level, slice(start, numbers.stop), t, noise

@@ -1,14 +1,14 @@
-r"""An isotropic law for points in space: what their blocks are shrunk towards.
+r"""Isotropic law for points in space, towards which their blocks are shrunk.
 
-Windows of nearest earlier points have no columns that could be averaged: the third nearest is elsewhere at every
-vertex. What vertices share is the covariance as a function of distance, here of Matern's family (Stein, Interpolation
-of Spatial Data, 1999, section 2.10) with a nugget,
+Windows of nearest earlier points have no columns to average: the third nearest is elsewhere at every vertex. Vertices
+share instead the covariance as a function of distance, here of Matern's family (Stein, Interpolation of Spatial Data,
+1999, section 2.10) with a nugget,
 
 .. math:: \rho(h) = (1 - \tau)\, p_\nu(z) e^{-z}, \quad z = \sqrt{2\nu}\, h / \ell, \qquad \rho(0) = 1,
 
 with :math:`p = 1`, :math:`1 + z`, :math:`1 + z + z^2/3` for smoothness :math:`\nu = 1/2, 3/2, 5/2`. It is fitted by the
-composite likelihood of vertices given their nearest earlier ones (Vecchia, JRSS B 50, 1988). Several channels share it
-and are coupled by their average covariance at a vertex.
+composite likelihood of vertices given their nearest earlier ones (Vecchia, JRSS B 50, 1988). Several channels share it,
+coupled by their average covariance at a vertex.
 """
 
 from __future__ import annotations
@@ -29,16 +29,18 @@ from nearfield.samples import Samples
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
+__all__ = ["Matern", "fit_matern", "own_share", "shrunk_blocks"]
+
 SMOOTHNESS = (0.5, 1.5, 2.5)
-"""Those with closed forms; the rougher comes first among equals."""
+"""Smoothness with a closed form; the rougher comes first among equals."""
 ROWS, NEIGHBOURS = 128, 8
-"""Vertices, spread over the order, and nearest earlier ones of each, whose conditional laws the fit looks at."""
+"""Vertices, spread over the order, and their nearest earlier ones, whose conditional laws the fit uses."""
 LENGTHS = (-7.0, 3.0)
-"""Of the logarithm of the length over the extent of the points."""
+"""Range of the logarithm of the length over the extent of the points."""
 NUGGETS = (-14.0, 2.0)
-"""Of the log-odds of the nugget."""
+"""Range of the log-odds of the nugget."""
 TWIN = 0.1
-"""A vertex to which its neighbours leave less than this fraction of the median variance is nearly a copy."""
+"""A vertex with less than this fraction of the median variance given its neighbours is nearly a copy."""
 _CHUNK = 1 << 22
 """Correlations computed at once (32 MiB)."""
 
@@ -52,9 +54,9 @@ class Matern:
     smoothness : float
         1/2, 3/2 or 5/2.
     length : float
-        Above 0, in the units of the distances (chords of the unit sphere where there are latitudes).
+        Above 0, in the units of the distances (chords of the unit sphere for latitudes and longitudes).
     nugget : float
-        Share of the variance that is each point's own, in [0, 1].
+        Share of the variance particular to each point, in [0, 1].
 
     Examples
     --------
@@ -67,23 +69,23 @@ class Matern:
     length: float
     nugget: float
 
-    def __call__(self, distance: Float[np.ndarray, ...]) -> Float[np.ndarray, ...]:
-        """Correlation of different points at these distances, at 0 the limit, and so 1 - nugget."""
+    def __call__(self, distance: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """Correlation of different points at these distances; at 0 the limit 1 - nugget."""
         z = distance * (math.sqrt(2 * self.smoothness) / self.length)
         polynomial: float | np.ndarray = 1.0
         if self.smoothness > 0.5:
             polynomial = 1.0 + z if self.smoothness == 1.5 else 1.0 + z + z * z / 3.0
         return (1.0 - self.nugget) * polynomial * np.exp(-z)
 
-    def blocks(self, points: Float[np.ndarray, "row member axis"]) -> Float[np.ndarray, "row member member"]:
+    def blocks(self, points: Float[np.ndarray, "row entry axis"]) -> Float[np.ndarray, "row entry entry"]:
         """Correlation matrices of sets of different points."""
         found = self(_distances(points))
         found[:, range(found.shape[1]), range(found.shape[1])] = 1.0
         return found
 
 
-def _distances(points: Float[np.ndarray, "row member axis"]) -> Float[np.ndarray, "row member member"]:
-    """Distances between the members of each row."""
+def _distances(points: Float[np.ndarray, "row entry axis"]) -> Float[np.ndarray, "row entry entry"]:
+    """Distances between the entries of each row."""
     squared = np.zeros((*points.shape[:2], points.shape[1]))
     for axis in np.moveaxis(points, -1, 0):
         squared += (axis[:, :, None] - axis[:, None, :]) ** 2
@@ -107,8 +109,8 @@ def fit_matern(samples: Samples) -> Matern | None:
     return min(fits, key=lambda fit: fit[0])[1]
 
 
-def _whitened(samples: Samples) -> Float[np.ndarray, "sample vertex 1"]:
-    """Each value in units of its vertex, channels made independent and taken as further samples."""
+def _whitened(samples: Samples) -> Float[np.ndarray, "value vertex 1"]:
+    """Standardise each vertex and decorrelate the channels, which become further samples."""
     y = samples.values - np.where(samples.standard, 0.0, samples.values.mean(axis=0))
     size = np.sqrt((y**2).mean(axis=0))
     y = y / np.where(size > 0, size, 1.0)
@@ -119,12 +121,12 @@ def _whitened(samples: Samples) -> Float[np.ndarray, "sample vertex 1"]:
 
 def _likeliest(
     smoothness: float,
-    distance: Float[np.ndarray, "row member member"],
-    pairs: Bool[np.ndarray, "row member member"],
-    moments: Float[np.ndarray, "row member member"],
+    distance: Float[np.ndarray, "row entry entry"],
+    pairs: Bool[np.ndarray, "row entry entry"],
+    moments: Float[np.ndarray, "row entry entry"],
     extent: float,
 ) -> tuple[float, Matern]:
-    """Composite negative log-likelihood and the law where it is lowest, for one smoothness."""
+    """Composite negative log-likelihood and the law at its minimum, for one smoothness."""
     one = np.eye(distance.shape[1])
 
     def law(where: np.ndarray) -> Matern:
@@ -151,48 +153,32 @@ def _likeliest(
 def own_share(
     table: Neighborhood, graph: DependencyGraph, law: Matern, strength: float, n_samples: int
 ) -> Float[np.ndarray, " vertex"]:
-    r"""Share of itself that each block keeps as it is shrunk towards a law.
+    r"""Weight of each block itself as it is shrunk towards a law.
 
-    It is :math:`(1 - s) \min(1, v \max(N / 4, 1 / (c v_{med})))^{1/2}`, where s is the strength, N the number of
-    samples, v the variance that the law leaves to the vertex given its neighbours, :math:`v_{med}` its median and c is
-    ``TWIN``. The errors of the coefficients count in units of :math:`(v / N)^{1/2}`: those of a near twin would carry
-    each disagreement of the two on to all their neighbours.
+    It is :math:`(1 - s) \min(1, v \max(N / 4, 1 / (c v_{med})))^{1/2}` with strength s, number of samples N, variance v
+    of the vertex given its neighbours under the law, its median :math:`v_{med}` and c = ``TWIN``. Errors of the
+    coefficients count in units of :math:`(v / N)^{1/2}`: those of a near twin would carry each disagreement of the two
+    on to all their neighbours.
     """
     left = _left_over(law, points_of(graph), table)
-    return (1.0 - strength) * np.sqrt(np.minimum(1.0, left * max(n_samples / 4, 1.0 / (TWIN * np.median(left)))))
+    squared = np.minimum(1.0, left * max(n_samples / 4, 1.0 / (TWIN * np.median(left))))
+    share: np.ndarray = (1.0 - strength) * np.sqrt(squared)
+    return share
 
 
 def shrunk_blocks(
-    blocks: Float[np.ndarray, "row member member"],
+    blocks: Float[np.ndarray, "row entry entry"],
     index: Int[np.ndarray, "row width"],
     graph: DependencyGraph,
     law: Matern,
     share: Float[np.ndarray, " row"],
     between: Float[np.ndarray, "channel channel"],
-) -> Float[np.ndarray, "row member member"]:
-    """Shrink blocks towards those of a law.
-
-    Parameters
-    ----------
-    blocks : ndarray, shape (row, member, member)
-        From `local_blocks`.
-    index : ndarray of int, shape (row, width)
-        Their windows.
-    graph : DependencyGraph
-        With coordinates.
-    law : Matern
-    share : ndarray, shape (row,)
-        What each block keeps of itself, from `own_share`.
-    between : ndarray, shape (channel, channel)
-        Covariance of the channels of a vertex.
-
-    Returns
-    -------
-    ndarray, shape (row, member, member)
-    """
+) -> Float[np.ndarray, "row entry entry"]:
+    """Shrink blocks (row, entry, entry) of windows towards a law; ``between`` is the covariance of the channels."""
     rho = law.blocks(points_of(graph)[index])
     target = (rho[:, :, None, :, None] * between[:, None, :]).reshape(blocks.shape)
-    return target + share[:, None, None] * (blocks - target)
+    shrunk: np.ndarray = target + share[:, None, None] * (blocks - target)
+    return shrunk
 
 
 def _left_over(

@@ -1,9 +1,9 @@
-r"""Points in space: the order from coarse to fine, and the nearest earlier points.
+"""Points in space: the order from coarse to fine, and the nearest earlier points.
 
-In the maximin order each point is the one farthest from all before it, so that the points before a place cover the
-domain evenly and the nearest of them surround it: a good set to condition on where no lattice gives another (Guinness,
-Technometrics 60, 2018; Katzfuss and Guinness, Statistical Science 36, 2021). On the sphere distances are chords, which
-order as great circles do.
+In the maximin order each point is the farthest from all before it. The points before a place therefore cover the domain
+evenly, and the nearest of them surround it, a good set to condition on off lattices (Guinness, Technometrics 60, 2018;
+Katzfuss and Guinness, Statistical Science 36, 2021). On the sphere distances are chords, which order as great circles
+do.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from nearfield.graph.neighborhood import ball_sizes
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
+__all__ = ["halving_order", "maximin_order", "nearest_earlier", "neighbour_count", "points_of", "scattered"]
+
 LARGEST_EXACT = 20_000
-"""Points up to which the order is exact, in time that grows with their square; of more, cells are halved."""
+"""Most points in the exact order, whose time grows with their square; for more, cells are halved."""
 LEVELS = 30
-"""Halvings of the cells; points that still share one follow at the end."""
+"""Halvings of the cells; points that still share a cell follow at the end."""
 
 
 def scattered(graph: DependencyGraph) -> bool:
@@ -34,16 +36,16 @@ def scattered(graph: DependencyGraph) -> bool:
 
 
 def points_of(graph: DependencyGraph) -> Float[np.ndarray, "vertex axis"]:
-    """Where the vertices are, with straight-line distances."""
+    """Positions of the vertices, with straight-line distances."""
     assert graph.coordinates is not None
     return positions(graph.coordinates, graph.metric)
 
 
 def maximin_order(points: Float[np.ndarray, "vertex axis"]) -> Int[np.ndarray, " vertex"]:
-    """Order that begins at the point nearest to the mean and goes on with the farthest from all before.
+    """Order that begins at the point nearest to the mean and continues with the farthest from all before.
 
-    Distances that are equal in single precision are equal, and then the lower number comes first. Above
-    ``LARGEST_EXACT`` points it is `halving_order`.
+    Distances equal in single precision are ties, and the lower number comes first. Above ``LARGEST_EXACT`` points it is
+    `halving_order`.
 
     Examples
     --------
@@ -68,13 +70,14 @@ def maximin_order(points: Float[np.ndarray, "vertex axis"]) -> Int[np.ndarray, "
 
 def _squared(axes: Float[np.ndarray, "axis vertex"], point: Float[np.ndarray, " axis"]) -> Float[np.ndarray, " vertex"]:
     """Squared distances to a point, in single precision."""
-    return np.sum((axes - point[:, None]) ** 2, axis=0).astype(np.float32)
+    squares: np.ndarray = np.sum((axes - point[:, None]) ** 2, axis=0).astype(np.float32)
+    return squares
 
 
 def halving_order(points: Float[np.ndarray, "vertex axis"]) -> Int[np.ndarray, " vertex"]:
-    """Coarse maximin order: space is cut into cells, these are halved along every axis, and so on.
+    """Coarse maximin order by cells of space that are halved along every axis again and again.
 
-    Of each cell without an earlier point the one nearest to its middle comes next.
+    Each cell without an earlier point adds the point nearest to its middle.
 
     Examples
     --------
@@ -99,42 +102,27 @@ def halving_order(points: Float[np.ndarray, "vertex axis"]) -> Int[np.ndarray, "
 
 
 def neighbour_count(graph: DependencyGraph, radius: int) -> int:
-    """Return how many other vertices there are within so many hops, on average and rounded."""
+    """Return the average number of other vertices within some hops, rounded."""
     return round(float(ball_sizes(graph.adjacency, radius).mean())) - 1
 
 
 def nearest_earlier(
     graph: DependencyGraph, count: int, order: Int[np.ndarray, " vertex"], hops: int = 1
 ) -> Neighborhood:
-    """Windows of a vertex and its `count` nearest earlier vertices.
+    """Windows of a vertex (column 0) and its `count` nearest earlier vertices, ranked by distance.
 
-    Only vertices that a path joins are neighbours: what the graph holds apart stays independent.
-
-    Parameters
-    ----------
-    graph : DependencyGraph
-        With coordinates.
-    count : int
-        Neighbours of a vertex; the first have fewer.
-    order : ndarray of int, shape (vertex,)
-        First to last.
-    hops : int
-        What the table says of all neighbours.
-
-    Returns
-    -------
-    Neighborhood
-        Column 0 is the vertex itself, the others are ranked by distance.
+    Only vertices joined by a path are neighbours, so that components of the graph stay independent. ``hops`` is the
+    distance that the table gives all neighbours.
     """
     n, points = graph.n_vertices, points_of(graph)
     index = np.repeat(np.arange(n)[:, None], 1 + count, axis=1)
     present = np.zeros(index.shape, dtype=bool)
     present[:, 0] = True
     part = csgraph.connected_components(graph.adjacency, directed=False)[1][order]
-    for members in np.split(order[np.argsort(part, kind="stable")], np.cumsum(np.bincount(part))[:-1]):
-        for places, near in _nearest_before(points[members], count):
-            index[members[places], 1 : 1 + near.shape[1]] = members[near]
-            present[members[places], 1 : 1 + near.shape[1]] = True
+    for component in np.split(order[np.argsort(part, kind="stable")], np.cumsum(np.bincount(part))[:-1]):
+        for places, near in _nearest_before(points[component], count):
+            index[component[places], 1 : 1 + near.shape[1]] = component[near]
+            present[component[places], 1 : 1 + near.shape[1]] = True
     columns = present.any(axis=0)
     away = np.where(present, hops, -1).astype(np.int16)
     away[:, 0] = 0
@@ -146,8 +134,8 @@ def _nearest_before(
 ) -> Iterator[tuple[Int[np.ndarray, " row"], Int[np.ndarray, "row neighbour"]]]:
     """Yield places with their nearest earlier places: all for the first few, for the others `count` of them.
 
-    The places from 2^k to 2^(k + 1) are looked up among all up to the last of them, of which in an even order about
-    half are earlier, and those that find too few look farther.
+    The places from 2^k to 2^(k + 1) are looked up among all up to the last of them, about half of which are earlier in
+    an even order; those that find too few look farther.
     """
     for place in range(1, min(count, len(points))):
         away = np.linalg.norm(points[:place] - points[place], axis=1)

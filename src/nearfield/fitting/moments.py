@@ -1,11 +1,11 @@
-"""Whether what is drawn has the second moments of the data, over the whole graph and at every scale.
+"""Comparison of the second moments of draws with those of the data, over the whole graph and at every scale.
 
-A field is fitted by conditional laws, and no mean loss sees whether they add up. After the choice its draws are
-compared with the data: the total variance, that of single vertices, of block means at each scale and along the five
-leading modes of the data. What is off by more than sampling explains is a warning of the fit.
+A field is fitted by conditional laws, and no mean loss measures whether they are consistent. After the choice its draws
+are compared with the data: the total variance, that of single vertices, of block means at each scale and along the five
+leading modes of the data. A difference beyond sampling error is a warning of the fit.
 
-The modes of a sample fit it better than the law that it comes from. How much better is seen on samples drawn from the
-field, as many as the data are.
+The modes of a sample fit it better than its law. The size of this effect is measured on samples drawn from the field,
+as many as the data.
 """
 
 from __future__ import annotations
@@ -25,34 +25,36 @@ from nearfield.samples import Samples, standard_error
 from nearfield.score.field import GaussianField
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
-__all__ = ["Moment", "MomentWarning", "described", "moments"]
+__all__ = ["Moment", "MomentWarning", "moment_warning", "moments"]
 
 ERRORS = 4.0
 """Standard errors beyond which a ratio is off; a dozen ratios raise a false alarm in less than one fit of a hundred."""
 LEAST = 0.05
-"""A ratio off by less is not spoken of, however many samples there are."""
+"""A ratio off by less is not reported, however many samples there are."""
 MODES = 5
 LEAST_SINGLE = 0.15
-"""The same of the variances of single vertices, root mean square over them."""
+"""The same for the variances of single vertices, root mean square over them."""
 REPLICATES = 24
-"""Sets as large as the data, taken from the draws."""
+"""Subsets of the draws as large as the data."""
 SAMPLES = 400
-"""Samples of the data that are looked at, at most, and draws, at least."""
+"""Most samples of the data in the comparison, and fewest draws."""
 NUMBERS = 2e7
-"""Numbers in the draws (160 MiB), where two draws for each sample are not more."""
+"""Numbers in the draws (160 MiB), unless two draws for each sample are more."""
 FEWEST = 8
+PART = 1 << 20
+"""Numbers that are squared or moved at once (8 MiB)."""
 
 
 class MomentWarning(UserWarning):
-    """What is drawn has other second moments than the data."""
+    """Draws have other second moments than the data."""
 
 
 class Moment(NamedTuple):
-    """A second moment of what is drawn over that of the data, and the standard error of this ratio.
+    """Ratio of a second moment of draws to that of the data, and its standard error.
 
-    Of single vertices it is 1 plus the root mean square of what the logarithms of the ratios have beyond sampling.
+    For single vertices it is 1 plus the root mean square of the logarithms of the ratios in excess of sampling error.
     """
 
     name: str
@@ -76,27 +78,40 @@ def moments(samples: Samples, field: GaussianField, seed: int = 0) -> tuple[Mome
     most = max(FEWEST, min(SAMPLES, int(NUMBERS / size / 2)))
     y = samples.values[:: -(-len(samples) // most)]
     drawn = field.sample(max(2 * len(y), min(SAMPLES, int(NUMBERS / size))), seed=seed, stream=Stream.CHECK)
-    ratios = [_ratio(name, take(y), take(drawn), samples.ordered) for name, take in _scales(samples.graph)]
+    ratios = [
+        _ratio(name, _each(take, y), _each(take, drawn), samples.ordered) for name, take in _scales(samples.graph)
+    ]
     rng = np.random.default_rng(seed)
     halves = [rng.permutation(len(drawn)) for _ in range(REPLICATES)]
     sets = [(half[: len(y)], half[len(y) :]) for half in halves]
     return (*ratios, _single(y, drawn, sets, ratios[0].error), *_modes(y, drawn, sets, samples.ordered))
 
 
-def described(found: tuple[Moment, ...]) -> str | None:
-    """Say which moments are off, or None."""
+def moment_warning(found: tuple[Moment, ...]) -> str | None:
+    """Return the text of a warning that names the moments that are off, or None."""
     off = [moment for moment in found if moment.off]
     if not off:
         return None
     listed = ", ".join(f"{moment.name} {moment.ratio:.2f} +- {moment.error:.2f}" for moment in off)
     return (
-        f"draws do not have the second moments of the data; times the data's: {listed}. Use another radius, other "
-        "pooling or more samples, or take out what differs from place to place."
+        f"draws differ from the data in their second moments (ratios to the data: {listed}); use another radius, other "
+        "pooling or more samples, or subtract a mean that varies from place to place"
     )
 
 
 Squares = Callable[[np.ndarray], np.ndarray]
 """Mean square of each sample."""
+
+
+def _in_parts(x: Float[np.ndarray, "sample vertex channel"]) -> Iterator[Float[np.ndarray, "part vertex channel"]]:
+    """Yield some samples at a time, for what needs copies of them."""
+    step = max(1, PART // max(1, x[0].size))
+    return (x[start : start + step] for start in range(0, len(x), step))
+
+
+def _each(take: Squares, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
+    """Mean squares of all samples, some at a time."""
+    return np.concatenate([take(part) for part in _in_parts(x)])
 
 
 def _scales(graph: DependencyGraph) -> Iterator[tuple[str, Squares]]:
@@ -113,7 +128,8 @@ def _scales(graph: DependencyGraph) -> Iterator[tuple[str, Squares]]:
 
 def _block_squares(rows: sp.csr_array, x: Float[np.ndarray, "sample vertex channel"]) -> np.ndarray:
     means = rows @ np.moveaxis(x, 1, 0).reshape(x.shape[1], -1)
-    return (means.reshape(-1, len(x), x.shape[2]) ** 2).mean(axis=(0, 2))
+    squares: np.ndarray = (means.reshape(-1, len(x), x.shape[2]) ** 2).mean(axis=(0, 2))
+    return squares
 
 
 def _ratio(name: str, data: np.ndarray, drawn: np.ndarray, ordered: bool) -> Moment:
@@ -128,24 +144,30 @@ def _single(
     sets: list[tuple[np.ndarray, np.ndarray]],
     error: float,
 ) -> Moment:
-    """Spread of the ratios over the vertices, beyond what sets of the draws have among each other.
+    """Spread of the ratios over the vertices, beyond that between subsets of the draws.
 
-    Of data with longer tails than normal ones, or alike in time, as that much more is taken for sampling as the error
-    of their total variance, or of their own variances, is larger.
+    For data with longer tails than normal ones, or correlated in time, sampling explains more, as much as the error of
+    their total variance, or of their own variances, is larger.
     """
 
     def spread(one: np.ndarray, other: np.ndarray) -> float:
-        logs = np.log((one**2).mean(axis=0) / (other**2).mean(axis=0))
+        logs = np.log(one / other)
         return float(((logs - logs.mean()) ** 2).mean())
 
     squares = y**2
     tails = float((squares.var(axis=0) / (2 * squares.mean(axis=0) ** 2)).mean())
-    expected = np.array([spread(drawn[one], drawn[rest]) for one, rest in sets])
-    plain = np.mean([(drawn[one] ** 2).mean(axis=(1, 2)).std() / (drawn**2).mean() for one, _ in sets]) / math.sqrt(
-        len(y)
-    )
+    total, of_draw = np.zeros(drawn.shape[1:]), []
+    for part in _in_parts(drawn):
+        square = part**2
+        total += square.sum(axis=0)
+        of_draw.append(square.mean(axis=(1, 2)))
+    size, expected, each = len(drawn), np.empty(len(sets)), np.concatenate(of_draw)
+    for k, (one, rest) in enumerate(sets):
+        own = (drawn[one] ** 2).sum(axis=0)
+        expected[k] = spread(own / len(one), (total - own) / len(rest))
+    plain = np.mean([each[one].std() / each.mean() for one, _ in sets]) / math.sqrt(len(y))
     more = max(1.0, tails, (error / plain) ** 2)
-    beyond = spread(y, drawn) - more * expected.mean()
+    beyond = spread(squares.mean(axis=0), total / size) - more * expected.mean()
     rms = math.sqrt(max(beyond, 0.0))
     return Moment(
         "that of single vertices",
@@ -167,8 +189,8 @@ def _modes(
     of draws along the modes of other draws, as many as the data, and that of the data, to which it was fitted.
     """
     flat, free = y.reshape(len(y), -1), drawn.reshape(len(drawn), -1)
-    expected = np.log([_along(free[one], free[rest])[0] for one, rest in sets])
-    ratios, squares = _along(flat, free)
+    expected = np.log([_along(free[one], free, rest)[0] for one, rest in sets])
+    ratios, squares = _along(flat, free, np.arange(len(free)))
     longer = [standard_error(part, ordered) / part.mean() / math.sqrt(2 / len(part)) for part in squares.T]
     more = max(1.0, float(np.mean(longer)))
     errors = more * expected.std(axis=0, ddof=1)
@@ -185,11 +207,13 @@ def _modes(
 
 
 def _along(
-    data: Float[np.ndarray, "sample variable"], drawn: Float[np.ndarray, "draw variable"]
+    data: Float[np.ndarray, "sample variable"],
+    drawn: Float[np.ndarray, "draw variable"],
+    rows: Int[np.ndarray, " row"],
 ) -> tuple[Float[np.ndarray, " mode"], Float[np.ndarray, "sample mode"]]:
-    """Variance of draws over that of data along the leading modes of the data, and squares of the data along them."""
+    """Variance of some draws over that of data along the data's leading modes, and squares of the data along them."""
     values, vectors = np.linalg.eigh(data @ data.T)
     lead = slice(-1, -1 - min(MODES, len(values) - 1, data.shape[1]), -1)
     modes = data.T @ vectors[:, lead] / np.sqrt(values[lead])
     squares = (data @ modes) ** 2
-    return ((drawn @ modes) ** 2).mean(axis=0) / squares.mean(axis=0), squares
+    return ((drawn @ modes)[rows] ** 2).mean(axis=0) / squares.mean(axis=0), squares

@@ -1,19 +1,22 @@
-"""How far vertices borrow from one another, and the averages over others that this asks for.
+"""Pooling of vertices, and the averages over other vertices that it uses.
 
-Pooling shrinks the block of each window towards the weighted average of the blocks of vertices whose window has every
-member that this one has, matched column by column, so that a pooled block is an average of positive semi-definite
+Pooling shrinks the block of each window towards the weighted average of the blocks of all vertices whose window has the
+same entries and maybe more, matched column by column, so that a pooled block is an average of positive semi-definite
 matrices:
 
     B_j = (1 - strength) C_j + strength * sum_v w_jv C_v,      w_jv ~ exp(-|v - j|^2 / (2 bandwidth^2)).
 
-Points in space off lattices have windows of nearest earlier points, whose columns differ in meaning from vertex to
-vertex: the blocks of their field are shrunk towards a fitted isotropic law instead (`nearfield.fitting.matern`).
+A column is an offset on lattices. On other graphs whose windows recur when vertex numbers are shifted, as in products
+with a chain, it is a difference of these numbers: yesterday is never averaged with the next station. Where they do not
+recur it is a rank. Points in space off lattices have windows of nearest earlier points, whose columns differ in meaning
+from vertex to vertex: the blocks of their field are shrunk towards a fitted isotropic law instead
+(`nearfield.fitting.matern`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, final
 
@@ -21,13 +24,14 @@ import numpy as np
 import scipy.sparse as sp
 
 from nearfield._checks import keep_floats
+from nearfield.fitting.elimination import contained, recurrent
 from nearfield.graph import DependencyGraph, Neighborhood
 from nearfield.graph.adjacency import read_only
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-__all__ = ["Alike", "Near", "Pooling", "Smoother", "kernel", "smoother"]
+__all__ = ["GlobalAverage", "LocalAverage", "Pooling", "Smoother", "kernel", "smoother"]
 
 REACH = 3.0
 """The pooling kernel is cut off at this many bandwidths (in hops)."""
@@ -36,7 +40,7 @@ REACH = 3.0
 @final
 @dataclass(frozen=True)
 class Pooling:
-    """How far a vertex borrows from its surroundings.
+    """Strength and bandwidth of the shrinkage of a vertex towards its surroundings.
 
     Parameters
     ----------
@@ -44,18 +48,18 @@ class Pooling:
         Shrinkage in [0, 1]: 0 leaves every vertex alone, 1 replaces its law by the pooled one.
     bandwidth : float
         Standard deviation of the Gaussian weights, in lattice cells (hops on other graphs). Infinity, the default,
-        pools all vertices alike: with strength 1, one stationary law. The field of points in space off lattices is
-        shrunk towards one isotropic law whatever the bandwidth, which is then that of location and scale.
+        gives all vertices the same weight: with strength 1, one stationary law. The field of points in space off
+        lattices is shrunk towards one isotropic law; only their location and scale use the bandwidth.
     location : Pooling, optional
-        Of location and scale, where it is another than that of the correlations; it has none of its own.
+        Pooling of location and scale, by default the same.
     nugget : float
-        Variance of white noise that is added to the blocks of the field, as a share of each variable's; it keeps
-        the law of very smooth fields, in which a vertex is almost determined by its neighbours, well conditioned.
+        Variance of white noise that is added to the blocks of the field, as a share of each variable's; it keeps the
+        law of very smooth fields well conditioned.
 
     Raises
     ------
     TypeError, ValueError
-        If a number is none, ``strength`` is outside [0, 1], ``bandwidth`` is not positive, ``nugget`` negative, or
+        If a value is no number, ``strength`` is outside [0, 1], ``bandwidth`` is not positive, ``nugget`` negative, or
         ``location`` is no Pooling or has a location.
 
     Examples
@@ -74,7 +78,7 @@ class Pooling:
     def __post_init__(self) -> None:
         keep_floats(self, "strength", "bandwidth", "nugget")
         if not 0.0 <= self.strength <= 1.0:
-            raise ValueError(f"strength must be in [0, 1], got {self.strength!r}; use 0 to fit every vertex alone")
+            raise ValueError(f"strength must be in [0, 1], got {self.strength!r}")
         if not self.bandwidth > 0.0:
             raise ValueError(f"bandwidth must be positive, got {self.bandwidth!r}; use math.inf to pool all vertices")
         if not 0.0 <= self.nugget < math.inf:
@@ -82,22 +86,15 @@ class Pooling:
         if self.location is None:
             return
         if not isinstance(self.location, Pooling):
-            raise TypeError(f"location must be a Pooling, got {self.location!r}; give one, or None to pool it alike")
+            raise TypeError(f"location must be a Pooling, got {self.location!r}")
         if self.location.location is not None:
-            raise ValueError(f"location must have no location, got {self.location!r}; give strength and bandwidth")
+            raise ValueError(f"location must have no location, got {self.location!r}")
         if (self.location.strength, self.location.bandwidth) == (self.strength, self.bandwidth):
             object.__setattr__(self, "location", None)  # the same setting, and equal to it
 
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> Pooling:
-        """Rebuild what ``dataclasses.asdict`` and JSON made plain."""
-        location = plain.get("location")
-        location = None if location is None else cls.from_plain(location)
-        return cls(plain["strength"], plain["bandwidth"], location, plain.get("nugget", 0.0))
-
     @property
     def of_location(self) -> Pooling:
-        """What location and scale are pooled by."""
+        """Pooling of location and scale."""
         return self if self.location is None else self.location
 
     @property
@@ -118,21 +115,22 @@ def kernel(
 def _kernel(
     graph: DependencyGraph, bandwidth: float
 ) -> tuple[Int[np.ndarray, "vertex width"], Float[np.ndarray, "vertex width"]]:
-    """Compute them, read-only."""
+    """Compute neighbours and weights, read-only."""
     table = graph.neighborhood(max(1, math.ceil(REACH * bandwidth)))
     squared = (table.offsets**2).sum(axis=1)[None] if table.offsets is not None else table.hops.astype(float) ** 2
     weight = np.where(table.present, np.exp(-squared / (2.0 * bandwidth**2)), 0.0)
     return table.index, read_only(weight)
 
 
-class Near(NamedTuple):
+class LocalAverage(NamedTuple):
     """Average over the vertices nearby: weights (vertex, vertex)."""
 
     weight: sp.csr_array
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Replace the values of each vertex by the average."""
-        return self.weight @ values
+        average: np.ndarray = self.weight @ values
+        return average
 
     @property
     def n_bytes(self) -> int:
@@ -140,12 +138,12 @@ class Near(NamedTuple):
         return self.weight.data.nbytes + self.weight.indices.nbytes
 
     @property
-    def lenders(self) -> Int[np.ndarray, " vertex"]:
-        """How many vertices each average is over."""
+    def n_contributors(self) -> Int[np.ndarray, " vertex"]:
+        """Number of vertices in each average."""
         return np.diff(self.weight.indptr)
 
     def around(self, rows: slice) -> tuple[Int[np.ndarray, " near"], sp.csr_array]:
-        """Vertices that have weight in the averages of some rows, in order, and these weights (row, near)."""
+        """Vertices with weight in the averages of some rows, in order, and these weights (row, near)."""
         part = self.weight[rows]
         near = np.unique(part.indices)
         return near, sp.csr_array(
@@ -153,65 +151,58 @@ class Near(NamedTuple):
         )
 
 
-class Alike(NamedTuple):
-    """Average over all vertices that lend what is needed, once for each distinct need.
+class GlobalAverage(NamedTuple):
+    """Average over all vertices that have the columns of a target, once for each distinct target.
 
-    ``need`` (need, width) are the columns needed, ``borrower`` (vertex,) the need of each vertex, ``total``
-    (offer, vertex) sums over those that lend the same columns, ``share`` (need, offer) weighs these sums.
+    ``target`` (target, width) are sets of columns, ``target_of`` (vertex,) the set of each vertex, ``total`` (source,
+    vertex) sums over the vertices that contribute the same columns, ``share`` (target, source) weighs these sums,
+    ``contributors`` (target,) counts the vertices summed over.
     """
 
-    need: Bool[np.ndarray, "need width"]
-    borrower: Int[np.ndarray, " vertex"]
+    target: Bool[np.ndarray, "target width"]
+    target_of: Int[np.ndarray, " vertex"]
     total: sp.csr_array
-    share: Float[np.ndarray, "need offer"]
+    share: sp.csr_array
+    contributors: Int[np.ndarray, " target"]
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Replace the values of each vertex by the average."""
-        return (self.share @ (self.total @ values))[self.borrower]
+        average: np.ndarray = (self.share @ (self.total @ values))[self.target_of]
+        return average
 
     @property
     def n_bytes(self) -> int:
         """Memory of the arrays."""
-        return self.need.nbytes + self.borrower.nbytes + self.total.data.nbytes + self.share.nbytes
+        return self.target.nbytes + self.target_of.nbytes + self.total.data.nbytes + self.share.data.nbytes
 
     @property
-    def lenders(self) -> Int[np.ndarray, " vertex"]:
-        """How many vertices each average is over."""
-        return np.rint(1.0 / self.share.max(axis=1)).astype(np.int64)[self.borrower]
+    def n_contributors(self) -> Int[np.ndarray, " vertex"]:
+        """Number of vertices in each average."""
+        found: np.ndarray = self.contributors[self.target_of]
+        return found
 
     def mean(self, parts: Sequence[slice], values: Callable[[slice], np.ndarray]) -> np.ndarray:
-        """Average for each need of values that are made in parts of the graph."""
-        total = 0.0
+        """Average for each target of values computed in parts of the graph."""
+        total: Any = 0.0
         for rows in parts:
             part = values(rows)
             total = total + self.total[:, rows] @ part.reshape(len(part), -1)
-        return (self.share @ total).reshape(-1, *part.shape[1:])
+        mean: np.ndarray = (self.share @ total).reshape(-1, *part.shape[1:])
+        return mean
 
 
-Smoother: TypeAlias = Near | Alike
+Smoother: TypeAlias = LocalAverage | GlobalAverage
 """Replaces the values of each vertex by an average over vertices like it."""
 
 
 def smoother(graph: DependencyGraph, bandwidth: float, table: Neighborhood | None = None) -> Smoother:
-    """Make the pooling average over the vertices that have all window members of the vertex at hand.
+    """Make the pooling average over the vertices that have all window entries of the target vertex.
 
-    On lattices a vertex also lends its moments with neighbours that come later in the elimination order: where a
-    periodic axis closes, few or no others would have the same earlier neighbours.
-
-    Parameters
-    ----------
-    graph : DependencyGraph
-    bandwidth : float
-        Of the Gaussian weights; infinity weighs all vertices alike.
-    table : Neighborhood, optional
-        The windows; by default all vertices are alike.
-
-    Returns
-    -------
-    callable
-        From and to (vertex, value).
+    Without a table all vertices are comparable. On lattices a vertex also contributes its moments with neighbours that
+    come later in the elimination order: where a periodic axis closes, few or no others have the same earlier
+    neighbours.
     """
-    # with the table, so that no other can have its number
+    # the table is kept, so that no other gets its id
     return graph.memory.get(
         ("smoother", bandwidth, id(table)),
         lambda: (table, _smoother(graph, bandwidth, table)),
@@ -222,41 +213,58 @@ def smoother(graph: DependencyGraph, bandwidth: float, table: Neighborhood | Non
 def _smoother(graph: DependencyGraph, bandwidth: float, table: Neighborhood | None) -> Smoother:
     """Compute the average."""
     if math.isinf(bandwidth):
-        everything = np.ones((graph.n_vertices, 1), dtype=bool)
-        return _alike(everything, everything) if table is None else _alike(table.present, _lent(table))
+        return _global_average(_matches(graph, table))
     index, weight = kernel(graph, bandwidth)
     if table is not None:
-        weight, needed, lent = weight.copy(), *(np.packbits(which, axis=1) for which in (table.present, _lent(table)))
+        weight, matches = weight.copy(), _matches(graph, table)
         for start in range(0, len(index), 4096):
             rows = slice(start, start + 4096)
-            lacking = (needed[rows, None] & ~lent[index[rows]]).any(axis=2)
-            weight[rows][lacking] = 0.0
+            weight[rows][~matches.inside[matches.target_of[rows, None], matches.source_of[index[rows]]]] = 0.0
     used = weight > 0
     indptr = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
     data = (weight / weight.sum(axis=1, keepdims=True))[used]
     matrix = sp.csr_array((data, index[used], indptr), shape=(len(index), len(index)))
-    return Near(matrix)
+    return LocalAverage(matrix)
 
 
-def _lent(table: Neighborhood) -> Bool[np.ndarray, "vertex width"]:
-    """Columns whose moments a vertex can lend."""
-    return table.present if table.offsets is None else table.present | (table.index != table.index[:, :1])
+class _Matches(NamedTuple):
+    """Distinct targets and sources, those of each vertex, and the sources that hold all columns of a target."""
+
+    target: Bool[np.ndarray, "target width"]
+    target_of: Int[np.ndarray, " vertex"]
+    source_of: Int[np.ndarray, " vertex"]
+    inside: Bool[np.ndarray, "target source"]
 
 
-def _alike(needed: Bool[np.ndarray, "vertex width"], lent: Bool[np.ndarray, "vertex width"]) -> Alike:
-    need, borrower, _ = _distinct(needed)
-    offer, lender, count = _distinct(lent)
-    total = sp.csr_array((np.ones(len(lent)), (lender, np.arange(len(lent)))), (len(offer), len(lent)))
-    inside = ((need.astype(np.float32) @ (~offer).astype(np.float32).T) == 0).astype(float)  # [need, offer]
-    return Alike(need, borrower, total, inside / (inside @ count)[:, None])
+def _matches(graph: DependencyGraph, table: Neighborhood | None) -> _Matches:
+    """Tell which windows contribute to which: columns must be there and have one meaning."""
+    if table is None:
+        everything = np.zeros(graph.n_vertices, dtype=np.int64)
+        return _Matches(np.ones((1, 1), dtype=bool), everything, everything, np.ones((1, 1), dtype=bool))
+    if table.offsets is None and recurrent(graph):
+        shift = np.where(table.present, table.index - table.index[:, :1], graph.n_vertices)
+        shift, kind = _distinct(shift)
+        present = shift < graph.n_vertices
+        entry = 4 * graph.n_vertices * np.arange(shift.shape[1]) + shift  # of a column
+        return _Matches(present, kind, kind, contained(entry, present))
+    contributed = table.present if table.offsets is None else table.present | (table.index != table.index[:, :1])
+    (target, target_of), (source, source_of) = _distinct(table.present), _distinct(contributed)
+    inside = (target.astype(np.float32) @ (~source).astype(np.float32).T) == 0
+    return _Matches(target, target_of, source_of, inside)
 
 
-def _distinct(
-    rows: Bool[np.ndarray, "row column"],
-) -> tuple[Bool[np.ndarray, "kind column"], Int[np.ndarray, " row"], Int[np.ndarray, " kind"]]:
-    """Distinct rows, which of them each row is, and how many are each."""
-    bits = np.ascontiguousarray(np.packbits(rows, axis=1))
-    _, first, kind, count = np.unique(
-        bits.view(f"V{bits.shape[1]}").reshape(-1), return_index=True, return_inverse=True, return_counts=True
-    )
-    return rows[first], kind.reshape(-1), count
+def _global_average(matches: _Matches) -> GlobalAverage:
+    target, target_of, source_of, inside = matches
+    count = np.bincount(source_of)
+    places = source_of, np.arange(len(source_of))
+    total = sp.csr_array((np.ones(len(source_of)), places), (len(count), len(source_of)))
+    contributors = inside.astype(np.int64) @ count
+    return GlobalAverage(target, target_of, total, sp.csr_array(inside / contributors[:, None]), contributors)
+
+
+def _distinct(rows: np.ndarray) -> tuple[np.ndarray, Int[np.ndarray, " row"]]:
+    """Distinct rows, and the kind of each row."""
+    bits = np.ascontiguousarray(np.packbits(rows, axis=1) if rows.dtype == bool else rows)
+    whole = bits.view(f"V{bits.shape[1] * bits.itemsize}").reshape(-1)
+    _, first, kind = np.unique(whole, return_index=True, return_inverse=True)
+    return rows[first], kind.reshape(-1)

@@ -1,7 +1,7 @@
 r"""The quadratic part of a denoiser at strong noise, in closed form.
 
-The Gaussian's denoiser :math:`D_G` is the best linear function of the noised state. What is best beyond it begins with
-the third moments of the data, as a quadratic function. Of these one is kept, :math:`c(\sigma) (D_G^2 - v)` with v the
+The Gaussian's denoiser :math:`D_G` is the best linear function of the noised state. The first correction, by the third
+moments of the data, is a quadratic function. One such function is kept, :math:`c(\sigma) (D_G^2 - v)` with v the
 variance of :math:`D_G`, and its coefficient found by least squares,
 
 .. math:: \min_c \sum \bigl(x_0 - D_G - c(\sigma) (D_G^2 - v)\bigr)^2,
@@ -33,21 +33,21 @@ __all__ = ["fit_quadratic"]
 WEAKEST, STRONGEST = 0.5, 32.0
 """Noise-to-signal ratios between which noise is drawn, evenly in their log."""
 DRAWS, LARGEST = 3200, 2**20
-"""Noised samples that are looked at, and the most numbers of them that are."""
+"""Noised samples, and their numbers at most."""
 FEWEST = 200
-"""Noised samples that are looked at in any case, so that few samples meet many levels each."""
+"""Noised samples in any case, so that few samples meet many levels each."""
 NUMBERS = 2**15
 """Numbers of the samples that are noised together."""
 DECIMALS = 6
-"""Of coefficients: a checkpoint knows its run by them, which the order of a sum must not change."""
+"""Of coefficients: they identify the run of a checkpoint, so that the order of a sum must not change them."""
 
 
 def fit_quadratic(samples: Samples, gaussian: WindowedGaussianScore, seed: int) -> Float[np.ndarray, "knot channel"]:
     """Fit the coefficient c of a `HybridScore` to standardised samples that the Gaussian was fitted to.
 
     The coefficients of a channel are shrunk towards 0 together, by the positive part of James and Stein's factor
-    (Fourth Berkeley Symposium, 1961), in the metric of their covariance, which is estimated over samples. Of what is
-    noise this leaves two fifths of the squares; of 8 samples or fewer, nothing.
+    (Fourth Berkeley Symposium, 1961), in the metric of their covariance, which is estimated over samples. Noise alone
+    keeps two fifths of its squares; 8 samples or fewer give 0.
     """
     z = samples.values
     n_samples, _, channels = z.shape
@@ -56,18 +56,19 @@ def fit_quadratic(samples: Samples, gaussian: WindowedGaussianScore, seed: int) 
     draws = max(FEWEST, min(DRAWS, LARGEST * n_samples // z.size))
     for _ in range(math.ceil(draws / (2 * n_samples))):
         place = torch.from_numpy((rng.permutation(n_samples) + rng.random(n_samples)) / n_samples)
-        level = math.log(WEAKEST) + math.log(STRONGEST / WEAKEST) * place
+        log_sigma = math.log(WEAKEST) + math.log(STRONGEST / WEAKEST) * place
         for part in np.array_split(np.arange(n_samples), math.ceil(n_samples / size)):
-            clean, at, t = torch.from_numpy(z[part]), hats(level[part]).numpy(), time_of(level[part].exp())
+            clean, t = torch.from_numpy(z[part]), time_of(log_sigma[part].exp())
+            at = hats(log_sigma[part]).numpy()
             xi = torch.from_numpy(rng.standard_normal(clean.shape))
-            told = gaussian.explained_variance(t)
+            variance = gaussian.explained_variance(t)
             for sign in (1, -1):  # together they cancel what is odd in the noise
                 noised = per_sample(signal_scale(t)) * clean + sign * per_sample(noise_scale(t)) * xi
-                guess = gaussian.denoise(noised.float(), t).double()
-                square = guess**2 - told
+                denoised = gaussian.denoise(noised.float(), t).double()
+                square = denoised**2 - variance
                 weight = (square**2).sum(dim=1).numpy()[:, :, None]
                 normal[part] += (at[:, None] * weight)[..., None] * at[:, None, None]
-                moment[part] += at[:, None] * (square * (clean - guess)).sum(dim=1).numpy()[:, :, None]
+                moment[part] += at[:, None] * (square * (clean - denoised)).sum(dim=1).numpy()[:, :, None]
     found = [_shrunk(normal[:, k], moment[:, k], samples.ordered) for k in range(channels)]
     return np.stack(found, axis=1).round(DECIMALS)
 
@@ -85,5 +86,5 @@ def _shrunk(
         return np.zeros(KNOTS)
     covariance = inverse @ (rest.T @ rest) @ inverse
     distance = float(found @ np.linalg.pinv(covariance, hermitian=True) @ found)
-    worth = (KNOTS - 2) * len(rest) / (len(rest) - KNOTS + 2)  # of a covariance that was estimated
-    return found * max(0.0, 1 - worth / distance) if distance > 0 else np.zeros(KNOTS)
+    shrinkage = (KNOTS - 2) * len(rest) / (len(rest) - KNOTS + 2)  # of a covariance that was estimated
+    return found * max(0.0, 1 - shrinkage / distance) if distance > 0 else np.zeros(KNOTS)

@@ -1,8 +1,8 @@
-"""Choosing the radius of the windowed and of the masked score by the localized denoising loss.
+"""Choice of the radius of the windowed and of the masked score by the localized denoising loss.
 
-The loss is (3.7) of arXiv 2505.04417 on held-out samples with the expectation over the noise taken exactly; by
-Proposition 3.3 it is comparable across radii at one noise level. The smallest radius within one standard error of the
-lowest loss is chosen.
+The loss is (3.7) of arXiv 2505.04417 on held-out samples with the exact expectation over the noise; by Proposition 3.3
+it is comparable across radii at one noise level. The smallest radius within one standard error of the lowest loss is
+chosen.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from nearfield.fitting.closed_form import fit_masked, window_spectrum
 from nearfield.fitting.covariance import location_and_scale
 from nearfield.fitting.cross_validation import candidate_radii, representative
 from nearfield.fitting.pooling import Pooling
-from nearfield.fitting.rarity import compared
+from nearfield.fitting.rarity import comparable
 from nearfield.process import time_of
 from nearfield.samples import Samples
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore
 
-LEVELS = tuple(np.geomspace(0.05, 20.0, 13).tolist())
-"""Noise-to-signal ratios of the table r(t). Below and above, the radius no longer changes much."""
-MASKED_LEVELS = tuple(np.geomspace(0.02, 80.0, 13).tolist())
-"""Noise-to-signal ratios over which the loss of the masked score is summed: those that the sampler passes."""
+__all__ = ["SIGMAS", "select_masked_radius", "select_radius_by_time"]
+
+SIGMAS = tuple(np.geomspace(0.05, 20.0, 13).tolist())
+"""Noise-to-signal ratios of the table r(t). Beyond them the radius hardly changes."""
+MASKED_SIGMAS = tuple(np.geomspace(0.02, 80.0, 13).tolist())
+"""Noise-to-signal ratios of the sampler, over which the loss of the masked score is summed."""
 
 
 def select_radius_by_time(
@@ -38,18 +40,18 @@ def select_radius_by_time(
     parts = samples.folds(folds, seed)
     used = representative(samples, parts)
     radii = candidate_radii(used.graph, used.n_channels)
-    loss = np.empty((len(radii), len(LEVELS), len(used)))
+    loss = np.empty((len(radii), len(SIGMAS), len(used)))
     for test in parts:
         train = used.without(test)
-        refuse_unscaled(train, pooling)
+        _refuse_unscaled(train, pooling)
         center, scale = location_and_scale(train, pooling)
         train, held_out = (part.standardized(center, scale) for part in (train, used.take(test)))
         for i, r in enumerate(radii):
             score = WindowedGaussianScore({r: window_spectrum(train, r, pooling)}, ((1.0, r),), used.n_channels)
-            for k, sigma in enumerate(LEVELS):
+            for k, sigma in enumerate(SIGMAS):
                 loss[i, k, test] = _denoising_loss(held_out.values, score, time_of(sigma), sigma)
     chosen = []
-    for k, sigma in enumerate(LEVELS):
+    for k, sigma in enumerate(SIGMAS):
         best = int(loss[:, k].mean(axis=1).argmin())
         gap = loss[:, k] - loss[best, k]
         close = [i for i in range(len(radii)) if gap[i].mean() <= samples.standard_error(gap[i])]
@@ -57,13 +59,13 @@ def select_radius_by_time(
     return tuple(chosen)
 
 
-def refuse_unscaled(train: Samples, pooling: Pooling) -> None:
-    """Refuse samples without scale: a vertex that varies in the held-out ones alone."""
+def _refuse_unscaled(train: Samples, pooling: Pooling) -> None:
+    """Refuse vertices that vary only in the held-out samples."""
     still = ((np.ptp(train.values, axis=0) == 0) & np.logical_not(train.standard)).any(axis=1)
     if pooling.of_location.strength == 0 and still.any():
         raise ValueError(
-            f"data must vary in every fold, vertex {int(still.argmax())} varies in few samples only; give pooling "
-            "above 0, a radius, or leave such vertices out"
+            f"data must vary in every fold, but vertex {int(still.argmax())} varies in few samples only; pass pooling "
+            "above 0 or a radius, or leave such vertices out"
         )
 
 
@@ -74,18 +76,19 @@ def _denoising_loss(y: np.ndarray, score: WindowedGaussianScore, t: float, sigma
     a = 1.0 / math.sqrt(1.0 + sigma**2)
     error = a * np.einsum("vcwd,svwd->svc", rows, window, optimize=True) - y
     noise = (a * sigma) ** 2 * (rows**2).sum(axis=(2, 3))
-    return (error**2 + noise).mean(axis=(1, 2)) / sigma**2
+    loss: np.ndarray = (error**2 + noise).mean(axis=(1, 2)) / sigma**2
+    return loss
 
 
 def select_masked_radius(samples: Samples, *, folds: int = 5, seed: int = 0) -> int:
-    """One radius for the paper's masked score (4.5), by its held-out denoising loss summed over the noise levels."""
+    """Radius of the paper's masked score (4.5), by its held-out denoising loss summed over the noise levels."""
     parts = samples.folds(folds, seed)
-    samples = samples.at(compared(samples, parts))
+    samples = samples.at(comparable(samples, parts))
     radii = candidate_radii(samples.graph, samples.n_channels)
     loss = np.zeros((len(radii), len(samples)))
     for test in parts:
         train = samples.without(test)
-        refuse_unscaled(train, Pooling(0.0))
+        _refuse_unscaled(train, Pooling(0.0))
         for i, r in enumerate(radii):
             center, scale, score = fit_masked(train, r)
             loss[i, test] = _masked_loss(((samples.values[test] - center) / scale).reshape(len(test), -1), score)
@@ -96,7 +99,7 @@ def select_masked_radius(samples: Samples, *, folds: int = 5, seed: int = 0) -> 
 def _masked_loss(y: np.ndarray, score: MaskedGaussianScore) -> np.ndarray:
     """Exact E|D(x_t) - y|^2 / sigma^2 per sample, summed over the noise levels."""
     loss = np.zeros(len(y))
-    for sigma in MASKED_LEVELS:
+    for sigma in MASKED_SIGMAS:
         t = time_of(sigma)
         rows = (np.eye(y.shape[1]) - process.noise_scale(t) ** 2 * score.precision(t).numpy()) / process.signal_scale(t)
         error = process.signal_scale(t) * y @ rows.T - y

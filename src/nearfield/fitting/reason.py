@@ -1,4 +1,4 @@
-"""The choice of the locality in a sentence."""
+"""Reason of the choice of the locality, in a sentence."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nearfield.fitting.pooling import Pooling
     from nearfield.fitting.selection import Candidate
+
+__all__ = ["reason_of"]
 
 
 def reason_of(
@@ -21,14 +23,14 @@ def reason_of(
     passed_over: bool,
     limit: str = "",
 ) -> str:
-    """Say what was chosen and by which rule; ``used`` of ``total`` vertices were looked at, `limit` ended the curve."""
+    """Name the choice and its rule; ``used`` of ``total`` vertices took part, `limit` ended the curve."""
     kind = "contiguous blocks" if ordered else "folds"
     where = "" if used == total else f", on {used} of the {total} vertices"
     pooled = _pooled(choice.pooling)
     if choice.location is not None:
         pooled += f", location and scale {_pooled(choice.location)}"
     if passed_over:
-        rule = "others were passed over, it has the lowest held-out loss with draws of the variance of the data"
+        rule = "it has the lowest held-out loss among candidates whose draws have the variance of the data"
     elif choice == best:
         rule = "it has the lowest held-out loss"
     else:

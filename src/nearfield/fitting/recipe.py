@@ -32,18 +32,12 @@ class Recipe:
     weight_decay : float
         Of AdamW, in units of the learning rate.
     clip : float
-        Largest norm of a gradient: of all weights, or of each network where vertices have their own.
+        Largest norm of the gradient.
     ema : float, optional
         Decay for each step of the average of the weights, in [0, 1); .99 averages over about the last 100 steps. By
-        default over a twentieth of `steps`: three times as long an average lags so far behind that it doubles the
-        excess risk of a short training.
-    independent_windows : bool
-        Whether each window has a time and noise of its own, as in (3.8), instead of the one noise field of a sample;
-        for networks of windows (`WindowNetwork`, `VertexNetworks`) that are shown nothing. Windows that overlap tell
-        less about one another's errors, and cost as many times the noise as they have entries.
+        default over a twentieth of `steps`: a longer average lags behind in a short training.
     levels : NoiseLevels
-        Law of the noise levels. By default wider than usual, as what is learned of the strong ones decides the variance
-        of what is drawn; wider still, the weak ones lose.
+        Law of the noise levels. By default wider than usual, as the strong ones decide the variance of draws.
     held_out : float
         Share of the samples that is held out, in (0, 1); at least two are.
     held_out_levels : int
@@ -60,19 +54,16 @@ class Recipe:
         8192 vertices or more on processors that have the instructions.
     compiled : bool
         Whether the steps of a stencil network go through torch's compiler, which needs a C++ compiler and Python's
-        headers, and takes 5 to 10 seconds for each member. A step then takes a fifth to a quarter less: worth it in
-        trainings of more than a minute. Numbers differ by rounding, and a run is resumed with the setting it began
-        with. What else the process has compiled with torch it compiles again.
+        headers: worth it in trainings of more than a minute. Numbers differ by rounding, and a run is resumed with the
+        setting it began with. The process compiles again whatever else it has compiled with torch.
     symmetries : "auto" or tuple of str
         Symmetries of the lattice under which images of the samples are trained on: of ``"reflect 0"`` (an axis turned
         around), ``"reflect all"``, ``"exchange 0 1"`` (of equal axes) and ``"negate"``. ``"auto"``: those that the
         training samples do not contradict, if the network is one law for all vertices; ``()`` none.
-    members : int
-        Networks, each trained in all the steps and held out another part of the samples, whose mean denoises. Training
-        and sampling cost as many times as much. (Cox-Ingersoll-Ross, 200 samples, mean of three data sets: excess risk
-        .0019 with one, .0013 with four.) Where many are averaged, the last weights serve as well as those that checks
-        choose: with ``check_every=steps`` there are none between start and end, and neither `patience` nor the
-        comparison of bfloat16 stops anything.
+    n_networks : int
+        Networks, each trained in all the steps with another part of the samples held out, whose mean denoises. Training
+        and sampling cost as many times as much. Of many, the last weights are as good as those that checks choose:
+        ``check_every=steps`` has no checks between start and end.
 
     Raises
     ------
@@ -94,7 +85,6 @@ class Recipe:
     weight_decay: float = 0.01
     clip: float = 5.0
     ema: float | None = None
-    independent_windows: bool = False
     levels: NoiseLevels = field(default_factory=lambda: NoiseLevels(center=-0.3, spread=1.4))
     held_out: float = 0.15
     held_out_levels: int = 16
@@ -104,10 +94,10 @@ class Recipe:
     bfloat16: Literal["auto"] | bool = "auto"
     compiled: bool = False
     symmetries: Literal["auto"] | tuple[str, ...] = "auto"
-    members: int = 1
+    n_networks: int = 1
 
     def __post_init__(self) -> None:
-        keep_counts(self, "steps", "batch_size", "held_out_levels", "check_every", "patience", "members")
+        keep_counts(self, "steps", "batch_size", "held_out_levels", "check_every", "patience", "n_networks")
         keep_seed(self)
         keep_floats(self, "learning_rate", "clip", "weight_decay", "held_out", *([] if self.ema is None else ["ema"]))
         if not isinstance(self.levels, NoiseLevels):
@@ -123,9 +113,8 @@ class Recipe:
             raise ValueError(f"held_out must be a share in (0, 1), got {self.held_out!r}; .15 is usual")
         if self.bfloat16 != "auto" and not isinstance(self.bfloat16, bool):
             raise ValueError(f"bfloat16 must be True, False or 'auto', got {self.bfloat16!r}; 'auto' is usual")
-        for name in ("compiled", "independent_windows"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}; False is usual")
+        if not isinstance(self.compiled, bool):
+            raise ValueError(f"compiled must be True or False, got {self.compiled!r}")
         if self.symmetries != "auto" and not isinstance(self.symmetries, tuple):
             raise ValueError(f"symmetries must be 'auto' or a tuple of names, got {self.symmetries!r}; () uses none")
 
@@ -138,11 +127,11 @@ class Recipe:
         """Decay of the average of the weights: `ema`, or what suits the steps."""
         return max(1 - 20 / self.steps, 0.0) if self.ema is None else self.ema
 
-    def divide(self, samples: Samples, member: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def divide(self, samples: Samples, number: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Sample numbers for training and held out: the last ones, or drawn where samples come in no order.
 
-        What further members are held out comes before that, and from the end again once all has been. Repeats of what
-        is held out are held out too, if anything else is left.
+        Further networks hold out earlier samples, and from the end again once all have been. Repeats of held-out
+        samples are held out too, if anything else is left.
         """
         n_samples, groups = len(samples), samples.groups
         n_out = max(2, round(self.held_out * n_samples))
@@ -151,13 +140,13 @@ class Recipe:
                 f"x must have more than {n_out} samples to hold out {n_out}, got {n_samples}; fit a Gaussian"
             )
         order = np.arange(n_samples) if samples.ordered else np.random.default_rng(self.seed).permutation(n_samples)
-        order = np.roll(order, member * n_out)
+        order = np.roll(order, number * n_out)
         parts = order[:-n_out], order[-n_out:]
         repeats = np.isin(groups[parts[0]], groups[parts[1]])
         if not repeats.all():
             parts = parts[0][~repeats], np.concatenate([parts[1], parts[0][repeats]])
         return (np.sort(parts[0]), np.sort(parts[1])) if samples.ordered else parts
 
-    def seed_of_member(self, member: int) -> int:
-        """Seed of weights and noise: that of the recipe for the first member, another for each."""
-        return self.seed if member == 0 else int(np.random.SeedSequence([self.seed, member]).generate_state(1)[0])
+    def network_seed(self, number: int) -> int:
+        """Seed of weights and noise: that of the recipe for the first network, another for each."""
+        return self.seed if number == 0 else int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])

@@ -1,7 +1,7 @@
-"""Regression of each vertex on the other members of its window, from pooled second moments.
+"""Regression of each vertex on the other entries of its window, from pooled second moments.
 
 Blocks of second moments are formed, pooled and regressed in parts of the graph, so that memory is a small multiple of
-what is kept: the coefficients. Where all vertices have one law, each kind of window is regressed once.
+the coefficients. If all vertices have one law, each kind of window is regressed once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 from nearfield.fitting.covariance import isolate, local_blocks
 from nearfield.fitting.matern import Matern, own_share, shrunk_blocks
-from nearfield.fitting.pooling import Alike, Near, Pooling, Smoother, smoother
+from nearfield.fitting.pooling import GlobalAverage, LocalAverage, Pooling, Smoother, smoother
 from nearfield.fitting.window_moments import whole
 from nearfield.graph import DependencyGraph, Neighborhood
 from nearfield.samples import Samples
@@ -24,38 +24,50 @@ from nearfield.samples import Samples
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
+__all__ = [
+    "VARIANCE_FLOOR",
+    "Regression",
+    "Shrinkage",
+    "WindowFit",
+    "cap_windows",
+    "regress",
+    "regress_moments",
+    "regress_windows",
+    "with_nugget",
+]
+
 VARIANCE_FLOOR = 1e-10
-"""A conditional variance is at least this fraction of the variance it is conditioned down from."""
-PART = 1 << 24
-"""Numbers in the blocks that are held at once (128 MiB)."""
+"""Lower bound of a conditional variance, as a fraction of the marginal variance."""
+PART = 1 << 22
+"""Numbers in the blocks in memory at once (32 MiB)."""
 HALVES = 1 << 19
-"""Numbers in the blocks that are made of their halves at once (4 MiB)."""
+"""Numbers in the blocks restored from their halves at once (4 MiB)."""
 
 
 class Regression(NamedTuple):
-    """Each vertex regressed on the other members of its window.
+    """Regressions of the vertices on the other entries of their windows.
 
-    ``coefficient`` (row, member, channel) of the other members, ``root`` (row, channel, channel) the lower Cholesky
+    ``coefficient`` (row, entry, channel) are of the other entries, ``root`` (row, channel, channel) the lower Cholesky
     factor of the conditional covariance.
     """
 
-    coefficient: Float[np.ndarray, "row member channel"]
+    coefficient: Float[np.ndarray, "row entry channel"]
     root: Float[np.ndarray, "row channel channel"]
 
 
 class WindowFit(NamedTuple):
-    """Regression of every vertex, where its conditional variance was raised, and the variance that was fitted."""
+    """Regression of every vertex, whether its conditional variance was raised, and its fitted variance."""
 
     regression: Regression
     raised: Bool[np.ndarray, " vertex"]
     variance: Float[np.ndarray, "vertex channel"]
 
 
-def cap_members(table: Neighborhood, n_samples: int, n_channels: int, pooling: Pooling) -> Neighborhood:
-    """Keep only the nearest members where unpooled samples cannot support the window.
+def cap_windows(table: Neighborhood, n_samples: int, n_channels: int, pooling: Pooling) -> Neighborhood:
+    """Keep only the nearest entries if unpooled samples cannot support the window.
 
-    A block of ``k`` members with ``c`` channels each is positive definite with more than ``k c`` samples once the mean
-    is fitted; windows that ask for more are cut to half the samples.
+    A block of ``k`` entries with ``c`` channels each is positive definite with more than ``k c`` samples once the mean
+    is fitted; larger windows are cut to half the samples.
     """
     if pooling.strength > 0.0 or table.present.sum(axis=1).max() * n_channels < n_samples:
         return table
@@ -73,25 +85,26 @@ def regress_windows(
     law: Matern | None = None,
     smooth: Smoother | None = None,
 ) -> WindowFit:
-    """Regress each vertex on the other members of its window, of standardised samples.
+    """Regress each vertex on the other entries of its window, for standardised samples.
 
-    Blocks are shrunk towards a law, or the average over other vertices where there is none. ``smooth`` is what
-    `smoother` makes of graph, bandwidth and table, where it is known already.
+    Blocks are shrunk towards a law, or the average over other vertices if there is none. ``smooth`` is the `smoother`
+    of graph, bandwidth and table, if already known.
     """
     y, channels = samples.values, samples.n_channels
     between = np.einsum("svc,svd->cd", y, y) / (y.shape[0] * y.shape[1])
-    borrowing = Borrowing(samples.graph, table, pooling, len(y), law, between, smooth)
-    step = max(1, PART // (table.index.shape[1] * channels) ** 2)
+    shrinkage = Shrinkage(samples.graph, table, pooling, len(y), law, between, smooth)
+    average = shrinkage.average
+    numbers = 4 * PART if isinstance(average, LocalAverage) else PART  # each part needs the blocks around it too
+    step = max(1, numbers // (table.index.shape[1] * channels) ** 2)
     parts = [slice(start, start + step) for start in range(0, samples.n_vertices, step)]
 
     def own(rows: slice | np.ndarray) -> np.ndarray:
         return local_blocks(y, table.index[rows])
 
-    average = borrowing.average
-    if isinstance(average, Alike) and pooling.strength == 1.0:
-        blocks = with_nugget(isolate(average.mean(parts, own), average.need), pooling.nugget)
-        return _joined([_regressed(blocks, channels)], average.borrower)
-    found = [_regressed(with_nugget(b, pooling.nugget), channels) for b in borrowing.blocks(own, parts)]
+    if isinstance(average, GlobalAverage) and pooling.strength == 1.0:
+        blocks = with_nugget(isolate(average.mean(parts, own), average.target), pooling.nugget)
+        return _joined([_regressed(blocks, channels)], average.target_of)
+    found = [_regressed(with_nugget(b, pooling.nugget), channels) for b in shrinkage.blocks(own, parts)]
     return _joined(found, slice(None))
 
 
@@ -104,40 +117,40 @@ def regress_moments(
     law: Matern | None = None,
     smooth: Smoother | None = None,
 ) -> Regression:
-    """Regress as `regress_windows` does, from the lower halves of the blocks, which are there already."""
+    """Regress as `regress_windows` does, from the lower halves of the blocks."""
     width, pairs = table.index.shape[1], moments.shape[1]
-    member = (math.isqrt(8 * pairs + 1) - 1) // 2
-    channels = member // width
+    size = (math.isqrt(8 * pairs + 1) - 1) // 2
+    channels = size // width
     if law is not None:
-        blocks = whole(moments, member)
+        blocks = whole(moments, size)
         between = blocks[:, :channels, :channels].mean(axis=0)
-        shrunk = Borrowing(graph, table, pooling, n_samples, law, between).whole(blocks)
+        shrunk = Shrinkage(graph, table, pooling, n_samples, law, between).whole(blocks)
         return regress(with_nugget(shrunk, pooling.nugget), channels)[0]
     present = table.present
-    borrower: np.ndarray | slice = slice(None)
-    if isinstance(smooth, Alike):
+    target_of: np.ndarray | slice = slice(None)
+    if isinstance(smooth, GlobalAverage):
         mean = smooth.share @ (smooth.total @ moments)
         if pooling.strength == 1.0:
-            moments, present, borrower = mean, smooth.need, smooth.borrower
+            moments, present, target_of = mean, smooth.target, smooth.target_of
         else:
-            moments = (1 - pooling.strength) * moments + pooling.strength * mean[smooth.borrower]
+            moments = (1 - pooling.strength) * moments + pooling.strength * mean[smooth.target_of]
     elif smooth is not None:
         moments = (1 - pooling.strength) * moments + pooling.strength * smooth(moments)
-    step = max(1, HALVES // member**2)
+    step = max(1, HALVES // size**2)
     found = []
     for start in range(0, len(moments), step):
         rows = slice(start, start + step)
-        blocks, cut = whole(moments[rows], member), ~present[rows].all(axis=1)
+        blocks, cut = whole(moments[rows], size), ~present[rows].all(axis=1)
         blocks[cut] = isolate(blocks[cut], present[rows][cut])
         found.append(_regressed(with_nugget(blocks, pooling.nugget), channels))
-    return _joined(found, borrower).regression
+    return _joined(found, target_of).regression
 
 
-class Borrowing(NamedTuple):
-    """What the blocks of windows are shrunk towards: a law, or the average over other vertices.
+class Shrinkage(NamedTuple):
+    """Shrinkage of the blocks of windows towards a law, or the average over other vertices.
 
-    ``between`` is the covariance of the channels that goes with a law, ``smooth`` what `smoother` makes of graph,
-    bandwidth and table, where it is known already.
+    ``between`` is the covariance of the channels for a law, ``smooth`` the `smoother` of graph, bandwidth and table, if
+    already known.
     """
 
     graph: DependencyGraph
@@ -150,28 +163,28 @@ class Borrowing(NamedTuple):
 
     @property
     def average(self) -> Smoother | None:
-        """The average over other vertices, if it is that."""
+        """Average over other vertices, unless the target is a law."""
         if self.pooling.strength == 0.0 or self.law is not None:
             return None
         return self.smooth or smoother(self.graph, self.pooling.bandwidth, self.table)
 
-    def whole(self, blocks: Float[np.ndarray, "vertex member member"]) -> Float[np.ndarray, "vertex member member"]:
+    def whole(self, blocks: Float[np.ndarray, "vertex entry entry"]) -> Float[np.ndarray, "vertex entry entry"]:
         """Shrink the blocks of all vertices at once."""
         return next(self.blocks(lambda rows: blocks[rows], [slice(0, len(blocks))]))
 
     def blocks(
         self, own: Callable[[slice | np.ndarray], np.ndarray], parts: list[slice]
-    ) -> Iterator[Float[np.ndarray, "row member member"]]:
-        """Shrink the blocks of each part of the graph; ``own`` makes those of some windows, absent members isolated."""
+    ) -> Iterator[Float[np.ndarray, "row entry entry"]]:
+        """Shrink the blocks of each part of the graph; ``own`` computes those of some windows."""
         strength, average = self.pooling.strength, self.average
         part_of = lru_cache(maxsize=1)(lambda part: own(parts[part]))
         shrink: Callable[[int], np.ndarray] = part_of
         if self.law is not None:
             share = own_share(self.table, self.graph, self.law, strength, self.n_samples)
             shrink = lambda k: self._towards_law(part_of(k), parts[k], share)  # noqa: E731
-        elif isinstance(average, Alike):
+        elif isinstance(average, GlobalAverage):
             mean = average.mean(parts, lambda rows: part_of(parts.index(rows)))
-            shrink = lambda k: (1 - strength) * part_of(k) + strength * mean[average.borrower[parts[k]]]  # noqa: E731
+            shrink = lambda k: (1 - strength) * part_of(k) + strength * mean[average.target_of[parts[k]]]  # noqa: E731
         elif average is not None:
             shrink = lambda k: _towards_near(own, strength, average, parts[k])  # noqa: E731
         for part, rows in enumerate(parts):
@@ -184,19 +197,18 @@ class Borrowing(NamedTuple):
 
 
 def _towards_near(
-    own: Callable[[slice | np.ndarray], np.ndarray], strength: float, average: Near, rows: slice
-) -> Float[np.ndarray, "row member member"]:
-    """Blocks of a part of the graph, shrunk towards the average over the vertices nearby."""
+    own: Callable[[slice | np.ndarray], np.ndarray], strength: float, average: LocalAverage, rows: slice
+) -> Float[np.ndarray, "row entry entry"]:
+    """Blocks of a part of the graph, shrunk towards the average over nearby vertices."""
     near, weight = average.around(rows)
     blocks = own(near)
     mean = (weight @ blocks.reshape(len(near), -1)).reshape(-1, *blocks.shape[1:])
     start = int(np.searchsorted(near, rows.start))
-    return (1 - strength) * blocks[start : start + len(mean)] + strength * mean
+    shrunk: np.ndarray = (1 - strength) * blocks[start : start + len(mean)] + strength * mean
+    return shrunk
 
 
-def with_nugget(
-    blocks: Float[np.ndarray, "row member member"], nugget: float
-) -> Float[np.ndarray, "row member member"]:
+def with_nugget(blocks: Float[np.ndarray, "row entry entry"], nugget: float) -> Float[np.ndarray, "row entry entry"]:
     """Add white noise of a share of each variance."""
     if nugget > 0.0:
         own = np.arange(blocks.shape[1])
@@ -205,16 +217,9 @@ def with_nugget(
 
 
 def regress(
-    blocks: Float[np.ndarray, "row member member"], n_channels: int
+    blocks: Float[np.ndarray, "row entry entry"], n_channels: int
 ) -> tuple[Regression, Bool[np.ndarray, " row"]]:
-    """Regress the first ``n_channels`` members of each block on the others.
-
-    Returns
-    -------
-    Regression
-    ndarray of bool, shape (row,)
-        Where the conditional variance had to be raised to ``VARIANCE_FLOOR``.
-    """
+    """Regress the first ``n_channels`` entries of each block on the others, and flag raised variances."""
     block = torch.from_numpy(blocks)
     own, cross, others = (
         block[:, :n_channels, :n_channels],
@@ -232,19 +237,19 @@ def regress(
     half = torch.linalg.solve_triangular(factor, cross, upper=False)
     coefficient = torch.linalg.solve_triangular(factor.mT, half, upper=True)
     values, vectors = torch.linalg.eigh(own - half.mT @ half)
-    floor = (VARIANCE_FLOOR * own.diagonal(dim1=1, dim2=2).mean(dim=1, keepdim=True)).clamp_min(1e-60)  # of constants
+    floor = (VARIANCE_FLOOR * own.diagonal(dim1=1, dim2=2).mean(dim=1, keepdim=True)).clamp_min(1e-60)  # constants
     raised = (values < floor).any(dim=1)
     conditional = (vectors * values.clamp_min(floor)[:, None]) @ vectors.mT
     return Regression(coefficient.numpy(), torch.linalg.cholesky(conditional).numpy()), raised.numpy()
 
 
-def _regressed(blocks: Float[np.ndarray, "row member member"], channels: int) -> WindowFit:
+def _regressed(blocks: Float[np.ndarray, "row entry entry"], channels: int) -> WindowFit:
     regression, raised = regress(blocks, channels)
     return WindowFit(regression, raised, np.diagonal(blocks[:, :channels, :channels], axis1=1, axis2=2).copy())
 
 
 def _joined(parts: list[WindowFit], rows: Int[np.ndarray, " vertex"] | slice) -> WindowFit:
-    """Join the parts of a graph, and give each vertex the row that is its own."""
+    """Join the parts of a graph, and give each vertex its row."""
     regressions, raised, variance = zip(*parts, strict=True)
     coefficient, root = (np.concatenate(arrays)[rows] for arrays in zip(*regressions, strict=True))
     return WindowFit(Regression(coefficient, root), np.concatenate(raised)[rows], np.concatenate(variance)[rows])

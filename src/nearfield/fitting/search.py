@@ -1,4 +1,4 @@
-"""How a search goes on: its random numbers, its threads and whom it tells."""
+"""Settings of a search: random numbers, threads and progress."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Search", "one_torch_thread"]
 _Found = TypeVar("_Found")
 
 if hasattr(os, "register_at_fork"):
-    # a forked worker lacks the threads of its parent, and a product over several would wait for them for ever
+    # a forked worker lacks the threads of its parent, and a threaded product would wait for them for ever
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
@@ -28,7 +28,7 @@ class Search:
     Parameters
     ----------
     seed : int
-        Of the shuffle into folds and of all draws.
+        Seed of the shuffle into folds and of all draws.
     n_jobs : int, optional
         Threads over the folds, as in joblib.
     progress : callable, optional
@@ -40,20 +40,20 @@ class Search:
     progress: Callable[[], object] | None = None
 
     def over(self, function: Callable[..., _Found], folds: Iterable[object]) -> list[_Found]:
-        """Results of a function of each fold, in threads."""
+        """Return the results of a function of each fold, in threads."""
         with one_torch_thread():
             found: list[_Found] = Parallel(n_jobs=self.n_jobs, prefer="threads")(delayed(function)(f) for f in folds)
         return found
 
-    def tell(self) -> None:
-        """Say that a candidate is done."""
+    def advance(self) -> None:
+        """Report that a candidate is done."""
         if self.progress is not None:
             self.progress()
 
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Keep small batched products from waking a second thread each: folds are the parallelism here."""
+    """Keep torch on one thread, since the folds run in parallel."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""Choosing the locality of the field: radius, pooling strength and bandwidth by cross-validation in closed form.
+"""Choice of the locality of the field: radius, pooling strength and bandwidth by cross-validation in closed form.
 
 The loss of the sparse Cholesky field is its exact negative log-density on held-out samples, a sum over vertices of
 conditional terms. Among candidates whose paired difference to the best is within one standard error, the smallest model
@@ -24,7 +24,7 @@ from nearfield.fitting.matern import Matern, fit_matern
 from nearfield.fitting.maximin import scattered
 from nearfield.fitting.pooling import Pooling, Smoother, kernel, smoother
 from nearfield.fitting.reason import reason_of
-from nearfield.fitting.regression import Regression, cap_members, regress_moments, regress_windows
+from nearfield.fitting.regression import Regression, cap_windows, regress_moments, regress_windows
 from nearfield.fitting.search import Search
 from nearfield.fitting.window_moments import FoldMoments, recentred
 from nearfield.graph import Neighborhood
@@ -39,9 +39,9 @@ COARSE = (0.2, 0.5, 0.8, 1.0)
 FINE = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 BANDWIDTHS = (0.7, 1.4, 3.0, math.inf)
 CHECKED = 16
-"""Candidates of lowest loss whose draws are looked at when the chosen one's have the wrong variance."""
+"""Candidates of lowest loss whose draws are checked if those of the chosen one have the wrong variance."""
 LOCATIONS = (Pooling(0.0), Pooling(1.0, 1.4), Pooling(1.0, 3.0), Pooling(1.0))
-"""Tried for location and scale beside what is chosen for the correlations."""
+"""Candidates for location and scale beside the pooling of the correlations."""
 CHAIN_BANDWIDTHS = (1.0, 2.0, 4.0, 8.0, 16.0, math.inf)
 
 
@@ -53,10 +53,9 @@ class _Trials:
         self.x, self.graph, self.parts, self.search = self.samples.values, samples.graph, parts, search
         self.losses: dict[tuple[int, Pooling], Float[np.ndarray, " sample"]] = {}
         self.fits: dict[tuple[int, Pooling], tuple[bool, bool]] = {}
-        self.law = cache(self._law)
         self.windows = cache(partial(predecessors, samples.graph))
-        self.location = cache(self._location)
-        self.borrowed = cache(self._borrowed)
+        self.laws: dict[int, Matern | None] = {}
+        self.locations: dict[Pooling, list[tuple[np.ndarray, np.ndarray]]] = {}
 
     def loss(self, radius: int, pooling: Pooling) -> float:
         """Mean held-out loss of a candidate."""
@@ -69,39 +68,41 @@ class _Trials:
         return float(self.losses[key].mean())
 
     def best(self, settings: Sequence[tuple[int, Pooling]]) -> tuple[int, Pooling]:
-        """Try candidates and return the one of lowest loss, the first of equals."""
+        """Try candidates and return the one of lowest loss, the first among equals."""
         losses = []
         for setting in settings:
             losses.append(self.loss(*setting))
-            self.search.tell()
+            self.search.advance()
         return settings[int(np.argmin(losses))]
 
     def missing(self, radii: Sequence[int], pooling: Pooling) -> list[tuple[int, Pooling]]:
-        """Return what has not been tried of these radii at a pooling."""
+        """Return the untried settings of these radii at a pooling."""
         return [(radius, pooling) for radius in radii if (radius, pooling) not in self.losses]
 
     def wider(self, radii: Sequence[int], pooling: Pooling) -> tuple[int | None, str]:
-        """Radius to go on with where the last is the best at a pooling; None where it is not or, as said, limited."""
+        """Radius to continue with if the last one is best at a pooling; else None, with the limit if there is one."""
         if min(radii, key=lambda radius: self.loss(radius, pooling)) < radii[-1]:
             return None, ""
         channels, fewest = self.x.shape[2], len(self.x) - max(map(len, self.parts))
-        members = int(self.windows(radii[-1]).present.sum(axis=1).max()) * channels
+        entries = int(self.windows(radii[-1]).present.sum(axis=1).max()) * channels
         wider, limit = wider_radius(self.graph, radii[-1], channels)
-        if pooling.strength == 0.0 and members >= fewest and not limit and wider is not None:
+        if pooling.strength == 0.0 and entries >= fewest and not limit and wider is not None:
             return None, f"{fewest} samples support no wider windows without pooling"
         return wider, limit
 
     def smoother(self, bandwidth: float, radius: int | None) -> Smoother:
-        """Pooling average of vertices, or of the windows of a radius; it is the same in every fold."""
+        """Pooling average of vertices, or of the windows of a radius; the same in every fold."""
         return smoother(self.graph, bandwidth, None if radius is None else self.windows(radius))
 
-    def _law(self, fold: int) -> Matern | None:
-        """Return what blocks of points in space are shrunk towards, fitted to the samples that train a fold."""
-        return fit_matern(self.samples.without(self.parts[fold]))
+    def law(self, fold: int) -> Matern | None:
+        """Return the law for blocks of points in space, fitted to the training samples of a fold."""
+        if fold not in self.laws:
+            self.laws[fold] = fit_matern(self.samples.without(self.parts[fold]))
+        return self.laws[fold]
 
     @cached_property
     def own(self) -> VertexMoments:
-        """Moments of the vertices in what trains each fold."""
+        """Moments of the vertices in the training samples of each fold."""
         each = [vertex_moments(np.delete(self.x, test, axis=0)) for test in self.parts]
         mean, variance, rare, n_samples = zip(*each, strict=True)
         mean, variance, rare = (np.stack(part, axis=1) for part in (mean, variance, rare))
@@ -114,27 +115,34 @@ class _Trials:
 
     @cached_property
     def constant(self) -> list[bool]:
-        """Whether a vertex with a scale varies in the held-out samples of a fold alone."""
+        """Whether a vertex with a scale varies only in the held-out samples of a fold."""
         ranges = (np.ptp(np.delete(self.x, test, axis=0), axis=0) for test in self.parts)
         return [bool(((found == 0) & np.logical_not(self.samples.standard)).any()) for found in ranges]
 
-    def _location(self, alike: Pooling) -> list[tuple[np.ndarray, np.ndarray]]:
+    def location(self, location: Pooling) -> list[tuple[np.ndarray, np.ndarray]]:
         """Location and scale of each fold."""
-        smooth = None if alike.strength == 0 else self.smoother(alike.bandwidth, None)
+        if location not in self.locations:
+            self.locations[location] = self._location(location)
+        return self.locations[location]
+
+    def _location(self, location: Pooling) -> list[tuple[np.ndarray, np.ndarray]]:
+        smooth = None if location.strength == 0 else self.smoother(location.bandwidth, None)
         fitted = np.broadcast_to(np.logical_not(self.samples.standard), self.own.mean.shape)
-        found = pooled_location(self.own, self.graph, alike, fitted, smooth)
+        found = pooled_location(self.own, self.graph, location, fitted, smooth)
         center, scale = (np.ascontiguousarray(part.swapaxes(0, 1)) for part in found)
         return list(zip(center, scale, strict=True))
 
     def _fold(self, fold: int, radius: int, pooling: Pooling) -> Float[np.ndarray, " sample"]:
-        held_out, alike = self.parts[fold], replace(pooling.of_location, nugget=0.0)
-        if alike.strength == 0 and self.constant[fold]:
-            return np.full(len(held_out), math.inf)  # it has no scale
-        center, scale = self.location(alike)[fold]
+        held_out, location = self.parts[fold], replace(pooling.of_location, nugget=0.0)
+        if location.strength == 0 and self.constant[fold]:
+            return np.full(len(held_out), math.inf)  # the vertex has no scale
+        center, scale = self.location(location)[fold]
         if not (scale > 0).all():
-            return np.full(len(held_out), math.inf)  # nothing that a vertex borrows from varies in what trains
+            return np.full(
+                len(held_out), math.inf
+            )  # neither the vertex nor those it pools with vary in the training samples
         n_samples, whole = len(self.x) - len(held_out), self.windows(radius)
-        table = cap_members(whole, n_samples, self.x.shape[2], pooling)
+        table = cap_windows(whole, n_samples, self.x.shape[2], pooling)
         law = None if pooling.strength == 0 else self.law(fold)
         windows = None if pooling.strength == 0 or law is not None else self.smoother(pooling.bandwidth, radius)
         kept = (
@@ -146,24 +154,25 @@ class _Trials:
         else:
             blocks = recentred(kept[fold], table.index, self.own.mean[:, fold] - center, scale)
             fit = regress_moments(blocks, table, self.graph, pooling, n_samples, law, windows)
-        return conditional_loss((self.x[held_out] - center) / scale, table.index, fit) + np.log(scale).mean()
+        loss = _conditional_loss((self.x[held_out] - center) / scale, table.index, fit)
+        return loss + float(np.log(scale).mean())
 
     def _singular(self, windows: Smoother | None, table: Neighborhood, n_samples: int) -> bool:
-        """Whether a pooled block has less rank than members: its regression is of rounding, to be done as in a fit."""
+        """Whether a pooled block is singular: its regression is rounding error, and must be computed as in a fit."""
         if windows is None:
             return False
-        members = table.present.sum(axis=1) * self.x.shape[2]
-        return bool((members >= windows.lenders * (n_samples - 1)).any())
+        entries = table.present.sum(axis=1) * self.x.shape[2]
+        return bool((entries >= windows.n_contributors * (n_samples - 1)).any())
 
     def first_sound(self, chosen: int, table: Sequence[Candidate]) -> int:
-        """Return the chosen candidate or, if its draws have not the variance of the data, the best whose draws have."""
+        """Return the chosen candidate or, if its draws have a wrong variance, the best whose draws do not."""
         best = [int(i) for i in np.argsort([c.loss for c in table])]
         noised = [i for i in best if table[i].nugget > 0.0]
         likely = [chosen, *(i for i in best if i in {*best[:CHECKED], *noised})]
         return next((i for i in likely if self.fitted(table[i])[0]), chosen)
 
     def fitted(self, candidate: Candidate) -> tuple[bool, bool]:
-        """Whether draws have the variance of the data, and whether no vertex is all but determined by others."""
+        """Whether draws have the variance of the data, and whether no vertex is determined by others."""
         key = candidate.radius, candidate.pooling
         if key not in self.fits:
             fit = build_field(self.samples, *key)
@@ -171,25 +180,25 @@ class _Trials:
         return self.fits[key]
 
     def size(self, radius: int, pooling: Pooling) -> float:
-        """Effective parameters per dimension: the variance of a partially pooled block relative to its own.
+        """Effective parameters per dimension: the variance of a partially pooled block relative to an unpooled one.
 
-        Mean and scale count among the members, of which they are two, unless they are pooled in another way.
+        Mean and scale count as two of the entries, unless they are pooled in another way.
         """
-        members = float(self.windows(radius).present.sum(axis=1).mean()) * self.x.shape[2]
-        return members * self._own(pooling) + 2 * (self._own(pooling.of_location) - self._own(pooling))
+        entries = float(self.windows(radius).present.sum(axis=1).mean() * self.x.shape[2])
+        return entries * self._own(pooling) + 2 * (self._own(pooling.of_location) - self._own(pooling))
 
     def _own(self, pooling: Pooling) -> float:
         own = (1 - pooling.strength) ** 2
-        return own + (1 - own) / self.borrowed(pooling.bandwidth)
+        return own + (1 - own) / self.n_effective(pooling.bandwidth)
 
-    def _borrowed(self, bandwidth: float) -> float:
+    def n_effective(self, bandwidth: float) -> float:
         if math.isinf(bandwidth):
             return float(self.graph.n_vertices)
         _, weight = kernel(self.graph, bandwidth)
         return float((weight.sum(axis=1) ** 2 / (weight**2).sum(axis=1)).mean())
 
     def table(self) -> tuple[tuple[Candidate, ...], int, int]:
-        """All candidates tried, the chosen one by the one-standard-error rule, and the best."""
+        """All candidates, the chosen one by the one-standard-error rule, and the best."""
         fitted = [key for key, losses in self.losses.items() if np.isfinite(losses).all()]
         if not fitted and all(pooling.strength == 0.0 for _, pooling in self.losses):
             raise ValueError(
@@ -198,8 +207,8 @@ class _Trials:
             )
         if not fitted:
             raise ValueError(
-                "data must vary in more than a sample or two to choose a locality: without them a vertex is constant, "
-                "and so are those it borrows from; leave such vertices out, pool more or give radius and pooling"
+                "data must vary in more than a sample or two to choose a locality: in some folds a vertex and those it "
+                "is pooled with are constant; leave such vertices out, pool more or pass radius and pooling"
             )
         keys = sorted(fitted, key=lambda k: (k[0], *_numbers(k[1])))
         means = [self.losses[key].mean() for key in keys]
@@ -226,7 +235,7 @@ class _Trials:
 
 
 def _numbers(pooling: Pooling) -> tuple[float, ...]:
-    """Strength, bandwidth, nugget and, after settings without, those of the location: an order of settings."""
+    """Strength, bandwidth, nugget and those of the location, if any: an order of settings."""
     return (
         pooling.strength,
         pooling.bandwidth,
@@ -235,7 +244,7 @@ def _numbers(pooling: Pooling) -> tuple[float, ...]:
     )
 
 
-def conditional_loss(
+def _conditional_loss(
     y: Float[np.ndarray, "sample vertex channel"], index: np.ndarray, fit: Regression
 ) -> Float[np.ndarray, " sample"]:
     """Negative log-density of a sparse Cholesky field per sample, in nats per dimension."""
@@ -244,7 +253,8 @@ def conditional_loss(
     residual = y.transpose(1, 0, 2) - others @ fit.coefficient
     white = residual @ np.linalg.inv(fit.root).transpose(0, 2, 1)
     half_log_det = np.log(np.diagonal(fit.root, axis1=1, axis2=2)).mean()
-    return 0.5 * (white**2).mean(axis=(0, 2)) + half_log_det + 0.5 * math.log(2 * math.pi)
+    loss: np.ndarray = 0.5 * (white**2).mean(axis=(0, 2)) + half_log_det + 0.5 * math.log(2 * math.pi)
+    return loss
 
 
 def select_field(
@@ -258,10 +268,9 @@ def select_field(
     """Choose radius and pooling of the sparse Cholesky field by cross-validation, where they are not given.
 
     The search alternates: pooling at a small radius, radius at the best pooling, pooling again, until the best stays.
-    Where the widest radius is the best at the pooling chosen, wider ones are tried until the loss rises.
-    Where draws have not the variance of the data, or a vertex is all but determined by its neighbours, white noise is
-    added to the law in several measures. Last, location and scale are pooled in other ways than the correlations, and
-    the blocks formed anew, at one radius.
+    If the widest radius is the best at the chosen pooling, wider ones are tried until the loss rises. If draws have
+    another variance than the data, or a vertex is almost determined by its neighbours, white noise of several sizes is
+    added. Finally other poolings of location and scale are tried, with new blocks, at one radius.
     """
     parts = samples.folds(folds, search.seed)
     trials = _Trials(representative(samples, parts), parts, search)
@@ -269,19 +278,19 @@ def select_field(
 
 
 class _Choice:
-    """The search for a radius and a pooling, each free or fixed."""
+    """Search for a radius and a pooling, each free or fixed."""
 
     def __init__(self, trials: _Trials, radius: int | None, pooling: Pooling | None) -> None:
         self.trials, self.radius, self.pooling = trials, radius, pooling
         self.radii = candidate_radii(trials.graph, trials.samples.n_channels) if radius is None else (radius,)
-        trials.windows(self.radii[-1])  # on lattices the others are part of it
+        trials.windows(self.radii[-1])  # on lattices it contains the others
         self.limit, self.noised, self.located = "", False, False
 
     def report(self, n_vertices: int) -> SelectionReport:
-        """Search, and say what was found for a graph of so many vertices."""
+        """Search, and report the result for a graph of ``n_vertices``."""
         trials = self.trials
         self._alternate()
-        while True:  # the curve at the chosen pooling has all radii, and may itself change the choice
+        while True:  # completing the curve at the chosen pooling may change the choice
             table, chosen, lowest = trials.table()
             sound, missing = self._missing(table, chosen)
             if not missing:
@@ -327,15 +336,15 @@ class _Choice:
     def _bandwidths(self) -> tuple[float, ...]:
         graph = self.trials.graph
         if scattered(graph):
-            return (math.inf,)  # what blocks are shrunk towards has none
+            return (math.inf,)  # the law for points in space has none
         return CHAIN_BANDWIDTHS if graph.lattice is not None and len(graph.lattice.shape) == 1 else BANDWIDTHS
 
     def _along(self, chosen: Pooling) -> Pooling:
-        """Pooling of the curve: what was found to suit location and scale is found at one radius."""
+        """Pooling of the curve; location and scale are chosen at one radius."""
         return replace(chosen, location=None) if self.pooling is None else chosen
 
     def _missing(self, table: Sequence[Candidate], chosen: int) -> tuple[int, list[tuple[int, Pooling]]]:
-        """Place of the best candidate with sound draws, if all is known to tell it, and settings to be tried yet."""
+        """Place of the best candidate with sound draws, and settings still to try."""
         trials = self.trials
         if missing := trials.missing(self.radii, self._along(table[chosen].pooling)):
             return chosen, missing

@@ -1,10 +1,10 @@
-r"""Training of networks: localized denoising score matching (3.5)-(3.8) of arXiv 2505.04417, until it stops to pay.
+r"""Training of networks: localized denoising score matching (3.5)-(3.7) of arXiv 2505.04417, until it stops paying off.
 
-AdamW with cosine decay and clipped gradients; the weights that are kept are an exponential moving average, that with
-the lowest loss on held-out samples. Where the law has symmetries, images of the samples are trained on as well. The
-noise of the held-out samples is fixed, so that losses at two checks differ by the network alone. Steps may be computed
-in bfloat16, as long as the held-out loss cannot tell. Everything random comes from the seed of the recipe: a run that
-was stopped and resumed ends with the same bits as one that was not, given the same number of threads.
+AdamW with cosine decay and clipped gradients; the weights kept are the exponential moving average with the lowest loss
+on held-out samples. Where the law has symmetries, networks are trained on images of the samples too. The noise of the
+held-out samples is fixed, so that losses at two checks differ by the network alone. Steps may be computed in bfloat16,
+as long as this does not change the held-out loss. Everything random comes from the seed of the recipe: a run that
+was stopped and resumed ends with the same bits as one that was not, on the processor with the same number of threads.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal, final
 
@@ -21,29 +21,21 @@ import torch
 
 from nearfield.data import store
 from nearfield.fitting.acceleration import begins_in_bfloat16, kept_memory
-from nearfield.fitting.matching import (
-    HeldOut,
-    Problem,
-    training_draws,
-    vertex_loss,
-    window_draws,
-    window_errors,
-)
+from nearfield.fitting.matching import DenoisingBatch, HeldOut, training_draws
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.symmetry import Symmetry, chosen, drawn
-from nearfield.fitting.training_state import Check, Run
+from nearfield.fitting.training_state import Check, TrainingState
 from nearfield.module import describe
 from nearfield.samples import Samples
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
-from nearfield.score.window import WindowedNetwork
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
-__all__ = ["Check", "TrainingReport", "train"]
+__all__ = ["Check", "TrainingReport", "check", "step", "symmetries_of", "train"]
 
 Reason = Literal["budget", "patience", "diverged"]
 
@@ -51,7 +43,7 @@ Reason = Literal["budget", "patience", "diverged"]
 @final
 @dataclass(frozen=True)
 class TrainingReport:
-    """What training did.
+    """Losses and course of a training.
 
     Attributes
     ----------
@@ -62,7 +54,7 @@ class TrainingReport:
     best : Check
         That of the weights that were kept.
     seconds : float
-        Wall time, summed over all parts of a resumed run.
+        Wall time, summed over all parts of a resumed state.
     reason : {"budget", "patience", "diverged"}
         Why training stopped.
     bfloat16_steps : int
@@ -90,57 +82,53 @@ def train(
     interval: float = 60.0,
     resume: bool = False,
     progress: Callable[[int, float], object] | None = None,
-    member: int = 0,
+    number: int = 0,
 ) -> TrainingReport:
-    """Train the network of a score, `member` of the recipe, in place; its weights then ask for no gradients.
+    """Train the network of a score in place, by its number in the recipe; its weights then ask for no gradients.
 
-    Samples are standardised; of ordered ones a block at the end is held out. Networks that share nothing between
-    vertices take the steps that each would take alone; where they have a sparsity, they are pruned after half the
-    steps, and only what is pruned is kept. The run is stored at most every `interval` seconds and at the end, and
-    goes on from its checkpoint where it is to `resume` and there is one. `progress` hears of the steps taken and the
-    last held-out loss.
+    Samples are standardised; of ordered ones a block at the end is held out. The run is stored at most every
+    `interval` seconds and at the end, and resumes from its checkpoint if asked to. `progress` is called with the steps
+    taken and the last held-out loss.
     """
-    refuse_unusable(score, samples, recipe)
+    _refuse_unusable(score, samples)
     network = score.network
-    used, unseen = recipe.divide(samples, member)
+    used, unseen = recipe.divide(samples, number)
     symmetries = symmetries_of(network, samples.take(used), recipe)
     data = torch.from_numpy(samples.values).to(next(network.parameters()))
-    clean, seed = data[used], recipe.seed_of_member(member)
-    run = _begin(network, recipe, seed, min(recipe.batch_size, len(clean)) * clean.shape[1])
-    identity = "" if checkpoint is None else identity_of(score, recipe, data, samples.ordered, member)
+    clean, seed = data[used], recipe.network_seed(number)
+    state = _begin(network, recipe, seed, min(recipe.batch_size, len(clean)) * clean.shape[1])
+    identity = "" if checkpoint is None else _identity_of(score, recipe, data, samples.ordered, number)
+    maps = [symmetry.on(data.device) for symmetry in symmetries]
     if checkpoint is not None and resume and os.path.exists(checkpoint):
-        run.load(checkpoint, identity)
+        state.load(checkpoint, identity)
     held_out = HeldOut(score, data[unseen], recipe.levels.grid(recipe.held_out_levels), seed=seed)
-    prune_at = max(1, recipe.steps // 2) if network.prunes else 0
 
     start = stored = time.monotonic()
-    before = run.seconds
-    if not run.checks:
-        check(run, held_out, samples, prune_at)
-    while (reason := stopped(run, recipe, prune_at)) is None:
-        step(run, score, clean, recipe, symmetries)
-        if run.step == prune_at:
-            network.prune()
-        admit(run)
-        if run.step % recipe.check_every == 0 or run.step == recipe.steps:
-            check(run, held_out, samples, prune_at)
+    before = state.seconds
+    if not state.checks:
+        check(state, held_out, samples)
+    while (reason := _stopped(state, recipe)) is None:
+        step(state, score, clean, recipe, maps)
+        state.average.update_parameters(state.network)
+        if state.step % recipe.check_every == 0 or state.step == recipe.steps:
+            check(state, held_out, samples)
         now = time.monotonic()
-        run.seconds = before + now - start
+        state.seconds = before + now - start
         if checkpoint is not None and now - stored >= interval:
-            run.save(checkpoint, identity)
+            state.save(checkpoint, identity)
             stored = time.monotonic()
         if progress is not None:
-            progress(run.step, run.checks[-1].loss)
+            progress(state.step, state.checks[-1].loss)
     if checkpoint is not None:
-        run.save(checkpoint, identity)
-    network.load_state_dict(run.best)
+        state.save(checkpoint, identity)
+    network.load_state_dict(state.best)
     network.requires_grad_(False)
-    return _report(run, reason, prune_at, symmetries)
+    return _report(state, reason, symmetries)
 
 
-def _begin(network: Network, recipe: Recipe, seed: int, vertices: int) -> Run:
+def _begin(network: Network, recipe: Recipe, seed: int, vertices: int) -> TrainingState:
     """Begin a run, with so many vertices in a batch."""
-    return Run(
+    return TrainingState(
         network.requires_grad_(True),
         weight_decay=recipe.weight_decay,
         ema=recipe.decay,
@@ -150,56 +138,50 @@ def _begin(network: Network, recipe: Recipe, seed: int, vertices: int) -> Run:
     )
 
 
-def _report(run: Run, reason: Reason, since: int, symmetries: tuple[Symmetry, ...]) -> TrainingReport:
-    """Say what training did."""
+def _report(state: TrainingState, reason: Reason, symmetries: tuple[Symmetry, ...]) -> TrainingReport:
+    """Report the training."""
     return TrainingReport(
-        tuple(run.losses),
-        tuple(run.checks),
-        run.best_check(since) or run.checks[0],
-        run.seconds,
+        tuple(state.losses),
+        tuple(state.checks),
+        state.best_check or state.checks[0],
+        state.seconds,
         reason,
-        run.bfloat16_steps,
+        state.bfloat16_steps,
         tuple(symmetry.name for symmetry in symmetries),
     )
 
 
 def step(
-    run: Run,
+    state: TrainingState,
     score: NetworkScore | HybridScore,
     clean: Float[Tensor, "sample vertex channel"],
     recipe: Recipe,
-    symmetries: tuple[Symmetry, ...] = (),
+    maps: Sequence[tuple[Int[Tensor, " vertex"], float]] = (),
 ) -> None:
-    """Change the weights once, by the gradient of one batch."""
-    batch = run.next_batch(len(clean), min(recipe.batch_size, len(clean)))
-    x = drawn(symmetries, clean[batch], run.generator)
-    if recipe.independent_windows and isinstance(run.network, WindowedNetwork):
-        squared = window_errors(run.network, x, *window_draws(recipe.levels, x, run.network, run.generator))
-    else:
-        squared = Problem.pose(score, x, *training_draws(recipe.levels, x, run.generator)).errors(
-            run.forward, run.bfloat16
-        )
-    apart = run.network.apart
-    loss = vertex_loss(squared).sum() if apart else squared.mean()
-    run.optimizer.zero_grad()
+    """Change the weights once, by the gradient of one batch; maps are the sources and signs of symmetries."""
+    batch = state.next_batch(len(clean), min(recipe.batch_size, len(clean)))
+    x = drawn(maps, clean[batch], state.generator)
+    denoising = DenoisingBatch.of_score(score, x, *training_draws(recipe.levels, x, state.generator))
+    loss = denoising.squared_errors(state.forward, state.bfloat16).mean()
+    state.optimizer.zero_grad()
     loss.backward()
-    run.network.clip(recipe.clip)
-    run.optimizer.step(recipe.rate(run.step))
-    run.losses.append(float(loss.detach()) / (squared.shape[1] if apart else 1))
-    run.bfloat16_steps += run.bfloat16
+    torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip)
+    state.optimizer.step(recipe.rate(state.step))
+    state.losses.append(float(loss.detach()))
+    state.bfloat16_steps += state.bfloat16
 
 
-def check(run: Run, held_out: HeldOut, samples: Samples, since: int) -> None:
+def check(state: TrainingState, held_out: HeldOut, samples: Samples) -> None:
     """Record the held-out loss of the averaged weights; at some checks, see whether bfloat16 changes it.
 
     Once it does by more than the standard error of the loss, training goes on in single precision.
     """
-    loss = held_out.loss(run.averaged)
+    loss = held_out.loss(state.averaged)
     with np.errstate(invalid="ignore", over="ignore"):  # a network that diverges has no finite loss
-        run.record(Check(run.step, float(loss.mean()), samples.standard_error(loss)), since)
-        if run.bfloat16 and compared(len(run.checks) - 1):
-            rounded = held_out.loss(run.averaged, bfloat16=True)
-            run.bfloat16 = bool(abs(np.mean(rounded - loss)) <= run.checks[-1].error)
+        state.record(Check(state.step, float(loss.mean()), samples.standard_error(loss)))
+        if state.bfloat16 and _compared(len(state.checks) - 1):
+            rounded = held_out.loss(state.averaged, bfloat16=True)
+            state.bfloat16 = bool(abs(np.mean(rounded - loss)) <= state.checks[-1].error)
 
 
 def symmetries_of(network: Network, samples: Samples, recipe: Recipe) -> tuple[Symmetry, ...]:
@@ -210,54 +192,38 @@ def symmetries_of(network: Network, samples: Samples, recipe: Recipe) -> tuple[S
     return chosen(samples.with_values(samples.values, network.graph), recipe.symmetries, recipe.seed)
 
 
-def admit(run: Run) -> None:
-    """Put the new weights back into the class of bounded, pruned networks, and average them."""
-    run.network.project()
-    run.average.update_parameters(run.network)
-    run.averaged.project()  # the average remembers what has been pruned
-
-
-def compared(checks: int) -> bool:
+def _compared(checks: int) -> bool:
     """Whether a check also measures what bfloat16 does to the loss: the first after the start, and as they double."""
     return checks > 0 and checks & (checks - 1) == 0
 
 
-def stopped(run: Run, recipe: Recipe, since: int) -> Reason | None:
+def _stopped(state: TrainingState, recipe: Recipe) -> Reason | None:
     """Why training is over; None while it is not."""
-    if run.losses and not math.isfinite(run.losses[-1]):
+    if state.losses and not math.isfinite(state.losses[-1]):
         return "diverged"
-    best = run.best_check(since)
-    if best is not None and len(run.checks) - 1 - run.checks.index(best) >= recipe.patience:
+    best = state.best_check
+    if best is not None and len(state.checks) - 1 - state.checks.index(best) >= recipe.patience:
         return "patience"
-    return "budget" if run.step >= recipe.steps else None
+    return "budget" if state.step >= recipe.steps else None
 
 
-def refuse_unusable(score: NetworkScore | HybridScore, samples: Samples, recipe: Recipe) -> None:
-    """Refuse samples that cannot be trained on, and windows with noise of their own where none are read alone."""
-    network = score.network
+def _refuse_unusable(score: NetworkScore | HybridScore, samples: Samples) -> None:
+    """Refuse samples that cannot be trained on."""
     samples.require_complete()
     score.check(torch.from_numpy(samples.values))
     if not np.isfinite(samples.values).all():
         raise ValueError("samples must be finite, got missing or infinite values")
-    if recipe.independent_windows and not (isinstance(network, WindowedNetwork) and network.n_shown == 0):
-        raise ValueError(
-            "independent_windows must be False, but for networks of windows that are shown nothing, got "
-            f"{type(network).__name__} shown {network.n_shown} values; leave it out"
-        )
 
 
-def identity_of(
+def _identity_of(
     score: NetworkScore | HybridScore,
     recipe: Recipe,
     x: Float[Tensor, "sample vertex channel"],
     ordered: bool,
-    member: int,
+    number: int,
 ) -> str:
-    """Digest of all that a run depends on besides its state; the weights are its state.
-
-    What comes from a decomposition differs in its last digits with the number of threads, so that of spectra the first
-    digits of the eigenvalues count.
-    """
+    """Digest of all that a run depends on besides its state; the weights are its state."""
+    # Decompositions differ in their last digits with the number of threads: the first digits of eigenvalues count.
     config, fixed = score.network.graph.state()
     for name, value in score.state_dict().items():
         if name.endswith(".values"):
@@ -265,10 +231,11 @@ def identity_of(
         elif not name.startswith("network.") and not name.endswith(".vectors"):
             fixed[name] = value.cpu().numpy()
     settings = {
-        "recipe": asdict(replace(recipe, members=1)),
+        "recipe": asdict(replace(recipe, n_networks=1)),
         "ordered": ordered,
         "score": describe(score),
         "graph": config,
-        "member": member,
+        "number": number,
+        "device": x.device.type,
     }
     return store.digest(settings, fixed | {"x": x.cpu().numpy()})

@@ -1,4 +1,4 @@
-"""A training run in progress: everything its next step depends on, so that it can be stored and gone on with."""
+"""A training in progress: everything that its next step depends on, so that it can be checkpointed and resumed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from nearfield.score.network import Network
 
-__all__ = ["Check", "Run"]
+__all__ = ["Check", "TrainingState"]
 
 
 class Check(NamedTuple):
@@ -45,8 +45,8 @@ class Check(NamedTuple):
 
 
 @final
-class Run:
-    """Weights, their average, moments, random numbers, place in the data, and what has been seen so far.
+class TrainingState:
+    """Weights, their average, moments, random numbers, place in the data, losses and checks.
 
     Parameters
     ----------
@@ -65,6 +65,8 @@ class Run:
 
     Attributes
     ----------
+    device : torch.device
+        Of the network, the random numbers and the batches.
     losses : list of float
         Training loss of each step taken.
     checks : list of Check
@@ -94,13 +96,14 @@ class Run:
         self.optimizer = AdamW(network.parameters(), weight_decay)
         # Not the seed itself: the network's first weights may have been drawn from the same number.
         words = np.random.SeedSequence([seed, Stream.TRAINING]).generate_state(1, np.uint64)
-        self.generator = torch.Generator(next(network.parameters()).device).manual_seed(int(words[0]))
-        self.best = copied(network)
+        self.device = next(network.parameters()).device
+        self.generator = torch.Generator(self.device).manual_seed(int(words[0]))
+        self.best = _copied(network)
         self.losses: list[float] = []
         self.checks: list[Check] = []
         self.seconds = 0.0
         self.bfloat16, self.bfloat16_steps = bfloat16, 0
-        self._order = torch.zeros(0, dtype=torch.int64, device=self.generator.device)
+        self._order = torch.zeros(0, dtype=torch.int64, device=self.device)
         self._position = 0
 
     @cached_property
@@ -119,24 +122,25 @@ class Run:
         return len(self.losses)
 
     def next_batch(self, n_samples: int, batch_size: int) -> Int[Tensor, " batch"]:
-        """Sample numbers of the next batch; what is left of a pass over the data and fills no batch is passed over."""
+        """Sample numbers of the next batch; the rest of a pass over the data that fills no batch is left out."""
         if self._position + batch_size > len(self._order):
-            self._order = torch.randperm(n_samples, generator=self.generator, device=self.generator.device)
+            self._order = torch.randperm(n_samples, generator=self.generator, device=self.device)
             self._position = 0
         self._position += batch_size
         return self._order[self._position - batch_size : self._position]
 
-    def record(self, check: Check, since: int) -> None:
-        """Keep a check, and the averaged weights if they are the best of those checked after `since` steps or more."""
-        earlier = self.best_check(since)
+    def record(self, check: Check) -> None:
+        """Keep a check, and the averaged weights if they are the best so far."""
+        earlier = self.best_check
         self.checks.append(check)
-        if self.best_check(since) is not earlier:
-            self.best = copied(self.averaged)
+        if self.best_check is not earlier:
+            self.best = _copied(self.averaged)
 
-    def best_check(self, since: int) -> Check | None:
-        """Return the check with the lowest loss, the first of equals, among those after `since` steps or more."""
-        eligible = [check for check in self.checks if check.step >= since and math.isfinite(check.loss)]
-        return min(eligible, key=lambda check: check.loss, default=None)
+    @property
+    def best_check(self) -> Check | None:
+        """The check with the lowest finite loss, the first of equals; None if there is none."""
+        finite = [check for check in self.checks if math.isfinite(check.loss)]
+        return min(finite, key=lambda check: check.loss, default=None)
 
     def save(self, path: str | os.PathLike[str], identity: str) -> None:
         """Write the run in one step; `identity` says of what."""
@@ -154,28 +158,20 @@ class Run:
         store.write(path, {"kind": "training", "identity": identity}, arrays)
 
     def load(self, path: str | os.PathLike[str], identity: str) -> None:
-        """Go on from a stored run.
-
-        Raises
-        ------
-        ValueError
-            If the file is no checkpoint, is damaged, or is of another recipe, score or data.
-        OSError
-            If it cannot be read.
-        """
+        """Resume a stored run; refuse that of another recipe, score, data or device."""
         metadata, arrays = store.read(path)
         if metadata != {"kind": "training", "identity": identity}:
             raise ValueError(
-                f"checkpoint must be of this recipe, score and data to be resumed, got {os.fspath(path)!r} of others "
-                "or of another version of nearfield; "
-                "give the arguments of the run that wrote it, or delete the file to start again"
+                f"checkpoint must be of this recipe, score and data to be resumed, got {os.fspath(path)!r} of others, "
+                "of another device or of another version of nearfield; give the arguments of the run that wrote it, or "
+                "delete the file to start again"
             )
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
         for prefix, state in self._states().items():
             for name, value in state.items():
                 value.copy_(tensors[f"{prefix}{name}"])
         self.generator.set_state(tensors["generator"])
-        self._order, self._position = tensors["order"].to(self._order.device), int(arrays["position"])
+        self._order, self._position = tensors["order"].to(self.device), int(arrays["position"])
         self.losses = arrays["losses"].tolist()
         self.checks = [Check(int(step), loss, error) for step, loss, error in arrays["checks"].tolist()]
         self.seconds = float(arrays["seconds"])
@@ -191,6 +187,6 @@ class Run:
         }
 
 
-def copied(network: torch.nn.Module) -> dict[str, Tensor]:
+def _copied(network: torch.nn.Module) -> dict[str, Tensor]:
     """Copy the state of a network, to keep it."""
     return {name: value.detach().clone() for name, value in network.state_dict().items()}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from nearfield.graph.lattice import Lattice
 
-    Links = tuple[Int[np.ndarray, " vertex+1"], Int[np.ndarray, " entry"]]
+    Links = tuple[Int[np.ndarray, " pointer"], Int[np.ndarray, " entry"]]
 
 
 __all__ = [
@@ -37,7 +37,7 @@ def read_only(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def pattern_of(pointers: Int[np.ndarray, " vertex+1"], columns: Int[np.ndarray, " entry"]) -> csr_array:
+def pattern_of(pointers: Int[np.ndarray, " pointer"], columns: Int[np.ndarray, " entry"]) -> csr_array:
     """Sparse boolean array that shares its pointers and columns.
 
     Examples

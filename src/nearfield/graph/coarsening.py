@@ -74,7 +74,8 @@ def box_step(graph: DependencyGraph) -> int:
     """Cells of a box along each axis: 3, or as many as leave not too many blocks for a graph of this size."""
     most = min(MOST_BLOCKS, max(FEWEST_BLOCKS, MOST_NUMBERS / graph.n_vertices))
     axes = 2 if graph.lattice is None else sum(length > 1 for length in graph.lattice.shape)
-    return max(STEP, math.ceil((graph.n_vertices / most) ** (1 / max(1, axes))))
+    step: float = (graph.n_vertices / most) ** (1 / max(1, axes))
+    return max(STEP, math.ceil(step))
 
 
 def coarsen(graph: DependencyGraph, step: int = STEP) -> Coarsening:
@@ -131,4 +132,5 @@ def _clusters(graph: DependencyGraph, step: int) -> Coarsening:
 def _degrees(vector: Float[np.ndarray, "block 3"]) -> Float[np.ndarray, "block 2"]:
     """Latitude and longitude of directions from the centre of the sphere."""
     x, y, z = vector.T
-    return np.rad2deg(np.stack([np.arctan2(z, np.hypot(x, y)), np.arctan2(y, x)], axis=1))
+    degrees: np.ndarray = np.rad2deg(np.stack([np.arctan2(z, np.hypot(x, y)), np.arctan2(y, x)], axis=1))
+    return degrees

@@ -24,7 +24,7 @@ Metric = Literal["euclidean", "haversine"]
 EARTH_RADIUS = 6371.0088  # km, mean radius of the IUGG's reference ellipsoid
 
 
-def positions(coordinates: Float[np.ndarray, "vertex axis"], metric: Metric) -> Float[np.ndarray, "vertex axis"]:
+def positions(coordinates: Float[np.ndarray, "vertex axis"], metric: Metric) -> Float[np.ndarray, "vertex place"]:
     """Points whose straight-line distance orders as the metric does: on the sphere, unit vectors.
 
     Examples
@@ -81,7 +81,7 @@ def close_pairs(
     return cKDTree(positions(coordinates, metric)).query_pairs(chord, output_type="ndarray")
 
 
-def real_array(name: str, values: ArrayLike) -> Float[np.ndarray, ...]:
+def real_array(name: str, values: ArrayLike) -> Float[np.ndarray, "..."]:
     """Return finite real numbers as a new float64 array, without negative zeros.
 
     Examples
@@ -92,7 +92,7 @@ def real_array(name: str, values: ArrayLike) -> Float[np.ndarray, ...]:
     array = np.asarray(values)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}; convert to float")
-    array = array.astype(np.float64) + 0.0
+    array = np.asarray(array.astype(np.float64) + 0.0)
     if not np.isfinite(array).all():
         place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise ValueError(f"{name} must be finite, got {array[place]} at {place}; drop or fill such entries")
@@ -150,7 +150,7 @@ def checked_axes(lat: ArrayLike, lon: ArrayLike) -> tuple[Float[np.ndarray, " la
     return axes[0], axes[1], len(steps) > 0 and abs(span + spacing - 360) <= spacing / 2
 
 
-def _check_degrees(lat: Float[np.ndarray, " point"], lon: Float[np.ndarray, " point"]) -> None:
+def _check_degrees(lat: Float[np.ndarray, " lat"], lon: Float[np.ndarray, " lon"]) -> None:
     """Refuse latitudes outside [-90, 90] and longitudes that span more than 360 degrees."""
     farthest = lat[np.abs(lat).argmax()]
     if abs(farthest) > 90:

@@ -75,8 +75,8 @@ class DependencyGraph:
     """
 
     lattice: Lattice | None = None
-    keep: Bool[np.ndarray, ...] | None = None
-    links: tuple[Int[np.ndarray, " vertex+1"], Int[np.ndarray, " 2*edge"]] | None = None
+    keep: Bool[np.ndarray, "..."] | None = None
+    links: tuple[Int[np.ndarray, " pointer"], Int[np.ndarray, " entry"]] | None = None
     coordinates: Float[np.ndarray, "vertex axis"] | None = None
     metric: Metric = "euclidean"
     parts: tuple[int, ...] = ()
@@ -260,7 +260,7 @@ class DependencyGraph:
         return self.lattice if self.keep is None else None
 
     @cached_property
-    def _edges(self) -> tuple[Int[np.ndarray, " vertex+1"], Int[np.ndarray, " 2*edge"]]:
+    def _edges(self) -> tuple[Int[np.ndarray, " pointer"], Int[np.ndarray, " entry"]]:
         """Row pointers and columns of the adjacency, read-only."""
         if self.lattice is None:
             assert self.links is not None

@@ -193,4 +193,5 @@ class Lattice:
                 back = (self.shape[axis] - 1) // 2
                 step = (step + back) % self.shape[axis] - back
             place.append(step - lowest[axis])
-        return column_at[tuple(place)]
+        column: np.ndarray = column_at[tuple(place)]
+        return column

@@ -37,7 +37,8 @@ class Memory:
         with self._lock:
             if key in self._kept:
                 self._kept[key] = self._kept.pop(key)  # the latest
-                return self._kept[key][0]
+                kept: Kept = self._kept[key][0]
+                return kept
             made = make()
             taken = size(made)
             if taken <= self.limit:

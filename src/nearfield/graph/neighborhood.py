@@ -95,7 +95,8 @@ def ball_sizes(adjacency: csr_array, radius: int) -> Int[np.ndarray, " vertex"]:
     >>> ball_sizes(csr_array(np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], dtype=bool)), 1).tolist()
     [2, 3, 2]
     """
-    return np.sum([np.diff(layer.indptr) for layer in layers(adjacency, radius)], axis=0)
+    sizes: np.ndarray = np.sum([np.diff(layer.indptr) for layer in layers(adjacency, radius)], axis=0)
+    return sizes
 
 
 def ranked(

@@ -1,4 +1,4 @@
-"""Methods: the ways in which a law is fitted, one module for each, and the one table of their names."""
+"""Methods to fit a law, one module each, and the table of their short names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 ]  # fmt: skip
 
 METHODS = {
-    "auto": "the Gaussian field, and the hybrid at the noise levels where its held-out loss is lower beyond noise",
+    "auto": "the Gaussian field, and the hybrid at the noise levels where its held-out loss is clearly lower",
     "gaussian": "sparse Cholesky field, exact in everything",
     "windowed": "minimiser of the local loss (3.8) over linear scores",
     "masked": "masked inverse covariance (4.5) of the paper",
@@ -30,23 +30,16 @@ METHODS = {
     "hybrid": "network whose context is the denoiser of the windowed Gaussian",
     "paper": "networks trained as the paper trains them",
 }
-"""Short names of the methods. The class of a name has it with a capital letter, in the module of that name."""
+"""Short names of the methods and their meanings; the class of a method is the capitalised name, in its module."""
 
 
 def method_of(method: str | Method, **settings: Any) -> Method:
-    """Return a method by its short name, with those of the settings that it has; a `Method` is returned as it is.
-
-    Parameters
-    ----------
-    method : str or Method
-    **settings
-        Values for the fields of the class. A setting that the class lacks is left out.
+    """Return a method by its short name, with the settings of its class; a `Method` is returned as it is.
 
     Raises
     ------
     TypeError, ValueError
-        If the name is none of `METHODS`, a setting is out of range, or a `Method` comes with settings that are not its
-        own.
+        If the name is none of `METHODS`, a setting is out of range, or a `Method` comes with settings besides its own.
 
     Examples
     --------
@@ -58,10 +51,13 @@ def method_of(method: str | Method, **settings: Any) -> Method:
     if isinstance(method, Method):
         for name, value in settings.items():
             if value is not defaults()[name] and value != defaults()[name]:
-                raise ValueError(f"{name} must be left out with method={method!r}, which has its own, got {value!r}")
+                raise ValueError(
+                    f"{name} must keep its default with method={method!r}, which has its own settings, got {value!r}"
+                )
         return method
     kind: Any = class_of(method)
-    return kind(**{field.name: settings[field.name] for field in fields(kind) if field.name in settings})
+    made: Method = kind(**{field.name: settings[field.name] for field in fields(kind) if field.name in settings})
+    return made
 
 
 def class_of(name: str) -> type[Method]:
@@ -73,7 +69,7 @@ def class_of(name: str) -> type[Method]:
 
 
 def __getattr__(name: str) -> Any:
-    """Import a class when it is first asked for, so that the table of names is light."""
+    """Import a class at its first use, so that importing the table of names is fast."""
     module = "base" if name in ("Fitted", "FitOptions", "Method") else name.lower()
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,17 +1,19 @@
-"""What every method is: settings, and a fit of samples."""
+"""The contract of methods: settings, and a fit of samples."""
 
 from __future__ import annotations
 
 import abc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 
 from nearfield.distribution import Distribution
+from nearfield.fitting.fit_report import FitReport
 from nearfield.fitting.neural import LevelChoice
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.rarity import warn_of_rare
@@ -30,7 +32,7 @@ Radius = int | tuple[tuple[float, int], ...]
 
 @dataclass(frozen=True)
 class FitOptions:
-    """What a fit is given besides samples and settings.
+    """Options of a fit besides samples and settings.
 
     Parameters
     ----------
@@ -40,11 +42,14 @@ class FitOptions:
         File that keeps the state of a training, which resumes from it.
     on_step : callable, optional
         Called after each step of training with the steps taken, their number and the last held-out loss.
+    device : str or torch.device
+        Where networks are trained; ``"auto"`` is a GPU where there is one.
     """
 
     search: Search = field(default_factory=Search)
     checkpoint: str | os.PathLike[str] | None = None
     on_step: Callable[[int, int, float], object] | None = None
+    device: str | torch.device = "auto"
 
     @property
     def seed(self) -> int:
@@ -54,7 +59,7 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A law with what was chosen on the way.
+    """A fitted law with the choices made for it.
 
     Parameters
     ----------
@@ -69,9 +74,9 @@ class Fitted:
     seconds : dict of str to float
         Wall time of each stage.
     selection : SelectionReport or None
-        None when nothing was left to choose.
+        None if nothing was left to choose.
     training : TrainingReport or None
-        Of the network, if one was trained; of the first of several.
+        Of the first network, if any was trained.
     levels : tuple of LevelChoice or None
         Network against Gaussian field at each noise level.
     """
@@ -86,6 +91,19 @@ class Fitted:
     selection: SelectionReport | None = None
     training: TrainingReport | None = None
     levels: tuple[LevelChoice, ...] | None = None
+
+    def report(self, n_samples: int, seed: int, warnings: Sequence[str], encoding: float) -> FitReport:
+        """Return the report of the fit, with the seconds of encoding the samples."""
+        return FitReport(
+            selection=self.selection,
+            seconds={"encode": encoding, **self.seconds},
+            n_samples=n_samples,
+            warnings=tuple(warnings),
+            reason=self.reason,
+            seed=seed,
+            training=self.training,
+            levels=self.levels,
+        )
 
 
 class Method(abc.ABC):
@@ -110,7 +128,7 @@ class Method(abc.ABC):
         Warns
         -----
         UserWarning
-            When vertices vary rarely.
+            If vertices vary rarely.
         """
         self.require(samples)
         warn_of_rare(samples)
@@ -118,24 +136,24 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def _fit(self, samples: Samples, options: FitOptions) -> Fitted:
-        """Fit samples that the method takes."""
+        """Fit samples that `require` accepts."""
 
     def require(self, samples: Samples) -> None:
-        """Refuse, before anything is computed, samples that the method does not take."""
+        """Refuse, before the computation, samples that the method cannot fit."""
         samples.require_complete()
 
     def seeded(self) -> bool:
-        """Whether the settings alone fix all that is random in a fit."""
+        """Whether the settings alone fix all random numbers of a fit."""
         return False
 
     @property
     def n_checkpoints(self) -> int:
-        """Number of files that keep a training."""
+        """Number of checkpoint files."""
         return 1
 
 
 def defaults() -> dict[str, Any]:
-    """Return the settings that the estimator passes on, at their defaults."""
+    """Return the defaults of the settings that the estimator passes on."""
     return {"radius": "auto", "pooling": "auto", "recipe": None, "validation_fraction": 0.15}
 
 
@@ -145,7 +163,7 @@ def automatic(value: Any) -> bool:
 
 
 def keep_radius(method: Any) -> None:
-    """Refuse a radius that is no number of hops."""
+    """Check that the radius is a number of hops."""
     radius = method.radius
     if not automatic(radius) and (not isinstance(radius, Integral) or isinstance(radius, bool) or radius < 0):
         raise ValueError(f"radius must be a number of hops, 0 or more, or 'auto', got {radius!r}")
@@ -153,40 +171,40 @@ def keep_radius(method: Any) -> None:
 
 
 def keep_pooling(method: Any) -> None:
-    """Refuse a pooling that is none, and keep a number as a `Pooling`."""
+    """Check the pooling, and turn a number into a `Pooling`."""
     pooling = method.pooling
     if automatic(pooling) or isinstance(pooling, Pooling):
         return
     if not isinstance(pooling, Real) or isinstance(pooling, bool):
         raise TypeError(f"pooling must be a number in [0, 1], a Pooling or 'auto', got {pooling!r}")
     if not 0 <= float(pooling) <= 1:
-        raise ValueError(f"pooling must be in [0, 1], got {pooling!r}; 0 fits every vertex alone")
+        raise ValueError(f"pooling must be in [0, 1], got {pooling!r}")
     object.__setattr__(method, "pooling", Pooling(float(pooling)))
 
 
 def keep_fraction(method: Any) -> None:
-    """Refuse a share that is outside (0, 1)."""
+    """Check that the share is in (0, 1)."""
     fraction = method.validation_fraction
     if not isinstance(fraction, Real):
-        raise TypeError(f"validation_fraction must be a number in (0, 1), got {fraction!r}; .15 is usual")
+        raise TypeError(f"validation_fraction must be a number in (0, 1), got {fraction!r}")
     if not 0 < float(fraction) < 1:
-        raise ValueError(f"validation_fraction must be in (0, 1), got {fraction!r}; .15 is usual")
+        raise ValueError(f"validation_fraction must be in (0, 1), got {fraction!r}")
 
 
 def keep_recipe(method: Any, kind: type) -> None:
-    """Refuse a recipe of another kind."""
+    """Check the kind of the recipe."""
     if method.recipe is not None and not isinstance(method.recipe, kind):
         name = type(method).__name__.lower()
         raise TypeError(f"recipe must be a {kind.__name__} with method={name!r}, got {type(method.recipe).__name__}")
 
 
-def given(value: Any) -> Any:
-    """Return a setting, None where it is left to the library."""
+def fixed(value: Any) -> Any:
+    """Return a setting, or None where its choice is left to the library."""
     return None if automatic(value) else value
 
 
-def named(radius: Radius, pooling: Pooling) -> str:
-    """Say which radius and pooling are in use."""
+def locality_reason(radius: Radius, pooling: Pooling) -> str:
+    """Name radius and pooling in a sentence."""
     if isinstance(radius, int):
         return f"Radius {radius}, pooling strength {pooling.strength:g}."
     used = [r for _, r in radius]

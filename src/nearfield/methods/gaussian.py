@@ -1,4 +1,4 @@
-"""The Gaussian field: its locality chosen by held-out loss, corrected at larger scales, scored as predictive."""
+"""The Gaussian field: a locality chosen by held-out loss, corrections at larger scales, and a predictive density."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from nearfield.distribution import GaussianModel
 from nearfield.fitting.band import choose_band
 from nearfield.fitting.closed_form import build_field, settled_field, warn_of
 from nearfield.fitting.coarse import Scale, choose_correction, corrected
-from nearfield.fitting.moments import MomentWarning, described, moments
+from nearfield.fitting.moments import MomentWarning, moment_warning, moments
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.predictive import choose_predictive
 from nearfield.fitting.selection import SelectionReport, select_field
-from nearfield.methods.base import FitOptions, Fitted, Method, given, keep_pooling, keep_radius, named
+from nearfield.methods.base import FitOptions, Fitted, Method, fixed, keep_pooling, keep_radius, locality_reason
 from nearfield.samples import Samples
 from nearfield.score.field import GaussianField
 
@@ -55,7 +55,7 @@ class Gaussian(Method):
 
     def _fit(self, samples: Samples, options: FitOptions) -> Fitted:
         """Choose, fit, correct; then choose the density and the width of conditional draws."""
-        chosen = choose(samples, given(self.radius), given(self.pooling), options)
+        chosen = choose(samples, fixed(self.radius), fixed(self.pooling), options)
         found = fit_chosen(samples, chosen, options)
         start = time.perf_counter()
         y = samples.standardized(found.center, found.scale)
@@ -70,7 +70,7 @@ class Gaussian(Method):
 
 
 class Chosen(NamedTuple):
-    """Hops and pooling of the field, the choice in a sentence, and the seconds it took."""
+    """Hops and pooling of the field, the reason of the choice, and its seconds."""
 
     radius: int
     pooling: Pooling
@@ -80,7 +80,7 @@ class Chosen(NamedTuple):
 
 
 class FittedField(NamedTuple):
-    """A field with its locality and correction; it describes ``(x - center) / scale``."""
+    """A field of ``(x - center) / scale`` with its locality and correction."""
 
     center: Float[np.ndarray, "vertex channel"]
     scale: Float[np.ndarray, "vertex channel"]
@@ -93,24 +93,24 @@ class FittedField(NamedTuple):
     seconds: dict[str, float]
 
     def fitted(self, law: GaussianModel) -> Fitted:
-        """Return what a method returns."""
+        """Return the result of a method with a law."""
         return Fitted(
             self.center, self.scale, law, self.radius, self.pooling, self.reason, self.seconds, self.selection
         )
 
 
 def choose(samples: Samples, radius: int | None, pooling: Pooling | None, options: FitOptions) -> Chosen:
-    """Choose by cross-validation whatever is None."""
+    """Choose radius and pooling by cross-validation, where they are None."""
     start = time.perf_counter()
     if radius is not None and pooling is not None:
-        return Chosen(radius, pooling, None, named(radius, pooling), 0.0)
+        return Chosen(radius, pooling, None, locality_reason(radius, pooling), 0.0)
     selection = select_field(samples, radius=radius, pooling=pooling, search=options.search)
     choice = selection.choice
     return Chosen(choice.radius, choice.pooling, selection, selection.reason, time.perf_counter() - start)
 
 
 def fit_chosen(samples: Samples, chosen: Chosen, options: FitOptions) -> FittedField:
-    """Fit the field, check the second moments of its draws, and correct it at larger scales where they are off."""
+    """Fit the field, check the second moments of its draws, and correct it at larger scales if they are off."""
     start = time.perf_counter()
     radius, pooling, selection, reason, selected = chosen
     if selection is None:
@@ -119,16 +119,16 @@ def fit_chosen(samples: Samples, chosen: Chosen, options: FitOptions) -> FittedF
         fit, pooling = settled_field(samples, radius, pooling)
     warn_of(fit, len(samples))
     fitted, y = time.perf_counter(), samples.standardized(fit.center, fit.scale)
-    off, checked = described(moments(y, fit.field, options.seed)), time.perf_counter()
+    off, checked = moment_warning(moments(y, fit.field, options.seed)), time.perf_counter()
     correction = choose_correction(y, fit.field, radius, pooling, needed=off is not None, search=options.search)
     field, made = corrected(fit.field, y, correction), time.perf_counter()
     if correction is not None:
-        off = described(moments(y, field, options.seed))
+        off = moment_warning(moments(y, field, options.seed))
         reason = f"{reason} {correction.describe()}"
     if off is not None:
         warnings.warn(off, MomentWarning, stacklevel=2)
     if pooling.nugget > chosen.pooling.nugget:
-        reason += f" White noise of {pooling.nugget:g} of the variance was added, for draws to have that of the data."
+        reason += f" White noise of {pooling.nugget:g} of the variance gives the draws the variance of the data."
     checks = checked - fitted + time.perf_counter() - made
     seconds = {"select": selected, "fit": fitted - start, "correct": made - checked, "check": checks}
     return FittedField(fit.center, fit.scale, field, radius, pooling, correction, selection, reason, seconds)

@@ -10,7 +10,16 @@ from nearfield.distribution import DiffusionModel
 from nearfield.fitting.closed_form import fit_masked
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.radius import select_masked_radius
-from nearfield.methods.base import FitOptions, Fitted, Method, automatic, given, keep_pooling, keep_radius, named
+from nearfield.methods.base import (
+    FitOptions,
+    Fitted,
+    Method,
+    automatic,
+    fixed,
+    keep_pooling,
+    keep_radius,
+    locality_reason,
+)
 from nearfield.samples import Samples
 
 __all__ = ["Masked"]
@@ -41,9 +50,9 @@ class Masked(Method):
     def _fit(self, samples: Samples, options: FitOptions) -> Fitted:
         """Choose the radius by the denoising loss summed over noise levels, and fit."""
         start = time.perf_counter()
-        radius = select_masked_radius(samples, seed=options.seed) if automatic(self.radius) else given(self.radius)
+        radius = select_masked_radius(samples, seed=options.seed) if automatic(self.radius) else fixed(self.radius)
         selected = time.perf_counter()
         center, scale, score = fit_masked(samples, radius)
         seconds = {"select": selected - start, "fit": time.perf_counter() - selected}
         law, pooling = DiffusionModel(score, samples.standardized(center, scale).largest_eigenvalue), Pooling(0.0)
-        return Fitted(center, scale, law, radius, pooling, named(radius, pooling), seconds)
+        return Fitted(center, scale, law, radius, pooling, locality_reason(radius, pooling), seconds)

@@ -10,7 +10,7 @@ import numpy as np
 
 from nearfield.fitting.acceleration import require_compiler
 from nearfield.fitting.covariance import location_and_scale
-from nearfield.fitting.neural import NetworkFit, default_recipe, fit_network
+from nearfield.fitting.neural import Design, NetworkFit, default_recipe, fit_network
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.symmetry import named as named_symmetries
@@ -18,7 +18,7 @@ from nearfield.methods.base import (
     FitOptions,
     Fitted,
     Method,
-    given,
+    fixed,
     keep_fraction,
     keep_pooling,
     keep_radius,
@@ -26,6 +26,7 @@ from nearfield.methods.base import (
 )
 from nearfield.methods.gaussian import Chosen, choose
 from nearfield.samples import Samples
+from nearfield.sampling.device import usable_device
 from nearfield.score.hybrid import HybridScore
 
 if TYPE_CHECKING:
@@ -80,12 +81,12 @@ class NetworkMethod(Method):
 
     @property
     def n_checkpoints(self) -> int:
-        """One for each member of the recipe."""
-        return 1 if self.recipe is None else self.recipe.members
+        """One for each network of the recipe."""
+        return 1 if self.recipe is None else self.recipe.n_networks
 
     def seeded(self) -> bool:
         """Whether a recipe is given, and nothing is left to choose."""
-        return None not in (self.recipe, given(self.radius), given(self.pooling))
+        return None not in (self.recipe, fixed(self.radius), fixed(self.pooling))
 
     def require(self, samples: Samples) -> None:
         """Refuse missing values, symmetries that the graph lacks, and compilation without a compiler."""
@@ -100,7 +101,7 @@ class NetworkMethod(Method):
 
     def choose_locality(self, samples: Samples, options: FitOptions) -> Chosen:
         """Choose pooling and hops of the field; where both are given, nothing of the field is needed."""
-        radius, pooling = given(self.radius), given(self.pooling)
+        radius, pooling = fixed(self.radius), fixed(self.pooling)
         return choose(samples, 0 if None not in (radius, pooling) else None, pooling, options)
 
     def train(
@@ -115,16 +116,14 @@ class NetworkMethod(Method):
         start, pooling = time.perf_counter(), _shared_law(chosen)
         center, scale = located or location_and_scale(samples, pooling)
         recipe = self.recipe or default_recipe(samples.graph, len(samples), self.validation_fraction, options.seed)
-        tell, total = options.on_step, recipe.members * recipe.steps
+        tell, total = options.on_step, recipe.n_networks * recipe.steps
         fit = fit_network(
             samples.standardized(center, scale),
-            kind,
-            hops=chosen.radius,
-            pooling=pooling,
-            recipe=recipe,
-            radius=given(self.radius),
+            Design(kind, chosen.radius, pooling, fixed(self.radius)),
+            recipe,
             checkpoint=options.checkpoint,
             progress=None if tell is None else lambda step, loss: tell(step, total, loss),
+            device=usable_device(options.device),
         )
         return Trained(center, scale, fit, pooling, _described(fit), time.perf_counter() - start)
 
@@ -145,22 +144,19 @@ def fitted_network(trained: Trained, chosen: Chosen, samples: Samples) -> Fitted
         trained.reason,
         {"select": chosen.seconds, "train": trained.seconds},
         chosen.selection,
-        training=trained.fit.members[0].training,
+        training=trained.fit.networks[0].training,
     )
 
 
 def _shared_law(chosen: Chosen) -> Pooling:
-    """Pooling for a network: one law, unless held-out loss says clearly that vertices differ.
-
-    The field's pooling rests on differences of some 1e-4 nats per dimension. Numbers of each vertex, which a network
-    learns where laws differ, cost far more than that: on Cox-Ingersoll-Ross chains four times the excess risk.
-    """
+    """Pooling for a network: one law, unless held-out loss says clearly that vertices differ."""
+    # The numbers of each vertex that a network learns elsewhere cost far more than the field's pooling gains.
     alike = [c for c in chosen.selection.table if c.pooling == Pooling(1.0)] if chosen.selection is not None else []
     return Pooling(1.0) if any(c.difference <= _CLEAR * c.difference_error for c in alike) else chosen.pooling
 
 
 def _described(fit: NetworkFit) -> str:
-    score, training = fit.members[0].score, fit.members[0].training
+    score, training = fit.networks[0].score, fit.networks[0].training
     context = (
         f", with a Gaussian that reads {score.gaussian.radius} as context: {score.radius} in all"
         if isinstance(score, HybridScore)
@@ -168,8 +164,8 @@ def _described(fit: NetworkFit) -> str:
     )
     why = {"budget": "", "patience": ", then no better", "diverged": ", then diverging"}[training.reason]
     images = f" Trained on images under {', '.join(training.symmetries)} as well." if training.symmetries else ""
-    losses = ", ".join(f"{member.training.best.loss:.4f}" for member in fit.members[1:])
-    others = f" Mean of {len(fit.members)} networks; the losses of the others are {losses}." if losses else ""
+    losses = ", ".join(f"{network.training.best.loss:.4f}" for network in fit.networks[1:])
+    others = f" Mean of {len(fit.networks)} networks; the losses of the others are {losses}." if losses else ""
     return (
         f"Network reading {score.network.radius} hops{context}; held-out loss {training.best.loss:.4f} after "
         f"{training.best.step} of {len(training.losses)} steps{why}.{images}{others}"

@@ -14,15 +14,16 @@ from nearfield.methods.base import (
     FitOptions,
     Fitted,
     Method,
-    given,
+    fixed,
     keep_pooling,
     keep_radius,
     keep_recipe,
-    named,
+    locality_reason,
 )
 from nearfield.paper.recipe import PaperRecipe, fit_paper
 from nearfield.paper.vertex_training import VertexRecipe, fit_vertex_networks
 from nearfield.samples import Samples
+from nearfield.sampling.device import usable_device
 from nearfield.score.base import Score
 
 __all__ = ["Paper"]
@@ -61,8 +62,8 @@ class Paper(Method):
     def _fit(self, samples: Samples, options: FitOptions) -> Fitted:
         """Choose the radius, and train on all samples."""
         start = time.perf_counter()
-        pooling: Pooling = given(self.pooling) or Pooling(1.0)
-        radius: int | None = given(self.radius)
+        pooling: Pooling = fixed(self.pooling) or Pooling(1.0)
+        radius: int | None = fixed(self.radius)
         if radius is None:
             radius = max(r for _, r in select_radius_by_time(samples, pooling, seed=options.seed))
         selected = time.perf_counter()
@@ -71,7 +72,7 @@ class Paper(Method):
         score, reason = self._train(y, radius, options)
         seconds = {"select": selected - start, "train": time.perf_counter() - selected}
         law = DiffusionModel(score, y.largest_eigenvalue)
-        return Fitted(center, scale, law, radius, pooling, f"{named(radius, pooling)}{reason}", seconds)
+        return Fitted(center, scale, law, radius, pooling, f"{locality_reason(radius, pooling)}{reason}", seconds)
 
     def _train(self, samples: Samples, radius: int, options: FitOptions) -> tuple[Score, str]:
         """Train the networks, and say what came of those of single vertices."""
@@ -94,4 +95,4 @@ class Paper(Method):
         assert not isinstance(self.recipe, VertexRecipe)
         recipe = self.recipe or PaperRecipe(seed=seed)
         progress = None if tell is None else lambda step, loss: tell(step, recipe.steps, loss)
-        return fit_paper(samples, radius, recipe, progress), ""
+        return fit_paper(samples, radius, recipe, progress, usable_device(options.device)), ""

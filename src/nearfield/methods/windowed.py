@@ -11,7 +11,7 @@ from nearfield.fitting.closed_form import fit_windowed
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.radius import select_radius_by_time
 from nearfield.fitting.selection import select_field
-from nearfield.methods.base import FitOptions, Fitted, Method, Radius, given, keep_pooling, keep_radius, named
+from nearfield.methods.base import FitOptions, Fitted, Method, Radius, fixed, keep_pooling, keep_radius, locality_reason
 from nearfield.samples import Samples
 
 __all__ = ["Windowed"]
@@ -38,10 +38,10 @@ class Windowed(Method):
         keep_pooling(self)
 
     def _fit(self, samples: Samples, options: FitOptions) -> Fitted:
-        """Choose the pooling as for a field, the radii by the denoising loss, and fit."""
+        """Choose the pooling by the loss of the field, the radii by the denoising loss, and fit."""
         start = time.perf_counter()
-        pooling: Pooling | None = given(self.pooling)
-        radius: int | None = given(self.radius)
+        pooling: Pooling | None = fixed(self.pooling)
+        radius: int | None = fixed(self.radius)
         selection = None
         if pooling is None:
             selection = select_field(samples, search=options.search)  # its radius is the field's, not the windows'
@@ -53,4 +53,4 @@ class Windowed(Method):
         center, scale, score = fit_windowed(samples, ((1.0, used),) if isinstance(used, int) else used, pooling)
         seconds = {"select": selected - start, "fit": time.perf_counter() - selected}
         law = DiffusionModel(score, samples.standardized(center, scale).largest_eigenvalue)
-        return Fitted(center, scale, law, used, pooling, named(used, pooling), seconds, selection)
+        return Fitted(center, scale, law, used, pooling, locality_reason(used, pooling), seconds, selection)

@@ -11,25 +11,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, final, get_args
 
 import numpy as np
 import torch
 
 from nearfield._checks import keep_counts, keep_floats, keep_seed, whole_number
+from nearfield.fitting.acceleration import placed
 from nearfield.fitting.adamw import AdamW, half_cosine
-from nearfield.fitting.matching import window_noise
+from nearfield.fitting.matching import DenoisingBatch, window_noise
 from nearfield.noise import Stream
 from nearfield.paper.score import PaperNetwork, PaperScore, Predicted
-from nearfield.process import Schedule, noise_scale, signal_scale
+from nearfield.process import Schedule, noise_scale
 from nearfield.samples import Samples
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-__all__ = ["PaperRecipe", "fit_paper", "keep_widths", "paper_errors"]
+__all__ = ["PaperRecipe", "fit_paper", "keep_widths", "paper_batch"]
 
 
 @final
@@ -46,9 +47,7 @@ class PaperRecipe:
     predicts : {"noise", "score"}
         The noise: our choice between two ways of writing the paper's loss, which weight times differently.
     learning_rate : float
-        Of Adam: the paper. At the start 4e-3, falling along half a cosine to zero at the end: our choice. (On the
-        Cox-Ingersoll-Ross chains of `benchmarks/law.py`, radius 5, a constant rate of 1e-3 ends with an excess risk of
-        .032, the same rate falling with .032, this one with .014.)
+        Of Adam: the paper. At the start 4e-3, falling along half a cosine to zero at the end: our choice.
     steps : int
         Our choice.
     batch_size : int
@@ -97,6 +96,7 @@ def fit_paper(
     radius: int,
     recipe: PaperRecipe | None = None,
     progress: Callable[[int, float], object] | None = None,
+    device: str | torch.device = "cpu",
 ) -> PaperScore:
     """Train the paper's network, on all samples.
 
@@ -109,7 +109,9 @@ def fit_paper(
         In hops.
     recipe : PaperRecipe, optional
     progress : callable, optional
-        Called after each step with the steps taken and the step's loss, the mean of `paper_errors`.
+        Called after each step with the steps taken and the step's loss, the mean squared error of its windows.
+    device : str or torch.device
+        Where the network is trained; afterwards it is on the processor.
 
     Returns
     -------
@@ -134,55 +136,52 @@ def fit_paper(
     )
     score = PaperScore(network, recipe.predicts)
     clean = torch.from_numpy(samples.values.astype(np.float32))
+    with placed(score, device):
+        _train(score, clean.to(device), recipe, progress)
+    network.requires_grad_(False)
+    return score
+
+
+def _train(
+    score: PaperScore,
+    clean: Float[Tensor, "sample vertex channel"],
+    recipe: PaperRecipe,
+    progress: Callable[[int, float], object] | None,
+) -> None:
+    """Take all steps, on the device of the samples."""
+    network, device = score.network, clean.device
     optimizer = AdamW(network.parameters())
     # Not the seed itself: the network's first weights have been drawn from the same number.
     words = np.random.SeedSequence([recipe.seed, Stream.TRAINING]).generate_state(1, np.uint64)
-    generator = torch.Generator().manual_seed(int(words[0]))
-    times = torch.tensor([t for t in recipe.schedule.times if t > 0], dtype=torch.float64)
-    fields = recipe.fields_in_a_step(len(graph), len(clean))
-    order = torch.zeros(0, dtype=torch.int64)
+    generator = torch.Generator(device).manual_seed(int(words[0]))
+    times = torch.tensor([t for t in recipe.schedule.times if t > 0], dtype=torch.float64, device=device)
+    fields = recipe.fields_in_a_step(clean.shape[1], len(clean))
+    order = torch.zeros(0, dtype=torch.int64, device=device)
     for step in range(recipe.steps):
         if len(order) < fields:
-            order = torch.randperm(len(clean), generator=generator)
+            order = torch.randperm(len(clean), generator=generator, device=device)
         batch, order = clean[order[:fields]], order[fields:]
-        t = times[torch.randint(len(times), batch.shape[:2], generator=generator)]
-        loss = paper_errors(score, batch, t, window_noise(batch, network, generator)).mean()
+        t = times[torch.randint(len(times), batch.shape[:2], generator=generator, device=device)]
+        denoising = paper_batch(score, batch, t, window_noise(batch, network, generator))
+        loss = denoising.squared_errors(network.on_windows).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step(half_cosine(recipe.learning_rate, step, recipe.steps))
         if progress is not None:
             progress(step + 1, float(loss.detach()))
-    network.requires_grad_(False)
-    return score
 
 
-def paper_errors(
+def paper_batch(
     score: PaperScore,
     clean: Float[Tensor, "sample vertex channel"],
     t: Float[Tensor, "sample row"],
     noise: Float[Tensor, "sample row width channel"],
-) -> Float[Tensor, "sample row channel"]:
-    r"""Squared errors of the network's answers at the centres of windows with noise and times of their own.
-
-    Parameters
-    ----------
-    score : PaperScore
-    clean
-        Data, without missing values.
-    t
-        OU times, above 0.
-    noise
-        Standard normal numbers, as from `window_noise`.
-
-    Returns
-    -------
-    Tensor
-        :math:`|\hat\xi - \xi|^2` or :math:`|\hat{\mathrm{score}} + \xi/s|^2`, whichever the network predicts.
-    """
-    a, s = (scale(t).to(clean.dtype)[..., None] for scale in (signal_scale, noise_scale))
-    noised = a[..., None] * score.network.windows(clean) + s[..., None] * noise
-    target = noise[:, :, 0] if score.predicts == "noise" else -noise[:, :, 0] / s
-    return (score.network.on_windows(noised, None, t.to(clean.dtype)) - target) ** 2
+) -> DenoisingBatch:
+    r"""Noise windows, with the OU time as their noise level and :math:`\xi` or the score :math:`-\xi/s` as target."""
+    xi = noise[:, :, 0]
+    target = xi if score.predicts == "noise" else -xi / noise_scale(t).to(clean.dtype)[..., None]
+    windows = DenoisingBatch.of_windows(score.network, clean, t, noise)
+    return replace(windows, c_noise=t.to(clean.dtype), target=target)
 
 
 def keep_widths(settings: Any) -> None:

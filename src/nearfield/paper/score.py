@@ -6,7 +6,7 @@ centre of a window, or with the score there, and
 .. math:: D = \frac{x - s\,\hat\xi}{a}, \qquad \mathrm{score} = -\frac{\hat\xi}{s}.
 
 This tends to the state as t tends to 0, whatever the network says. At late times it divides what the network errs by a
-small :math:`a`; the form of :mod:`nearfield.score.hybrid`, nearfield's own, does not.
+small :math:`a`; the form of :mod:`nearfield.score.preconditioning` does not.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch import nn
 from nearfield._checks import whole_number
 from nearfield.graph import DependencyGraph
 from nearfield.score.base import Score
-from nearfield.score.hybrid import levels
 from nearfield.score.network import Affine
+from nearfield.score.preconditioning import scales
 from nearfield.score.window import Padding, WindowedNetwork
 
 if TYPE_CHECKING:
@@ -80,18 +80,18 @@ class PaperNetwork(WindowedNetwork):
     @property
     def numbers_per_sample(self) -> int:
         """Windows twice, gathered and masked, and the widest layers before and after a product."""
-        return len(self.index) * (2 * self.width_of_window * self.n_channels + 4 * max(*self.widths, 1))
+        return len(self.index) * int(2 * self.width_of_window * self.n_channels + 4 * max(*self.widths, 1))
 
     def on_windows(
         self,
         windows: Float[Tensor, "sample row width channel"],
-        shown: Float[Tensor, "sample row shown"] | None,  # noqa: ARG002
-        level: Float[Tensor, "sample row"],
+        context: Float[Tensor, "sample row context"] | None,  # noqa: ARG002
+        c_noise: Float[Tensor, "sample #row"],
     ) -> Float[Tensor, "sample row channel"]:
-        """Return the answer at the centres of windows, as in `WindowedNetwork.on_windows`; `level` is the OU time."""
+        """Return the answer at the centres of windows, as in `WindowedNetwork.on_windows`; `c_noise` is the OU time."""
         read = torch.where(self.present[..., None], windows, 0.0).flatten(2)
         first, *others = self.layers
-        h = first(torch.cat([read, level.expand(read.shape[:2])[..., None]], dim=2))
+        h: Tensor = first(torch.cat([read, c_noise.expand(read.shape[:2])[..., None]], dim=2))
         for layer in others:
             h = layer(torch.relu(h))
         return h
@@ -105,7 +105,7 @@ class PaperScore(Score):
     ----------
     network : PaperNetwork
     predicts : {"noise", "score"}
-        What its answer is.
+        Meaning of its answer.
 
     Raises
     ------
@@ -131,11 +131,12 @@ class PaperScore(Score):
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Return D."""
-        a, s, _ = levels(x, t)
+        a, s, _ = scales(x, t)
         kind = next(self.network.parameters()).dtype
         times = torch.as_tensor(t, dtype=kind, device=x.device).reshape(-1).expand(len(x))
         answer = self.network(x.to(kind), None, times).to(x)
-        return (x - s * answer if self.predicts == "noise" else x + s**2 * answer) / a
+        clean: Tensor = (x - s * answer if self.predicts == "noise" else x + s**2 * answer) / a
+        return clean
 
     @property
     def numbers_per_sample(self) -> int:

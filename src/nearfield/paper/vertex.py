@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-__all__ = ["VertexNetworks"]
+__all__ = ["VertexNetworks", "positive"]
 
 
 @final
 class VertexNetworks(WindowedNetwork):
     r"""One ReLU network :math:`u_j \in NN(L, W, S, B)` for each vertex, (3.3)-(3.4), all in one batched product.
 
-    A network reads the window of its vertex, absent entries as zero, what it is shown, and the noise level.
+    A network reads the window of its vertex, absent entries as zero, and the noise level.
 
     Parameters
     ----------
-    graph, radius, n_channels, n_shown, padding
+    graph, radius, n_channels, padding
         As in `WindowedNetwork`.
     widths : sequence of int
         Widths W of the hidden layers; the depth L is one more than their number.
@@ -45,9 +45,6 @@ class VertexNetworks(WindowedNetwork):
         B: no parameter is larger in magnitude, from the first `project` on.
     output_bound : float, optional
         :math:`K = C \sqrt{\log N}` of the bounded class (3.16): :math:`|u_j| \le K / s` for the score at each vertex.
-    shared : bool
-        One network for all vertices, as in the paper's section 4.2. It cannot tell an absent neighbour from a zero:
-        borders then need ``padding="reflect"``, or `WindowNetwork`.
     vertices : sequence of int, optional
         The vertices whose networks these are; all by default.
     seed : int
@@ -63,8 +60,7 @@ class VertexNetworks(WindowedNetwork):
     Raises
     ------
     TypeError, ValueError
-        If a number is not whole or out of range, weights are shared by a block of vertices, or the output is bounded
-        where something is shown.
+        If a number is not whole or out of range.
 
     Examples
     --------
@@ -74,10 +70,7 @@ class VertexNetworks(WindowedNetwork):
     20
     """
 
-    settings = (
-        "radius", "n_channels", "n_shown", "widths", "sparsity", "bound", "output_bound", "shared", "padding",
-        "vertices",
-    )  # fmt: skip
+    settings = ("radius", "n_channels", "widths", "sparsity", "bound", "output_bound", "padding", "vertices")
     kept: Tensor
 
     def __init__(
@@ -85,12 +78,10 @@ class VertexNetworks(WindowedNetwork):
         graph: DependencyGraph,
         radius: int,
         n_channels: int = 1,
-        n_shown: int = 0,
         widths: Sequence[int] = (32, 32),
         sparsity: int | None = None,
         bound: float | None = None,
         output_bound: float | None = None,
-        shared: bool = False,
         padding: Padding = "absent",
         vertices: Sequence[int] | None = None,
         seed: int = 0,
@@ -101,59 +92,39 @@ class VertexNetworks(WindowedNetwork):
                 raise ValueError(
                     f"vertices must be of 0 to {len(graph) - 1}, one at least, got {vertices}; None is all"
                 )
-        super().__init__(graph, radius, n_channels, n_shown, padding, vertices)
-        if shared and vertices is not None:
-            raise ValueError(f"vertices must be None for shared networks, got {vertices!r}; one network serves all")
-        if output_bound is not None and n_shown > 0:
-            raise ValueError(
-                f"output_bound must be None where something is shown, got {output_bound!r}; it bounds the score of a "
-                "network alone"
-            )
+        super().__init__(graph, radius, n_channels, 0, padding, vertices)
         self.widths = tuple(whole_number("widths", w, 1, "give the width of each hidden layer") for w in widths)
         self.sparsity = None if sparsity is None else whole_number("sparsity", sparsity, 1, "give S of (3.3)")
         self.bound, self.output_bound = positive("bound", bound), positive("output_bound", output_bound)
-        self.shared = shared
-        sizes = (self.width_of_window * n_channels + n_shown + 1, *self.widths, n_channels)
+        sizes = (self.width_of_window * n_channels + 1, *self.widths, n_channels)
         self._layers = tuple(itertools.pairwise(sizes))
-        rows = (0,) if shared else range(len(graph)) if self.vertices is None else self.vertices
-        self.weights = nn.Parameter(torch.from_numpy(np.stack([initial(self._layers, seed, row) for row in rows])))
+        rows = range(len(graph)) if self.vertices is None else self.vertices
+        self.weights = nn.Parameter(torch.from_numpy(np.stack([_initial(self._layers, seed, row) for row in rows])))
         self.register_buffer("kept", torch.ones_like(self.weights, dtype=torch.bool))
 
     @property
     def numbers_per_sample(self) -> int:
         """Windows twice, gathered and masked, and the widest layers before and after a product."""
-        window = 2 * self.width_of_window * self.n_channels + self.n_shown
-        return len(self.index) * (window + 4 * max(*self.widths, 1))
+        return len(self.index) * int(2 * self.width_of_window * self.n_channels + 4 * max(*self.widths, 1))
 
     def on_windows(
         self,
         windows: Float[Tensor, "sample row width channel"],
-        shown: Float[Tensor, "sample row shown"] | None,
-        level: Float[Tensor, "sample row"],
+        context: Float[Tensor, "sample row context"] | None,  # noqa: ARG002
+        c_noise: Float[Tensor, "sample #row"],
     ) -> Float[Tensor, "sample row channel"]:
         """Return F at the centres of windows; arguments as in `WindowedNetwork.on_windows`."""
         samples, rows = windows.shape[:2]
         read = torch.where(self.present[..., None], windows, 0.0).flatten(2)
-        noise = scaled(level).expand(samples, rows)[..., None]
-        h = torch.cat([read, noise] if shown is None else [read, shown, noise], dim=2)
-        h = h.reshape(1, samples * rows, -1) if self.shared else h.transpose(0, 1)
+        noise = scaled(c_noise).expand(samples, rows)[..., None]
+        h = torch.cat([read, noise], dim=2).transpose(0, 1)
         place = 0
         for layer, (n_in, n_out) in enumerate(self._layers):
             weight = self.weights[:, place : place + n_in * n_out].unflatten(1, (n_in, n_out))
             bias = self.weights[:, place + n_in * n_out : (place := place + (n_in + 1) * n_out)]
             h = torch.baddbmm(bias[:, None], torch.relu(h) if layer else h, weight)
-        h = h.reshape(samples, rows, -1) if self.shared else h.transpose(0, 1)
-        return h if self.output_bound is None else bounded(h, windows[:, :, 0], level, self.output_bound)
-
-    @property
-    def apart(self) -> bool:
-        """Whether each vertex has a network of its own."""
-        return not self.shared
-
-    @property
-    def prunes(self) -> bool:
-        """Whether there is a sparsity to keep to."""
-        return self.sparsity is not None
+        h = h.transpose(0, 1)
+        return h if self.output_bound is None else _bounded(h, windows[:, :, 0], c_noise, self.output_bound)
 
     def clip(self, limit: float) -> None:
         """Shorten the gradient of each network to the limit, so that none feels another."""
@@ -197,7 +168,7 @@ class VertexNetworks(WindowedNetwork):
         self.weights[rows], self.kept[rows] = part.weights, part.kept
 
 
-def initial(layers: tuple[tuple[int, int], ...], seed: int, vertex: int) -> Float[np.ndarray, " parameter"]:
+def _initial(layers: tuple[tuple[int, int], ...], seed: int, vertex: int) -> Float[np.ndarray, " parameter"]:
     """Draw the first parameters of one network: uniform of variance 2 / fan in, biases and the last layer zero."""
     # Keys with a second word above 0 are none of nearfield.noise's.
     random = np.random.Generator(np.random.Philox(key=np.array([seed, vertex + 1], dtype=np.uint64)))
@@ -208,10 +179,10 @@ def initial(layers: tuple[tuple[int, int], ...], seed: int, vertex: int) -> Floa
     return np.concatenate([*pieces, np.zeros((n_in + 1) * n_out)]).astype(np.float32)
 
 
-def bounded(
+def _bounded(
     f: Float[Tensor, "sample row channel"],
     x: Float[Tensor, "sample row channel"],
-    level: Float[Tensor, "sample row"],
+    c_noise: Float[Tensor, "sample #row"],
     limit: float,
 ) -> Float[Tensor, "sample row channel"]:
     r"""Shorten F so that the score has :math:`|u_j| \le` ``limit`` :math:`/ s`, (3.16).
@@ -219,12 +190,13 @@ def bounded(
     The score is :math:`u = -x + (a/s) F`, so that :math:`-s u = s x - a F`, the noise it predicts, has to be at most
     the limit in length.
     """
-    sigma = level.exp()[..., None]
+    sigma = c_noise.exp()[..., None]
     a = torch.rsqrt(1 + sigma**2)
     predicted = a * (sigma * x - f)
     length = predicted.norm(dim=-1, keepdim=True)
     excess = predicted * (1 - limit / length.clamp_min(limit))
-    return f + excess / a
+    whole: Tensor = f + excess / a
+    return whole
 
 
 def positive(name: str, value: float | None) -> float | None:

@@ -21,8 +21,8 @@ class Distances(NamedTuple):
     Arrays over the radius, or over data sets and the radius; over the data sets alone for methods that have no radius.
     """
 
-    error: Float[np.ndarray, ...]
-    divergence: Float[np.ndarray, ...]
+    error: Float[np.ndarray, "..."]
+    divergence: Float[np.ndarray, "..."]
 
     @classmethod
     def of(cls, covariances: Sequence[Float[np.ndarray, "d d"]], truth: Float[np.ndarray, "d d"]) -> Distances:

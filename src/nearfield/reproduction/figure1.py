@@ -73,7 +73,8 @@ class Settings:
         """OU times looked at, from the data to the noise, 0 left out."""
         schedule = Schedule.ddpm(beta=self.beta)
         steps = np.unique(np.geomspace(1, schedule.steps, self.looks).round().astype(int))
-        return np.array(schedule.times)[schedule.steps - steps]
+        times: np.ndarray = np.array(schedule.times)[schedule.steps - steps]
+        return times
 
     def base(self) -> Case:
         """Return the combination that the sweeps start from."""
@@ -130,7 +131,8 @@ def random_precision(case: Case, rng: np.random.Generator) -> Float[np.ndarray, 
     precision = root @ root.T
     values = np.linalg.eigvalsh(precision)
     precision += (values[-1] - condition * values[0]) / (condition - 1) * np.eye(d)
-    return precision * np.trace(np.linalg.inv(precision)) / d
+    scaled: np.ndarray = precision * np.trace(np.linalg.inv(precision)) / d
+    return scaled
 
 
 def examine(settings: Settings, case: Case, number: int) -> Decay:

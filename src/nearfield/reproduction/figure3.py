@@ -133,7 +133,8 @@ def departures(curves: Float[np.ndarray, "set law lag"]) -> Float[np.ndarray, "s
     array([0.25])
     """
     squares = (curves - curves.mean(axis=0)) ** 2
-    return squares.mean(axis=2) * len(curves) / (len(curves) - 1)
+    variance: np.ndarray = squares.mean(axis=2) * len(curves) / (len(curves) - 1)
+    return variance
 
 
 def examine(settings: Settings, radius: int | None) -> Ensemble:

@@ -41,7 +41,7 @@ def runs(sampler: EulerMaruyama, scores: Sequence[Score], length: int = 50) -> l
     for k in range(sampler.schedule.steps):
         steps = [sampler.step(score, basis[..., None], k, None) for score in scores]
         slope = torch.stack([step.mean[..., 0] for step in steps])
-        noise = torch.stack([step.deviation**2 * basis for step in steps])
+        noise = torch.stack([step.std**2 * basis for step in steps])
         if k % length:
             before = found.pop()
             slope, noise = before.slope @ slope, slope.mT @ before.noise @ slope + noise

@@ -76,9 +76,9 @@ class Errors(NamedTuple):
     the size, the data set and the number of samples.
     """
 
-    near: Float[np.ndarray, ...]
-    relative: Float[np.ndarray, ...]
-    divergence: Float[np.ndarray, ...]
+    near: Float[np.ndarray, "..."]
+    relative: Float[np.ndarray, "..."]
+    divergence: Float[np.ndarray, "..."]
 
     @classmethod
     def of(cls, covariance: Float[np.ndarray, "d d"], truth: Float[np.ndarray, "d d"], hops: int, rank: int) -> Errors:
@@ -118,7 +118,8 @@ def slope(samples: tuple[int, ...], error: Float[np.ndarray, " n"]) -> float:
 
 def near_error(errors: Errors) -> Float[np.ndarray, "size n"]:
     """Root mean square error of the entries near the diagonal, over entries and data sets."""
-    return np.sqrt(errors.near.mean(axis=1))
+    root: np.ndarray = np.sqrt(errors.near.mean(axis=1))
+    return root
 
 
 def conduct(settings: Settings, workers: Workers) -> Result:

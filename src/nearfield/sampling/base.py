@@ -1,4 +1,4 @@
-"""What every sampler is: steps of the reverse process, the draw of an ensemble by them, and its exact law."""
+"""The contract of samplers: steps of the reverse process, draws of an ensemble by them, and its exact law."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 __all__ = ["Sampler", "Step"]
 
 MEMORY = 2**30
-"""Bytes that denoising a batch may take, about, where no size is given: larger batches are hardly faster."""
+"""Approximate bytes for denoising a batch, where no size is given: larger batches are hardly faster."""
 BYTES = 8
-"""Of a number: states may be in double precision, and the noise is drawn in it."""
+"""Bytes of a number: the noise is in double precision, and states may be."""
 
 
 class Step(NamedTuple):
-    """What a step gives: the next state is ``mean + deviation * xi``.
+    """Result of a step: the next state is ``mean + std * xi`` with standard noise xi.
 
     Attributes
     ----------
-    mean
+    mean : Tensor
         Mean of the next state, given the present one.
-    deviation
+    std : float
         Standard deviation of the fresh noise; 0 draws none.
-    memory
-        What the next step is to be given of this one, of the shape of `mean`, or None.
+    memory : Tensor or None
+        Input of the next step from this one, of the shape of `mean`.
     """
 
     mean: Tensor
-    deviation: float
+    std: float
     memory: Tensor | None = None
 
 
@@ -52,9 +52,9 @@ class Sampler(abc.ABC):
 
     Parameters
     ----------
-    schedule
+    schedule : Schedule
         Times of the steps.
-    final_denoise
+    final_denoise : bool
         Whether to end with :math:`E[x_0|x_t]` at the last time when that is above 0, rather than with a state that
         still has the noise of that time.
     """
@@ -77,19 +77,13 @@ class Sampler(abc.ABC):
 
         Parameters
         ----------
-        score
-            Score of the field.
-        x
+        score : Score
+        x : Tensor
             State at time ``schedule.times[k]``.
-        k
+        k : int
             Number of the step, in ``range(schedule.steps)``.
-        memory
-            What the step before handed on; None in the first.
-
-        Returns
-        -------
-        Step
-            Mean and deviation of the next state, and what to hand on.
+        memory : Tensor or None
+            Memory of the step before; None in the first.
         """
 
     def sample(
@@ -102,72 +96,52 @@ class Sampler(abc.ABC):
         batch_size: int | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        gradient: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Float[Tensor, "sample vertex channel"]:
         """Generate members, starting from standard noise.
 
-        Member m is a function of the seed and of m: it does not depend on how many are drawn, nor on the batches,
-        except where the score itself rounds differently (matrix products do). The noise is the same to the last bit.
+        Member m depends on the seed and on m only, up to rounding in the score; its noise is the same to the last bit.
+        Tensors of the score that require gradients get them, except under `torch.no_grad`, if they are on `device`.
 
         Parameters
         ----------
-        score
-            Score of the field. Where it is on another device, a copy of it is moved to `device`.
-        n_samples
+        score : Score
+            Where it is on another device, a copy of it is moved to `device`.
+        n_samples : int
             Number of members, at least 1.
-        seed
-            In [0, 2**64), from :func:`~nearfield.noise.seed_of`.
-        first_member
-            Number of the first member, at least 0: an ensemble is continued from where another ended.
-        batch_size
-            Number of members to work on at once, at least 1; None for as many as take about 1 GiB.
-        dtype
-            Floating-point type of the state. The noise is drawn in float64 and converted.
-        device
-            Where the state lives.
-        gradient
-            Whether to keep the graph of the computation, to differentiate the members by a parameter of the score,
-            which then has to be on `device`.
-        progress
-            Called after each step of each batch with the number of steps done and to be done.
-
-        Returns
-        -------
-        Tensor
-            Members, of shape ``(n_samples, vertex, channel)``.
+        seed, first_member : int
+            In [0, 2**64); an ensemble is continued from the first member's number on.
+        batch_size : int, optional
+            Members denoised at once, at least 1; by default as many as take about 1 GiB.
+        dtype, device : torch.dtype, torch.device or str
+            Of the state. The noise is drawn in float64 and converted.
+        progress : callable, optional
+            Called after each step of each batch with the number of steps done and their total.
 
         Raises
         ------
-        ValueError
-            When a number is out of its range.
-        MemoryError
-            When memory is too small for so many members at once.
+        ValueError, MemoryError
+            If a number is out of its range, or memory is too small for so many members at once.
         """
-        if n_samples < 1:
-            raise ValueError(f"n_samples must be at least 1, got {n_samples}: ask for one member or more")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}: None suits the memory")
-        if not dtype.is_floating_point:
-            raise ValueError(f"dtype must be a floating-point type, got {dtype}: use torch.float32 or torch.float64")
-        score = score if gradient else _on(score, device)
+        _check_sizes(n_samples, batch_size, dtype)
+        score = _on(score, device)
         size = min(batch_size or max(1, MEMORY // (BYTES * score.numbers_per_sample)), n_samples)
         batches = [range(i, min(i + size, n_samples)) for i in range(0, n_samples, size)]
         total = len(batches) * self.schedule.steps
 
-        def draw(stream: Stream, batch: range, k: int) -> Tensor:
+        def noise(stream: Stream, batch: range, k: int) -> Tensor:
             members = range(first_member + batch.start, first_member + batch.stop)
             xi = normals(seed, stream, members, k, score.n_vertices, score.n_channels)
             return torch.from_numpy(xi).to(device, dtype)
 
-        with torch.set_grad_enabled(gradient), _named_out_of_memory(size):
+        with _named_out_of_memory(size):
             out = torch.empty(n_samples, score.n_vertices, score.n_channels, dtype=dtype, device=device)
             for i, batch in enumerate(batches):
-                x, memory = draw(Stream.INITIAL, batch, 0), None
+                x, memory = noise(Stream.INITIAL, batch, 0), None
                 for k in range(self.schedule.steps):
-                    x, deviation, memory = self.step(score, x, k, memory)
-                    if deviation > 0:
-                        x = x + deviation * draw(Stream.STEP, batch, k)
+                    x, std, memory = self.step(score, x, k, memory)
+                    if std > 0:
+                        x = x + std * noise(Stream.STEP, batch, k)
                     if progress is not None:
                         progress(i * self.schedule.steps + k + 1, total)
                 out[batch.start : batch.stop] = self._finish(score, x)
@@ -179,23 +153,23 @@ class Sampler(abc.ABC):
         mean: Float[Tensor, " dimension"] | None = None,
         cov: Float[Tensor, "dimension dimension"] | None = None,
     ) -> tuple[Float[Tensor, " dimension"], Float[Tensor, "dimension dimension"]]:
-        """Compute the exact mean and covariance of what the sampler generates, for a score that is affine in the state.
+        """Compute the exact mean and covariance of the members, for a score that is affine in the state.
 
-        Each step is then an affine map, known from the images of the origin and of the basis, plus noise. The law is
-        carried through the steps, jointly with what a step hands on to the next. No Monte Carlo: this is the limit of
-        an infinite ensemble. The matrices are dense, so it is for fields of hundreds of values, and works on the CPU.
+        Each step is then an affine map, known from the images of the origin and of the basis, plus noise. The law of
+        the state and the memory is carried through the steps without Monte Carlo. The matrices are dense and on the
+        CPU, so the method suits fields of hundreds of values.
 
         Parameters
         ----------
-        score
-            A score affine in the state, as all the Gaussian ones are. That it is affine is not checked.
-        mean, cov
+        score : Score
+            Affine in the state, as all the Gaussian ones are; this is not checked.
+        mean, cov : Tensor, optional
             Law of the state at the first time, over the field's values with vertices slow and channels fast; standard
             noise by default, as in :meth:`sample`.
 
         Returns
         -------
-        mean, cov
+        mean, cov : Tensor
             Law of the members, float64.
 
         Examples
@@ -224,13 +198,13 @@ class Sampler(abc.ABC):
 
         with torch.no_grad():
             for k in range(self.schedule.steps):
-                # The leading d columns are the state; the rest, if any, are what the step before handed on.
+                # The leading d columns are the state; the rest, if any, are the memory.
                 probes = _probes(len(mean))
                 memory = field(probes[:, d:]) if len(mean) > d else None
-                image, deviation, memory = self.step(score, field(probes[:, :d]), k, memory)
+                image, std, memory = self.step(score, field(probes[:, :d]), k, memory)
                 images = image if memory is None else torch.cat([image.flatten(1), memory.flatten(1)], 1)
                 mean, cov = _affine_image(images.flatten(1), mean, cov)
-                cov[:d, :d].diagonal().add_(deviation**2)
+                cov[:d, :d].diagonal().add_(std**2)
             images = self._finish(score, field(_probes(d)))
             return _affine_image(images.flatten(1), mean[:d], cov[:d, :d])
 
@@ -239,8 +213,17 @@ class Sampler(abc.ABC):
         return score.denoise(x, t) if self.final_denoise and t > 0 else x
 
 
+def _check_sizes(n_samples: int, batch_size: int | None, dtype: torch.dtype) -> None:
+    if n_samples < 1:
+        raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1 or None, got {batch_size}")
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point type, got {dtype}")
+
+
 def _on(score: Score, device: torch.device | str) -> Score:
-    """Return the score, or a copy of it that is on the device."""
+    """Return the score if it is on the device, else a copy that is."""
     wanted = torch.empty(0, device=device).device
     if all(tensor.device == wanted for tensor in (*score.parameters(), *score.buffers())):
         return score
@@ -249,7 +232,7 @@ def _on(score: Score, device: torch.device | str) -> Score:
 
 @contextmanager
 def _named_out_of_memory(size: int) -> Iterator[None]:
-    """Say which argument to change where memory is too small: torch has a RuntimeError for each kind of device."""
+    """Name the argument to change where memory is too small: torch has a RuntimeError for each kind of device."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -259,12 +242,12 @@ def _named_out_of_memory(size: int) -> Iterator[None]:
         raise MemoryError(f"batch_size must be less than {size}: memory is too small for so many at once") from error
 
 
-def _probes(d: int) -> Float[Tensor, "d+1 d"]:
+def _probes(d: int) -> Float[Tensor, "{d}+1 {d}"]:
     """Return the origin and the basis, as rows."""
     return torch.cat([torch.zeros(1, d, dtype=torch.float64), torch.eye(d, dtype=torch.float64)])
 
 
-def _affine_image(images: Float[Tensor, "d+1 e"], mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
-    """Push a law through the affine map that takes the probes to these images."""
+def _affine_image(images: Float[Tensor, "probe e"], mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
+    """Push a law through the affine map with these images of the probes."""
     offset, slope = images[0], images[1:] - images[0]
     return mean @ slope + offset, slope.T @ cov @ slope

@@ -1,4 +1,4 @@
-"""The device that states live on."""
+"""Choice of the device that states are on."""
 
 from __future__ import annotations
 

@@ -6,15 +6,15 @@ laws (arXiv 2011.13456, (13)) are discretised on a :class:`~nearfield.process.Sc
 
 .. math:: x_{t'} = \mu(x_t) + \delta\,\xi, \qquad \xi \sim N(0, I),
 
-with a deviation :math:`\delta` that does not depend on the state; a class is its :math:`\mu` and :math:`\delta`. In the
-formulas :math:`a, s, \sigma = s/a, \lambda = \ln(a/s)` belong to :math:`t`, those with a prime to :math:`t'`,
-:math:`h = \lambda' - \lambda`, and :math:`D(x, t) = E[x_0 | x_t = x]`.
+with a standard deviation :math:`\delta` that does not depend on the state; a class is its :math:`\mu` and
+:math:`\delta`. In the formulas :math:`a, s, \sigma = s/a, \lambda = \ln(a/s)` belong to :math:`t`, those with a prime
+to :math:`t'`, :math:`h = \lambda' - \lambda`, and :math:`D(x, t) = E[x_0 | x_t = x]`.
 
 Order
 -----
 ``order`` is the order of the law: on a fixed interval of times, spaced evenly in log signal-to-noise ratio, and with
-the exact score of a Gaussian, the mean and the covariance of what is generated approach those of the continuous process
-started from the same law like ``steps ** -order``.
+the exact score of a Gaussian, the mean and the covariance of the members approach those of the continuous process
+from the same initial law like ``steps ** -order``.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class DPMSolver2M(Sampler):
 
     .. math:: \bar D = D + \frac{h}{2 h_-}(D - D_-),
 
-    except in the first step and in a step to time 0, where :math:`\bar D = D`. (In the stochastic one,
+    except in the first step and in a step to time 0, where :math:`\bar D = D`. (In the stochastic solver,
     integrating the line through :math:`D_-` and :math:`D` exactly, instead of taking its middle, doubles the error of
     the covariance.)
 
@@ -118,9 +118,9 @@ class DPMSolver2M(Sampler):
     ----------
     schedule, final_denoise
         As in :class:`Sampler`.
-    stochastic
-        Which of the two. Fresh noise makes up for errors of the score at earlier steps, so it is the default; with a
-        good score fewer steps do without.
+    stochastic : bool
+        Fresh noise corrects errors of the score at earlier steps, so it is the default; with a good score the
+        deterministic solver needs fewer steps.
 
     Examples
     --------
@@ -184,25 +184,20 @@ class Heun(Sampler):
 
 
 def default_schedule(largest_eigenvalue: float = 1.0, steps: int = 50) -> Schedule:
-    """Return the times that serve most fields: log-spaced in sigma, from far above the data to 2 % of their unit scale.
+    """Return times that suit most fields: log-spaced in sigma, from far above the data to 2 % of their unit scale.
 
     Parameters
     ----------
-    largest_eigenvalue
-        Of the covariance of the standardised field, at least 0. Long-range order makes it large, and the noise of the
-        start must drown it.
-    steps
-        Number of steps, at least 1.
-
-    Returns
-    -------
-    Schedule
-        From sigma = max(80, 10 sqrt(`largest_eigenvalue`)) to .02.
+    largest_eigenvalue : float
+        Of the covariance of the standardised field, at least 0. Long-range order makes it large; the initial noise must
+        exceed it, so that sigma starts at max(80, 10 sqrt(`largest_eigenvalue`)).
+    steps : int
+        At least 1.
 
     Raises
     ------
     ValueError
-        When `largest_eigenvalue` is negative or not finite, or `steps` below 1.
+        If `largest_eigenvalue` is negative or not finite, or `steps` below 1.
 
     Examples
     --------
@@ -210,30 +205,11 @@ def default_schedule(largest_eigenvalue: float = 1.0, steps: int = 50) -> Schedu
     200.0
     """
     if not 0 <= largest_eigenvalue < math.inf:
-        raise ValueError(
-            f"largest_eigenvalue must be a finite number, at least 0, got {largest_eigenvalue}: "
-            "take it from the covariance of the standardised data"
-        )
+        raise ValueError(f"largest_eigenvalue must be a finite number, at least 0, got {largest_eigenvalue}")
     sigma = max(80.0, 10 * math.sqrt(largest_eigenvalue))
     return Schedule.log_snr(steps, time_of(0.02), time_of(sigma))
 
 
 def default_sampler(largest_eigenvalue: float = 1.0, steps: int = 50) -> DPMSolver2M:
-    """Return the sampler that serves most fields: stochastic, two-step, on :func:`default_schedule`.
-
-    Parameters
-    ----------
-    largest_eigenvalue, steps
-        As in :func:`default_schedule`.
-
-    Returns
-    -------
-    DPMSolver2M
-        The sampler.
-
-    Examples
-    --------
-    >>> default_sampler().stochastic
-    True
-    """
+    """Return the stochastic two-step solver on :func:`default_schedule`."""
     return DPMSolver2M(default_schedule(largest_eigenvalue, steps))

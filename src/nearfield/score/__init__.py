@@ -1,1 +1,1 @@
-"""Scores: what every one is, the closed forms for Gaussian data, and networks."""
+"""Scores: their contract, the closed forms for Gaussian data, and networks."""

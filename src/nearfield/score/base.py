@@ -1,4 +1,4 @@
-"""What every score is: a denoiser on a graph, at every noise level."""
+"""The contract of scores: a denoiser on a graph, at every noise level."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 __all__ = ["Score", "per_time"]
 
 _STATES = 16
-"""Numbers that a closed form holds at once for each value of a sample, about: states, sums and differences of them."""
+"""Approximate numbers that a closed form holds at once for each value of a sample: states, sums, differences."""
 
 
 class Score(Module, abc.ABC):
     r"""The score :math:`\nabla\log p_t` of a field, given through its denoiser :math:`E[x_0 | x_t]`.
 
     A subclass writes :meth:`forward` and has the attributes. To vary a score, wrap it: a conditioned score is a score.
-    Values are the standardised ones that the model works in. A score is a torch module: its arrays are buffers, and
-    ``score.to(device)`` takes them, with all scores and networks inside, where states are to be denoised.
+    Values are standardised. A score is a torch module: its arrays are buffers, and ``score.to(device)`` moves them with
+    those of all scores and networks inside.
 
     Attributes
     ----------
@@ -38,12 +38,12 @@ class Score(Module, abc.ABC):
     n_channels : int
         Number of values at a vertex.
     radius : int or None
-        Largest graph distance, in hops, at which the score at a vertex reads the state, at any time; None when it reads
-        the whole field.
+        Largest graph distance, in hops, at which the score at a vertex reads the state, at any time; None for the whole
+        field.
 
     Examples
     --------
-    White noise, which any amount of diffusion leaves as it is:
+    White noise, which diffusion does not change:
 
     >>> import torch
     >>> from nearfield.process import signal_scale, per_sample
@@ -63,20 +63,20 @@ class Score(Module, abc.ABC):
     def forward(
         self, x: Float[Tensor, "sample vertex channel"], t: float | Float[Tensor, " sample"]
     ) -> Float[Tensor, "sample vertex channel"]:
-        """Denoise as `denoise` says; `t` is a number, or float64 with one for each sample, on any device."""
+        """Denoise as `denoise` says; `t` is a number, or one float64 number for each sample, on any device."""
 
     def denoise(
         self,
         x: Float[Tensor, "sample vertex channel"],
-        t: float | Float[Tensor, ""] | Float[Tensor, " sample"] | Float[Tensor, "sample vertex"],
+        t: float | Float[Tensor, ""] | Float[Tensor, " #sample"] | Float[Tensor, "sample vertex"],
     ) -> Float[Tensor, "sample vertex channel"]:
         """Return the expected clean state :math:`E[x_0 | x_t = x]`, to full precision also as `t` tends to 0.
 
         Parameters
         ----------
-        x
+        x : Tensor
             State at time `t`.
-        t
+        t : float or Tensor
             OU time, at least 0: one number, one per sample, or a map that is constant in each sample.
 
         Returns
@@ -87,7 +87,7 @@ class Score(Module, abc.ABC):
         Raises
         ------
         ValueError
-            When `t` has another shape, or differs between the vertices of a sample.
+            If `t` has another shape, or differs between the vertices of a sample.
         """
         out: Tensor = self.forward(x, self.times(x, t))
         return out
@@ -95,27 +95,14 @@ class Score(Module, abc.ABC):
     def score(
         self,
         x: Float[Tensor, "sample vertex channel"],
-        t: float | Float[Tensor, ""] | Float[Tensor, " sample"] | Float[Tensor, "sample vertex"],
+        t: float | Float[Tensor, ""] | Float[Tensor, " #sample"] | Float[Tensor, "sample vertex"],
     ) -> Float[Tensor, "sample vertex channel"]:
-        r"""Return :math:`\nabla\log p_t(x)`, by Tweedie's formula.
-
-        Parameters
-        ----------
-        x
-            State at time `t`.
-        t
-            OU time, above 0, as in :meth:`denoise`.
-
-        Returns
-        -------
-        Tensor
-            Of the shape, dtype and device of `x`.
-        """
+        r"""Return :math:`\nabla\log p_t(x)` at times above 0, by Tweedie's formula; arguments as in :meth:`denoise`."""
         t = self.times(x, t)
         return score_from_denoised(x, self.forward(x, t), t.to(x.device) if isinstance(t, Tensor) else t).to(x)
 
     def times(self, x: Tensor, t: float | Tensor) -> float | Float[Tensor, " sample"]:
-        """Return the time of all samples, or float64 with one for each; refuse any other `t`."""
+        """Return the time of all samples, or one float64 number for each; refuse any other `t`."""
         if not isinstance(t, Tensor):
             return float(t)
         if t.ndim == 2 and t.shape == (len(x), self.n_vertices):
@@ -134,14 +121,14 @@ class Score(Module, abc.ABC):
 
     @property
     def numbers_per_sample(self) -> int:
-        """Floating-point numbers that denoising one sample takes at once, about."""
+        """Approximate floating-point numbers in memory while one sample is denoised."""
         return _STATES * self.n_vertices * self.n_channels
 
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> Self:  # noqa: ARG002
         """Return the same law on another lattice of the same kind.
 
         By locality the scores of a stationary law hold on any larger domain (the extended-domain models of Remark 2.2
-        of arXiv 2505.04417): each new vertex takes the score of a vertex whose window is cut off as its own.
+        of arXiv 2505.04417): each new vertex takes the score of a vertex whose window is cut off in the same way.
 
         Parameters
         ----------
@@ -153,32 +140,19 @@ class Score(Module, abc.ABC):
         Raises
         ------
         ValueError
-            If the lattices are not of one kind, the new one has windows cut off in ways the old one has not, a network
-            has site embeddings, or scores of this class have no law on another lattice.
+            If the lattices differ in kind, windows on the new one are cut off in new ways, a network has site
+            embeddings, or the class cannot be extended.
         """
         raise ValueError(
-            f"score must be one that can be extended, got {type(self).__name__}; fit method='hybrid' or 'gaussian'"
+            f"{type(self).__name__} cannot be extended to a larger lattice; fit method='hybrid' or 'gaussian'"
         )
 
     def check(self, x: Float[Tensor, "sample vertex channel"]) -> None:
-        """Refuse states that are not of this field, where they come from the user.
-
-        Raises
-        ------
-        ValueError
-            When `x` is not of shape ``(sample, n_vertices, n_channels)``.
-        TypeError
-            When `x` does not hold floating-point numbers.
-        """
+        """Refuse states of another shape (ValueError), or that are no floating-point numbers (TypeError)."""
         if x.ndim != 3 or tuple(x.shape[1:]) != (self.n_vertices, self.n_channels):
-            raise ValueError(
-                f"x must have shape (sample, {self.n_vertices}, {self.n_channels}), got {tuple(x.shape)}: "
-                "axes are sample, vertex, channel, each present"
-            )
+            raise ValueError(f"x must have shape (sample, {self.n_vertices}, {self.n_channels}), got {tuple(x.shape)}")
         if not x.is_floating_point():
-            raise TypeError(
-                f"x must hold floating-point numbers, got {x.dtype}: convert it with x.float() or x.double()"
-            )
+            raise TypeError(f"x must hold floating-point numbers, got {x.dtype}")
 
 
 def per_time(
@@ -186,7 +160,7 @@ def per_time(
     x: Float[Tensor, "sample vertex channel"],
     t: float | Float[Tensor, " sample"],
 ) -> Float[Tensor, "sample vertex channel"]:
-    """Apply a denoiser written for one time above 0 to samples at several, once for each distinct time."""
+    """Apply a denoiser of one time above 0 to samples at several times, once for each distinct time."""
     if not isinstance(t, Tensor):
         return denoise(x, t) if t > 0 else x.clone()
     if len(x) == 0:

@@ -1,4 +1,4 @@
-"""The law of a field's missing entries given the observed ones (kriging)."""
+"""Law of the missing entries of a field given the observed ones (kriging)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ if TYPE_CHECKING:
 
     from nearfield.score.field import GaussianField
 
+__all__ = ["ConditionalField"]
+
 
 @final
 class ConditionalField:
-    """The law of the missing entries of a `GaussianField` given the observed ones.
-
-    Made by `GaussianField.conditional`; one factorisation serves all values and draws.
-    """
+    """Law of the missing entries of a `GaussianField` given the others; one factorisation for all values and draws."""
 
     def __init__(self, field: GaussianField, observed: Bool[np.ndarray, "vertex channel"]) -> None:
         self._field = field
@@ -47,27 +46,17 @@ class ConditionalField:
         local = triangle(self._field._local_laws.conditional_factor(self._field.precision(), self._missing))
 
         def apply(x: np.ndarray) -> np.ndarray:
-            plain = (block @ x.T).T
+            plain: np.ndarray = (block @ x.T).T
             return plain if added is None else plain + added(x)
 
         def precondition(x: np.ndarray) -> np.ndarray:
-            return local.solve(local.solve(np.ascontiguousarray(x.T), trans="T")).T
+            solution: np.ndarray = local.solve(local.solve(np.ascontiguousarray(x.T), trans="T")).T
+            return solution
 
         return lambda right: conjugate_gradients(apply, precondition, right)
 
     def mean(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, "sample vertex channel"]:
-        """Kriging mean.
-
-        Parameters
-        ----------
-        x : ndarray, shape (sample, vertex, channel)
-            Observed values; what stands at missing entries is ignored.
-
-        Returns
-        -------
-        ndarray, shape (sample, vertex, channel)
-            The observed values, and the conditional mean where they are missing.
-        """
+        """Kriging mean, which ignores missing entries of x; observed values are returned unchanged."""
         ordered = self._field._ordered(np.array(x, dtype=np.float64))
         if self._solve is not None:
             seen = ordered[:, self._seen].T
@@ -90,20 +79,7 @@ class ConditionalField:
     def sample(
         self, x: Float[np.ndarray, "vertex channel"], n_samples: int, *, seed: int, first_member: int = 0, step: int = 0
     ) -> Float[np.ndarray, "member vertex channel"]:
-        """Exact draws given one set of observed values, by conditioning unconditional draws (Matheron's rule).
-
-        Parameters
-        ----------
-        x : ndarray, shape (vertex, channel)
-            Observed values; missing entries are ignored.
-        n_samples, seed, first_member, step
-            As in `GaussianField.sample`.
-
-        Returns
-        -------
-        ndarray, shape (n_samples, vertex, channel)
-            Observed entries are returned unchanged.
-        """
+        """Draw exactly given one set of observed values, by Matheron's rule; arguments as in `GaussianField.sample`."""
         stream = noise.Stream.CONDITIONAL
         free = self._field.sample(n_samples, seed=seed, first_member=first_member, step=step, stream=stream)
         drawn = self.mean(np.asarray(x)[None]) + free - self.mean(free)

@@ -23,58 +23,58 @@ class EnsembleScore(Score):
 
     Parameters
     ----------
-    members : tuple of HybridScore or of NetworkScore
+    networks : tuple of HybridScore or of NetworkScore
         At least one, all of one kind.
 
     Attributes
     ----------
     radius : int
-        The largest of the members'.
+        The largest of the networks'.
 
     Raises
     ------
     ValueError
-        If there are no members, or they are not of one kind and one field.
+        If there are no networks, or they are not of one kind and one field.
 
     Examples
     --------
     >>> import torch
     >>> from nearfield.graph import DependencyGraph
     >>> from nearfield.score.stencil import StencilNetwork
-    >>> members = tuple(NetworkScore(StencilNetwork(DependencyGraph.chain(3), radius=r)) for r in (1, 2))
-    >>> score = EnsembleScore(members)
+    >>> networks = tuple(NetworkScore(StencilNetwork(DependencyGraph.chain(3), radius=r)) for r in (1, 2))
+    >>> score = EnsembleScore(networks)
     >>> score.radius, score.score(torch.ones(1, 3, 1), 0.5).flatten().tolist()
     (2, [-1.0, -1.0, -1.0])
     """
 
     radius: int
 
-    def __init__(self, members: tuple[HybridScore | NetworkScore, ...]) -> None:
-        kinds = {(type(member).__name__, member.n_vertices, member.n_channels) for member in members}
+    def __init__(self, networks: tuple[HybridScore | NetworkScore, ...]) -> None:
+        kinds = {(type(network).__name__, network.n_vertices, network.n_channels) for network in networks}
         if len(kinds) != 1:
-            raise ValueError(f"members must be one or more of one kind and one field, got {sorted(kinds)}")
+            raise ValueError(f"networks must be one or more of one kind and one field, got {sorted(kinds)}")
         super().__init__()
-        self.members = nn.ModuleList(members)
-        self.n_vertices, self.n_channels = members[0].n_vertices, members[0].n_channels
-        self.radius = max(member.radius or 0 for member in members)
+        self.networks = nn.ModuleList(networks)
+        self.n_vertices, self.n_channels = networks[0].n_vertices, networks[0].n_channels
+        self.radius = max(network.radius or 0 for network in networks)
 
     @property
     def _scores(self) -> tuple[HybridScore | NetworkScore, ...]:
-        return cast("tuple[HybridScore | NetworkScore, ...]", tuple(self.members))
+        return cast("tuple[HybridScore | NetworkScore, ...]", tuple(self.networks))
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Return the mean of the members' denoisers."""
+        """Return the mean of the networks' denoisers."""
         first, *others = self._scores
         mean = start = first.denoise(x, t)
-        for member in others:  # of differences, so that what all agree on, the state at time 0, stays as it is
-            mean = mean + (member.denoise(x, t) - start) / len(self.members)
+        for network in others:  # of differences, so that what all agree on, the state at time 0, stays as it is
+            mean = mean + (network.denoise(x, t) - start) / len(self.networks)
         return mean
 
     @property
     def numbers_per_sample(self) -> int:
-        """Those of the largest member: they are computed one after the other."""
-        return super().numbers_per_sample + max(member.numbers_per_sample for member in self._scores)
+        """Those of the largest network: they are computed one after the other."""
+        return super().numbers_per_sample + max(network.numbers_per_sample for network in self._scores)
 
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> EnsembleScore:
-        """Return the mean of the members on a larger lattice."""
-        return EnsembleScore(tuple(member.extended(graph, onto) for member in self._scores))
+        """Return the mean of the networks on a larger lattice."""
+        return EnsembleScore(tuple(network.extended(graph, onto) for network in self._scores))

@@ -1,20 +1,20 @@
 r"""A Gaussian Markov field as a score: exact sampling, log-density, conditioning and denoising.
 
 The precision of the clean field is :math:`P_0 = F^\top F` with a sparse lower triangular whitening factor :math:`F`,
-a row for each scalar variable: its coefficients on the earlier neighbours it is conditioned on, over its conditional
-deviation (a Vecchia approximation; see Katzfuss and Guinness, Statistical Science 36, 2021). The rest are sparse
-products and solves:
+a row for each scalar variable: the coefficients of its earlier neighbours, over its conditional standard deviation (a
+Vecchia approximation; see Katzfuss and Guinness, Statistical Science 36, 2021). The rest are sparse products and
+solves:
 
 * sample: :math:`F x = z`, :math:`z` standard normal;
 * log-density: :math:`-\frac12 |F x|^2 + \sum_i \log F_{ii} - \frac n2 \log 2\pi`;
-* denoiser at any OU time: :math:`(a^2 I + s^2 P_0)\, \mathrm E[x_0 | x_t] = a\, x_t`, which does not cancel as going
-  through Tweedie's formula would;
+* denoiser at any OU time: :math:`(a^2 I + s^2 P_0)\, \mathrm E[x_0 | x_t] = a\, x_t`, without the cancellation of
+  Tweedie's formula;
 * conditioning: the precision of the missing part given the rest is the block :math:`P_{MM}` (kriging).
 
 Conditional laws are fitted at a single scale, and their errors add up in the few directions of largest scale. A field
 is therefore corrected by the law q of its block means :math:`z = A x` on a coarser graph, which is a `GaussianField`
-itself and may be corrected in turn: :math:`p(x) = p_0(x\mid z)\,q(z)`, (N.13), is, of all laws in which z is q, the
-nearest to the field :math:`p_0` in Kullback-Leibler divergence. With :math:`C_z = A P_0^{-1} A^\top` and Q the
+itself and may be corrected in turn: of all laws under which z has the law q, :math:`p(x) = p_0(x\mid z)\,q(z)`, (N.13),
+has the smallest Kullback-Leibler divergence from the field :math:`p_0`. With :math:`C_z = A P_0^{-1} A^\top` and Q the
 covariance of q,
 
 * precision: :math:`P = P_0 + A^\top (Q^{-1} - C_z^{-1}) A`;
@@ -55,8 +55,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CoarseLaw", "GaussianField"]
 
+_BLOCK = 1 << 21  # normal numbers of the members drawn together (16 MiB)
 CHUNK = 128
-"""Block means whose covariances with the field are computed at once."""
+"""Number of block means whose covariances with the field are computed at once."""
 
 
 @final
@@ -72,10 +73,10 @@ class GaussianField(Score):
     n_channels : int
         Channels of a vertex.
     hops : int
-        Hops within which a vertex was conditioned on earlier ones, at least those that the factor reaches; a field
-        is carried over to a larger lattice by it.
+        Hops within which a vertex was conditioned on earlier ones, at least the reach of the factor; used to extend
+        the field to a larger lattice.
     coarse : CoarseLaw, optional
-        Law of the block means to which the field is corrected.
+        Law of the block means after the correction.
 
     Attributes
     ----------
@@ -127,19 +128,24 @@ class GaussianField(Score):
         stream: noise.Stream = noise.Stream.EXACT,
     ) -> Float[np.ndarray, "sample vertex channel"]:
         """Draw from the field exactly; a member depends on seed, stream, step and its own number alone."""
-        members = range(first_member, first_member + n_samples)
-        return self._colored(noise.normals(seed, stream, members, step, self._n_numbers, self.n_channels))
+        drawn = np.empty((n_samples, self.n_vertices, self.n_channels))
+        block = max(1, _BLOCK // (self._n_numbers * self.n_channels))
+        for start in range(0, n_samples, block):
+            members = range(first_member + start, first_member + min(start + block, n_samples))
+            numbers = noise.normals(seed, stream, members, step, self._n_numbers, self.n_channels)
+            drawn[start : start + block] = self._colored(numbers)
+        return drawn
 
     @property
     def _n_numbers(self) -> int:
-        """Normal numbers of a channel that a draw takes: those of the coarser laws come after the field's own."""
+        """Normal numbers per channel of a draw: those of the coarser laws follow the field's own."""
         return self.n_vertices + (0 if self.coarse is None else self.coarse.law._n_numbers)
 
     def _colored(self, numbers: Float[np.ndarray, "sample number channel"]) -> np.ndarray:
         """Turn independent normal numbers into a draw."""
         if self.coarse is None:
             return self._natural(self._solve_triangle(self._ordered(numbers)))
-        # one by one: products of matrices round as their sizes are, and no draw may depend on its batch
+        # one by one: products of matrices of other sizes round differently, and no draw may depend on its batch
         return np.concatenate([self._colored_one(one[None], self.coarse.law) for one in numbers])
 
     def _colored_one(self, numbers: Float[np.ndarray, "1 number channel"], law: GaussianField) -> np.ndarray:
@@ -154,14 +160,16 @@ class GaussianField(Score):
         ordered = self._ordered(np.asarray(x, dtype=np.float64))
         white = self.factor.matrix @ ordered.T
         constant = np.log(self.factor.matrix.diagonal()).sum() - 0.5 * len(self._place) * math.log(2 * math.pi)
-        fine = constant - 0.5 * (white**2).sum(axis=0)
+        fine: np.ndarray = constant - 0.5 * (white**2).sum(axis=0)
         if self.coarse is None:
             return fine
         match, law = self._match, self.coarse.law
         z = match.rows @ ordered.T
         before = -0.5 * (z * cho_solve(match.root, z)).sum(axis=0) - np.log(match.root[0].diagonal()).sum()
         before -= 0.5 * len(z) * math.log(2 * math.pi)
-        return fine - before + law.log_prob(z.T.reshape(len(ordered), law.n_vertices, self.n_channels))
+        after = law.log_prob(z.T.reshape(len(ordered), law.n_vertices, self.n_channels))
+        log_density: np.ndarray = fine - before + after
+        return log_density
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Return the exact E[x_0 | x_t] by a sparse solve, on the processor."""
@@ -170,7 +178,7 @@ class GaussianField(Score):
     def _solved(self, x: Tensor, t: float) -> Tensor:
         solve = self._denoisers.get(t)
         if solve is None:
-            self._denoisers.clear()  # samplers go from time to time, and one may be large
+            self._denoisers.clear()  # samplers pass each time once, and a solver may be large
             solve = self._iterative_denoiser(t) if is_large(len(self._place)) else self._direct_denoiser(t)
             self._denoisers[t] = solve
         clean = self._natural(solve(self._ordered(x.detach().cpu().numpy().astype(np.float64))))
@@ -194,7 +202,7 @@ class GaussianField(Score):
         return natural
 
     def conditional(self, observed: Bool[np.ndarray, "vertex channel"]) -> ConditionalField:
-        """Condition on the exact values of the entries that are observed."""
+        """Condition on the exact values of the observed entries."""
         return ConditionalField(self, np.asarray(observed, dtype=bool))
 
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> GaussianField:
@@ -232,7 +240,8 @@ class GaussianField(Score):
     def _block_covariance(self, rows: sp.csr_array) -> Float[np.ndarray, "variable variable"]:
         """Covariance A P_0^{-1} A' = B B' of averages A, B = A F^{-1}.
 
-        B ends where A does: averages are taken in the order in which they end, each on what comes before that.
+        B is 0 beyond the last vertex of A: averages are taken in the order of their last vertices, each with the part
+        of the factor before it.
         """
         ends = np.maximum.reduceat(rows.indices, rows.indptr[:-1]) + 1
         order, halves = np.argsort(ends, kind="stable"), []
@@ -253,20 +262,20 @@ class GaussianField(Score):
         return covariance
 
     def _averages(self, label: Int[np.ndarray, " vertex"], size: Float[np.ndarray, "block channel"]) -> sp.csr_array:
-        """Matrix A that takes the means of blocks, over their scale, from variables in elimination order."""
+        """Matrix A of block means over their scale, of variables in elimination order."""
         rows = sp.csr_array(sp.kron(averages(label), sp.eye_array(self.n_channels)))[:, self._place]
         return sp.csr_array(sp.diags_array(1 / size.reshape(-1)) @ rows)
 
     @cached_property
     def _match(self) -> _Matched:
-        """Block means as they are before the correction."""
+        """Block means before the correction."""
         assert self.coarse is not None
         rows = self._averages(self.coarse.label.cpu().numpy(), self.coarse.size.cpu().numpy())
         return _Matched(rows, cho_factor(self._block_covariance(rows), lower=True))
 
     @cached_property
     def _correction(self) -> LowRank | None:
-        """What the correction adds to the precision, in elimination order."""
+        """Term that the correction adds to the precision, in elimination order."""
         if self.coarse is None:
             return None
         match, identity = self._match, np.eye(self.coarse.law.n_vertices * self.n_channels)
@@ -282,7 +291,7 @@ class GaussianField(Score):
         return sp.csc_array(self.factor.matrix.T @ self.factor.matrix)
 
     def dense_factor(self) -> Float[np.ndarray, "variable variable"]:
-        """Lower triangular factor of the precision, the correction included; in elimination order. For small fields."""
+        """Lower triangular factor of the corrected precision, in elimination order. For small fields."""
         dense = self.precision().toarray()
         if self._correction is not None:
             dense += self._correction.rows.T @ (self._correction.inner @ self._correction.rows)
@@ -314,13 +323,13 @@ class GaussianField(Score):
             return plain if excess is None else self._covary(x + excess(plain))
 
         def precondition(x: np.ndarray) -> np.ndarray:
-            plain = (factor.T @ (factor @ x.T)).T
+            plain: np.ndarray = (factor.T @ (factor @ x.T)).T
             return plain if means is None else plain + means(x)
 
         def denoise(x: np.ndarray) -> np.ndarray:
             y = x / signal_scale(t)
             w = conjugate_gradients(lambda v: covary(v) + sigma**2 * v, precondition, y)
-            return y - sigma**2 * w if sigma < 1 else covary(w)  # each where it does not cancel
+            return y - sigma**2 * w if sigma < 1 else covary(w)  # the form without cancellation
 
         return denoise
 
@@ -337,7 +346,7 @@ class GaussianField(Score):
     def _local_laws(self) -> LocalLaws:
         """Draws of the field, for preconditioners."""
         draws = np.empty((len(self._place), N_DRAWS), dtype=np.float32)
-        for i in range(N_DRAWS):  # one by one: together they would take many times the memory
+        for i in range(N_DRAWS):  # one by one, to save memory
             draws[:, i] = self._ordered(self.sample(1, seed=0, first_member=i))[0]
         return LocalLaws(self.factor.matrix, draws)
 
@@ -355,7 +364,7 @@ class CoarseLaw(Module):
     size : ndarray or Tensor, shape (block, channel)
         Scale of the means.
     law : GaussianField
-        Of the means divided by their scale, a vertex for each block.
+        Law of the means over their scale, a vertex for each block.
     """
 
     settings = ("step",)
@@ -375,14 +384,14 @@ class CoarseLaw(Module):
         self.step, self.law = step, law
 
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> CoarseLaw | None:
-        """Return the law of the blocks of a larger lattice; None, with a warning, where blocks are too few for one."""
+        """Return the law of the blocks of a larger lattice; None, with a warning, for too few blocks."""
         old, new = coarsen(graph, self.step), coarsen(onto, self.step)
         try:
             law = self.law.extended(old.graph, new.graph)
         except ValueError:
             warnings.warn(
-                f"the correction at larger scales is lost: blocks of {self.step} cells a side on {graph!r} are too "
-                f"few to tell of those on {onto!r}; fit larger samples",
+                f"the extension drops the correction at larger scales: {graph!r} has too few blocks of {self.step} "
+                f"cells a side for {onto!r}; fit larger samples",
                 stacklevel=2,
             )
             return None

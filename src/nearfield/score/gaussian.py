@@ -3,7 +3,7 @@ r"""Closed-form local scores of Gaussian data.
 With :math:`a, s` the signal and noise scales at OU time t and :math:`\hat C` the second moment of standardised data,
 
 * `MaskedGaussianScore` masks the inverse, :math:`[(a^2\hat C + s^2 I)^{-1}]_{ij}` for :math:`\mathrm{dist}(i,j)\le r`:
-  (4.5) of arXiv 2505.04417, and (4.4) when the radius covers the graph. It is the paper's method, not the minimiser of
+  (4.5) of arXiv 2505.04417, and (4.4) if the radius covers the graph. It is the paper's method, not the minimiser of
   the local loss;
 * `WindowedGaussianScore` inverts the window, :math:`e_j^\top [(a^2\hat C + s^2 I)_{N_j^r, N_j^r}]^{-1}`: the minimiser
   of (3.8) over linear scores, the score of a marginal (3.11). It keeps marginals exact at every radius.
@@ -46,9 +46,9 @@ class MaskedGaussianScore(Score):
         Second moment of the standardised data, (4.3); variables in vertex order, channels fastest. Dense: for a few
         thousand variables.
     near : ndarray or Tensor of bool, shape (vertex, vertex)
-        Which vertices are within the radius of each other.
+        Whether two vertices are within the radius of each other.
     radius : int
-        Entries further apart than this are zero.
+        Entries of more distant vertices are zero.
     n_channels : int
         Channels of a vertex.
 
@@ -107,13 +107,13 @@ class WindowSpectrum(Module):
     Parameters
     ----------
     index : ndarray or Tensor of int, shape (vertex, width)
-        Members of the window, the vertex itself first; absent ones point at it.
-    values : ndarray or Tensor, shape (law, member)
-        Eigenvalues; members run over (width, channel), channel fastest.
-    vectors : ndarray or Tensor, shape (law, member, member)
+        Entries of the window, the vertex itself first; absent entries point at it.
+    values : ndarray or Tensor, shape (law, entry)
+        Eigenvalues; entries run over (width, channel), channel fastest.
+    vectors : ndarray or Tensor, shape (law, entry, entry)
         Eigenvectors in columns.
     law : ndarray or Tensor of int, shape (vertex,)
-        The decomposition that is a vertex's.
+        Number of the decomposition of each vertex.
     """
 
     index: Tensor
@@ -126,8 +126,8 @@ class WindowSpectrum(Module):
     def __init__(
         self,
         index: Int[np.ndarray, "vertex width"] | Int[Tensor, "vertex width"],
-        values: Float[np.ndarray, "law member"] | Float[Tensor, "law member"],
-        vectors: Float[np.ndarray, "law member member"] | Float[Tensor, "law member member"],
+        values: Float[np.ndarray, "law entry"] | Float[Tensor, "law entry"],
+        vectors: Float[np.ndarray, "law entry entry"] | Float[Tensor, "law entry entry"],
         law: Int[np.ndarray, " vertex"] | Int[Tensor, " vertex"],
     ) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class WindowSpectrum(Module):
         self.derive()
 
     def derive(self) -> None:
-        """Find the vertices of the most frequent law, which they share, and the others."""
+        """Find the vertices that share the most frequent law, and the others."""
         super().derive()
         law = self.law.cpu().numpy()
         shared = law == np.bincount(law).argmax()
@@ -155,7 +155,7 @@ class WindowSpectrum(Module):
 
 
 def radii_in_use(radius_by_time: tuple[tuple[float, int], ...]) -> set[int]:
-    """Return every radius that `WindowedGaussianScore` comes by between the levels of a table."""
+    """Return every radius that `WindowedGaussianScore` uses at or between the levels of a table."""
     radii = [r for _, r in radius_by_time]
     return {r for pair in zip(radii, radii[1:] or radii, strict=False) for r in range(min(pair), max(pair) + 1)}
 
@@ -170,8 +170,8 @@ class WindowedGaussianScore(Score):
         Spectra of the windows of each radius of `radii_in_use`.
     radius_by_time : sequence of (float, int)
         Increasing OU times and the radius at each; in between it is interpolated in the logarithm of the
-        noise-to-signal ratio and rounded up, since reading too far costs variance at that level only, reading too near
-        a bias that adds up over levels. One pair makes the radius constant.
+        noise-to-signal ratio and rounded up, since too large a radius costs variance at one level only, too small a
+        radius a bias that adds up over levels. One pair makes the radius constant.
     n_channels : int
         Channels of a vertex.
     """
@@ -193,7 +193,7 @@ class WindowedGaussianScore(Score):
             )
         times = [t for t, _ in radius_by_time]
         if times[0] <= 0 or sorted(set(times)) != times:
-            raise ValueError(f"radius_by_time must have increasing times above 0, got {radius_by_time}; sort the table")
+            raise ValueError(f"radius_by_time must have increasing times above 0, got {radius_by_time}")
         self.windows = nn.ModuleDict({str(radius): each for radius, each in windows.items()})
         self.radius_by_time = tuple((float(t), int(r)) for t, r in radius_by_time)
         self.radius = max(r for _, r in self.radius_by_time)
@@ -205,92 +205,90 @@ class WindowedGaussianScore(Score):
         return cast("WindowSpectrum", self.windows[str(radius)])
 
     def radius_at(self, t: float) -> int:
-        """Radius in hops that is used at OU time t."""
+        """Radius in hops at OU time t."""
         return int(self._radii_at(np.array(t)))
 
-    def _radii_at(self, times: Float[np.ndarray, "*time"]) -> Int[np.ndarray, "*time"]:
-        later = np.maximum(times, np.finfo(float).tiny)  # without noise, the radius of the weakest
+    def _radii_at(self, times: Float[np.ndarray, "*time"]) -> Int[np.ndarray | np.int64, "*time"]:
+        later = np.maximum(times, np.finfo(float).tiny)  # without noise, the radius of the weakest level
         level = np.log(-np.expm1(-2 * later)) / 2 + later
         radius = np.interp(level, self._levels, [r for _, r in self.radius_by_time])
-        return np.ceil(radius - 1e-6).astype(np.int64)
+        reach: np.ndarray = np.ceil(radius - 1e-6).astype(np.int64)
+        return reach
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Return E[x_0j | x_t on the window of j] under the window's Gaussian.
 
-        Samples that share few times share the rows of `coefficients`, which cost as much as taking ``n_channels``
-        samples to the eigenbases of the windows; where times are many, as in training, the latter is done.
+        Samples at few distinct times share the rows of `coefficients`, which cost as much as moving ``n_channels``
+        samples to the eigenbases of the windows; samples at many times, as in training, use the eigenbases.
         """
         if self._share_times(x, t):
             return per_time(self._denoise_at, x, t)
         return self.denoise_with_variance(x, t)[0]
 
     def denoise_with_variance(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Return what `denoise` does, and `explained_variance` at each sample's time or, of a common time, at that.
-
-        In the eigenbases the variance is had at little cost: it is a sum over the same gains.
-        """
+        """Return the denoised samples, and `explained_variance` at the time of each, or once for a common time."""
         t = self.times(x, t)
         at = _on_host(t)
         if self._share_times(x, t):
             distinct, which = np.unique(at, return_inverse=True)
-            told = self.explained_variance(distinct).to(x)
+            variance = self.explained_variance(distinct).to(x)
             denoised = per_time(self._denoise_at, x, t)
-            return denoised, told if len(distinct) == 1 else told[torch.tensor(which.tolist(), device=x.device)]
+            return denoised, variance if len(distinct) == 1 else variance[torch.tensor(which.tolist(), device=x.device)]
         times = torch.tensor(at.tolist(), dtype=torch.float64, device=x.device)
         radii = np.where(at > 0, self._radii_at(at), -1)
         if (radii == self.radius).all():
             return self._denoise_each(x, times, self.radius)
-        guess, told = x.clone(), self.explained_variance(np.zeros(1)).to(x).repeat(len(x), 1, 1)
+        denoised, variance = x.clone(), self.explained_variance(np.zeros(1)).to(x).repeat(len(x), 1, 1)
         for radius in (int(r) for r in np.unique(radii) if r >= 0):
             part = torch.tensor(np.flatnonzero(radii == radius).tolist(), device=x.device)
             own = self._denoise_each(x[part], times[part], radius)
-            guess, told = guess.index_copy(0, part, own[0]), told.index_copy(0, part, own[1])
-        return guess, told
+            denoised, variance = denoised.index_copy(0, part, own[0]), variance.index_copy(0, part, own[1])
+        return denoised, variance
 
     def _share_times(self, x: Tensor, t: float | Tensor) -> bool:
         """Whether times are so few that rows cost less than eigenbases."""
         return not isinstance(t, Tensor) or len(set(t.tolist())) * self.n_channels < len(x)
 
     def _denoise_each(self, x: Tensor, times: Float[Tensor, " sample"], radius: int) -> tuple[Tensor, Tensor]:
-        """Each sample at a time of its own, above 0: in the eigenbasis of a window the denoiser is a gain."""
+        """Denoise each sample at its own time above 0, by gains in the eigenbases of the windows."""
         a, s = (scale(times).to(x.dtype) for scale in (signal_scale, noise_scale))
         variables = x.permute(1, 2, 0).reshape(self.n_vertices * self.n_channels, len(x))
-        guess = told = x.new_empty(self.n_vertices, self.n_channels, len(x))
-        member = self.window(radius).values.shape[1]
+        denoised = variance = x.new_empty(self.n_vertices, self.n_channels, len(x))
+        size = self.window(radius).values.shape[1]
         for vertices, shared in self.window(radius).groups:
-            step = max(1, LARGEST_BATCH // (member * max(len(x), 1 if shared else member)))
+            step = max(1, LARGEST_BATCH // (size * max(len(x), 1 if shared else size)))
             for start in range(0, len(vertices), step):
                 part = slice(start, start + step)
                 at, index, values, vectors = self._tensors(radius, part, shared, x)
-                gain = a * values[..., None] / (a**2 * values[..., None] + s**2)  # (vertex or 1, member, sample)
+                gain = a * values[..., None] / (a**2 * values[..., None] + s**2)  # (vertex or 1, entry, sample)
                 own = vectors[:, : self.n_channels]
-                if shared:  # one product of matrices for all of them
+                if shared:  # one product of matrices for all vertices
                     read = variables[index].transpose(0, 1)
-                    coordinates = (vectors[0].mT @ read.reshape(member, -1)).reshape(read.shape)
-                    found = own[0] @ (gain.transpose(0, 1) * coordinates).reshape(member, -1)
+                    coordinates = (vectors[0].mT @ read.reshape(size, -1)).reshape(read.shape)
+                    found = own[0] @ (gain.transpose(0, 1) * coordinates).reshape(size, -1)
                     found = found.reshape(self.n_channels, len(at), len(x)).transpose(0, 1)
                 else:
                     found = own @ (gain * (vectors.mT @ variables[index]))
-                variance = (a * ((own**2 * values[:, None]) @ gain)).expand_as(found)
-                guess, told = guess.index_copy(0, at, found), told.index_copy(0, at, variance)
-        return guess.permute(2, 0, 1), told.permute(2, 0, 1)
+                explained = (a * ((own**2 * values[:, None]) @ gain)).expand_as(found)
+                denoised, variance = denoised.index_copy(0, at, found), variance.index_copy(0, at, explained)
+        return denoised.permute(2, 0, 1), variance.permute(2, 0, 1)
 
     @cached_property
     def _kept(self) -> dict[tuple[object, ...], tuple[Tensor, ...]]:
-        """Tensors of the windows that were used last."""
+        """Tensors of the windows used last."""
         return {}
 
     def _tensors(self, radius: int, part: slice, shared: bool, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Vertices, their variables, eigenvalues and eigenvectors of some windows; of a radius, they are kept.
+        """Vertices, their variables, eigenvalues and eigenvectors of some windows, cached for one radius.
 
-        Training asks for the same ones at every step, and converting them costs more than using them.
+        Each training step needs the same tensors, and their conversion costs more than their use.
         """
         kind = torch.float64 if like.dtype == torch.float64 else torch.float32
         own = (radius, kind, like.device)
         tensors = self._kept.get((*own, part.start, part.stop, shared))
         if tensors is None:
             window = self.window(radius)
-            with torch.inference_mode(mode=False), torch.no_grad():  # training may use what sampling has made
+            with torch.inference_mode(mode=False), torch.no_grad():  # training may use tensors made while sampling
                 vertices = next(group for group, one in window.groups if one == shared)[part]
                 channels = torch.arange(self.n_channels, device=like.device)
                 variables = (window.index[vertices][:, :, None] * self.n_channels + channels).flatten(1)
@@ -307,10 +305,10 @@ class WindowedGaussianScore(Score):
     def explained_variance(
         self, times: Float[np.ndarray, " time"] | Float[Tensor, " time"]
     ) -> Float[Tensor, "time vertex channel"]:
-        r"""Variance of the denoised values under the Gaussian: how much a noised window tells of each.
+        r"""Variance of the denoised values under the Gaussian, at OU times of at least 0.
 
-        In the eigenbasis of a window, :math:`\sum_k u_k^2 \lambda_k^2 / (\lambda_k + \sigma^2)`: that of the data
-        without noise, of the order of :math:`1/\sigma^2` where noise is strong. OU times are at least 0.
+        In the eigenbasis of a window it is :math:`\sum_k u_k^2 \lambda_k^2 / (\lambda_k + \sigma^2)`: the variance of
+        the data without noise, of the order of :math:`1/\sigma^2` under strong noise.
         """
         at = np.array(times.tolist())
         radii = self._radii_at(at)
@@ -320,8 +318,8 @@ class WindowedGaussianScore(Score):
             window = self.window(radius)
             squared_noise = torch.expm1(2 * out.new_tensor(at.tolist())[part])[:, None]
             values = window.values[:, None]
-            told = values**2 / (values + squared_noise + np.finfo(float).tiny)  # (law, time, member)
-            by_law = told @ window.vectors[:, : self.n_channels].mT ** 2
+            gain = values**2 / (values + squared_noise + np.finfo(float).tiny)  # (law, time, entry)
+            by_law = gain @ window.vectors[:, : self.n_channels].mT ** 2
             out[part] = by_law[window.law].transpose(0, 1)
         return out
 
@@ -342,7 +340,7 @@ class WindowedGaussianScore(Score):
         return out
 
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> WindowedGaussianScore:
-        """Give each window of a larger lattice the spectrum of one that is cut off alike; the rest as in `Score`."""
+        """Give each window of a larger lattice the spectrum of one with the same cut; see `Score.extended`."""
         windows = {}
         for radius in map(int, self.windows):
             window, like = self.window(radius), alike(graph, onto, radius)

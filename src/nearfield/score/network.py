@@ -1,17 +1,10 @@
-r"""What every network of a local score is: a function of a window, a shown value and the noise level.
+r"""Networks of local scores: functions F of a window, a context and the noise level.
 
-A network that is shown nothing returns F of the preconditioned form
-
-.. math:: D(x, t) = a\,x + s\,F(x, \ln(s/a)),
-
-in which input and target have unit scale at every noise level when the data have: :math:`a^2 + s^2 = 1`, and the F that
-denoises perfectly is :math:`(x_0 - a x)/s = s\,x_0 - a\,\xi`. :mod:`nearfield.score.hybrid` makes scores of networks,
-and has the form of those that are shown what a Gaussian makes of the state, q.
-
-F at a vertex reads ``x`` within `radius` hops, *of the graph that is left where cells were removed*, and what it is
-shown (q) within `radius_shown`: at the vertex itself only, or as far as the state. Vertices that are absent, beyond a
-border or on land, contribute exactly zero at every layer: a network near a border is the network of a truncated window,
-never of made-up data.
+F is the trainable part of the preconditioned denoiser (:mod:`nearfield.score.preconditioning`), with the state as it is
+(:math:`c_{in} = 1`) and :math:`c_{noise} = \ln\sigma`. At a vertex it reads the state within `radius` hops, *of the
+graph that is left where cells were removed*, and the context within `context_radius`. Absent vertices,
+beyond a border or on land, contribute exactly zero at every layer: a network near a border is the network of a
+truncated window.
 """
 
 from __future__ import annotations
@@ -35,13 +28,13 @@ if TYPE_CHECKING:
 __all__ = ["Affine", "Modulation", "Network", "Site", "scaled", "uniform"]
 
 LARGEST_LOG_NOISE = 7.0
-"""Noise-to-signal ratios outside exp(-7) to exp(7), about .001 to 1100, are seen by networks as these ends."""
+"""Networks read noise-to-signal ratios outside exp(-7) to exp(7), about .001 to 1100, as these ends."""
 LOG_NOISE_SCALE = 4.0
 """Divides the log noise before it enters a network: the usual range, .02 to 80, becomes about -1 to 1."""
 
 
 class Network(Module, abc.ABC):
-    """A network on a graph, F in the module's formula; a subclass writes `forward` and names its settings.
+    """A network on a graph; a subclass writes `forward` and names its settings.
 
     Parameters
     ----------
@@ -50,8 +43,8 @@ class Network(Module, abc.ABC):
         Hops within which a vertex reads the state, at least 0.
     n_channels : int
         Values at a vertex; they enter and leave together.
-    n_shown : int
-        Values shown at a vertex besides its state, at least 0.
+    n_context : int
+        Values of the context at a vertex, at least 0.
 
     Raises
     ------
@@ -59,44 +52,24 @@ class Network(Module, abc.ABC):
         If a number is not whole, or too small.
     """
 
-    def __init__(self, graph: DependencyGraph, radius: int, n_channels: int, n_shown: int) -> None:
+    def __init__(self, graph: DependencyGraph, radius: int, n_channels: int, n_context: int) -> None:
         super().__init__()
         self.graph = graph
         self.radius = whole_number("radius", radius, 0, "give a number of hops; 0 is the vertex alone")
         self.n_channels = whole_number("n_channels", n_channels, 1, "give the number of values at a vertex")
-        self.n_shown = whole_number("n_shown", n_shown, 0, "give the number of values shown, 0 for none")
+        self.n_context = whole_number("n_context", n_context, 0, "give the number of values of the context")
 
     @property
-    def apart(self) -> bool:
-        """Whether vertices have networks of their own, which share nothing and are trained apart."""
-        return False
-
-    @property
-    def prunes(self) -> bool:
-        """Whether `prune` leaves parameters out."""
-        return False
-
-    def prune(self) -> None:
-        """Leave out parameters, and keep those that are left from now on; nothing by default."""
-
-    def project(self) -> None:
-        """Put the parameters back into the class after a step of training; nothing by default."""
-
-    def clip(self, limit: float) -> None:
-        """Shorten the gradient to the limit."""
-        torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
-
-    @property
-    def radius_shown(self) -> int:
-        """Hops within which a vertex reads what it is shown: 0, the vertex itself, unless a class says more."""
+    def context_radius(self) -> int:
+        """Hops within which a vertex reads the context: 0, the vertex itself, unless a class says more."""
         return 0
 
     @abc.abstractmethod
     def forward(
         self,
         x: Float[Tensor, "sample vertex channel"],
-        shown: Float[Tensor, "sample vertex shown"] | None,
-        level: Float[Tensor, " sample"],
+        context: Float[Tensor, "sample vertex context"] | None,
+        c_noise: Float[Tensor, " sample"],
     ) -> Float[Tensor, "sample vertex channel"]:
         """Return F.
 
@@ -104,16 +77,16 @@ class Network(Module, abc.ABC):
         ----------
         x
             State.
-        shown
-            What the network is shown at each vertex; None when `n_shown` is 0.
-        level
+        context
+            Values that the network is conditioned on at each vertex; None when `n_context` is 0.
+        c_noise
             Natural logarithm of the noise-to-signal ratio of each sample.
         """
 
     @property
     def numbers_per_sample(self) -> int:
         """Floating-point numbers that one sample takes at once, about; more where a class has features."""
-        return 8 * len(self.graph) * (self.n_channels + self.n_shown)
+        return 8 * len(self.graph) * (self.n_channels + self.n_context)
 
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> Self:  # noqa: ARG002
         """Return the same network on another lattice; most have none."""
@@ -123,13 +96,7 @@ class Network(Module, abc.ABC):
 
 
 def uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> nn.Parameter:
-    r"""Weights drawn uniformly within :math:`\pm 1/\sqrt{\text{fan in}}`, from their own generator.
-
-    Examples
-    --------
-    >>> bool(uniform((5,), 4, torch.Generator().manual_seed(0)).abs().max() <= 0.5)
-    True
-    """
+    r"""Draw weights uniformly within :math:`\pm 1/\sqrt{\text{fan in}}`, from their own generator."""
     return nn.Parameter((2 * torch.rand(shape, generator=generator) - 1) / math.sqrt(max(fan_in, 1)))
 
 
@@ -157,7 +124,7 @@ class Affine(nn.Module):
 
 @final
 class Site(nn.Module):
-    """What the features of each vertex start from: learned numbers of the vertex, small at first, and a map of them."""
+    """First features of each vertex: a map of its embedding, small at first."""
 
     def __init__(self, n_vertices: int, size: int, width: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -185,14 +152,14 @@ class Modulation(nn.Module):
         self.last = Affine(width, 2 * width * n_layers, generator, zero=True)
 
     def forward(
-        self, level: Float[Tensor, "*rows"]
+        self, c_noise: Float[Tensor, "*rows"]
     ) -> tuple[Float[Tensor, "*rows layer width"], Float[Tensor, "*rows layer width"]]:
-        """Return what features are multiplied by in each layer, and what is added."""
-        h = functional.silu(self.first(scaled(level)[..., None]))
+        """Return the factors and the shifts of the features in each layer."""
+        h = functional.silu(self.first(scaled(c_noise)[..., None]))
         gain, shift = self.last(functional.silu(self.second(h))).unflatten(-1, (-1, 2, self.width)).unbind(dim=-2)
         return 1 + gain, shift
 
 
-def scaled(level: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
-    """Log noise as networks see it: finite at every time, 0 included, and of unit scale."""
-    return level.clamp(-LARGEST_LOG_NOISE, LARGEST_LOG_NOISE) / LOG_NOISE_SCALE
+def scaled(c_noise: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+    """Return log noise of unit scale, finite at every time, 0 included."""
+    return c_noise.clamp(-LARGEST_LOG_NOISE, LARGEST_LOG_NOISE) / LOG_NOISE_SCALE

@@ -1,19 +1,19 @@
-r"""Log-densities of a field whose parameters are uncertain: Student's t in place of each conditional Gaussian.
+r"""Log-densities of a field with uncertain parameters: Student's t in place of each conditional Gaussian.
 
-A field regresses each variable on some earlier ones, x on a set S with second moments B, and takes coefficients b and
-variance v as known. If they are known as from a normal-inverse-gamma law, :math:`\sigma^2 \sim IG(\nu/2, \nu v/2)` and
-:math:`\beta \mid \sigma^2 \sim N(b, \sigma^2 (c N B)^{-1})`, the mean as from N samples, what is predicted is
+A field regresses each variable x on a set S of earlier ones with second moments B, and takes the coefficients b and the
+variance v as known. Under a normal-inverse-gamma law, :math:`\sigma^2 \sim IG(\nu/2, \nu v/2)` and
+:math:`\beta \mid \sigma^2 \sim N(b, \sigma^2 (c N B)^{-1})`, with a mean from N samples, the predictive law is
 
 .. math:: x \mid x_S \sim t_\nu\Bigl(b^\top x_S,\; v\,\bigl(1 + x_S^\top B^{-1} x_S / (c N) + 1/N\bigr)\Bigr)
 
-(Gelman et al., Bayesian Data Analysis, 3rd edition, section 14.2). N is the number of samples, c times as many are what
-the block counts for, and :math:`\nu` says how far the variance of one sample may be from v. A flat prior has c = 1,
+(Gelman et al., Bayesian Data Analysis, 3rd edition, section 14.2). N is the number of samples, the block counts for c
+times as many, and :math:`\nu` limits how far the variance of one sample may be from v. A flat prior has c = 1,
 :math:`\nu = N - |S|` and :math:`v N / \nu` for v; pooled blocks count for more, variances of real data differ for other
-reasons as well, and held-out scores are higher with a :math:`\nu` that is free.
+reasons as well, and held-out losses are lower with a free :math:`\nu`.
 
-A product of conditional densities is a density, whatever the leverage :math:`x_S^\top B^{-1} x_S` makes of the earlier
-values. Where the field is corrected at larger scales, :math:`b^\top x_S` and v are the mean and variance of a variable
-given all earlier ones in the corrected law, and the leverage stays that of S, so this is a density too.
+A product of conditional densities is a density for any leverage :math:`x_S^\top B^{-1} x_S` of the earlier values. In a
+field with corrections at larger scales, :math:`b^\top x_S` and v are the mean and variance of a variable given all
+earlier ones in the corrected law, and the leverage is that of S, so this is a density too.
 """
 
 from __future__ import annotations
@@ -41,22 +41,18 @@ _CHUNK = 1 << 23
 
 @final
 class PredictiveField(Module):
-    """Density of a field whose parameters are uncertain, for scoring: draws from it would vary more than the data.
+    """Density of a field with uncertain parameters, for scoring only: its draws would vary more than the data.
 
     Parameters
     ----------
     field : GaussianField
-        Of the most likely parameters.
-    index : ndarray of int, shape (vertex, member)
-        Earlier vertices that each one is conditioned on; its own number stands where there are fewer.
-    root : ndarray, shape (vertex, member * channel, member * channel)
+        Field of the most likely parameters.
+    index : ndarray of int, shape (vertex, entry)
+        Earlier vertices that each one is conditioned on; its own number fills short rows.
+    root : ndarray, shape (vertex, entry * channel, entry * channel)
         Lower Cholesky factors of their second moments, channels fastest.
-    weight : float
-        c: how many times the number of samples the moments count for.
-    tail : float
-        Degrees of freedom.
-    n_samples : int
-        N.
+    weight, tail, n_samples : float, float, int
+        c, the degrees of freedom and N.
 
     Examples
     --------
@@ -74,7 +70,7 @@ class PredictiveField(Module):
     def __init__(
         self,
         field: GaussianField,
-        index: Int[np.ndarray, "vertex member"] | Int[Tensor, "vertex member"],
+        index: Int[np.ndarray, "vertex entry"] | Int[Tensor, "vertex entry"],
         root: Float[np.ndarray, "vertex variable variable"] | Float[Tensor, "vertex variable variable"],
         weight: float,
         tail: float,
@@ -99,7 +95,8 @@ class PredictiveField(Module):
         white = own if field.coarse is None else self._dense @ ordered
         diagonal = factor.diagonal() if field.coarse is None else self._dense.diagonal()
         spread = 1 + lever / (self.weight * self.n_samples) + 1 / self.n_samples
-        return log_student(white, spread, self.tail).sum(axis=0) + float(np.log(diagonal).sum())
+        log_density: np.ndarray = log_student(white, spread, self.tail).sum(axis=0) + float(np.log(diagonal).sum())
+        return log_density
 
     @cached_property
     def _dense(self) -> Float[np.ndarray, "variable variable"]:
@@ -108,18 +105,18 @@ class PredictiveField(Module):
 
 def leverage(
     x: Float[np.ndarray, "sample vertex channel"],
-    index: Int[np.ndarray, "vertex member"],
+    index: Int[np.ndarray, "vertex entry"],
     root: Float[np.ndarray, "vertex variable variable"],
 ) -> Float[np.ndarray, "vertex sample"]:
-    """Squared length of what each vertex is conditioned on, in units of its law."""
+    """Squared length of the conditioning values of each vertex, in units of their law."""
     n_samples, n, _ = x.shape
     found = np.zeros((n, n_samples))
     absent = index == np.arange(n)[:, None]
     step = max(1, _CHUNK // max(1, root.shape[1] * n_samples))
     for start in range(0, n if root.shape[1] else 0, step):
         rows = slice(start, start + step)
-        members = np.where(absent[rows, :, None], 0.0, x[:, index[rows]])  # (sample, row, member, channel)
-        right = np.ascontiguousarray(members.reshape(n_samples, -1, root.shape[1]).transpose(1, 2, 0))
+        entries = np.where(absent[rows, :, None], 0.0, x[:, index[rows]])  # (sample, row, entry, channel)
+        right = np.ascontiguousarray(entries.reshape(n_samples, -1, root.shape[1]).transpose(1, 2, 0))
         white = torch.linalg.solve_triangular(torch.from_numpy(root[rows]), torch.from_numpy(right), upper=False)
         found[rows] = white.square_().sum(dim=1).numpy()
     return found
@@ -128,12 +125,13 @@ def leverage(
 def earlier_channels(
     white: Float[np.ndarray, "variable sample"], n_channels: int
 ) -> Float[np.ndarray, "variable sample"]:
-    """Leverage that the channels of a vertex before each one add to it: the squares of their innovations."""
+    """Leverage of the earlier channels of the same vertex: the squares of their innovations."""
     squares = (white**2).reshape(-1, n_channels, white.shape[1])
-    return (np.cumsum(squares, axis=1) - squares).reshape(white.shape)
+    before: np.ndarray = (np.cumsum(squares, axis=1) - squares).reshape(white.shape)
+    return before
 
 
 def log_student(white: np.ndarray, spread: np.ndarray | float, tail: float) -> np.ndarray:
-    """Log-density of Student's t of some degrees of freedom, at values in units of a deviation of root ``spread``."""
+    """Log-density of Student's t with ``tail`` degrees of freedom, at values in units of the root of ``spread``."""
     constant = float(gammaln((tail + 1) / 2) - gammaln(tail / 2)) - 0.5 * math.log(tail * math.pi)
     return constant - 0.5 * np.log(spread) - 0.5 * (tail + 1) * np.log1p(white**2 / (tail * spread))

@@ -12,17 +12,19 @@ from scipy.sparse.linalg import splu
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+__all__ = ["DIRECT_LIMIT", "LowRank", "Operator", "conjugate_gradients", "direct_solver", "is_large", "triangle"]
+
 DIRECT_LIMIT = 20_000
-"""Above this many variables, systems are solved by conjugate gradients instead of a factorisation."""
+"""Most variables of a factorised system; larger ones are solved by conjugate gradients."""
 TOLERANCE = 1e-10
 """Relative residual of the conjugate gradients."""
 MOST_STEPS = 2000
-"""Of the conjugate gradients, before they are given up."""
+"""Most steps of the conjugate gradients."""
 TOGETHER = 16
-"""Right-hand sides that are iterated at once."""
+"""Right-hand sides iterated at once."""
 
 Operator: TypeAlias = Callable[[np.ndarray], np.ndarray]
-"""A linear map of vectors of variables, which are the rows of a matrix."""
+"""Linear map of vectors of variables, the rows of a matrix."""
 
 
 class LowRank(NamedTuple):
@@ -37,19 +39,17 @@ class LowRank(NamedTuple):
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Multiply the rows of x."""
-        return (self.rows.T @ (self.inner @ (self.rows @ x.T))).T
+        product: np.ndarray = (self.rows.T @ (self.inner @ (self.rows @ x.T))).T
+        return product
 
 
 def is_large(n_variables: int) -> bool:
-    """Whether a system is to be solved by conjugate gradients."""
+    """Whether a system is solved by conjugate gradients."""
     return n_variables > DIRECT_LIMIT
 
 
 def direct_solver(matrix: sp.csc_array, added: LowRank | None = None) -> Operator:
-    """Solver of a sparse ``matrix`` plus what is ``added``, by a factorisation and Woodbury's identity.
-
-    Both ``matrix`` and the sum have to be positive definite.
-    """
+    """Solver of a positive definite ``matrix`` plus ``added`` by a factorisation and Woodbury's identity."""
     factor = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
     if added is None:
         return lambda right: factor.solve(np.ascontiguousarray(right.T)).T
@@ -58,7 +58,8 @@ def direct_solver(matrix: sp.csc_array, added: LowRank | None = None) -> Operato
 
     def solve(right: np.ndarray) -> np.ndarray:
         plain = factor.solve(np.ascontiguousarray(right.T))
-        return (plain - spread @ (inner @ (added.rows @ plain))).T
+        solution: np.ndarray = (plain - spread @ (inner @ (added.rows @ plain))).T
+        return solution
 
     return solve
 
@@ -69,13 +70,7 @@ def triangle(matrix: sp.csr_array) -> Any:
 
 
 def conjugate_gradients(apply: Operator, precondition: Operator, right: np.ndarray) -> np.ndarray:
-    """Solve for each row of ``right``, several at a time, each with steps of its own.
-
-    Raises
-    ------
-    ArithmeticError
-        When a residual does not fall to ``TOLERANCE`` of the right-hand side within ``MOST_STEPS``.
-    """
+    """Solve for each row of ``right``, several at a time; an ArithmeticError if they do not converge."""
     parts = [_iterate(apply, precondition, right[i : i + TOGETHER]) for i in range(0, len(right), TOGETHER)]
     return np.concatenate(parts) if parts else np.zeros_like(right)
 

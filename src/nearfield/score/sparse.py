@@ -1,4 +1,4 @@
-"""Sparse matrices that move and are stored with the module they belong to."""
+"""Sparse matrices as torch modules."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SparseMatrix(Module):
 
     @classmethod
     def of(cls, matrix: sp.csr_array) -> SparseMatrix:
-        """Hold a matrix of scipy's."""
+        """Hold a scipy matrix."""
         matrix = sp.csr_array(matrix)
         return cls(matrix.data, matrix.indices, matrix.indptr)
 

@@ -33,13 +33,12 @@ class StencilNetwork(Network):
     and behind a wall only what a path around it reaches. In a layer, h is the state of a cell, m one or zero as the
     cell is there or not::
 
-        h = W x + Q q + E + b                          E the cell's embedding; m b is the mask channel
+        h = W x + Q q + E + b                          q the context, E the cell's embedding
         h = h + conv(m silu(scale h + shift))          radius times; scale and shift by the noise level (FiLM)
         F = V silu(U silu(scale (h + Q' q) + shift))   V zero at first
 
-    What is shown, q, is read as far as the state is: a Gaussian that has seen more than the stack can tell it more at
-    the neighbours than at the cell alone. (Double-well chains, radius 4: excess risk .0069 with q at the end alone,
-    .0063 at the beginning alone, .0055 at both.)
+    The context is read as far as the state: a Gaussian that reads more than the stack tells it more at the neighbours
+    than at the cell alone.
 
     Parameters
     ----------
@@ -47,7 +46,7 @@ class StencilNetwork(Network):
         On a lattice of one to three axes.
     radius : int
         Number of convolutions.
-    n_channels, n_shown : int
+    n_channels, n_context : int
         As in `Network`.
     width : int
         Features of a cell.
@@ -68,7 +67,7 @@ class StencilNetwork(Network):
     [0.0, 0.0, 0.0, 0.0, 0.0]
     """
 
-    settings = ("radius", "n_channels", "n_shown", "width", "embedding")
+    settings = ("radius", "n_channels", "n_context", "width", "embedding")
     _mask: Tensor | None
     _cells: Tensor | None
 
@@ -77,12 +76,12 @@ class StencilNetwork(Network):
         graph: DependencyGraph,
         radius: int,
         n_channels: int = 1,
-        n_shown: int = 0,
+        n_context: int = 0,
         width: int = 32,
         embedding: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__(graph, radius, n_channels, n_shown)
+        super().__init__(graph, radius, n_channels, n_context)
         if graph.lattice is None:
             raise ValueError(f"graph must be a lattice, got {graph!r}; use WindowNetwork on other graphs")
         self.width = whole_number("width", width, 1, "give the number of features of a cell")
@@ -97,10 +96,10 @@ class StencilNetwork(Network):
         self.site = Site(len(graph), embedding, width, generator)
         self.embedding = self.site.size
         self.convolutions = nn.ModuleList(
-            Convolution(width, reach, periodic, lattice.diagonal, generator) for _ in range(self.radius)
+            _Convolution(width, reach, periodic, lattice.diagonal, generator) for _ in range(self.radius)
         )
         self.modulation = Modulation(width, self.radius + 1, generator)
-        self.show_first, self.show_last = (uniform((width, n_shown), n_shown, generator) for _ in range(2))
+        self.context_first, self.context_last = (uniform((width, n_context), n_context, generator) for _ in range(2))
         self.mix = Affine(width, width, generator)
         self.leave = Affine(width, n_channels, generator, zero=True)
         mask = None if graph.keep is None else torch.tensor(graph.keep).reshape(1, *self._shape, 1).float()
@@ -109,14 +108,14 @@ class StencilNetwork(Network):
         self.register_buffer("_cells", cells, persistent=False)
 
     @property
-    def radius_shown(self) -> int:
-        """Hops within which it reads what it is shown: as far as the state."""
+    def context_radius(self) -> int:
+        """Hops within which it reads the context: as far as the state."""
         return self.radius
 
     @property
     def numbers_per_sample(self) -> int:
         """Features before and after a layer and what the convolution makes of them."""
-        return 8 * math.prod(self._shape) * (self.width + self.n_channels + self.n_shown)
+        return 8 * math.prod(self._shape) * (self.width + self.n_channels + self.n_context)
 
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> StencilNetwork:
         """Return the network with the same weights on a larger lattice."""
@@ -134,34 +133,35 @@ class StencilNetwork(Network):
     def forward(
         self,
         x: Float[Tensor, "sample vertex channel"],
-        shown: Float[Tensor, "sample vertex shown"] | None,
-        level: Float[Tensor, " sample"],
+        context: Float[Tensor, "sample vertex context"] | None,
+        c_noise: Float[Tensor, " sample"],
     ) -> Float[Tensor, "sample vertex channel"]:
         """Return F; arguments as in `Network.forward`."""
         if len(x) == 0:  # convolutions take no empty batch
             return torch.zeros_like(x)
-        if shown is None:
+        if context is None:
             h = functional.linear(x, self.enter.weight)
         else:  # one product for both
-            h = functional.linear(torch.cat([x, shown], 2), torch.cat([self.enter.weight, self.show_first], 1))
+            h = functional.linear(torch.cat([x, context], 2), torch.cat([self.enter.weight, self.context_first], 1))
         if self.site.size:
             h = h + self.site()
         h = self._on_lattice(h)
         mask = None if self._mask is None else self._mask.to(h.dtype)
-        # What biases have added to h goes into the shift: there it costs no pass over the field, nor does its gradient.
+        # Biases go into the shift: there they cost no pass over the field, nor do their gradients.
         bias = torch.stack([each.get_parameter("bias") for each in (self.enter, *self.convolutions)]).cumsum(dim=0)
-        scales, shifts = self.modulation(level)
+        scales, shifts = self.modulation(c_noise)
         film = list(zip(scales.unbind(dim=1), (shifts + scales * bias.to(scales)).unbind(dim=1), strict=True))
         ahead = (slice(None), *(None,) * len(self._shape))
         for convolution, (scale, shift) in zip(self.convolutions, film, strict=False):
             active = functional.silu(torch.addcmul(shift[ahead], scale[ahead], h))
             h = convolution(active if mask is None else mask * active, h)
         h = self._on_vertices(h)
-        if shown is not None:
-            h = torch.addmm(h.flatten(0, 1), shown.flatten(0, 1), self.show_last.T).reshape(h.shape)
+        if context is not None:
+            h = torch.addmm(h.flatten(0, 1), context.flatten(0, 1), self.context_last.T).reshape(h.shape)
         scale, shift = film[-1]
         h = functional.silu(torch.addcmul(shift[:, None], scale[:, None], h))
-        return self.leave(functional.silu(self.mix(h)))
+        out: Tensor = self.leave(functional.silu(self.mix(h)))
+        return out
 
     def _on_lattice(self, h: Float[Tensor, "sample vertex width"]) -> Float[Tensor, "sample *axes width"]:
         if self._cells is not None:
@@ -175,7 +175,7 @@ class StencilNetwork(Network):
 
 
 @final
-class Convolution(nn.Module):
+class _Convolution(nn.Module):
     """Convolution of a cell and the cells it touches; zero beyond a border, around the ends of periodic axes.
 
     On lattices without diagonals it is a sum of one along each axis, and the corners of the weight are not used.
@@ -202,7 +202,7 @@ class Convolution(nn.Module):
     ) -> Float[Tensor, "sample *axes width"]:
         """Return `h` plus the convolution of `active`, without the bias."""
         if self.whole:
-            return convolved(active, self.weight, self.periodic, h)
+            return _convolved(active, self.weight, self.periodic, h)
         shape, middle = h.shape, [size // 2 for size in self.weight.shape[2:]]
         for axis in self.axes:
             # As an image of two axes. The line of the last axis has the cell itself, the others the two beside it.
@@ -211,11 +211,11 @@ class Convolution(nn.Module):
             kernel = self.weight[:, :, *line].unsqueeze(2 if last else 3)
             sizes = (len(h), -1, shape[-2]) if last else (-1, shape[axis + 1], math.prod(shape[axis + 2 : -1]))
             image, sum_so_far = active.reshape(*sizes, shape[-1]), h.reshape(*sizes, shape[-1])
-            h = convolved(image, kernel, (around and not last, around and last), sum_so_far).reshape(shape)
+            h = _convolved(image, kernel, (around and not last, around and last), sum_so_far).reshape(shape)
         return h
 
 
-def convolved(
+def _convolved(
     active: Float[Tensor, "sample *axes width"],
     kernel: Float[Tensor, "width width *taps"],
     periodic: tuple[bool, ...],

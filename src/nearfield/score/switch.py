@@ -1,4 +1,4 @@
-"""A network where it has earned its place, the Gaussian field everywhere else: one choice for each noise level."""
+"""Two experts by noise level: a network where it is selected, the Gaussian field everywhere else."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class SwitchedScore(Score):
     hybrid : HybridScore, or EnsembleScore of them
         Of the same standardised data.
     choice : sequence of (float, bool)
-        Increasing OU times, above 0, and whether the hybrid serves there. Other times go with the nearest of these in
-        the logarithm of the noise-to-signal ratio.
+        Increasing OU times, above 0, and whether the hybrid is selected there. Other times go with the nearest of these
+        in the logarithm of the noise-to-signal ratio.
 
     Attributes
     ----------
@@ -62,26 +62,26 @@ class SwitchedScore(Score):
             raise ValueError(f"choice must have increasing OU times above 0, got {times}")
         super().__init__()
         self.field, self.hybrid = field, hybrid
-        self.choice = tuple((float(time), bool(used)) for time, used in choice)
+        self.choice = tuple((float(time), bool(selected)) for time, selected in choice)
         self.n_vertices, self.n_channels = sizes[0]
-        levels = [math.log(noise_to_signal(time)) for time in times]
-        self._border = [(one + other) / 2 for one, other in itertools.pairwise(levels)]
+        log_sigma = [math.log(noise_to_signal(time)) for time in times]
+        self._border = [(one + other) / 2 for one, other in itertools.pairwise(log_sigma)]
 
     def uses_hybrid(self, t: float) -> bool:
-        """Whether the hybrid serves at an OU time above 0."""
+        """Whether the hybrid is selected at an OU time above 0."""
         return self.choice[bisect.bisect_left(self._border, math.log(noise_to_signal(t)))][1]
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Return what the score in charge says."""
+        """Denoise each sample by the score selected at its time."""
         times = t.tolist() if isinstance(t, Tensor) else [t]
-        used = [time > 0 and self.uses_hybrid(time) for time in times]
-        if all(used):
+        selected = [time > 0 and self.uses_hybrid(time) for time in times]
+        if all(selected):
             return self.hybrid.denoise(x, t)
-        if not any(used):
+        if not any(selected):
             return self.field.denoise(x, t)
         out = x.clone()
         for score, kind in ((self.hybrid, True), (self.field, False)):
-            numbers = [k for k, hybrid in enumerate(used) if hybrid is kind]
+            numbers = [k for k, hybrid in enumerate(selected) if hybrid is kind]
             part = torch.tensor(numbers, device=x.device)
             own = torch.tensor([times[k] for k in numbers], dtype=torch.float64, device=x.device)
             out = out.index_copy(0, part, score.denoise(x[part], own))

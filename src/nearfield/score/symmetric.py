@@ -1,4 +1,4 @@
-"""Linear, symmetric maps that torch cannot see into, with their derivatives."""
+"""Linear, symmetric maps outside torch, with their derivatives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["symmetric_map"]
 
 
 def symmetric_map(apply: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a linear, symmetric map of the rows of `x`: it is its own derivative, transposed or not.
+    """Apply a linear, symmetric map to the rows of `x`; it is its own derivative, transposed or not.
 
     Examples
     --------

@@ -1,15 +1,15 @@
-r"""Sparse factors of what a field becomes with noise or given observations: preconditioners of its large systems.
+r"""Sparse factors of a field with noise or given observations: preconditioners of its large systems.
 
-Each variable is regressed on a set S of others, by the second moments that exact draws of the field have on it:
+Each variable is regressed on a set S of others, by the second moments of exact draws of the field:
 
 .. math:: c = (G + \sigma^2 I)^{-1} g, \quad G = \tfrac1N X_S X_S^\top, \quad g = \tfrac1N X_S h^\top, \quad
     v = d^2 + \sigma^2 (1 + |c|^2) + \tfrac1N |h - c^\top X_S|^2,
 
 and :math:`(-c, 1)/\sqrt v` is its row of the factor (Vecchia's approximation; Schäfer, Katzfuss and Owhadi, SIAM J.
-Sci. Comput. 43, 2021). What the whitening factor F tells is not estimated:
+Sci. Comput. 43, 2021). Two terms come from the whitening factor F instead of the draws:
 :math:`h_i = -\sum_{j<i} F_{ij} x_j / F_{ii}` is the expectation of :math:`x_i` given all earlier variables and
-:math:`d_i = 1/F_{ii}` the deviation from it. So the row becomes that of F as :math:`\sigma \to 0`, and only how far it
-is shrunk is estimated.
+:math:`d_i = 1/F_{ii}` its standard deviation. As :math:`\sigma \to 0` the row therefore becomes that of F, and only its
+shrinkage is estimated.
 """
 
 from __future__ import annotations
@@ -23,58 +23,52 @@ import torch
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float32, Int
 
+__all__ = ["N_DRAWS", "LocalLaws"]
+
 N_DRAWS = 200
-"""Draws whose moments the regressions take."""
+"""Draws that estimate the moments of the regressions."""
 FEWEST, MOST = 25, 60
-"""Members of a set with noise, on average and at most."""
-MOST_GIVEN = 30
-"""Members of a set of a conditional law at most, for which the covariances with the variable are estimated too."""
+"""Size of a set with noise, on average and at most."""
+MOST_CONDITIONAL = 30
+"""Largest set of a conditional law, where the covariances with the variable are estimated too."""
 JITTER = 1e-10
 """Relative, on the diagonal of G."""
 ROWS, PAIRS = 64, 1 << 15
-"""Regressions and correlations that are computed at once."""
+"""Regressions and correlations computed at once."""
 
 
 class LocalLaws:
-    """Draws of a field, and the regressions of its variables on few others.
-
-    Parameters
-    ----------
-    factor : scipy sparse array
-        Whitening factor F of the field, before any correction.
-    draws : ndarray of float32, shape (variable, draw)
-        In elimination order, of the field as it is corrected.
-    """
+    """Draws of a field with whitening factor F (before corrections), and regressions of its variables on few others."""
 
     def __init__(self, factor: sp.csr_array, draws: Float32[np.ndarray, "variable draw"]) -> None:
         self._factor, self._diagonal, self._draws = factor, factor.diagonal(), draws
-        self._sets = self._members(*_strictly_lower(_widened(factor)), len(draws), MOST)
+        self._sets = self._table(*_strictly_lower(_widened(factor)), len(draws), MOST)
 
     def noised_factor(self, sigma: float) -> sp.csr_array:
-        """Lower triangular U with ``U'U`` about the inverse of the covariance plus ``sigma**2`` times the identity."""
+        """Lower triangular U, ``U'U`` near the inverse of the covariance plus ``sigma**2`` times the identity."""
         return self._regressed(np.arange(len(self._draws)), self._sets, sigma)
 
     def conditional_factor(self, precision: sp.csc_array, missing: Int[np.ndarray, " missing"]) -> sp.csr_array:
-        """Lower triangular U with ``U'U`` about the precision of the missing variables given all others.
+        """Lower triangular U, ``U'U`` near the precision of the missing variables given all others.
 
-        A variable is regressed on its neighbours in ``precision``, those that come later only where they are given.
+        A variable is regressed on its neighbours in ``precision``: the observed ones and the earlier missing ones.
         """
-        given = np.ones(len(self._draws), dtype=bool)
-        given[missing] = False
+        observed = np.ones(len(self._draws), dtype=bool)
+        observed[missing] = False
         row, column = sp.coo_array(sp.csr_array(precision)[missing]).coords
-        used = given[column] | (column < missing[row])
-        index = self._members(row[used], column[used], len(missing), MOST_GIVEN, missing)
+        used = observed[column] | (column < missing[row])
+        index = self._table(row[used], column[used], len(missing), MOST_CONDITIONAL, missing)
         return sp.csr_array(self._regressed(missing, index, 0.0)[:, missing])
 
-    def _members(
+    def _table(
         self,
         row: Int[np.ndarray, " pair"],
         column: Int[np.ndarray, " pair"],
         n_rows: int,
         most: int,
         own: Int[np.ndarray, " row"] | None = None,
-    ) -> Int[np.ndarray, "row member"]:
-        """Table of each row's columns, the most correlated where there are too many; -1 where there are fewer."""
+    ) -> Int[np.ndarray, "row entry"]:
+        """Table of each row's columns, the most correlated if there are too many; -1 fills short rows."""
         count = np.bincount(row, minlength=n_rows)
         if count.max(initial=0) > most:
             apart = -np.abs(self._correlations(row if own is None else own[row], column))
@@ -96,7 +90,7 @@ class LocalLaws:
         return found
 
     def _regressed(
-        self, own: Int[np.ndarray, " row"], index: Int[np.ndarray, "row member"], sigma: float
+        self, own: Int[np.ndarray, " row"], index: Int[np.ndarray, "row entry"], sigma: float
     ) -> sp.csr_array:
         """Rows of the factor for the variables ``own``, regressed on those of ``index``."""
         data = np.empty((len(own), index.shape[1] + 1))
@@ -112,9 +106,9 @@ class LocalLaws:
         return factor
 
     def _regress(
-        self, own: Int[np.ndarray, " row"], index: Int[np.ndarray, "row member"], noise: float
-    ) -> tuple[Float[np.ndarray, "row member"], Float[np.ndarray, "row 1"]]:
-        """Coefficients c and variances v; the coefficients of absent members are 0."""
+        self, own: Int[np.ndarray, " row"], index: Int[np.ndarray, "row entry"], noise: float
+    ) -> tuple[Float[np.ndarray, "row entry"], Float[np.ndarray, "row 1"]]:
+        """Coefficients c and variances v; the coefficients of absent entries are 0."""
         h, rest = self._expected(own, index.max(axis=1, initial=-1) < own)
         absent = torch.from_numpy(index < 0)
         x = torch.from_numpy(self._draws[index]).double()
@@ -133,17 +127,17 @@ class LocalLaws:
     def _expected(
         self, own: Int[np.ndarray, " row"], earlier: Bool[np.ndarray, " row"]
     ) -> tuple[Float[np.ndarray, "row draw"], Float[np.ndarray, " row"]]:
-        """Return what is regressed and the variance left out of it: h, d^2 where all members are earlier, or x, 0."""
+        """Return targets and residual variance: h and d^2 where all entries are earlier, else x and 0."""
         rows = self._factor[own]
         column, place = np.unique(rows.indices, return_inverse=True)
         local = sp.csr_array((rows.data, place.reshape(-1), rows.indptr), shape=(len(own), len(column)))
-        deviation = 1 / self._diagonal[own]
-        innovation = deviation[:, None] * (local @ self._draws[column].astype(np.float64))
-        return self._draws[own] - np.where(earlier[:, None], innovation, 0.0), np.where(earlier, deviation**2, 0.0)
+        std = 1 / self._diagonal[own]
+        innovation = std[:, None] * (local @ self._draws[column].astype(np.float64))
+        return self._draws[own] - np.where(earlier[:, None], innovation, 0.0), np.where(earlier, std**2, 0.0)
 
 
 def _widened(factor: sp.csr_array) -> sp.csr_array:
-    """Pattern of a triangular matrix, or of a power of it that has rows wide enough: neighbours' earlier neighbours."""
+    """Pattern of a triangular matrix, or of its first power with rows wide enough."""
     step = sp.csr_array((np.ones(factor.nnz, np.float32), factor.indices, factor.indptr), shape=factor.shape)
     pattern = step
     while pattern.nnz < FEWEST * pattern.shape[0]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-__all__ = ["Padding", "WindowNetwork", "WindowedNetwork"]
+__all__ = ["Padding", "WindowNetwork", "WindowedNetwork", "reflected"]
 
 Padding = Literal["absent", "reflect"]
 
@@ -29,11 +29,11 @@ class WindowedNetwork(Network):
 
     Parameters
     ----------
-    graph, radius, n_channels, n_shown
+    graph, radius, n_channels, n_context
         As in `Network`.
     padding : {"absent", "reflect"}
-        What stands in the entries of a window beyond a border: nothing, or the field mirrored at the last cell. A score
-        learned with mirrored data is biased near borders; it is the paper's recipe.
+        Entries of a window beyond a border are absent, or the field mirrored at the last cell. A score learned with
+        mirrored data is biased near borders; it is the paper's recipe.
     vertices : sequence of int, optional
         The rows that are computed; all vertices by default.
 
@@ -56,11 +56,11 @@ class WindowedNetwork(Network):
         graph: DependencyGraph,
         radius: int,
         n_channels: int,
-        n_shown: int,
+        n_context: int,
         padding: Padding = "absent",
         vertices: tuple[int, ...] | None = None,
     ) -> None:
-        super().__init__(graph, radius, n_channels, n_shown)
+        super().__init__(graph, radius, n_channels, n_context)
         if padding not in ("absent", "reflect"):
             raise ValueError(f'padding must be "absent" or "reflect", got {padding!r}; use "absent"')
         self.padding = padding
@@ -78,15 +78,15 @@ class WindowedNetwork(Network):
         self.register_buffer("present", torch.from_numpy(present[rows]), persistent=False)
 
     def windows(self, x: Float[Tensor, "sample vertex channel"]) -> Float[Tensor, "sample row width channel"]:
-        """Gather the windows of a field; what stands in absent entries does not matter."""
+        """Gather the windows of a field; absent entries have any value."""
         return x[:, self.index]
 
     @abc.abstractmethod
     def on_windows(
         self,
         windows: Float[Tensor, "sample row width channel"],
-        shown: Float[Tensor, "sample row shown"] | None,
-        level: Float[Tensor, "sample row"],
+        context: Float[Tensor, "sample row context"] | None,
+        c_noise: Float[Tensor, "sample #row"],
     ) -> Float[Tensor, "sample row channel"]:
         """Return F at the centres of windows, each of which may have its own noise and noise level.
 
@@ -94,20 +94,20 @@ class WindowedNetwork(Network):
         ----------
         windows
             As gathered by `windows`.
-        shown
+        context
             As in `forward`.
-        level
+        c_noise
             Log of the noise-to-signal ratio, for each window or ``(sample, 1)``.
         """
 
     def forward(
         self,
         x: Float[Tensor, "sample vertex channel"],
-        shown: Float[Tensor, "sample vertex shown"] | None,
-        level: Float[Tensor, " sample"],
+        context: Float[Tensor, "sample vertex context"] | None,
+        c_noise: Float[Tensor, " sample"],
     ) -> Float[Tensor, "sample vertex channel"]:
         """Return F; arguments as in `Network.forward`."""
-        return self.on_windows(self.windows(x), shown, level[:, None])
+        return self.on_windows(self.windows(x), context, c_noise[:, None])
 
 
 @final
@@ -120,7 +120,7 @@ class WindowNetwork(WindowedNetwork):
 
     Parameters
     ----------
-    graph, radius, n_channels, n_shown, padding
+    graph, radius, n_channels, n_context, padding
         As in `WindowedNetwork`.
     width : int
         Features of a vertex.
@@ -138,7 +138,7 @@ class WindowNetwork(WindowedNetwork):
     [0.0, 0.0, 0.0]
     """
 
-    settings = ("radius", "n_channels", "n_shown", "width", "depth", "embedding", "padding")
+    settings = ("radius", "n_channels", "n_context", "width", "depth", "embedding", "padding")
     where: Tensor
 
     def __init__(
@@ -146,21 +146,21 @@ class WindowNetwork(WindowedNetwork):
         graph: DependencyGraph,
         radius: int,
         n_channels: int = 1,
-        n_shown: int = 0,
+        n_context: int = 0,
         width: int = 64,
         depth: int = 2,
         embedding: int = 0,
         padding: Padding = "absent",
         seed: int = 0,
     ) -> None:
-        super().__init__(graph, radius, n_channels, n_shown, padding)
+        super().__init__(graph, radius, n_channels, n_context, padding)
         self.width = whole_number("width", width, 1, "give the number of features of a vertex")
         self.depth = whole_number("depth", depth, 1, "give the number of residual layers")
         generator = torch.Generator().manual_seed(seed)
-        where = torch.from_numpy(geometry(graph, self.table)).float()
+        where = torch.from_numpy(_geometry(graph, self.table)).float()
         where = torch.cat([self.present.float(), where], dim=1)
         self.register_buffer("where", where, persistent=False)
-        n_in = self.width_of_window * n_channels + n_shown
+        n_in = self.width_of_window * n_channels + n_context
         self.enter = Affine(n_in, width, generator)
         self.geometry = uniform((width, where.shape[1]), where.shape[1], generator)
         self.site = Site(len(graph), embedding, width, generator)
@@ -172,24 +172,25 @@ class WindowNetwork(WindowedNetwork):
     @property
     def numbers_per_sample(self) -> int:
         """Windows twice, gathered and masked, and the features of the layers."""
-        return len(self.index) * (2 * self.width_of_window * self.n_channels + self.n_shown + 8 * self.width)
+        return len(self.index) * int(2 * self.width_of_window * self.n_channels + self.n_context + 8 * self.width)
 
     def on_windows(
         self,
         windows: Float[Tensor, "sample row width channel"],
-        shown: Float[Tensor, "sample row shown"] | None,
-        level: Float[Tensor, "sample row"],
+        context: Float[Tensor, "sample row context"] | None,
+        c_noise: Float[Tensor, "sample #row"],
     ) -> Float[Tensor, "sample row channel"]:
         """Return F at the centres of windows; arguments as in `WindowedNetwork.on_windows`."""
         read = torch.where(self.present[..., None], windows, 0.0).flatten(2)
         constant = functional.linear(self.where.to(self.geometry.dtype), self.geometry)
         if self.site.size:
             constant = constant + self.site()
-        h = self.enter(read if shown is None else torch.cat([read, shown], dim=2)) + constant
-        scales, shifts = (each.unbind(dim=-2) for each in self.modulation(level))
+        h = self.enter(read if context is None else torch.cat([read, context], dim=2)) + constant
+        scales, shifts = (each.unbind(dim=-2) for each in self.modulation(c_noise))
         for first, second, scale, shift in zip(self.layers[::2], self.layers[1::2], scales, shifts, strict=True):
             h = h + second(functional.silu(scale * first(functional.silu(h)) + shift))
-        return self.leave(functional.silu(h))
+        out: Tensor = self.leave(functional.silu(h))
+        return out
 
 
 def reflected(lattice: Lattice, table: Neighborhood) -> Int[np.ndarray, "vertex width"]:
@@ -208,10 +209,11 @@ def reflected(lattice: Lattice, table: Neighborhood) -> Int[np.ndarray, "vertex 
         turn = length if periodic else max(2 * (length - 1), 1)
         along = landing[..., axis] % turn
         landing[..., axis] = along if periodic else np.minimum(along, turn - along) if length > 1 else 0
-    return np.ravel_multi_index(tuple(np.moveaxis(landing, -1, 0)), lattice.shape).astype(np.int64)
+    landed: np.ndarray = np.ravel_multi_index(tuple(np.moveaxis(landing, -1, 0)), lattice.shape).astype(np.int64)
+    return landed
 
 
-def geometry(graph: DependencyGraph, table: Neighborhood) -> Float[np.ndarray, "vertex feature"]:
+def _geometry(graph: DependencyGraph, table: Neighborhood) -> Float[np.ndarray, "vertex feature"]:
     """Where the entries of each window are: relative positions and hops, zero where absent; nothing on lattices.
 
     On lattices a column is one offset for all vertices, and positions would tell a network nothing.

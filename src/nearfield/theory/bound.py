@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-def score_decay_bound(m: float, M: float, t: ArrayLike, distance: ArrayLike) -> Float[np.ndarray, ...]:
+def score_decay_bound(m: float, M: float, t: ArrayLike, distance: ArrayLike) -> Float[np.ndarray | np.float64, "..."]:
     r"""Bound on how strongly the score at one vertex reads another, Theorem 2.1, (2.15) of arXiv 2505.04417.
 
     .. math:: \|\nabla^2_{ij} \log p_t\| \le \frac{a^2}{s^2 (m s^2 + a^2)}
@@ -77,12 +77,13 @@ def score_decay_bound(m: float, M: float, t: ArrayLike, distance: ArrayLike) -> 
     if not (k >= 1).all():
         raise ValueError(f"distance must be at least 1 hop, got {k.min()}; (2.15) is for two different vertices")
     a2, s2 = np.exp(-2 * time), -np.expm1(-2 * time)
-    return a2 * (M - m) / ((m * s2 + a2) * (M * s2 + a2)) * ((M - m) * s2 / (M * s2 + a2)) ** (k - 1)
+    bound: np.ndarray = a2 * (M - m) / ((m * s2 + a2) * (M * s2 + a2)) * ((M - m) * s2 / (M * s2 + a2)) ** (k - 1)
+    return bound
 
 
 def correlation_bound(
     m: float, M: float, distance: ArrayLike, lipschitz_f: float = 1.0, lipschitz_g: float = 1.0
-) -> Float[np.ndarray, ...]:
+) -> Float[np.ndarray | np.float64, "..."]:
     r"""Bound on a covariance at a distance, Proposition 2.2, (2.16) of arXiv 2505.04417.
 
     .. math:: |\mathrm{Cov}(f(X_i), g(X_j))| \le \tfrac1m\, q^{\mathrm{dist}(i, j)}\,
@@ -119,7 +120,7 @@ def correlation_bound(
     return (1 - m / M) ** k / m * lipschitz_f * lipschitz_g
 
 
-def lemma_b1(m: float, M: float, distance: ArrayLike) -> Float[np.ndarray, ...]:
+def lemma_b1(m: float, M: float, distance: ArrayLike) -> Float[np.ndarray | np.float64, "..."]:
     r"""Integral over all times that Lemma B.1 of arXiv 2505.04417 bounds, exactly.
 
     .. math:: \int_0^\infty \frac{a^4}{m s^4 (m s^2 + a^2)} \Big(\frac{(M-m) s^2}{M s^2 + a^2}\Big)^{2k} dt
@@ -151,10 +152,13 @@ def lemma_b1(m: float, M: float, distance: ArrayLike) -> Float[np.ndarray, ...]:
     array([0.806853, 0.027263])
     """
     kappa, q, k = _ratios(m, M, distance)
-    return kappa / 2 * q ** (2 * k) / (2 * k * (2 * k - 1)) * hyp2f1(1, 2 * k - 1, 2 * k + 1, q)
+    bound: np.ndarray | np.float64 = (
+        kappa / 2 * q ** (2 * k) / (2 * k * (2 * k - 1)) * hyp2f1(1, 2 * k - 1, 2 * k + 1, q)
+    )
+    return bound
 
 
-def lemma_b1_bound(m: float, M: float, distance: ArrayLike) -> Float[np.ndarray, ...]:
+def lemma_b1_bound(m: float, M: float, distance: ArrayLike) -> Float[np.ndarray | np.float64, "..."]:
     r"""Bound of Lemma B.1 of arXiv 2505.04417, :math:`\frac\kappa2\, q^{2k} / (2k - 1)`.
 
     Parameters and errors as in `lemma_b1`; an infinite distance gives 0.
@@ -165,7 +169,8 @@ def lemma_b1_bound(m: float, M: float, distance: ArrayLike) -> Float[np.ndarray,
     array([1.125   , 0.071191])
     """
     kappa, q, k = _ratios(m, M, distance)
-    return kappa / 2 * q ** (2 * k) / (2 * k - 1)
+    bound: np.ndarray | np.float64 = kappa / 2 * q ** (2 * k) / (2 * k - 1)
+    return bound
 
 
 @final
@@ -254,7 +259,7 @@ def _check_curvature(m: float, M: float) -> None:
         raise ValueError(f"m and M must be 0 < m <= M, got {m} and {M}; they are the least and the largest curvature")
 
 
-def _ratios(m: float, M: float, distance: ArrayLike) -> tuple[float, float, Float[np.ndarray, ...]]:
+def _ratios(m: float, M: float, distance: ArrayLike) -> tuple[float, float, Float[np.ndarray, "..."]]:
     _check_curvature(m, M)
     k = np.asarray(distance, dtype=float)
     if not (k >= 1).all():

@@ -49,7 +49,8 @@ def divergence_bound(initial_divergence: ArrayLike, horizon: ArrayLike, score_er
     >>> divergence_bound(10.0, [1.0, 3.0], 0.01).round(4)
     array([1.3634, 0.0348])
     """
-    return np.exp(-2 * np.asarray(horizon)) * np.asarray(initial_divergence) + np.asarray(score_error)
+    divergence: np.ndarray = np.exp(-2 * np.asarray(horizon)) * np.asarray(initial_divergence) + np.asarray(score_error)
+    return divergence
 
 
 @final
@@ -66,7 +67,7 @@ class ErrorBudget:
     """
 
     localization: Float[np.ndarray, "*shape"]
-    estimation: Float[np.ndarray, "*shape"]
+    estimation: Float[np.ndarray | np.float64, "*shape"]
 
 
 def error_budget(
@@ -127,7 +128,7 @@ def error_budget(
     )
 
 
-def suggested_radius(n_samples: ArrayLike, nu: float) -> Float[np.ndarray, ...]:
+def suggested_radius(n_samples: ArrayLike, nu: float) -> Float[np.ndarray | np.float64, "..."]:
     r"""Rate at which the best radius of (3.17) grows with the data, :math:`(\log N)^{1/(\nu + 1)}`.
 
     A rate, without its constant: ratios of two values mean something, a value does not. To choose a radius for data,
@@ -160,4 +161,5 @@ def suggested_radius(n_samples: ArrayLike, nu: float) -> Float[np.ndarray, ...]:
         raise ValueError(f"n_samples must be at least 2, got {N.min():g}")
     if not nu >= 0:
         raise ValueError(f"nu must be at least 0, got {nu}")
-    return np.log(N) ** (1 / (nu + 1))
+    radius: np.ndarray = np.log(N) ** (1 / (nu + 1))
+    return radius

@@ -41,7 +41,7 @@ PANEL_NODES = 10
 """Nodes of `time_rule` on each unit of the logarithm of noise over signal."""
 
 
-def diffused_precision(precision: Float[np.ndarray, "variable variable"], t: ArrayLike) -> Float[np.ndarray, ...]:
+def diffused_precision(precision: Float[np.ndarray, "variable variable"], t: ArrayLike) -> Float[np.ndarray, "..."]:
     r"""Precision of the noised law, :math:`P_t = (a^2 P^{-1} + s^2 I)^{-1}` of (4.1), arXiv 2505.04417.
 
     Parameters
@@ -62,7 +62,10 @@ def diffused_precision(precision: Float[np.ndarray, "variable variable"], t: Arr
     """
     time = np.asarray(t, dtype=float)[..., None]
     values, vectors = np.linalg.eigh(precision)
-    return (vectors * (values / (np.exp(-2 * time) - np.expm1(-2 * time) * values))[..., None, :]) @ vectors.T
+    evolved: np.ndarray = (
+        vectors * (values / (np.exp(-2 * time) - np.expm1(-2 * time) * values))[..., None, :]
+    ) @ vectors.T
+    return evolved
 
 
 def missed_variance(

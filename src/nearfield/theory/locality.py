@@ -112,7 +112,8 @@ def effective_radius(
         raise ValueError(f"eps must lie between 0 and 1, got {eps}; 1e-3 is usual")
     mean = mean_by_distance(precision, hops)
     above = mean > eps * mean[..., :1]
-    return above.shape[-1] - 1 - np.argmax(above[..., ::-1], axis=-1)
+    radius: np.ndarray = above.shape[-1] - 1 - np.argmax(above[..., ::-1], axis=-1)
+    return radius
 
 
 @final
@@ -311,4 +312,5 @@ def _products(
 def _forward(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.filterwarnings("ignore", ".*torch.jit.script.*", DeprecationWarning)  # torch's own, at the first use
-        return forward_ad.unpack_dual(f(forward_ad.make_dual(x, v))).tangent.clone()
+        slope: Tensor = forward_ad.unpack_dual(f(forward_ad.make_dual(x, v))).tangent.clone()
+        return slope

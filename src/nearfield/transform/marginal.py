@@ -150,12 +150,17 @@ class Marginal(ValueTransform):
 
     def _blockwise(self, function: Callable[[Any], Any], x: Values) -> Values:
         """Map some samples at a time, in float64, since a map needs several times the memory of its values."""
-        xp = namespace(x)
         samples = x.reshape(-1, *x.shape[-2:])
         step = max(1, _BLOCK // x.shape[-2])
-        starts = range(0, max(1, len(samples)), step)
-        mapped = [_cast(function(_cast(samples[k : k + step], xp.float64)), x.dtype) for k in starts]
-        return xp.concatenate(mapped).reshape(x.shape)
+        parts = (slice(start, start + step) for start in range(0, max(1, len(samples)), step))
+        if isinstance(x, np.ndarray):  # tensors may carry gradients, which writing in parts would slow down
+            out = np.empty_like(samples)
+            for part in parts:
+                out[part] = function(samples[part].astype(np.float64, copy=False))
+            return out.reshape(x.shape)
+        mapped = [function(samples[part].to(torch.float64)).to(x.dtype) for part in parts]
+        joined: Values = torch.concatenate(mapped).reshape(x.shape)
+        return joined
 
 
 def check_choice(choice: MarginalChoice) -> None:
@@ -173,12 +178,8 @@ def check_choice(choice: MarginalChoice) -> None:
 
 def _by_channel(maps: Sequence[Callable[[Any], Any]], x: Values) -> Values:
     """Map each channel."""
-    return namespace(x).stack([function(x[..., k]) for k, function in enumerate(maps)], -1)
-
-
-def _cast(x: Values, dtype: Any) -> Values:
-    """Return values of this precision."""
-    return x.astype(dtype, copy=False) if isinstance(x, np.ndarray) else x.to(dtype)
+    stacked: Values = namespace(x).stack([function(x[..., k]) for k, function in enumerate(maps)], -1)
+    return stacked
 
 
 def _check_entries(

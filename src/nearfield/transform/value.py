@@ -123,7 +123,8 @@ class Identity(ValueTransform):
         return y
 
     def _log_slope(self, x: Values) -> Values:
-        return namespace(x).zeros_like(x)
+        slope: Values = namespace(x).zeros_like(x)
+        return slope
 
 
 @final
@@ -142,13 +143,16 @@ class Logarithm(ValueTransform):
     remedy = "take 'sqrt' or 'quantile' where there are zeros, 'quantile' or 'standardize' for signed data"
 
     def _call(self, x: Values) -> Values:
-        return namespace(x).log(x)
+        y: Values = namespace(x).log(x)
+        return y
 
     def _inverse(self, y: Values) -> Values:
-        return namespace(y).exp(y)
+        x: Values = namespace(y).exp(y)
+        return x
 
     def _log_slope(self, x: Values) -> Values:
-        return -namespace(x).log(x)
+        slope: Values = -namespace(x).log(x)
+        return slope
 
 
 @final
@@ -197,7 +201,8 @@ class Zeros(Module):
 
     def forward(self, x: Values) -> Values:
         """Replace zeros and noise."""
-        return namespace(x).where(x <= self.noise, self.zero, x)
+        filled: Values = namespace(x).where(x <= self.noise, self.zero, x)
+        return filled
 
 
 @final
@@ -253,16 +258,19 @@ class SquareRoot(ValueTransform):
     def _call(self, x: Values) -> Values:
         xp = namespace(x)
         root = xp.sqrt(self.zeros(x))
-        return root + self.tau * xp.log(-xp.expm1(-root / self.tau))
+        y: Values = root + self.tau * xp.log(-xp.expm1(-root / self.tau))
+        return y
 
     def _inverse(self, y: Values) -> Values:
         xp = namespace(y)
-        return (self.tau * xp.logaddexp(xp.zeros_like(y), y / self.tau)) ** 2
+        x: Values = (self.tau * xp.logaddexp(xp.zeros_like(y), y / self.tau)) ** 2
+        return x
 
     def _log_slope(self, x: Values) -> Values:
         xp = namespace(x)
         root = xp.sqrt(self.zeros(x))
-        return -xp.log(-2.0 * root * xp.expm1(-root / self.tau))
+        slope: Values = -xp.log(-2.0 * root * xp.expm1(-root / self.tau))
+        return slope
 
 
 def namespace(x: Values) -> Any:
