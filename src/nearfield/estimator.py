@@ -108,14 +108,11 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         Fitted score of standardised values.
     marginal_, codec_ : Marginal, Codec
         Transform from the data to standardised values, and layout of the data.
-    fit_report_ : FitReport
-        Choices with their reasons, times and warnings.
-    training_moments_ : TrainingMoments or None
-        Moments of the training data, for reports on other data.
-    predictive_ : PredictiveField or None
-        Law of Student's t conditionals for `score_samples` and `score`, where cross-validation prefers it.
-    band_ : float
-        Factor of the field's conditional variances in `impute`, 1 unless cross-validation finds another.
+    fit_report_, training_moments_ : FitReport, TrainingMoments or None
+        Choices with their reasons, times and warnings; moments of the training data, for reports on other data.
+    predictive_, band_ : PredictiveField or None, float
+        Law of Student's t conditionals for `score_samples`, where cross-validation prefers it; factor of conditional
+        variances in `impute`, 1 unless cross-validation finds another.
     digest_ : str
         Fingerprint of the model.
 

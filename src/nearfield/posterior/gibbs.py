@@ -91,10 +91,6 @@ class BlockSampler(abc.ABC):
         start : float array (vertex,) or (chain, vertex), optional
             By default standard normal numbers.
 
-        Returns
-        -------
-        Draws
-
         Raises
         ------
         ValueError

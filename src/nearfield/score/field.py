@@ -78,11 +78,6 @@ class GaussianField(Score):
     coarse : CoarseLaw, optional
         Law of the block means after the correction.
 
-    Attributes
-    ----------
-    radius : None
-        The diffused score of a Markov field reads every vertex.
-
     Examples
     --------
     >>> import numpy as np, scipy.sparse as sp
@@ -91,7 +86,7 @@ class GaussianField(Score):
     array([-2.7568])
     """
 
-    radius = None
+    radius = None  # the diffused score of a Markov field reads every vertex
     settings = ("n_channels", "hops")
     order: Tensor
 
