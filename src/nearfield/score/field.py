@@ -144,9 +144,9 @@ class GaussianField(Score):
         return np.concatenate([self._colored_one(one[None], self.coarse.law) for one in numbers])
 
     def _colored_one(self, numbers: Float[np.ndarray, "1 number channel"], law: GaussianField) -> np.ndarray:
+        match = self._match  # first: it factorises parts, and a factorisation of the whole reserves much memory
         drawn = self._solve_triangle(self._ordered(numbers[:, : self.n_vertices]))
         z = law._colored(numbers[:, self.n_vertices :]).reshape(1, -1)
-        match = self._match
         pull = cho_solve(match.root, (z - (match.rows @ drawn.T).T).T)
         return self._natural(drawn + self._covary((match.rows.T @ pull).T))
 
