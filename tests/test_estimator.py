@@ -169,6 +169,8 @@ def test_a_report_tells_fitted_from_held_out_data(tmp_path):
     held_out = model.report(tmp_path / "a.html", field[30:])
     fitted = model.report(tmp_path / "b.html", field[:30])
     assert (held_out["data"]["fitted_on"], fitted["data"]["fitted_on"]) == (False, True)
+    for page in (held_out, fitted):  # a vertex is conditioned on the one before it in each direction
+        assert {c["name"]: c["value"] for c in page["checks"]}["samples per local law"] == 30 / 2
     assert all(row["training"] for row in held_out["channels"][0]["moments"])
     assert not any(row["training"] for row in fitted["channels"][0]["moments"])
     model.save(tmp_path / "model")

@@ -117,11 +117,13 @@ class Model:
         seen = bool(np.isin(fingerprints(x), self.training_samples).any())
         generated, score = self.marginal.inv(z), self.law.score
         densities: dict[str, np.ndarray] = {}
+        conditioning = None
         if isinstance(self.law, GaussianModel):
             name = "data it was fitted to" if seen else "held out"
             for key, (y, values) in {name: (self.marginal(x), x), "generated": (z, generated)}.items():
                 slope = self.marginal.log_abs_det_jacobian(values).sum(axis=(-2, -1))
                 densities[key] = self.law.score.log_prob(y) + slope
+            conditioning = int(np.diff(self.law.score.factor.matrix.indptr).max()) - 1
         channels, layout, graph = self.codec.channels, self.codec.layout, self.codec.graph
         flat = graph.lattice is None or len(graph.lattice.shape) != len(layout.dims)
         names = [c.name or ("value" if len(channels) == 1 else f"channel {k}") for k, c in enumerate(channels)]
@@ -139,7 +141,7 @@ class Model:
             fit=self.fit_report,
             radius=self.radius if isinstance(self.radius, int) else score.radius,
             pooling=self.pooling,
-            conditioning_size=getattr(score, "conditioning_size", None),
+            conditioning_size=conditioning,
             log_density=densities,
             provenance={**self.codec.attrs, **channels[0].attrs, **provenance},
         )
