@@ -1,14 +1,16 @@
-"""Plain JSON values."""
+"""Plain JSON values, and the parts of what is stored by name."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["plain"]
+__all__ = ["part_of", "plain"]
+
+_Value = TypeVar("_Value")
 
 
 def plain(value: Any, *, finite: bool = False) -> Any:
@@ -34,3 +36,14 @@ def plain(value: Any, *, finite: bool = False) -> Any:
     if finite and isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else "infinite"
     return value
+
+
+def part_of(named: Mapping[str, _Value], name: str) -> dict[str, _Value]:
+    """Return the values called by a name, a dot and their own, by their own.
+
+    Examples
+    --------
+    >>> part_of({"gaussian.law": 2, "quadratic": 3}, "gaussian")
+    {'law': 2}
+    """
+    return {key.removeprefix(f"{name}."): value for key, value in named.items() if key.startswith(f"{name}.")}

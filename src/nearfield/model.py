@@ -13,12 +13,11 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from nearfield._checks import whole_number
-from nearfield._plain import plain
+from nearfield._plain import part_of, plain
 from nearfield.data import store
 from nearfield.data.codec import Codec
 from nearfield.data.duplicate import fingerprints
 from nearfield.data.features import Features
-from nearfield.data.store import part_of
 from nearfield.distribution import Distribution, GaussianModel
 from nearfield.evaluation.comparison import Comparison
 from nearfield.evaluation.training import TrainingMoments

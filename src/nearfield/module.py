@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nearfield._plain import part_of
+
 if TYPE_CHECKING:
     from numpy import ndarray
 
@@ -144,12 +146,12 @@ def rebuild(description: Mapping[str, Any], tensors: Mapping[str, Tensor], graph
 def _made(description: Any, tensors: Mapping[str, Tensor], graph: object) -> Any:
     """Make a module, or a list or dict of modules."""
     if isinstance(description, list):
-        return tuple(_made(part, _under(tensors, str(k)), graph) for k, part in enumerate(description))
+        return tuple(_made(part, part_of(tensors, str(k)), graph) for k, part in enumerate(description))
     if "of" in description:
-        return {key: _made(part, _under(tensors, key), graph) for key, part in description["of"].items()}
+        return {key: _made(part, part_of(tensors, key), graph) for key, part in description["of"].items()}
     kind = _kind(description["class"])
     names = _arguments(kind)
-    parts = {key: _made(part, _under(tensors, key), graph) for key, part in description["parts"].items()}
+    parts = {key: _made(part, part_of(tensors, key), graph) for key, part in description["parts"].items()}
     arrays = {key: tensors[key] for key in names if key in tensors}
     return kind(**description["settings"], **parts, **arrays, **({"graph": graph} if "graph" in names else {}))
 
@@ -163,8 +165,3 @@ def _kind(name: str) -> type[Module]:
 
 def _arguments(kind: type[Module]) -> list[str]:
     return list(inspect.signature(kind).parameters)
-
-
-def _under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Tensors of a part, by their names in it."""
-    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 import xarray as xr
 
-from nearfield._plain import plain
+from nearfield._plain import part_of, plain
 from nearfield.data.alignment import aligned, samples_of, training_variables
 from nearfield.data.channel import Channel
 from nearfield.data.chronology import is_time, row_order, time_order
@@ -18,7 +18,6 @@ from nearfield.data.layout import Layout
 from nearfield.data.missing import refuse_fill, valid_range
 from nearfield.data.placement import place_graph, stack_cells
 from nearfield.data.plain import plain_attrs
-from nearfield.data.store import part_of
 from nearfield.data.validation import (
     refuse_constant,
     refuse_extreme,

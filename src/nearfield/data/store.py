@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy import ndarray
 
-__all__ = ["SCHEMA", "digest", "part_of", "read", "write"]
+__all__ = ["SCHEMA", "digest", "read", "write"]
 
 SCHEMA = 1
 """Version of the layout of model files; a reader refuses any other."""
@@ -155,17 +155,6 @@ def digest(metadata: Mapping[str, Any], arrays: Mapping[str, ndarray]) -> str:
         state.update(_json([name, array.dtype.str, array.shape]).encode())
         state.update(array.tobytes())
     return state.hexdigest()
-
-
-def part_of(arrays: Mapping[str, ndarray], name: str) -> dict[str, ndarray]:
-    """Return the arrays called by a name, a dot and their own, by their own.
-
-    Examples
-    --------
-    >>> part_of({"gaussian.law": np.zeros(2), "quadratic": np.ones(3)}, "gaussian")
-    {'law': array([0., 0.])}
-    """
-    return {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
 
 
 def _header(text: str, source: Path) -> dict[str, Any]:

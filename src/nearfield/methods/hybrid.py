@@ -23,4 +23,4 @@ class Hybrid(NetworkMethod):
     def _fit(self, samples: Samples, options: FitOptions) -> Fitted:
         """Choose the pooling, and train."""
         chosen = self.choose_locality(samples, options)
-        return fitted_network(self.train(samples, "hybrid", chosen, options), chosen, samples)
+        return fitted_network(self.train(samples, "hybrid", chosen, options), chosen)

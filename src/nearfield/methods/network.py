@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
+from nearfield.distribution import DiffusionModel
 from nearfield.fitting.acceleration import require_compiler
 from nearfield.fitting.covariance import location_and_scale
 from nearfield.fitting.neural import Design, NetworkFit, default_recipe, fit_network
@@ -40,10 +41,11 @@ _CLEAR = 3.0
 
 @dataclass(frozen=True)
 class Trained:
-    """Networks with the location and scale of what they were trained on; ``seconds`` is wall time."""
+    """Networks with the standardised samples they were trained on; ``seconds`` is wall time."""
 
     center: Float[np.ndarray, "vertex channel"]
     scale: Float[np.ndarray, "vertex channel"]
+    samples: Samples
     fit: NetworkFit
     pooling: Pooling
     reason: str
@@ -117,28 +119,26 @@ class NetworkMethod(Method):
         center, scale = located or location_and_scale(samples, pooling)
         recipe = self.recipe or default_recipe(samples.graph, len(samples), self.validation_fraction, options.seed)
         tell, total = options.on_step, recipe.n_networks * recipe.steps
+        y = samples.standardized(center, scale)
         fit = fit_network(
-            samples.standardized(center, scale),
+            y,
             Design(kind, chosen.radius, pooling, fixed(self.radius)),
             recipe,
             checkpoint=options.checkpoint,
             progress=None if tell is None else lambda step, loss: tell(step, total, loss),
             device=usable_device(options.device),
         )
-        return Trained(center, scale, fit, pooling, _described(fit), time.perf_counter() - start)
+        return Trained(center, scale, y, fit, pooling, _described(fit), time.perf_counter() - start)
 
 
-def fitted_network(trained: Trained, chosen: Chosen, samples: Samples) -> Fitted:
+def fitted_network(trained: Trained, chosen: Chosen) -> Fitted:
     """Return what a method returns where networks are the score at every noise level."""
-    from nearfield.distribution import DiffusionModel
-
     score = trained.fit.score
     assert score.radius is not None
-    y = samples.standardized(trained.center, trained.scale)
     return Fitted(
         trained.center,
         trained.scale,
-        DiffusionModel(score, y.largest_eigenvalue),
+        DiffusionModel(score, trained.samples.largest_eigenvalue),
         score.radius,
         trained.pooling,
         trained.reason,

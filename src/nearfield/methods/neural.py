@@ -20,4 +20,4 @@ class Neural(NetworkMethod):
     def _fit(self, samples: Samples, options: FitOptions) -> Fitted:
         """Choose the pooling, and train."""
         chosen = self.choose_locality(samples, options)
-        return fitted_network(self.train(samples, "neural", chosen, options), chosen, samples)
+        return fitted_network(self.train(samples, "neural", chosen, options), chosen)

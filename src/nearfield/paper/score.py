@@ -78,9 +78,9 @@ class PaperNetwork(WindowedNetwork):
         self.layers = nn.ModuleList(Affine(n_in, n_out, generator) for n_in, n_out in itertools.pairwise(sizes))
 
     @property
-    def numbers_per_sample(self) -> int:
-        """Windows twice, gathered and masked, and the widest layers before and after a product."""
-        return len(self.index) * int(2 * self.width_of_window * self.n_channels + 4 * max(*self.widths, 1))
+    def n_features(self) -> int:
+        """The widest layers before and after a product."""
+        return 4 * max(*self.widths, 1)
 
     def on_windows(
         self,

@@ -103,9 +103,9 @@ class VertexNetworks(WindowedNetwork):
         self.register_buffer("kept", torch.ones_like(self.weights, dtype=torch.bool))
 
     @property
-    def numbers_per_sample(self) -> int:
-        """Windows twice, gathered and masked, and the widest layers before and after a product."""
-        return len(self.index) * int(2 * self.width_of_window * self.n_channels + 4 * max(*self.widths, 1))
+    def n_features(self) -> int:
+        """The widest layers before and after a product."""
+        return 4 * max(*self.widths, 1)
 
     def on_windows(
         self,

@@ -81,6 +81,16 @@ class WindowedNetwork(Network):
         """Gather the windows of a field; absent entries have any value."""
         return x[:, self.index]
 
+    @property
+    @abc.abstractmethod
+    def n_features(self) -> int:
+        """Numbers that a row takes at once, about, besides its window."""
+
+    @property
+    def numbers_per_sample(self) -> int:
+        """Windows twice, gathered and masked, and the features of the layers."""
+        return len(self.index) * int(2 * self.width_of_window * self.n_channels + self.n_context + self.n_features)
+
     @abc.abstractmethod
     def on_windows(
         self,
@@ -170,9 +180,9 @@ class WindowNetwork(WindowedNetwork):
         self.leave = Affine(width, n_channels, generator, zero=True)
 
     @property
-    def numbers_per_sample(self) -> int:
-        """Windows twice, gathered and masked, and the features of the layers."""
-        return len(self.index) * int(2 * self.width_of_window * self.n_channels + self.n_context + 8 * self.width)
+    def n_features(self) -> int:
+        """Features of a row in the layers."""
+        return 8 * self.width
 
     def on_windows(
         self,
