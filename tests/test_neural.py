@@ -184,7 +184,7 @@ def test_the_context_of_few_samples_is_a_gaussian_of_the_fields_hops(n):
     fit = fit_network(
         Samples(z, graph, standard=(True,)), Design("hybrid", 2, Pooling(1.0)), Recipe(steps=2, held_out=0.5)
     )
-    assert fit.score.gaussian.radius_by_time == ((1.0, 2),)
+    assert fit.score.context.radius_by_time == ((1.0, 2),)
 
 
 def test_weights_are_averaged_over_a_twentieth_of_the_steps():
@@ -214,7 +214,7 @@ def test_each_network_of_an_ensemble_holds_out_another_part():
     assert held[0] | held[1] | held[2] == set(range(30))
     for number, network in enumerate(several.networks):
         assert set(network.used) == set(range(30)) - set(network.unseen)
-        fitted = fit_quadratic(Samples(z[network.used], LAW.graph), network.score.gaussian, recipe.network_seed(number))
+        fitted = fit_quadratic(Samples(z[network.used], LAW.graph), network.score.context, recipe.network_seed(number))
         np.testing.assert_array_equal(network.score.quadratic, fitted)
     x = torch.from_numpy(z)
     t = torch.linspace(0.01, 2, 30, dtype=torch.float64)

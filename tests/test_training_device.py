@@ -140,7 +140,7 @@ class Elsewhere:
 
 def test_what_was_computed_on_one_device_is_not_used_on_another():
     """Windows of a Gaussian are kept from call to call, in the tensors of the device."""
-    score = hybrid().gaussian
+    score = hybrid().context
     x, t = torch.from_numpy(X), torch.linspace(0.1, 1.0, N, dtype=torch.float64)
     score.denoise(x, t)
     assert score._kept

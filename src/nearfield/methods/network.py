@@ -158,7 +158,7 @@ def _shared_law(chosen: Chosen) -> Pooling:
 def _described(fit: NetworkFit) -> str:
     score, training = fit.networks[0].score, fit.networks[0].training
     context = (
-        f", with a Gaussian that reads {score.gaussian.radius} as context: {score.radius} in all"
+        f", with a Gaussian that reads {score.context.radius} as context: {score.radius} in all"
         if isinstance(score, HybridScore)
         else ""
     )

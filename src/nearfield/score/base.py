@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from nearfield.graph import DependencyGraph
 
-__all__ = ["Score", "per_time"]
+__all__ = ["ContextScore", "Score", "per_time"]
 
 _STATES = 16
 """Approximate numbers that a closed form holds at once for each value of a sample: states, sums, differences."""
@@ -153,6 +153,24 @@ class Score(Module, abc.ABC):
             raise ValueError(f"x must have shape (sample, {self.n_vertices}, {self.n_channels}), got {tuple(x.shape)}")
         if not x.is_floating_point():
             raise TypeError(f"x must hold floating-point numbers, got {x.dtype}")
+
+
+class ContextScore(Score):
+    """A score whose denoiser and its variance a network is shown, as in `nearfield.score.hybrid.HybridScore`."""
+
+    @abc.abstractmethod
+    def denoise_with_variance(
+        self, x: Float[Tensor, "sample vertex channel"], t: float | Float[Tensor, " sample"]
+    ) -> tuple[Float[Tensor, "sample vertex channel"], Float[Tensor, "#sample vertex channel"]]:
+        r"""Return D(x, t) and its variance v under the law of the score.
+
+        :math:`v_j(t) = \mathrm{Var}\, D_j(x_t, t)`, once for a common time: the variance of the data at time 0, of the
+        order of :math:`1/\sigma^2` under strong noise. Arguments are as in `Score.denoise`.
+        """
+
+    def nearby(self, t: float | Float[Tensor, " sample"]) -> float | Float[Tensor, " sample"]:
+        """Return the times next to `t` at which a training, which meets each of them often, costs least."""
+        return t
 
 
 def per_time(

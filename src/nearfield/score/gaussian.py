@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from nearfield.module import Module, as_tensor
 from nearfield.process import noise_scale, noise_to_signal, signal_scale
-from nearfield.score.base import Score, per_time
+from nearfield.score.base import ContextScore, Score, per_time
 from nearfield.score.extension import alike
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def radii_in_use(radius_by_time: tuple[tuple[float, int], ...]) -> set[int]:
 
 
 @final
-class WindowedGaussianScore(Score):
+class WindowedGaussianScore(ContextScore):
     """Minimiser of the localized score-matching loss (3.8) over linear scores, with a radius for each noise level.
 
     Parameters

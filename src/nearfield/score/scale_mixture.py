@@ -21,7 +21,7 @@ from scipy.special import ndtr
 from nearfield import noise
 from nearfield.graph import Lattice
 from nearfield.module import as_tensor
-from nearfield.score.base import Score
+from nearfield.score.base import ContextScore
 from nearfield.score.eigenbasis import Eigenbasis
 from nearfield.score.mixture_components import Components
 
@@ -42,7 +42,7 @@ _STEPS = 8
 
 
 @final
-class ScaleMixtureField(Score):
+class ScaleMixtureField(ContextScore):
     """Zero-mean mixture of Gaussian fields with common eigenvectors.
 
     Parameters
