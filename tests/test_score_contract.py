@@ -109,12 +109,19 @@ def local_mixture(x, graph) -> LocalMixtureScore:
     return LocalMixtureScore(windows, ((0.1, 1), (1.0, 2)), 2)
 
 
+def hybrid_of_mixture(x, graph) -> HybridScore:
+    """The network is shown what a scale mixture makes of the state."""
+    kind = WindowNetwork if graph.lattice is None else StencilNetwork
+    return HybridScore(stirred(kind(graph, 1, 2, n_context=4, width=16)), mixture(x, graph))
+
+
 MAKERS = {
     "field": lambda x, graph: fit_field(Samples(x, graph), 9, Pooling(0.0))[2],
     "pooled field": lambda x, graph: fit_field(Samples(x, graph), 1, Pooling(0.7))[2],
     "corrected field": corrected,
     "mixture": mixture,
     "local mixture": local_mixture,
+    "hybrid of a mixture": hybrid_of_mixture,
     "masked 0": lambda x, graph: fit_masked(Samples(x, graph), 0)[2],
     "masked 1": lambda x, graph: fit_masked(Samples(x, graph), 1)[2],
     "masked 9": lambda x, graph: fit_masked(Samples(x, graph), 9)[2],
@@ -169,7 +176,8 @@ def test_every_score_class_is_held_to_the_contract():
 def test_score_reads_its_neighbourhood_and_nothing_beyond(score, graph):
     """Exactly: global scores read their component, which is all that `np.inf` hops are beyond; mixtures read all."""
     hops = graph.distance_matrix()
-    reachable = np.isfinite(hops) | isinstance(score, ScaleMixtureField)  # its weights are those of the whole field
+    # the weights of a mixture are those of the whole field
+    reachable = np.isfinite(hops) | any(isinstance(part, ScaleMixtureField) for part in score.modules())
     largest = 0
     for t in (0.05, T, 1.5):
         radius = score.radius_at(t) if isinstance(score, WindowedGaussianScore | LocalMixtureScore) else score.radius
