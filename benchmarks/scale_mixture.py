@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.law import cir, double_well, lattice
 from benchmarks.table import show, verdict
+from nearfield import LocalizedDiffusion
 from nearfield.datasets import GaussianMarkovField, gravel
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.local_mixture import fit_local_mixture
@@ -159,11 +161,39 @@ def _features(patches: Patches) -> np.ndarray:
     return np.column_stack([patches[:, ::2, ::2].reshape(len(patches), -1), *rough])
 
 
+def network_rows(seed: int) -> list[list[str]]:
+    """Train hybrids on the terrain, with the context that is chosen and without mixtures, and judge their draws."""
+    train, test = terrain(TRAIN, seed), terrain(TEST, seed + 1)
+    same = patch_area(terrain(TEST, seed + 2), test, seed)
+    rows = [["truth", "", "", f"{spread_of_roughness(test):.3f}", f"{same:.3f}"]]
+    for name in ("mixture", "without"):
+        start = time.process_time()
+        model = LocalizedDiffusion(method="hybrid", pooling=1.0, random_state=seed)
+        with patch("nearfield.fitting.context.choose_mixture", choose_mixture if name == "mixture" else _none):
+            model.fit(train)
+        seconds, training = time.process_time() - start, model.fit_report_.training
+        assert training is not None
+        drawn = np.asarray(model.sample(TEST, random_state=seed))
+        print(f"{name}: {model.fit_report_.reason}", flush=True)
+        cells = [f"{seconds:.0f}", f"{training.best.loss:.4f}", f"{spread_of_roughness(drawn):.3f}"]
+        rows.append([name, *cells, f"{patch_area(drawn, test, seed):.3f}"])
+    return rows
+
+
+def _none(*_: object, **__: object) -> tuple[None, str]:
+    return None, ""
+
+
 def main() -> None:
-    """Measure every law; with --network also the hybrid on the terrain."""
+    """Measure every law; with --network the hybrid on the terrain instead."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    seed = parser.parse_args().seed
+    parser.add_argument("--network", action="store_true")
+    seed, network = parser.parse_args().seed, parser.parse_args().network
+    if network:
+        header = ["context", "CPU s", "held-out loss", "roughness", "AUC"]
+        show(f"Hybrids of terrain, seed {seed}", header, network_rows(seed))
+        return
     header = ["law", "taken", "CPU s", "gain, nats", "in s.e.", "loss, field", "mixture", "local", "roughness", ""]
     show("Scale mixtures", header, [row(name, case, seed) for name, case in cases().items()])
 

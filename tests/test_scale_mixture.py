@@ -18,14 +18,16 @@ from nearfield.distribution import DiffusionModel, GaussianModel
 from nearfield.fitting import scale_mixture
 from nearfield.fitting.closed_form import build_field, fit_windowed
 from nearfield.fitting.coarse import Scale, corrected
+from nearfield.fitting.context import Locality, choose_context
 from nearfield.fitting.local_mixture import fit_local_mixture, mixture_window
 from nearfield.fitting.pooling import Pooling
-from nearfield.fitting.scale_mixture import Energies, choose_mixture, field_basis, fit_components
+from nearfield.fitting.scale_mixture import LEVELS, Energies, choose_mixture, field_basis, fit_components
 from nearfield.graph import DependencyGraph
 from nearfield.methods import Mixture
 from nearfield.mixture import MixtureModel
 from nearfield.process import noise_scale, signal_scale
 from nearfield.samples import Samples
+from nearfield.score.context import FieldContext
 from nearfield.score.eigenbasis import DenseBasis, WaveBasis
 from nearfield.score.field import GaussianField
 from nearfield.score.local_mixture import LocalMixtureScore, MixtureWindow
@@ -288,6 +290,7 @@ def test_local_windows_weigh_components_by_what_they_hold():
         np.testing.assert_allclose(found[:, vertex, 0], (belief * clean).sum(axis=0), rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_local_windows_grow_with_the_noise_and_extend():
     samples, field = fitted(textured(120, 12, 0), DependencyGraph.grid((12, 12)))
     score = fit_local_mixture(samples, ONE)
@@ -309,10 +312,16 @@ def test_local_windows_grow_with_the_noise_and_extend():
             pairs.append((of_whole, of_local))
         for worse, better in pairs:
             assert (worse - better).mean() > 2 * (worse - better).std() / np.sqrt(40)
-    larger = score.extended(DependencyGraph.grid((12, 12)), DependencyGraph.grid((20, 15)))
-    x = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 20, 15, 1)))
-    small = score.denoise(x[:, 3:15, 2:14].reshape(2, -1, 1), 0.3).reshape(2, 12, 12)
-    torch.testing.assert_close(larger.denoise(x.reshape(2, -1, 1), 0.3).reshape(2, 20, 15)[:, 9, 8], small[:, 6, 6])
+
+
+def test_local_windows_on_a_larger_lattice_are_those_that_were_seen():
+    samples, _ = fitted(textured(60, 8, 0), GRID)
+    window, onto = mixture_window(samples, 2, ONE), DependencyGraph.grid((9, 13))
+    score = LocalMixtureScore({2: window}, ((1.0, 2),))
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 9, 13, 1)))
+    small = score.denoise(x[:, 1:, 3:11].reshape(2, -1, 1), 0.3).reshape(2, 8, 8)
+    wide = score.extended(GRID, onto).denoise(x.reshape(2, -1, 1), 0.3).reshape(2, 9, 13)
+    torch.testing.assert_close(wide[:, 3:7, 5:9], small[:, 2:6, 2:6])
 
 
 CASES = {
@@ -339,28 +348,59 @@ def test_a_mixture_is_taken_only_where_the_data_clearly_ask_for_it(case):
     assert choose_mixture(samples.take(slice(0, 30)), field, one_law=True)[0] is None
 
 
+def test_a_network_is_shown_the_mixture_where_it_is_asked_for():
+    """And the mixture of one component shows it what the field does, computed by another path."""
+    found = {}
+    for name, x in (("texture", textured(80, 8, 0)), ("noise", np.random.default_rng(0).normal(size=(80, 8, 8)))):
+        samples, field = fitted(x, GRID)
+        used, unseen = samples.take(np.arange(60)), samples.take(np.arange(60, 80))
+        found[name] = choose_context(used, unseen, Locality(2, ONE), LEVELS)
+        single = ScaleMixtureField(field_basis(field, samples.graph, one_law=True), SINGLE)
+        times = torch.linspace(0.0, 2.0, 20, dtype=torch.float64)
+        shown = [c.denoise_with_variance(torch.from_numpy(unseen.values), times) for c in (single, FieldContext(field))]
+        torch.testing.assert_close(*shown, rtol=1e-7, atol=1e-9)
+    assert isinstance(found["texture"].score, ScaleMixtureField)
+    assert "the whole scale mixture of Gaussian fields makes of the state" in found["texture"].reason
+    assert not isinstance(found["noise"].score, ScaleMixtureField)
+
+
 def test_the_method_fits_draws_scores_fills_and_is_stored(tmp_path):
     x, test = textured(100, 10, 0), textured(60, 10, 1)
     model = nf.LocalizedDiffusion(method="mixture", radius=2, pooling=1.0, random_state=0).fit(x)
     field = nf.LocalizedDiffusion(method="gaussian", radius=2, pooling=1.0, random_state=0).fit(x)
     gain = (model.score_samples(test) - field.score_samples(test)) / 100
     assert gain.mean() > 4 * gain.std() / np.sqrt(60)
-    law = model.model_.law
-    assert isinstance(law, MixtureModel)
+    assert isinstance(model.model_.law, MixtureModel)
+    assert "held_out_nats_per_dimension" not in model.model_.summary()  # the field's loss is not the mixture's
     model.save(tmp_path / "m")
     loaded = nf.load(tmp_path / "m")
     np.testing.assert_array_equal(loaded.sample(3, random_state=1), model.sample(3, random_state=1))
     np.testing.assert_array_equal(loaded.score_samples(test), model.score_samples(test))
     hidden = np.where(np.random.default_rng(0).uniform(size=test.shape) < 0.3, np.nan, test)
-    filled = model.impute(hidden, n_samples=2, random_state=0)
-    assert np.isfinite(np.asarray(filled)).all()
-    larger = model.extend((12, 10))
-    assert np.asarray(larger.sample(1, random_state=0)).shape == (1, 12, 10)
-    local = nf.LocalizedDiffusion(method=Mixture(2, 1.0, "local"), random_state=0).fit(x).model_
-    assert isinstance(local.law, DiffusionModel)
-    assert isinstance(local.law.score, LocalMixtureScore)
-    plain = nf.LocalizedDiffusion(method="mixture", random_state=0).fit(np.random.default_rng(0).normal(size=(50, 30)))
+    filled = np.asarray(model.impute(hidden, n_samples=2, random_state=0))
+    assert np.isfinite(filled).all()
+    np.testing.assert_array_equal(filled[1][~np.isnan(hidden)], test[~np.isnan(hidden)])
+    given = {"radius": 1, "pooling": 1.0, "random_state": 0}
+    plain = nf.LocalizedDiffusion(method="mixture", **given).fit(np.random.default_rng(0).normal(size=(50, 30)))
     assert isinstance(plain.model_.law, GaussianModel)
     assert "No scale mixture" in plain.fit_report_.reason
     with pytest.raises(ValueError, match='weights must be "whole" or "local", got 3'):
         Mixture(weights=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["whole", "local"])
+def test_models_of_either_weights_are_drawn_on_larger_lattices(weights, tmp_path):
+    """Draws have the data's variance and spread of contrast, and a stored model the same draws."""
+    x = textured(120, 10, 0)
+    model = nf.LocalizedDiffusion(method=Mixture(2, 1.0, weights), random_state=0).fit(x)
+    larger = model.extend((12, 14))
+    larger.save(tmp_path / "m")
+    drawn = np.asarray(larger.sample(60, random_state=0))
+    np.testing.assert_array_equal(nf.load(tmp_path / "m").sample(60, random_state=0), drawn)
+    assert drawn.shape == (60, 12, 14)
+    assert isinstance(larger.model_.law, DiffusionModel)
+    assert isinstance(larger.model_.law.score, ScaleMixtureField if weights == "whole" else LocalMixtureScore)
+    spread = [np.log(values[:, :10, :10].std(axis=(1, 2))).std() for values in (drawn, x)]
+    assert spread[0] > 0.6 * spread[1]  # of Gaussian draws it is a third
+    assert drawn.std() == pytest.approx(x.std(), rel=0.25)
