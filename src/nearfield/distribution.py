@@ -24,6 +24,7 @@ from nearfield.score.base import Score
 from nearfield.score.conditional import ConditionalField
 from nearfield.score.field import GaussianField
 from nearfield.score.predictive import PredictiveField
+from nearfield.score.scale_mixture import ConditionalMixture
 from nearfield.score.switch import SwitchedScore
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class UnsupportedError(ValueError):
 class Conditional(NamedTuple):
     """Law of the missing entries of a field given the others; ``band`` multiplies the variances of ``field``."""
 
-    field: ConditionalField
+    field: ConditionalField | ConditionalMixture
     band: float = 1.0
 
     def mean(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, "sample vertex channel"]:

@@ -204,7 +204,7 @@ class Model:
             "seconds": round(sum(report.seconds.values()), 3),
             "warnings": report.warnings,
         }
-        if report.selection is not None and self.law.exact:  # the loss of a Gaussian field
+        if report.selection is not None and isinstance(self.law, GaussianModel):
             summary["held_out_nats_per_dimension"] = report.selection.choice.loss
         described: dict[str, Any] = plain(summary)
         return described

@@ -1,4 +1,7 @@
-"""What the network of a hybrid is shown: windows of a Gaussian, or the whole field where its denoiser is better."""
+"""What the network of a hybrid is shown: windows of a Gaussian, or the whole field where its denoiser is better.
+
+The whole field is a scale mixture where the data clearly ask for one (:mod:`nearfield.fitting.scale_mixture`).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from nearfield.fitting.coarse import Scale, corrected
 from nearfield.fitting.matching import held_out
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.radius import select_radius_by_time
+from nearfield.fitting.scale_mixture import choose_mixture
 from nearfield.graph import DependencyGraph
 from nearfield.samples import FEWEST_TO_CHOOSE, Samples
 from nearfield.score.base import ContextScore
@@ -64,12 +68,12 @@ def choose_context(
     radius: int | None = None,
     seed: int = 0,
 ) -> Context:
-    """Fit windows and the whole field to the samples used, and choose by the others.
+    """Fit windows, the whole field and where it is asked for a scale mixture to the samples used; choose by the others.
 
-    The windows stay unless the denoising loss of the field's own denoiser, mean over the times, is lower by a hundredth
-    at least: the network has its own way to whatever is near. They also stay if they are given a radius, which bounds
-    what is read, if samples are too few to choose by, and where the field has so many variables that its denoiser would
-    cost more than the network.
+    The windows stay unless the denoising loss of the whole, mean over the times, is lower by a hundredth at least: the
+    network has its own way to whatever is near. They also stay if they are given a radius, which bounds what is read,
+    if samples are too few to choose by, and where the field has so many variables that its denoiser would cost more
+    than the network.
     """
     windows = context_gaussian(used, locality.hops, locality.pooling, radius=radius, seed=seed)
     reads = f"It is shown what a Gaussian makes of windows of {windows.radius} hops"
@@ -78,12 +82,18 @@ def choose_context(
     if used.n_vertices * used.n_channels > LARGEST_BASIS:
         return Context(windows, f"{reads}: the whole field is too dear beyond {LARGEST_BASIS} variables.")
     field = FieldContext(locality.field(used))
+    mixture, _ = choose_mixture(used, field.field, one_law=locality.pooling.one_law, seed=seed)
+    wholes: dict[str, ContextScore] = {"Gaussian field": field}
+    if mixture is not None:
+        wholes["scale mixture of Gaussian fields"] = mixture
     clean = torch.from_numpy(unseen.values)
-    before, after = (held_out(score, clean, times, seed=seed).mean() for score in (windows, field))
-    lower = f"{abs(1 - after / before):.1%} {'lower' if after < before else 'higher'} than that of"
-    if after <= (1 - CLEARLY) * before:
+    before = held_out(windows, clean, times, seed=seed).mean()
+    losses = {name: held_out(score, clean, times, seed=seed).mean() for name, score in wholes.items()}
+    best = min(losses, key=lambda name: losses[name])
+    lower = f"{abs(1 - losses[best] / before):.1%} {'lower' if losses[best] < before else 'higher'} than that of"
+    if losses[best] <= (1 - CLEARLY) * before:
         return Context(
-            field, f"It is shown what the whole Gaussian field makes of the state: its loss is {lower} windows."
+            wholes[best], f"It is shown what the whole {best} makes of the state: its loss is {lower} windows."
         )
     return Context(windows, f"{reads}: the loss of the whole field is {lower} these.")
 
