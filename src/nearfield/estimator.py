@@ -6,7 +6,6 @@ import copy
 import os
 import time
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -14,28 +13,25 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nearfield._parameters import at_least_one, check_checkpoint, check_parameters, check_sampling, plain_parameters
+from nearfield._parts import ModelParts
 from nearfield._warnings import recorded_warnings
 from nearfield.data.codec import Codec
 from nearfield.data.features import Features
-from nearfield.data.missing import refuse_observed
+from nearfield.data.missing import refuse_observed, without_empty
 from nearfield.data.suspicion import warn_of_samples
 from nearfield.data.table import as_frame, is_table
 from nearfield.evaluation.report import page_path, write_report
-from nearfield.evaluation.training import TrainingMoments
-from nearfield.fitting.fit_report import FitReport
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.search import Search
 from nearfield.graph import DependencyGraph
 from nearfield.methods import Method, method_of
-from nearfield.methods.base import FitOptions, Radius
+from nearfield.methods.base import FitOptions
 from nearfield.model import Model
 from nearfield.noise import Stream, seed_of
 from nearfield.paper.recipe import PaperRecipe
 from nearfield.progress import fit_bars, sample_bar
 from nearfield.sampling.sampler import Sampler
-from nearfield.score.base import Score
-from nearfield.score.predictive import PredictiveField
 from nearfield.transform.marginal import Marginal, MarginalChoice
 
 if TYPE_CHECKING:
@@ -46,12 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["LocalizedDiffusion"]
 
 
-def _part(path: str) -> Any:
-    """Return a property for a part of the fitted model."""
-    return property(attrgetter(f"model_.{path}"))
-
-
-class LocalizedDiffusion(DensityMixin, BaseEstimator):
+class LocalizedDiffusion(ModelParts, DensityMixin, BaseEstimator):
     """Generative model of a random field whose components depend strongly on their neighbours only.
 
     A scikit-learn density estimator for labelled fields (xarray) and arrays. It learns local scores (arXiv 2505.04417),
@@ -153,8 +144,6 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         self.recipe = recipe
         self.strict = strict
 
-    model_: Model
-
     def fit(
         self,
         X: Data,
@@ -162,6 +151,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         *,
         sample_dim: str | Sequence[str] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
+        missing: Literal["allow", "error"] = "allow",
     ) -> Self:
         """Learn the law of the samples.
 
@@ -176,12 +166,16 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         checkpoint : path, optional
             File that keeps the state of a network's training, once a minute. A fit of the same data and parameters
             resumes from it and ends with the same model. Needs a ``random_state``.
+        missing : {"allow", "error"}
+            Whether values may be missing (NaN) in some samples. Gaussian fields are fitted to what is observed;
+            networks need samples without gaps.
 
         Raises
         ------
         TypeError, ValueError
-            If a parameter is invalid, X has missing or infinite values, fill numbers, values outside the domain of the
-            marginal, constant vertices, too few samples or an unclear layout, or ``strict`` finds other moments.
+            If a parameter is invalid, X has infinite values, fill numbers, values outside the domain of the marginal,
+            vertices that are constant or have fewer than 5 values, gaps where the method allows none, too few samples
+            or an unclear layout, or ``strict`` finds other moments.
         OSError
             If the checkpoint cannot be written or read.
         """
@@ -191,10 +185,11 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         if checkpoint is not None:
             check_checkpoint(checkpoint, self.method, method, self.random_state)
         seed, start = seed_of(self.random_state), time.perf_counter()
-        codec = Codec.fit(X, sample_dim=sample_dim, graph=self.graph)
+        codec = Codec.fit(X, sample_dim=sample_dim, graph=self.graph, missing=missing)
         features = Features.of(X, codec)
-        samples, encoded = codec.samples(X), time.perf_counter()
+        samples, encoded = codec.samples(X, allow_missing=True), time.perf_counter()
         with recorded_warnings(strict=self.strict) as messages, fit_bars(verbose=self.verbose) as (candidate, step):
+            samples = without_empty(samples)
             warn_of_samples(samples, codec)
             marginal = Marginal.fit(samples.values, self.marginal, [channel.name for channel in codec.channels])
             search = Search(seed % 2**32, self.n_jobs, candidate)
@@ -227,7 +222,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         sampler : Sampler, optional
             By default the Gaussian field is sampled exactly, any other score by the stochastic second-order solver.
         steps : int, optional
-            Steps of the default solver (50); forces the solver even where exact sampling is available.
+            Steps of that solver (50), which then replaces exact sampling too.
         batch_size : int, optional
             Members that the solver denoises at once; by default as many as take about 1 GiB.
 
@@ -354,7 +349,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         path : path
             Ending in ``.html``; an existing file is replaced.
         X : DataArray, Dataset or ndarray
-            Data to compare with, preferably held out.
+            Data to compare with, preferably held out. Missing values are drawn by the model first.
 
         Raises
         ------
@@ -366,7 +361,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         page_path(path)
         self._same_columns(X)
-        x, seed = self.codec_.samples(X).values, self.fit_report_.seed
+        x, seed = self.codec_.samples(X, allow_missing=True).values, self.fit_report_.seed
         z = self._draw(min(max(len(x), 200), 1000), seed, stream=Stream.REPORT)
         return write_report(path, self.model_.comparison(x, z, self._provenance(seed)))
 
@@ -386,15 +381,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
     def _plain_parameters(self) -> dict[str, Any]:
         return plain_parameters(self.get_params(deep=False), self.fit_report_.seed)
 
-    graph_: DependencyGraph = _part("codec.graph")
-    radius_: Radius = _part("radius")
-    pooling_: Pooling = _part("pooling")
-    score_: Score = _part("law.score")
-    marginal_: Marginal = _part("marginal")
-    codec_: Codec = _part("codec")
-    fit_report_: FitReport = _part("fit_report")
-    training_moments_: TrainingMoments | None = _part("training_moments")
-    predictive_: PredictiveField | None = _part("predictive")
-    band_: float = _part("band")
-    n_features_in_: int = _part("n_features_in")
-    feature_names_in_: np.ndarray = _part("feature_names")
+    def __sklearn_tags__(self) -> Any:
+        """Tell scikit-learn that values may be missing."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags

@@ -59,9 +59,9 @@ class Model:
         cls, samples: Samples, codec: Codec, marginal: Marginal, fitted: Fitted, report: FitReport, features: Features
     ) -> Model:
         """Join the results of a fit of samples."""
-        moments = TrainingMoments.of(samples)
         seen = fingerprints(samples.values)
-        return cls(codec, marginal, fitted.law, fitted.radius, fitted.pooling, features, report, seen, moments)
+        model = cls(codec, marginal, fitted.law, fitted.radius, fitted.pooling, features, report, seen)
+        return replace(model, training_moments=TrainingMoments.of(model._without_gaps(samples)))
 
     @property
     def predictive(self) -> PredictiveField | None:
@@ -106,6 +106,12 @@ class Model:
                 filled[:, i] = np.where(pattern, x[i], drawn)
         return filled
 
+    def _without_gaps(self, samples: Samples) -> Samples:
+        """Return samples with one draw of what is missing, which depends on the seed of the fit."""
+        if not samples.incomplete:
+            return samples
+        return samples.with_values(self.complete(samples.values, 1, self.fit_report.seed)[0], observed=None)
+
     def comparison(
         self,
         x: Float[np.ndarray, "sample vertex channel"],
@@ -114,6 +120,7 @@ class Model:
     ) -> Comparison:
         """Compare data, in their units, with standardised draws of that provenance."""
         seen = bool(np.isin(fingerprints(x), self.training_samples).any())
+        x = self._without_gaps(Samples(x, self.codec.graph)).values
         generated, score = self.marginal.inv(z), self.law.score
         densities: dict[str, np.ndarray] = {}
         conditioning = None

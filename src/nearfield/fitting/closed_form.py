@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from nearfield.fitting.covariance import local_blocks, location_and_scale
+from nearfield.fitting.covariance import location_and_scale, second_moments
 from nearfield.fitting.elimination import elimination_order, predecessors
 from nearfield.fitting.matern import fit_matern
 from nearfield.fitting.pooling import GlobalAverage, Pooling
@@ -182,7 +182,7 @@ def window_spectrum(samples: Samples, radius: int, pooling: Pooling) -> WindowSp
     """Eigendecompositions of the pooled covariance of the windows of one radius; shared where all have one law."""
     table = samples.graph.neighborhood(radius)
     shrinkage = Shrinkage(samples.graph, table, pooling, len(samples))
-    blocks = shrinkage.whole(local_blocks(samples.values, table.index))
+    blocks = shrinkage.whole(second_moments(samples, table.index))
     law = np.arange(len(blocks))
     if pooling.one_law:  # blocks with the same target are equal
         assert isinstance(shrinkage.average, GlobalAverage)

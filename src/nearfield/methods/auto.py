@@ -32,11 +32,16 @@ class Auto(NetworkMethod):
     Parameters as in `NetworkMethod`; the radius is that of both.
     """
 
+    def require(self, samples: Samples) -> None:
+        """Accept missing values, with which no network is trained."""
+        if not samples.incomplete:
+            super().require(samples)
+
     def _fit(self, samples: Samples, options: FitOptions) -> Fitted:
         """Fit the field, train the hybrid if samples suffice, and compare them at each noise level."""
         chosen = choose(samples, fixed(self.radius), fixed(self.pooling), options)
         found = fit_chosen(samples, chosen, options)
-        y = samples.standardized(found.center, found.scale)
+        y = found.samples.standardized(found.center, found.scale)
         fitted = found.fitted(GaussianModel(found.field, largest_eigenvalue=y.largest_eigenvalue))
         if (limit := _limit(samples)) is not None:
             return replace(fitted, reason=f"{fitted.reason} {limit}")
@@ -61,6 +66,8 @@ class Auto(NetworkMethod):
 
 def _limit(samples: Samples) -> str | None:
     """Reason for training no network, if there is one."""
+    if samples.incomplete:
+        return "No network was trained: networks need samples without gaps."
     if len(samples) < FEWEST:
         warnings.warn(
             f"{len(samples)} samples are too few to compare a network with the Gaussian field on held-out samples (at "

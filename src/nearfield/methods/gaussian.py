@@ -14,6 +14,8 @@ from nearfield.fitting.band import choose_band
 from nearfield.fitting.closed_form import build_field, settled_field, warn_of
 from nearfield.fitting.coarse import Scale, choose_correction, corrected
 from nearfield.fitting.context import Locality
+from nearfield.fitting.expectation import completed, expectation
+from nearfield.fitting.missing import MissingReport
 from nearfield.fitting.moments import MomentWarning, moment_warning, moments
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.predictive import choose_predictive
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 __all__ = ["Chosen", "FittedField", "Gaussian", "choose", "fit_chosen"]
+
+_PLAIN = (
+    "Log-densities and conditional draws are those of the field: predictive laws and wider bands are chosen for "
+    "samples without gaps only."
+)
 
 
 @final
@@ -59,7 +66,10 @@ class Gaussian(Method):
         chosen = choose(samples, fixed(self.radius), fixed(self.pooling), options)
         found = fit_chosen(samples, chosen, options)
         start = time.perf_counter()
-        y = samples.standardized(found.center, found.scale)
+        y = found.samples.standardized(found.center, found.scale)
+        if samples.incomplete:
+            law = GaussianModel(found.field, largest_eigenvalue=y.largest_eigenvalue)
+            return replace(found.fitted(law), reason=f"{found.reason} {_PLAIN}")
         predictive, scored = choose_predictive(y, found.field, found.radius, found.pooling, options.search)
         band, widened = choose_band(y, found.radius, found.pooling, found.correction, options.search)
         fitted = found.fitted(GaussianModel(found.field, predictive, band, y.largest_eigenvalue))
@@ -68,6 +78,9 @@ class Gaussian(Method):
             reason=" ".join(filter(None, (fitted.reason, scored, widened))),
             seconds=fitted.seconds | {"score": time.perf_counter() - start},
         )
+
+    def require(self, samples: Samples) -> None:
+        """Accept missing values."""
 
 
 class Chosen(NamedTuple):
@@ -81,7 +94,7 @@ class Chosen(NamedTuple):
 
 
 class FittedField(NamedTuple):
-    """A field of ``(x - center) / scale`` with its locality and correction."""
+    """A field of ``(x - center) / scale`` with its locality and correction, and the samples, drawn where missing."""
 
     center: Float[np.ndarray, "vertex channel"]
     scale: Float[np.ndarray, "vertex channel"]
@@ -92,6 +105,8 @@ class FittedField(NamedTuple):
     selection: SelectionReport | None
     reason: str
     seconds: dict[str, float]
+    samples: Samples
+    missing: MissingReport | None = None
 
     @property
     def locality(self) -> Locality:
@@ -101,7 +116,15 @@ class FittedField(NamedTuple):
     def fitted(self, law: GaussianModel) -> Fitted:
         """Return the result of a method with a law."""
         return Fitted(
-            self.center, self.scale, law, self.radius, self.pooling, self.reason, self.seconds, self.selection
+            self.center,
+            self.scale,
+            law,
+            self.radius,
+            self.pooling,
+            self.reason,
+            self.seconds,
+            self.selection,
+            missing=self.missing,
         )
 
 
@@ -119,11 +142,18 @@ def fit_chosen(samples: Samples, chosen: Chosen, options: FitOptions) -> FittedF
     """Fit the field, check the second moments of its draws, and correct it at larger scales if they are off."""
     start = time.perf_counter()
     radius, pooling, selection, reason, selected = chosen
+    expected, missing = samples, None
+    if samples.incomplete:
+        expected, losses = expectation(samples, radius, pooling)
+        missing = MissingReport.of(samples, len(losses))
+        reason = f"{reason} {missing.describe()}"
     if selection is None:
-        fit = build_field(samples, radius, pooling)
+        fit = build_field(expected, radius, pooling)
     else:
-        fit, pooling = settled_field(samples, radius, pooling)
+        fit, pooling = settled_field(expected, radius, pooling)
     warn_of(fit, len(samples))
+    if missing is not None:
+        samples = completed(samples, fit, options.seed)
     fitted, y = time.perf_counter(), samples.standardized(fit.center, fit.scale)
     off, checked = moment_warning(moments(y, fit.field, options.seed)), time.perf_counter()
     correction = choose_correction(y, fit.field, radius, pooling, needed=off is not None, search=options.search)
@@ -137,4 +167,6 @@ def fit_chosen(samples: Samples, chosen: Chosen, options: FitOptions) -> FittedF
         reason += f" White noise of {pooling.nugget:g} of the variance gives the draws the variance of the data."
     checks = checked - fitted + time.perf_counter() - made
     seconds = {"select": selected, "fit": fitted - start, "correct": made - checked, "check": checks}
-    return FittedField(fit.center, fit.scale, field, radius, pooling, correction, selection, reason, seconds)
+    return FittedField(
+        fit.center, fit.scale, field, radius, pooling, correction, selection, reason, seconds, samples, missing
+    )

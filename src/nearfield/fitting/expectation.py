@@ -1,0 +1,147 @@
+r"""Fields of samples with missing values, by expectation and maximisation (EM).
+
+The moments of samples are replaced by their expectations given what is observed, under the field fitted before: the
+conditional means of the missing values, and their conditional covariances at the pairs of variables that share a
+window, which become the `spread` of the samples (Dempster, Laird and Rubin, JRSS B 39, 1977). The fit of these
+is the fit of complete samples. Nothing is larger than the precision of the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from nearfield.fitting.closed_form import FieldFit, build_field
+from nearfield.fitting.covariance import location_and_scale
+from nearfield.fitting.elimination import predecessors
+from nearfield.fitting.pooling import Pooling
+from nearfield.graph import DependencyGraph
+from nearfield.samples import Samples
+from nearfield.score.incomplete import IncompleteFields
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+__all__ = ["Expectation", "FoldExpectations", "completed", "expectation", "expected", "observed_loss", "window_pairs"]
+
+MOST = 30
+"""Most iterations."""
+GAIN = 1e-6
+"""Gain of the log-density of observed values, nats per value, below which the iterations end."""
+START_RADIUS, START, START_STEPS = 2, Pooling(0.5, location=Pooling(0.0)), 8
+"""Field from which every candidate of a choice starts, and its iterations."""
+STEPS = 2
+"""Fits of a candidate, each to the expectations of the one before."""
+
+
+class Expectation(NamedTuple):
+    """Samples with a spread, and the losses of the iterations that led to it, nats per observed value."""
+
+    samples: Samples
+    losses: tuple[float, ...]
+
+
+def expectation(samples: Samples, radius: int, pooling: Pooling, most: int = MOST) -> Expectation:
+    """Iterate expectation and maximisation from the available cases."""
+    pairs = window_pairs(samples.graph, radius, samples.n_channels)
+    fit = build_field(samples, radius, pooling)
+    losses: list[float] = []
+    while True:
+        found, loss = expected(samples, fit, pairs)
+        losses.append(float(loss.mean()))
+        if len(losses) >= most or (len(losses) > 1 and losses[-2] - losses[-1] < GAIN):
+            return Expectation(found, tuple(losses))
+        fit = build_field(found, radius, pooling)
+
+
+class FoldExpectations:
+    """Expectations of the training samples of each fold, and held-out losses of fields fitted to them.
+
+    Every candidate starts from one field, fitted for each fold at a small radius, and is iterated ``STEPS`` times.
+    """
+
+    def __init__(self, samples: Samples, parts: Sequence[np.ndarray]) -> None:
+        self.samples, self.parts = samples, parts
+        self.pairs = cache(partial(window_pairs, samples.graph, n_channels=samples.n_channels))
+        self._started: dict[int | None, FieldFit] = {}
+        self._expected: dict[tuple[int | None, int], Samples] = {}
+
+    def loss(self, fold: int, radius: int, pooling: Pooling) -> Float[np.ndarray, " held_out"]:
+        """Loss of the held-out samples of a fold, nats per observed value; infinite where a vertex has no scale."""
+        held_out = self.samples.take(self.parts[fold])
+        train = self._training(fold)
+        found = self._start(fold, radius)
+        for step in range(STEPS):
+            if not (location_and_scale(found, pooling)[1] > 0).all():
+                return np.full(len(held_out), np.inf)
+            fit = build_field(found, radius, pooling)
+            if step < STEPS - 1:
+                found = expected(train, fit, self.pairs(radius))[0]
+        return observed_loss(held_out, fit)
+
+    def whole(self, radius: int) -> Samples:
+        """Return the expectation of all samples under the first field."""
+        return self._start(None, radius)
+
+    def _training(self, fold: int | None) -> Samples:
+        return self.samples if fold is None else self.samples.without(self.parts[fold])
+
+    def _start(self, fold: int | None, radius: int) -> Samples:
+        """Return the expectation under the field that all candidates start from, on the windows of a radius."""
+        if (fold, radius) not in self._expected:
+            train = self._training(fold)
+            if fold not in self._started:
+                start = expectation(train, START_RADIUS, START, most=START_STEPS).samples
+                self._started[fold] = build_field(start, START_RADIUS, START)
+            self._expected[fold, radius] = expected(train, self._started[fold], self.pairs(radius))[0]
+        return self._expected[fold, radius]
+
+
+def window_pairs(graph: DependencyGraph, radius: int, n_channels: int) -> sp.csr_array:
+    """Pairs of variables that share a window of the field, variables by vertex with channels fastest."""
+    table = predecessors(graph, radius)
+    row = np.repeat(np.arange(len(table.index)), table.present.sum(axis=1))
+    window = sp.csr_array((np.ones(len(row), dtype=np.float32), (row, table.index[table.present])))
+    window = sp.csr_array(sp.kron(window, np.ones((1, n_channels), dtype=np.float32)))
+    return sp.csr_array(window.T @ window)
+
+
+def expected(samples: Samples, fit: FieldFit, pairs: sp.csr_array) -> tuple[Samples, Float[np.ndarray, " sample"]]:
+    """Return the expectation of samples under a fit, and the `observed_loss`."""
+    assert samples.observed is not None
+    laws, y = _laws(samples, fit)
+    scale = sp.diags_array(fit.scale.ravel())
+    values = np.where(samples.observed, samples.values, laws.mean(y) * fit.scale + fit.center)
+    spread = sp.csr_array(scale @ laws.covariance(pairs) @ scale)
+    found = samples.with_values(values, observed=samples.observed, spread=spread)
+    return found, _loss(samples, fit, laws.log_prob(y))
+
+
+def observed_loss(samples: Samples, fit: FieldFit) -> Float[np.ndarray, " sample"]:
+    """Negative log-density of what is observed of each sample, over the mean number of observed values, nats."""
+    laws, y = _laws(samples, fit)
+    return _loss(samples, fit, laws.log_prob(y))
+
+
+def completed(samples: Samples, fit: FieldFit, seed: int) -> Samples:
+    """Return the samples with one draw of what is missing, given what is observed."""
+    assert samples.observed is not None
+    laws, y = _laws(samples, fit)
+    drawn = laws.sample(y, seed=seed) * fit.scale + fit.center
+    return samples.with_values(np.where(samples.observed, samples.values, drawn), observed=None)
+
+
+def _laws(samples: Samples, fit: FieldFit) -> tuple[IncompleteFields, np.ndarray]:
+    assert samples.observed is not None
+    return IncompleteFields(fit.field, samples.observed), (samples.values - fit.center) / fit.scale
+
+
+def _loss(samples: Samples, fit: FieldFit, log_density: np.ndarray) -> Float[np.ndarray, " sample"]:
+    assert samples.observed is not None
+    volume = (samples.observed * np.log(fit.scale)).sum(axis=(1, 2))
+    loss: np.ndarray = (volume - log_density) * (len(samples) / np.count_nonzero(samples.observed))
+    return loss
