@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, final
 
 import numpy as np
 
-from nearfield.distribution import GaussianModel
+from nearfield.distribution import Distribution, GaussianModel
 from nearfield.fitting.band import choose_band
 from nearfield.fitting.closed_form import build_field, settled_field, warn_of
 from nearfield.fitting.coarse import Scale, choose_correction, corrected
@@ -24,7 +24,7 @@ from nearfield.score.field import GaussianField
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["Chosen", "FittedField", "Gaussian", "choose", "fit_chosen"]
+__all__ = ["Chosen", "FittedField", "Gaussian", "choose", "fit_chosen", "fitted_gaussian"]
 
 
 @final
@@ -56,17 +56,7 @@ class Gaussian(Method):
     def _fit(self, samples: Samples, options: FitOptions) -> Fitted:
         """Choose, fit, correct; then choose the density and the width of conditional draws."""
         chosen = choose(samples, fixed(self.radius), fixed(self.pooling), options)
-        found = fit_chosen(samples, chosen, options)
-        start = time.perf_counter()
-        y = samples.standardized(found.center, found.scale)
-        predictive, scored = choose_predictive(y, found.field, found.radius, found.pooling, options.search)
-        band, widened = choose_band(y, found.radius, found.pooling, found.correction, options.search)
-        fitted = found.fitted(GaussianModel(found.field, predictive, band, y.largest_eigenvalue))
-        return replace(
-            fitted,
-            reason=" ".join(filter(None, (fitted.reason, scored, widened))),
-            seconds=fitted.seconds | {"score": time.perf_counter() - start},
-        )
+        return fitted_gaussian(samples, fit_chosen(samples, chosen, options), options)
 
 
 class Chosen(NamedTuple):
@@ -92,7 +82,7 @@ class FittedField(NamedTuple):
     reason: str
     seconds: dict[str, float]
 
-    def fitted(self, law: GaussianModel) -> Fitted:
+    def fitted(self, law: Distribution) -> Fitted:
         """Return the result of a method with a law."""
         return Fitted(
             self.center, self.scale, law, self.radius, self.pooling, self.reason, self.seconds, self.selection
@@ -132,3 +122,17 @@ def fit_chosen(samples: Samples, chosen: Chosen, options: FitOptions) -> FittedF
     checks = checked - fitted + time.perf_counter() - made
     seconds = {"select": selected, "fit": fitted - start, "correct": made - checked, "check": checks}
     return FittedField(fit.center, fit.scale, field, radius, pooling, correction, selection, reason, seconds)
+
+
+def fitted_gaussian(samples: Samples, found: FittedField, options: FitOptions) -> Fitted:
+    """Choose the density and the width of conditional draws of a field, and return what a method returns."""
+    start = time.perf_counter()
+    y = samples.standardized(found.center, found.scale)
+    predictive, scored = choose_predictive(y, found.field, found.radius, found.pooling, options.search)
+    band, widened = choose_band(y, found.radius, found.pooling, found.correction, options.search)
+    fitted = found.fitted(GaussianModel(found.field, predictive, band, y.largest_eigenvalue))
+    return replace(
+        fitted,
+        reason=" ".join(filter(None, (fitted.reason, scored, widened))),
+        seconds=fitted.seconds | {"score": time.perf_counter() - start},
+    )
