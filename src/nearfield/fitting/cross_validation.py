@@ -88,7 +88,7 @@ def patches(graph: DependencyGraph, limit: int = PATCH) -> np.ndarray:
     return keep
 
 
-def representative(samples: Samples, parts: Sequence[np.ndarray]) -> Samples:
+def representative(samples: Samples, parts: Sequence[np.ndarray], limit: int = PATCH) -> Samples:
     """Return the samples for the choice of the locality: at comparable vertices of `patches`."""
-    found = samples.at(patches(samples.graph, PATCH_WITH_GAPS if samples.incomplete else PATCH))
+    found = samples.at(patches(samples.graph, min(limit, PATCH_WITH_GAPS) if samples.incomplete else limit))
     return found.at(comparable(found, parts))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, final
 
 import numpy as np
 
-from nearfield.distribution import GaussianModel
+from nearfield.distribution import Distribution, GaussianModel
 from nearfield.fitting.band import choose_band
 from nearfield.fitting.closed_form import build_field, settled_field, warn_of
 from nearfield.fitting.coarse import Scale, choose_correction, corrected
@@ -27,7 +27,7 @@ from nearfield.score.field import GaussianField
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["Chosen", "FittedField", "Gaussian", "choose", "fit_chosen"]
+__all__ = ["Chosen", "FittedField", "Gaussian", "choose", "fit_chosen", "fitted_gaussian"]
 
 _PLAIN = (
     "Log-densities and conditional draws are those of the field: predictive laws and wider bands are chosen for "
@@ -64,20 +64,7 @@ class Gaussian(Method):
     def _fit(self, samples: Samples, options: FitOptions) -> Fitted:
         """Choose, fit, correct; then choose the density and the width of conditional draws."""
         chosen = choose(samples, fixed(self.radius), fixed(self.pooling), options)
-        found = fit_chosen(samples, chosen, options)
-        start = time.perf_counter()
-        y = found.samples.standardized(found.center, found.scale)
-        if samples.incomplete:
-            law = GaussianModel(found.field, largest_eigenvalue=y.largest_eigenvalue)
-            return replace(found.fitted(law), reason=f"{found.reason} {_PLAIN}")
-        predictive, scored = choose_predictive(y, found.field, found.radius, found.pooling, options.search)
-        band, widened = choose_band(y, found.radius, found.pooling, found.correction, options.search)
-        fitted = found.fitted(GaussianModel(found.field, predictive, band, y.largest_eigenvalue))
-        return replace(
-            fitted,
-            reason=" ".join(filter(None, (fitted.reason, scored, widened))),
-            seconds=fitted.seconds | {"score": time.perf_counter() - start},
-        )
+        return fitted_gaussian(fit_chosen(samples, chosen, options), options)
 
     def require(self, samples: Samples) -> None:
         """Accept missing values."""
@@ -113,7 +100,7 @@ class FittedField(NamedTuple):
         """What it takes to fit the field to other samples."""
         return Locality(self.radius, self.pooling, self.correction)
 
-    def fitted(self, law: GaussianModel) -> Fitted:
+    def fitted(self, law: Distribution) -> Fitted:
         """Return the result of a method with a law."""
         return Fitted(
             self.center,
@@ -169,4 +156,21 @@ def fit_chosen(samples: Samples, chosen: Chosen, options: FitOptions) -> FittedF
     seconds = {"select": selected, "fit": fitted - start, "correct": made - checked, "check": checks}
     return FittedField(
         fit.center, fit.scale, field, radius, pooling, correction, selection, reason, seconds, samples, missing
+    )
+
+
+def fitted_gaussian(found: FittedField, options: FitOptions) -> Fitted:
+    """Choose the density and the width of conditional draws of a field, and return what a method returns."""
+    start = time.perf_counter()
+    y = found.samples.standardized(found.center, found.scale)
+    if found.missing is not None:
+        law = GaussianModel(found.field, largest_eigenvalue=y.largest_eigenvalue)
+        return replace(found.fitted(law), reason=f"{found.reason} {_PLAIN}")
+    predictive, scored = choose_predictive(y, found.field, found.radius, found.pooling, options.search)
+    band, widened = choose_band(y, found.radius, found.pooling, found.correction, options.search)
+    fitted = found.fitted(GaussianModel(found.field, predictive, band, y.largest_eigenvalue))
+    return replace(
+        fitted,
+        reason=" ".join(filter(None, (fitted.reason, scored, widened))),
+        seconds=fitted.seconds | {"score": time.perf_counter() - start},
     )
