@@ -120,6 +120,7 @@ class Model:
     ) -> Comparison:
         """Compare data, in their units, with standardised draws of that provenance."""
         seen = bool(np.isin(fingerprints(x), self.training_samples).any())
+        drawn = float(np.isnan(x).mean())
         x = self._without_gaps(Samples(x, self.codec.graph)).values
         generated, score = self.marginal.inv(z), self.law.score
         densities: dict[str, np.ndarray] = {}
@@ -150,6 +151,7 @@ class Model:
             conditioning_size=conditioning,
             log_density=densities,
             provenance={**self.codec.attrs, **channels[0].attrs, **provenance},
+            drawn=drawn,
         )
 
     def provenance(self, seed: int) -> dict[str, Any]:

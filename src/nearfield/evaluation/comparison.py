@@ -57,6 +57,8 @@ class Comparison:
         Further facts, such as source, licence, version, seed and digest.
     seed : int
         Of the pairs, splits and bootstrap of the report itself.
+    drawn : float
+        Share of the values of `real` that were missing, and are drawn by the model.
 
     Raises
     ------
@@ -88,6 +90,7 @@ class Comparison:
     log_density: Mapping[str, Float[np.ndarray, " _"]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    drawn: float = 0.0
 
     def __post_init__(self) -> None:
         for name, x in (("real", self.real), ("generated", self.generated)):
@@ -129,6 +132,7 @@ class Comparison:
             "dims": self.dims,
             "fitted_on": self.fitted_on,
             "ordered": self.ordered,
+            "drawn": self.drawn,
         }
 
 

@@ -23,11 +23,12 @@ from nearfield.evaluation.agreement import drift_names
 from nearfield.evaluation.check import Verdict
 from nearfield.evaluation.comparison import Comparison
 from nearfield.evaluation.page import render
-from nearfield.evaluation.section import png, section
+from nearfield.evaluation.section import picture_missing, png, section
 from nearfield.evaluation.training import MOST_CHANNELS
 
 if TYPE_CHECKING:
     from nearfield.fitting.fit_report import FitReport
+    from nearfield.fitting.missing import MissingReport
 
 __all__ = ["page_path", "write_report"]
 
@@ -78,6 +79,7 @@ def write_report(path: str | os.PathLike[str], comparison: Comparison) -> dict[s
             "verdict": _overall(verdicts),
             "checks": [asdict(verdict) for verdict in verdicts],
             "data": comparison.describe(),
+            "missing": None if fit is None or fit.missing is None else _missing(fit.missing),
             "choice": choice,
             "network": _network(fit),
             "channels": sections,
@@ -89,7 +91,7 @@ def write_report(path: str | os.PathLike[str], comparison: Comparison) -> dict[s
         finite=True,
     )
     numbers = json.dumps(summary, indent=1, allow_nan=False)
-    html = render(summary, pictures | _pictures_of_fit(fit))
+    html = render(summary, pictures | _pictures_of_fit(fit) | picture_missing(comparison))
     replace_files({page.with_suffix(".json"): numbers.encode(), page: html.encode()})
     return summary
 
@@ -156,6 +158,17 @@ def _pictures_of_fit(fit: FitReport | None) -> dict[str, str]:
     if fit.levels is not None:
         pictures["levels"] = png(fit_plot.levels(fit.levels))
     return pictures
+
+
+def _missing(missing: MissingReport) -> dict[str, Any]:
+    """Return what was missing of the training data as plain numbers."""
+    return {
+        "share": missing.share,
+        "fewest": min(missing.n_observed),
+        "few": len(missing.few),
+        "inflation": missing.inflation,
+        "iterations": missing.iterations,
+    }
 
 
 def _choice(comparison: Comparison) -> dict[str, Any]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from nearfield.evaluation.comparison import Comparison
 
-__all__ = ["png", "section"]
+__all__ = ["picture_missing", "png", "section"]
 
 _PICTURED = 4  # fields of each kind
 _MOST_VERTICES = 1000  # for marginal distances, which are repeated
@@ -61,6 +61,16 @@ def _picture_fields(comparison: Comparison, c: int, label: str) -> dict[str, str
         name: png(plot.fields(panels, comparison.graph, label=label, dims=comparison.dims, scale=scale, columns=2)[0])
         for name, panels in kinds.items()
     }
+
+
+def picture_missing(comparison: Comparison) -> dict[str, str]:
+    """Map how many values of each vertex were observed, if any were missing in the fit."""
+    fit, graph = comparison.fit, comparison.graph
+    if fit is None or fit.missing is None or len(fit.missing.n_observed) != graph.n_vertices:
+        return {}
+    share = 100 * np.array(fit.missing.n_observed) / fit.n_samples
+    axes = plot.fields({"observed": share}, graph, label="observed, % of the samples", dims=comparison.dims)
+    return {"missing": png(axes[0])}
 
 
 def _picture_marginals(

@@ -18,6 +18,7 @@ import scipy.sparse as sp
 from nearfield.fitting.closed_form import FieldFit, build_field
 from nearfield.fitting.covariance import location_and_scale
 from nearfield.fitting.elimination import predecessors
+from nearfield.fitting.matern import Matern, fit_matern
 from nearfield.fitting.pooling import Pooling
 from nearfield.graph import DependencyGraph
 from nearfield.samples import Samples
@@ -69,6 +70,7 @@ class FoldExpectations:
         self.pairs = cache(partial(window_pairs, samples.graph, n_channels=samples.n_channels))
         self._started: dict[int | None, FieldFit] = {}
         self._expected: dict[tuple[int | None, int], Samples] = {}
+        self._laws: dict[int, Matern | None] = {}
 
     def loss(self, fold: int, radius: int, pooling: Pooling) -> Float[np.ndarray, " held_out"]:
         """Loss of the held-out samples of a fold, nats per observed value; infinite where a vertex has no scale."""
@@ -78,7 +80,7 @@ class FoldExpectations:
         for step in range(STEPS):
             if not (location_and_scale(found, pooling)[1] > 0).all():
                 return np.full(len(held_out), np.inf)
-            fit = build_field(found, radius, pooling)
+            fit = build_field(found, radius, pooling, self._law(fold))
             if step < STEPS - 1:
                 found = expected(train, fit, self.pairs(radius))[0]
         return observed_loss(held_out, fit)
@@ -89,6 +91,12 @@ class FoldExpectations:
 
     def _training(self, fold: int | None) -> Samples:
         return self.samples if fold is None else self.samples.without(self.parts[fold])
+
+    def _law(self, fold: int) -> Matern | None:
+        """Return the law for blocks of points in space, fitted to the first expectation of a fold."""
+        if fold not in self._laws:
+            self._laws[fold] = fit_matern(self._start(fold, START_RADIUS))
+        return self._laws[fold]
 
     def _start(self, fold: int | None, radius: int) -> Samples:
         """Return the expectation under the field that all candidates start from, on the windows of a radius."""
