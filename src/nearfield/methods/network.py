@@ -11,8 +11,10 @@ import numpy as np
 from nearfield.distribution import DiffusionModel
 from nearfield.fitting.acceleration import require_compiler
 from nearfield.fitting.covariance import location_and_scale
-from nearfield.fitting.neural import Design, NetworkFit, default_recipe, fit_network
+from nearfield.fitting.elimination import predecessors
+from nearfield.fitting.neural import NETWORK_RADIUS, Design, NetworkFit, default_recipe, fit_network
 from nearfield.fitting.pooling import Pooling
+from nearfield.fitting.predictive import Moments
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.symmetry import named as named_symmetries
 from nearfield.methods.base import (
@@ -28,6 +30,7 @@ from nearfield.methods.base import (
 from nearfield.methods.gaussian import Chosen, choose
 from nearfield.samples import Samples
 from nearfield.sampling.device import usable_device
+from nearfield.score.field import GaussianField
 from nearfield.score.hybrid import HybridScore
 
 if TYPE_CHECKING:
@@ -133,19 +136,29 @@ class NetworkMethod(Method):
 
 def fitted_network(trained: Trained, chosen: Chosen) -> Fitted:
     """Return what a method returns where networks are the score at every noise level."""
-    score = trained.fit.score
+    score, start = trained.fit.score, time.perf_counter()
     assert score.radius is not None
+    field = _field_beside(trained, chosen)
     return Fitted(
         trained.center,
         trained.scale,
-        DiffusionModel(score, trained.samples.largest_eigenvalue),
+        DiffusionModel(score, trained.samples.largest_eigenvalue, field),
         score.radius,
         trained.pooling,
         trained.reason,
-        {"select": chosen.seconds, "train": trained.seconds},
+        {"select": chosen.seconds, "train": trained.seconds, "fit": time.perf_counter() - start},
         chosen.selection,
         training=trained.fit.networks[0].training,
     )
+
+
+def _field_beside(trained: Trained, chosen: Chosen) -> GaussianField:
+    """Gaussian field of the same standardised samples, for conditional laws."""
+    reach = trained.fit.score.radius
+    assert reach is not None
+    hops = min(reach, NETWORK_RADIUS) if chosen.selection is None else chosen.radius  # nothing was chosen
+    windows = predecessors(trained.samples.graph, hops)
+    return Moments.of(trained.samples, windows, chosen.pooling).field(chosen.pooling, hops)
 
 
 def _shared_law(chosen: Chosen) -> Pooling:
