@@ -12,14 +12,15 @@ import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from nearfield._parameters import at_least_one, check_checkpoint, check_parameters, check_sampling, plain_parameters
+from nearfield._conditioning import Conditioning
+from nearfield._parameters import check_checkpoint, check_parameters, check_sampling, plain_parameters
 from nearfield._parts import ModelParts
 from nearfield._warnings import recorded_warnings
 from nearfield.data.codec import Codec
 from nearfield.data.features import Features
-from nearfield.data.missing import refuse_observed, without_empty
+from nearfield.data.missing import without_empty
 from nearfield.data.suspicion import warn_of_samples
-from nearfield.data.table import as_frame, is_table
+from nearfield.data.table import as_frame
 from nearfield.evaluation.report import page_path, write_report
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.recipe import Recipe
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["LocalizedDiffusion"]
 
 
-class LocalizedDiffusion(ModelParts, DensityMixin, BaseEstimator):
+class LocalizedDiffusion(Conditioning, ModelParts, DensityMixin, BaseEstimator):
     """Generative model of a random field whose components depend strongly on their neighbours only.
 
     A scikit-learn density estimator for labelled fields (xarray) and arrays. It learns local scores (arXiv 2505.04417),
@@ -307,40 +308,6 @@ class LocalizedDiffusion(ModelParts, DensityMixin, BaseEstimator):
         """Mean log-density of the samples in nats; see `score_samples`."""
         return float(self.score_samples(X).mean())
 
-    def impute(self, X: Data, n_samples: int = 1, random_state: int | np.random.Generator | None = None) -> Any:
-        """Complete partial fields by exact draws of the missing values given the observed ones.
-
-        With ``method="gaussian"`` their conditional variances are ``band_`` times those of the field.
-
-        Parameters
-        ----------
-        X : DataArray, Dataset or ndarray
-            Fields with NaN at missing values; a single field may lack the sample dimension.
-        n_samples : int
-            Draws for each field.
-        random_state : int, Generator or None
-            Fixes the draws of each field together with its place in X; they are independent of those of `sample`.
-
-        Returns
-        -------
-        DataArray, Dataset, ndarray or DataFrame
-            Shape (member, ...) over the dimensions of X, or data frames one below the other; observed values unchanged.
-
-        Raises
-        ------
-        ValueError
-            If the layout differs from the training data's, or the method has no exact conditional law.
-        """
-        check_is_fitted(self)
-        at_least_one("n_samples", n_samples)
-        self._same_columns(X)
-        seed = seed_of(random_state)
-        x = self.codec_.encode(X, allow_missing=True).astype(np.float64)
-        refuse_observed(x, self.marginal_(x), len(self.model_.training_samples))
-        filled = self.model_.complete(x, n_samples, seed)
-        completed = self.codec_.decode(filled, like=X, attrs=self._provenance(seed))
-        return as_frame(completed, X.columns, X.index, self._provenance(seed)) if is_table(X) else completed
-
     def report(self, path: str | os.PathLike[str], X: Data) -> dict[str, Any]:
         """Compare the model with data in an HTML page and, beside it, in JSON; return the numbers.
 
@@ -369,6 +336,10 @@ class LocalizedDiffusion(ModelParts, DensityMixin, BaseEstimator):
         """Write the model to one file (safetensors and JSON, never code), whole or not at all; see `load`."""
         check_is_fitted(self)
         self.model_.save(path, self._plain_parameters())
+
+    def _fitted(self) -> Model:
+        check_is_fitted(self)
+        return self.model_
 
     def _same_columns(self, X: Data) -> None:
         """Refuse a data frame whose columns differ in name or order."""

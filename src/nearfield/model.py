@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, final
@@ -13,7 +13,9 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from nearfield._checks import whole_number
+from nearfield._evidence import Known, known_of
 from nearfield._plain import part_of, plain
+from nearfield.conditioned import ConditionedModel
 from nearfield.data import store
 from nearfield.data.codec import Codec
 from nearfield.data.duplicate import fingerprints
@@ -25,12 +27,13 @@ from nearfield.fitting.fit_report import FitReport
 from nearfield.fitting.pooling import Pooling
 from nearfield.methods.base import Fitted, Radius
 from nearfield.module import as_tensor, describe, rebuild
+from nearfield.observation import Observation
 from nearfield.samples import Samples
 from nearfield.score.predictive import PredictiveField
 from nearfield.transform.marginal import Marginal
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, UInt64
+    from jaxtyping import Float, Int, UInt64
 
 __all__ = ["Model", "of_another_make"]
 
@@ -91,26 +94,37 @@ class Model:
         log_density: np.ndarray = self.law.log_prob(self.marginal(x)) + volume
         return log_density
 
-    def complete(
-        self, x: Float[np.ndarray, "sample vertex channel"], n_samples: int, seed: int
-    ) -> Float[np.ndarray, "member sample vertex channel"]:
-        """Draw the missing (NaN) entries of data given the others, in the units of the data."""
-        observed = ~np.isnan(x)
-        z = np.where(observed, self.marginal(x), 0.0)
-        filled = np.empty((n_samples, *x.shape))
-        patterns, group = np.unique(observed, axis=0, return_inverse=True)
-        for k, pattern in enumerate(patterns):
-            law = self.law.condition(pattern)
-            for i in np.flatnonzero(group.reshape(-1) == k):
-                drawn = self.marginal.inv(law.sample(z[i], n_samples, seed=seed, step=int(i)))
-                filled[:, i] = np.where(pattern, x[i], drawn)
-        return filled
+    def conditioned(self, known: Known, *, gaussian: bool = False) -> ConditionedModel:
+        """Return the law given evidence, of the score that draws or of the Gaussian field."""
+        law = self.law.gaussian if gaussian else self.law
+        return ConditionedModel(self.codec, self.marginal, law.condition(known.evidence), known, self.features.names)
+
+    def condition(self, observations: Sequence[Observation], *, gaussian: bool = False) -> ConditionedModel:
+        """Return the law of a field given observations of it."""
+        known = known_of(observations, self.codec, self.marginal, len(self.training_samples))
+        return self.conditioned(known, gaussian=gaussian)
+
+    def completions(
+        self, x: Float[np.ndarray, "sample vertex channel"], *, gaussian: bool = False
+    ) -> Iterator[tuple[Int[np.ndarray, " case"], ConditionedModel]]:
+        """Yield groups of data that lack the same entries (NaN): their numbers, and their law given the others."""
+        patterns = np.isnan(x).astype(int)
+        censored = getattr(self.marginal, "censored", None)
+        if censored is not None:
+            patterns += 2 * np.isfinite(censored(x))
+        _, group = np.unique(patterns, axis=0, return_inverse=True)
+        for k in range(int(group.max(initial=-1)) + 1):
+            cases = np.flatnonzero(group.reshape(-1) == k)
+            yield cases, self.conditioned(Known.of_fields(x[cases], self.marginal, cases), gaussian=gaussian)
 
     def _without_gaps(self, samples: Samples) -> Samples:
         """Return samples with one draw of what is missing, which depends on the seed of the fit."""
         if not samples.incomplete:
             return samples
-        return samples.with_values(self.complete(samples.values, 1, self.fit_report.seed)[0], observed=None)
+        filled = np.array(samples.values)
+        for cases, law in self.completions(samples.values):
+            filled[cases] = law.draw(1, self.fit_report.seed)[0]
+        return samples.with_values(filled, observed=None)
 
     def comparison(
         self,

@@ -36,6 +36,7 @@ from nearfield.score.stencil import StencilNetwork
 from nearfield.score.window import WindowNetwork
 
 __all__ = [
+    "NETWORK_RADIUS",
     "Design",
     "LevelChoice",
     "NetworkFit",

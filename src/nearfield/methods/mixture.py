@@ -54,10 +54,10 @@ class Mixture(Method):
         mixture, reason = choose_mixture(y, found.field, one_law=found.pooling.one_law, seed=options.seed)
         fitted = found.fitted(GaussianModel(found.field, largest_eigenvalue=y.largest_eigenvalue))
         if mixture is not None and self.weights == "whole":
-            fitted = replace(fitted, law=MixtureModel(mixture, y.largest_eigenvalue))
+            fitted = replace(fitted, law=MixtureModel(mixture, found.field, y.largest_eigenvalue))
         elif mixture is not None:
             local = fit_local_mixture(y, found.pooling, seed=options.seed)
-            fitted = replace(fitted, law=DiffusionModel(local, y.largest_eigenvalue), radius=local.radius)
+            fitted = replace(fitted, law=DiffusionModel(local, y.largest_eigenvalue, found.field), radius=local.radius)
             reason = f"{reason} {_described(local)}"
         seconds = fitted.seconds | {"mixture": time.perf_counter() - start}
         return replace(fitted, reason=f"{fitted.reason} {reason}", seconds=seconds)

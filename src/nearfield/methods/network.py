@@ -12,8 +12,10 @@ from nearfield.distribution import DiffusionModel
 from nearfield.fitting.acceleration import require_compiler
 from nearfield.fitting.context import Locality
 from nearfield.fitting.covariance import location_and_scale
-from nearfield.fitting.neural import Design, NetworkFit, default_recipe, fit_network
+from nearfield.fitting.elimination import predecessors
+from nearfield.fitting.neural import NETWORK_RADIUS, Design, NetworkFit, default_recipe, fit_network
 from nearfield.fitting.pooling import Pooling
+from nearfield.fitting.predictive import Moments
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.symmetry import named as named_symmetries
 from nearfield.methods.base import (
@@ -29,6 +31,7 @@ from nearfield.methods.base import (
 from nearfield.methods.gaussian import Chosen, FittedField, choose
 from nearfield.samples import Samples
 from nearfield.sampling.device import usable_device
+from nearfield.score.field import GaussianField
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -134,17 +137,26 @@ class NetworkMethod(Method):
 
 def fitted_network(trained: Trained, chosen: Chosen) -> Fitted:
     """Return what a method returns where networks are the score at every noise level."""
+    start = time.perf_counter()
+    field = _field_beside(trained, chosen)
     return Fitted(
         trained.center,
         trained.scale,
-        DiffusionModel(trained.fit.score, trained.samples.largest_eigenvalue),
+        DiffusionModel(trained.fit.score, trained.samples.largest_eigenvalue, field),
         trained.fit.radius,
         trained.pooling,
         trained.reason,
-        {"select": chosen.seconds, "train": trained.seconds},
+        {"select": chosen.seconds, "train": trained.seconds, "fit": time.perf_counter() - start},
         chosen.selection,
         training=trained.fit.networks[0].training,
     )
+
+
+def _field_beside(trained: Trained, chosen: Chosen) -> GaussianField:
+    """Gaussian field of the same standardised samples, for conditional laws."""
+    hops = min(trained.fit.radius, NETWORK_RADIUS) if chosen.selection is None else chosen.radius  # nothing was chosen
+    windows = predecessors(trained.samples.graph, hops)
+    return Moments.of(trained.samples, windows, chosen.pooling).field(chosen.pooling, hops)
 
 
 def _shared_law(chosen: Chosen) -> Pooling:
