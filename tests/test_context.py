@@ -12,7 +12,10 @@ from nearfield.fitting.matching import NoiseLevels
 from nearfield.fitting.neural import Design, fit_network
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.recipe import Recipe
+from nearfield.fitting.search import Search
 from nearfield.graph import DependencyGraph
+from nearfield.methods.base import FitOptions
+from nearfield.methods.hybrid import Hybrid
 from nearfield.process import time_of
 from nearfield.samples import Samples
 from nearfield.score import context
@@ -20,6 +23,7 @@ from nearfield.score.context import FieldContext
 from nearfield.score.gaussian import WindowedGaussianScore
 from nearfield.score.hybrid import HybridScore
 from nearfield.score.stencil import StencilNetwork
+from nearfield.score.switch import SwitchedScore
 
 ONE = Pooling(1.0)
 TIMES = torch.tensor([time_of(s) for s in (1e-4, 0.03, 0.4, 1.7, 9.0, 300.0)], dtype=torch.float64)
@@ -128,3 +132,22 @@ def test_a_network_that_is_shown_the_field_is_trained_and_reads_everything(monke
     assert (fit.score.radius, fit.radius) == (None, 4)
     assert fit.networks[0].context.startswith("It is shown what the whole Gaussian field")
     assert fit.networks[0].training.best.loss < fit.networks[0].training.checks[0].loss
+
+
+def test_a_hybrid_is_the_field_where_the_field_has_the_lower_held_out_loss():
+    """A few large steps spoil a network at some levels: beyond one standard error on the held-out samples they show."""
+    samples = smooth((24,), 60)
+    skewed = samples.with_values(samples.values + 0.6 * (samples.values**2 - 1))
+    method = Hybrid(pooling=1.0, recipe=Recipe(steps=60, check_every=60, ema=0.5, learning_rate=0.1))
+    fitted = method.fit(skewed, FitOptions(search=Search(seed=1)))
+    choice = [level.hybrid - level.gaussian <= level.error for level in fitted.levels]
+    assert 0 < sum(choice) < len(choice)
+    assert [level.selected for level in fitted.levels] == choice
+    score = fitted.law.score
+    assert isinstance(score, SwitchedScore)
+    assert f"is the score at {choice.count(False)} of 13 noise levels" in fitted.reason
+    x = torch.from_numpy(samples.values[:4])
+    for level in fitted.levels:
+        t = time_of(level.sigma)
+        used = score.hybrid if level.selected else score.field
+        torch.testing.assert_close(score.denoise(x, t), used.denoise(x, t))

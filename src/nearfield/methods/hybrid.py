@@ -27,7 +27,8 @@ class Hybrid(NetworkMethod):
     """Network with the denoiser of a Gaussian as context; parameters as in `NetworkMethod`.
 
     A radius is what the network reads, on lattices half by itself and half by the Gaussian. At noise levels where the
-    Gaussian field has the lower held-out loss, mostly the strongest, the score is the field's.
+    held-out loss of the Gaussian field is lower by more than one standard error, mostly the strongest, the score is the
+    field's. Smaller differences are left to the network: what it adds there, the skewness of draws depends on.
     """
 
     def _fit(self, samples: Samples, options: FitOptions) -> Fitted:
@@ -38,7 +39,7 @@ class Hybrid(NetworkMethod):
             found = fit_chosen(samples, chosen, options)
         trained = self.train(samples, "hybrid", chosen, options, found)
         levels = choose_levels(trained.samples, trained.fit, found.locality, options.seed)
-        levels = tuple(level._replace(selected=level.hybrid <= level.gaussian) for level in levels)
+        levels = tuple(level._replace(selected=level.hybrid - level.gaussian <= level.error) for level in levels)
         fitted = replace(fitted_network(trained, chosen), levels=levels)
         others = [level.sigma for level in levels if not level.selected]
         if not others:
@@ -50,5 +51,5 @@ class Hybrid(NetworkMethod):
             fitted,
             law=DiffusionModel(score, trained.samples.largest_eigenvalue),
             reason=f"{fitted.reason} The Gaussian field is the score at {len(others)} of {len(levels)} noise levels, "
-            f"between {others[0]:.2g} and {others[-1]:.2g} times the signal, where its held-out loss is lower.",
+            f"between {others[0]:.2g} and {others[-1]:.2g} times the signal, where its held-out loss is clearly lower.",
         )
