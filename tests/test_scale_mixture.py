@@ -30,9 +30,11 @@ from nearfield.samples import Samples
 from nearfield.score.context import FieldContext
 from nearfield.score.eigenbasis import DenseBasis, WaveBasis
 from nearfield.score.field import GaussianField
+from nearfield.score.hybrid import HybridScore
 from nearfield.score.local_mixture import LocalMixtureScore, MixtureWindow
 from nearfield.score.mixture_components import N_BANDS, Components, bands
 from nearfield.score.scale_mixture import ScaleMixtureField
+from nearfield.score.stencil import StencilNetwork
 
 ONE = Pooling(1.0)
 GRID = DependencyGraph.grid((8, 8))
@@ -230,6 +232,13 @@ def test_plane_waves_are_the_eigenbasis_of_a_stationary_law(monkeypatch):
     np.testing.assert_allclose(single[0].log_prob(x), single[1].log_prob(x), rtol=1e-10)
     v = [s.denoise_with_variance(torch.from_numpy(x), 0.3)[1] for s in single]
     torch.testing.assert_close(v[0], v[1], rtol=1e-10, atol=0)
+    samples, plain = fitted(np.random.default_rng(1).normal(size=(60, 6, 8)).cumsum(axis=1), ring)
+    matched = corrected(plain, samples, Scale(3, shrinkage=0.3))
+    shifts = [np.roll(np.arange(48).reshape(6, 8), shift, (0, 1)).ravel() for shift in np.ndindex(6, 8)]
+    inverse = np.linalg.inv(matched.covariance())
+    mean = torch.from_numpy(np.mean([inverse[np.ix_(s, s)] for s in shifts], axis=0))
+    average = basis.coordinates(basis.coordinates(mean).T).diagonal()
+    np.testing.assert_allclose(field_basis(matched, ring, one_law=True).values, 1 / average, rtol=1e-8)
     assert field_basis(field, DependencyGraph.grid((6, 8)), one_law=True) is None
     assert field_basis(field, ring, one_law=False) is None
 
@@ -247,6 +256,11 @@ def test_the_law_of_a_patch_holds_on_windows_of_a_larger_lattice():
     v = larger.denoise_with_variance(x.reshape(3, -1, 1), 0.3)[1].reshape(9, 13)
     torch.testing.assert_close(v[4, 6], mixture.denoise_with_variance(x[:, :5, :6].reshape(3, -1, 1), 0.3)[1][0, 15, 0])
     assert larger.radius == graph.diameter()
+    # an untrained network adds nothing to what it is shown
+    hybrid = HybridScore(StencilNetwork(graph, 1, n_context=2).double(), mixture)
+    wider = hybrid.extended(graph, onto).denoise(x.reshape(3, -1, 1), 0.3).reshape(3, 9, 13)
+    shown = hybrid.denoise(x[:, 2:7, 3:9].reshape(3, -1, 1), 0.3).reshape(3, 5, 6)
+    torch.testing.assert_close(wider[:, 4, 6], shown[:, 2, 3])
     same = mixture.extended(graph, graph)
     assert same.radius is None
     torch.testing.assert_close(same.denoise(x[:, :5, :6].reshape(3, -1, 1), 0.3)[..., 0], corner.reshape(3, -1))

@@ -158,7 +158,7 @@ def field_basis(field: GaussianField, graph: DependencyGraph, *, one_law: bool) 
 
 
 def _wave_precisions(field: GaussianField, place: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Precision u'Pu of the plane waves u."""
+    """Precision u*Pu of the plane waves u, which is that of the mean of P over shifts."""
     entries = field.precision().tocoo()
     row, column = (np.stack(np.unravel_index(place[i], shape)) for i in entries.coords)
     lag = np.ravel_multi_index(tuple((column - row) % np.array(shape)[:, None]), shape)
@@ -168,8 +168,9 @@ def _wave_precisions(field: GaussianField, place: np.ndarray, shape: tuple[int, 
     if correction is not None:
         natural = np.zeros((correction.rows.shape[0], len(place)))
         natural[:, place] = correction.rows.toarray()
-        waves = WaveBasis(precision, shape).coordinates(torch.from_numpy(natural)).numpy()
-        precision = precision + (waves * (correction.inner @ waves)).sum(axis=0)
+        axes = tuple(range(1, len(shape) + 1))
+        waves = np.fft.fftn(natural.reshape(-1, *shape), axes=axes, norm="ortho").reshape(natural.shape)
+        precision = precision + (waves.conj() * (correction.inner @ waves)).real.sum(axis=0)
     return precision
 
 

@@ -245,7 +245,7 @@ class ConditionalMixture:
 
 def _times(t: float | Tensor, x: Tensor) -> Float[Tensor, " time"]:
     """Return times in double precision on the device of the states."""
-    return torch.tensor(t.tolist() if hasattr(t, "tolist") else [t], dtype=torch.float64, device=x.device)
+    return torch.tensor(t.tolist() if isinstance(t, torch.Tensor) else [t], dtype=torch.float64, device=x.device)
 
 
 def _lattices(graph: DependencyGraph, onto: DependencyGraph) -> tuple[Lattice, Lattice]:
