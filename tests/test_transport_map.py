@@ -3,12 +3,21 @@
 import numpy as np
 import pytest
 import torch
+from benchmarks.peer import transport_map
+from benchmarks.peer.transport_map import ALPHA, Order, Prior, TransportMap, integrated
 from scipy.integrate import quad
 from scipy.stats import multivariate_t
 
-from benchmarks.peer.transport_map import ALPHA, Order, Prior, TransportMap, integrated
-
+STEP = 0.1
+PAIRS = np.stack(np.meshgrid(*2 * [np.arange(-8, 8, STEP)], indexing="ij"), axis=-1).reshape(-1, 2)
 THETA = torch.tensor([-0.5, 0.7, -0.3, 0.4, 0.2, -0.8], dtype=torch.float64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_starts():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transport_map, "SEARCH", ((64, 17), (2, 18)))
+        yield
 
 
 def test_the_integrated_likelihood_is_that_of_a_dense_students_t():
@@ -46,7 +55,7 @@ def test_the_order_is_maximin_with_the_nearest_earlier_first():
 
 
 @pytest.fixture(scope="module")
-def fitted():
+def fitted(few_starts):
     rng = np.random.default_rng(1)
     x = np.empty((60, 2))
     x[:, 0] = rng.normal(size=60)
@@ -55,15 +64,11 @@ def fitted():
 
 
 def test_the_predictive_density_sums_to_one(fitted):
-    law, _ = fitted
-    for first in (-1.0, 0.2):
-        total = quad(lambda v: np.exp(law.log_prob(np.array([[first, v]])))[0], -np.inf, np.inf)[0]
-        marginal = quad(lambda v: np.exp(law.log_prob(np.array([[v, 0.0]])))[0], -np.inf, np.inf)[0]
-        assert total < 1
-        assert marginal > 0
-    grid = np.linspace(-6, 6, 201)
-    pairs = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
-    assert np.exp(law.log_prob(pairs)).sum() * (grid[1] - grid[0]) ** 2 == pytest.approx(1, abs=0.01)
+    law, x = fitted
+    alone = TransportMap(x[:, :1], np.zeros((1, 1)))
+    assert quad(lambda v: np.exp(alone.log_prob(np.array([[v]])))[0], -np.inf, np.inf)[0] == pytest.approx(1)
+    log_p = law.log_prob(PAIRS)
+    assert np.exp(log_p).sum() * STEP**2 == pytest.approx(1, abs=0.01)
 
 
 def test_draws_follow_the_density_and_the_curve(fitted):
@@ -72,21 +77,19 @@ def test_draws_follow_the_density_and_the_curve(fitted):
     inner = np.abs(drawn[:, 0]) < 1.5
     bent = drawn[inner, 1] - np.sin(2 * drawn[inner, 0])
     assert np.std(bent) < 0.5  # .3 of noise; a line leaves .65
-    # mean log-density of draws is minus the entropy; both by Monte Carlo and on a grid, 4 standard errors
-    grid = np.linspace(-8, 8, 321)
-    pairs = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
-    log_p = law.log_prob(pairs)
-    entropy = -(np.exp(log_p) * log_p).sum() * (grid[1] - grid[0]) ** 2
+    # the entropy by draws and on a grid: 4 standard errors, and the tails beyond the grid
+    log_p = law.log_prob(PAIRS)
+    entropy = -(np.exp(log_p) * log_p).sum() * STEP**2
     own = -law.log_prob(drawn)
     assert abs(own.mean() - entropy) < 4 * own.std() / np.sqrt(len(own)) + 0.01
 
 
 def test_draws_of_a_linear_law_have_its_moments():
-    """Exponential covariance on 40 points of a line, 200 samples: variance and neighbours' correlation within 10 %."""
-    points = np.linspace(0, 1, 40)[:, None]
+    """Exponential covariance on 12 points of a line: variance within 15 %, neighbours' correlation within .03."""
+    points = np.linspace(0, 0.3, 12)[:, None]
     covariance = np.exp(-np.abs(points - points.T) / 0.3)
-    x = np.random.default_rng(2).normal(size=(200, 40)) @ np.linalg.cholesky(covariance).T
+    x = np.random.default_rng(2).normal(size=(60, 12)) @ np.linalg.cholesky(covariance).T
     drawn = TransportMap(x, points, linear=True).sample(4000, seed=1)
-    assert drawn.var(axis=0).mean() == pytest.approx(1, abs=0.1)
+    assert drawn.var(axis=0).mean() == pytest.approx(x.var(axis=0).mean(), rel=0.15)
     near = np.mean(drawn[:, 1:] * drawn[:, :-1]) / drawn.var(axis=0).mean()
-    assert near == pytest.approx(covariance[0, 1], abs=0.02)
+    assert near == pytest.approx(covariance[0, 1], abs=0.03)

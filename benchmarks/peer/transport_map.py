@@ -40,10 +40,13 @@ NEIGHBOURS = 30
 SPREAD = 4.0
 """Standard deviation of a residual variance over its mean."""
 ALPHA = 2 + 1 / SPREAD**2
-SEARCH = ((128, 20), (6, 40), (2, 160))
-"""Points tried, those searched on from and those searched on again, each by the likelihood of so many places."""
-LOW = np.array([-3.0, 0.0, -3.0, -1.0, -1.0, -3.0])
-HIGH = np.array([1.0, 2.0, 1.0, 2.0, 3.0, 1.0])
+SEARCH = ((256, 17), (8, 18), (2, 20))
+"""Points tried, those searched on from and those searched on again; and the logarithm to base 2 of the numbers in the
+kernels of the places by whose likelihood this is done."""
+FEWEST = 40
+"""Places looked at in any case."""
+LOW = np.array([-3.0, 0.0, -3.0, -1.0, -2.0, -4.0])
+HIGH = np.array([1.0, 2.0, 2.0, 2.0, 2.0, 1.0])
 """Box of the starts: t1, t2, s1, s2, gamma, q."""
 ITERATIONS = 40
 PART = 1 << 23
@@ -82,7 +85,7 @@ class Order(NamedTuple):
             before[i, : len(near)], present[i, : len(near)], length[i] = near, True, away[near[0]]
         if n > 2:
             length[0] = length[1] ** 2 / length[2]
-        return cls(order, before, present, np.log(length / length[1:].max()))
+        return cls(order, before, present, np.log(length / length[min(1, n - 1) :].max()))
 
 
 @final
@@ -118,7 +121,8 @@ class TransportMap:
         """Return the best of several local searches."""
         free = np.array([0, 1, 5]) if self.linear else np.arange(6)
         found: list[tuple[float, np.ndarray]] = []
-        for count, places in SEARCH:
+        for count, numbers in SEARCH:
+            places = max(FEWEST, 2**numbers // self._y.shape[1] ** 2)
             seen = np.unique(np.linspace(0, len(self._y) - 1, places).astype(int))
             if found:
                 tried = [self._minimum(seen, theta, free) for _, theta in found[:count]]
@@ -144,7 +148,10 @@ class TransportMap:
 
         def loss(changed: np.ndarray) -> tuple[float, np.ndarray]:
             theta = torch.from_numpy(whole(changed)).requires_grad_()
-            value = self._loss(seen, theta)
+            try:
+                value = self._loss(seen, theta)
+            except torch.linalg.LinAlgError:  # next to no residual variance: the line search steps back
+                return 1e3, np.zeros(len(free))
             (slope,) = torch.autograd.grad(value, theta)
             return float(value.detach()), slope.numpy()[free]
 
@@ -208,7 +215,9 @@ class Prior(NamedTuple):
         t1, t2, s1, s2, gamma, q = theta
         weight = torch.exp(-0.5 * torch.exp(q) * torch.arange(1, inputs.shape[2] + 1, dtype=torch.float64))
         scale = torch.exp(2 * (s1 + s2 * log_length)) * torch.from_numpy(order.present[seen].any(axis=1))
-        return cls(inputs * weight, weight, torch.exp(t1 + t2 * log_length), 0 * scale if linear else scale, gamma.exp())
+        return cls(
+            inputs * weight, weight, torch.exp(t1 + t2 * log_length), 0 * scale if linear else scale, gamma.exp()
+        )
 
     def kernel(self, w: Tensor, v: Tensor) -> Tensor:
         """K / E d^2 between weighted inputs."""

@@ -82,7 +82,7 @@ class LocalizedDiffusion(Conditioning, ModelParts, DensityMixin, BaseEstimator):
         Torch device on which networks are trained, and scores other than the Gaussian field sampled; ``"auto"`` is a
         GPU where there is one.
     verbose : bool
-        Show progress on stderr.
+        Show progress on stderr: bars in terminals and notebooks, elsewhere a line for each phase.
     recipe : Recipe or PaperRecipe, optional
         Settings of the training (for ``"paper"`` a PaperRecipe); by default about half a minute of it.
     strict : bool
