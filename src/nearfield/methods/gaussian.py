@@ -28,10 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Chosen", "FittedField", "Gaussian", "choose", "fit_chosen"]
 
-_PLAIN = (
-    "Log-densities and conditional draws are those of the field: predictive laws and wider bands are chosen for "
-    "samples without gaps only."
-)
+_PLAIN = "Log-densities are those of the field: predictive laws are chosen for samples without gaps only."
 
 
 @final
@@ -65,12 +62,11 @@ class Gaussian(Method):
         chosen = choose(samples, fixed(self.radius), fixed(self.pooling), options)
         found = fit_chosen(samples, chosen, options)
         start = time.perf_counter()
-        y = found.samples.standardized(found.center, found.scale)
-        if samples.incomplete:
-            law = GaussianModel(found.field, largest_eigenvalue=y.largest_eigenvalue)
-            return replace(found.fitted(law), reason=f"{found.reason} {_PLAIN}")
-        predictive, scored = choose_predictive(y, found.field, found.radius, found.pooling, options.search)
-        band, widened = choose_band(y, found.radius, found.pooling, found.correction, options.search)
+        y, given = (s.standardized(found.center, found.scale) for s in (found.samples, samples))
+        predictive, scored = None, _PLAIN
+        if not samples.incomplete:
+            predictive, scored = choose_predictive(y, found.field, found.radius, found.pooling, options.search)
+        band, widened = choose_band(given, found.radius, found.pooling, found.correction, options.search)
         fitted = found.fitted(GaussianModel(found.field, predictive, band, y.largest_eigenvalue))
         return replace(
             fitted,
