@@ -53,14 +53,17 @@ def rarely_varying(x: Float[np.ndarray, "sample vertex channel"]) -> Bool[np.nda
 
 
 def comparable(samples: Samples, parts: Sequence[np.ndarray]) -> Bool[np.ndarray, " vertex"]:
-    """Vertices with comparable held-out losses: they vary in all training folds, not rarely. All, if there are none."""
-    x = samples.filled
+    """Vertices with comparable held-out losses: they vary in all training folds, not rarely. All, if there are none.
+
+    Where values are missing, a vertex also needs some in each training fold.
+    """
+    x, enough = samples.filled, np.ones(samples.values.shape[1:], dtype=bool)
     left_out = rarely_varying(x)
     for held_out in parts:
         left_out |= np.ptp(np.delete(x, held_out, axis=0), axis=0) == 0
         if samples.observed is not None:
-            left_out |= np.count_nonzero(np.delete(samples.observed, held_out, axis=0), axis=0) < FEWEST_VALUES
-    keep = np.asarray((~left_out | samples.standard).all(axis=1))
+            enough &= np.count_nonzero(np.delete(samples.observed, held_out, axis=0), axis=0) >= FEWEST_VALUES
+    keep = np.asarray(((~left_out | samples.standard) & enough).all(axis=1))
     return keep if keep.any() else ~keep
 
 

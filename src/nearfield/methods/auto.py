@@ -53,14 +53,14 @@ class Auto(NetworkMethod):
         chosen = choose(samples, fixed(self.radius), fixed(self.pooling), options)
         found = fit_chosen(samples, chosen, options)
         if (limit := _limit(samples)) is not None:
-            return _gaussian(found, options, limit)
+            return _gaussian(samples, found, options, limit)
         start = time.perf_counter()
         y = found.samples.standardized(found.center, found.scale)
         tested = check_gaussianity(y, found.radius, found.pooling, options.seed)
         seconds = {"test": time.perf_counter() - start}
         if tested.found is None:
             why = f"{tested.describe()} No network was trained; method='hybrid' trains one regardless."
-            fitted = _gaussian(found, options, why)
+            fitted = _gaussian(samples, found, options, why)
             return replace(fitted, seconds=fitted.seconds | seconds)
         start = time.perf_counter()
         trained, levels = self._compete(samples, y, chosen, found, options)
@@ -69,7 +69,7 @@ class Auto(NetworkMethod):
         if any(level.selected for level in levels):
             fitted = _switched(found, trained, levels, y.largest_eigenvalue, reason)
         else:
-            fitted = _gaussian(found, options, reason)
+            fitted = _gaussian(samples, found, options, reason)
         training = trained.fit.networks[0].training
         return replace(fitted, seconds=fitted.seconds | seconds, training=training, levels=levels)
 
@@ -88,9 +88,9 @@ class Auto(NetworkMethod):
         return trained, choose_levels(y, trained.fit, found.locality, options.seed)
 
 
-def _gaussian(found: FittedField, options: FitOptions, why: str) -> Fitted:
+def _gaussian(samples: Samples, found: FittedField, options: FitOptions, why: str) -> Fitted:
     """Return the Gaussian field, with the reason for taking it."""
-    fitted = fitted_gaussian(found, options)
+    fitted = fitted_gaussian(samples, found, options)
     return replace(fitted, reason=f"{fitted.reason} {why}")
 
 

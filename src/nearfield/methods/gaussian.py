@@ -29,10 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Chosen", "FittedField", "Gaussian", "choose", "fit_chosen", "fitted_gaussian"]
 
-_PLAIN = (
-    "Log-densities and conditional draws are those of the field: predictive laws and wider bands are chosen for "
-    "samples without gaps only."
-)
+_PLAIN = "Log-densities are those of the field: predictive laws are chosen for samples without gaps only."
 
 
 @final
@@ -64,7 +61,7 @@ class Gaussian(Method):
     def _fit(self, samples: Samples, options: FitOptions) -> Fitted:
         """Choose, fit, correct; then choose the density and the width of conditional draws."""
         chosen = choose(samples, fixed(self.radius), fixed(self.pooling), options)
-        return fitted_gaussian(fit_chosen(samples, chosen, options), options)
+        return fitted_gaussian(samples, fit_chosen(samples, chosen, options), options)
 
     def require(self, samples: Samples) -> None:
         """Accept missing values."""
@@ -159,15 +156,14 @@ def fit_chosen(samples: Samples, chosen: Chosen, options: FitOptions) -> FittedF
     )
 
 
-def fitted_gaussian(found: FittedField, options: FitOptions) -> Fitted:
+def fitted_gaussian(samples: Samples, found: FittedField, options: FitOptions) -> Fitted:
     """Choose the density and the width of conditional draws of a field, and return what a method returns."""
     start = time.perf_counter()
-    y = found.samples.standardized(found.center, found.scale)
-    if found.missing is not None:
-        law = GaussianModel(found.field, largest_eigenvalue=y.largest_eigenvalue)
-        return replace(found.fitted(law), reason=f"{found.reason} {_PLAIN}")
-    predictive, scored = choose_predictive(y, found.field, found.radius, found.pooling, options.search)
-    band, widened = choose_band(y, found.radius, found.pooling, found.correction, options.search)
+    y, given = (s.standardized(found.center, found.scale) for s in (found.samples, samples))
+    predictive, scored = None, _PLAIN
+    if not samples.incomplete:
+        predictive, scored = choose_predictive(y, found.field, found.radius, found.pooling, options.search)
+    band, widened = choose_band(given, found.radius, found.pooling, found.correction, options.search)
     fitted = found.fitted(GaussianModel(found.field, predictive, band, y.largest_eigenvalue))
     return replace(
         fitted,
