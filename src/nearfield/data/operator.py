@@ -85,7 +85,8 @@ def _masks(codec: Codec, regions: Any) -> Float[ndarray, "region cell"]:
         return array.reshape(len(array), -1).astype(float)
     labels = _cells(codec, regions, "regions")
     numbers = np.unique(labels[labels >= 0])
-    return (labels == numbers[:, None]).astype(float)
+    each: ndarray = (labels == numbers[:, None]).astype(float)
+    return each
 
 
 def _cells(codec: Codec, values: Any, name: str) -> Float[ndarray, " cell"]:
