@@ -70,7 +70,7 @@ def _field_file(path: Path) -> Path:
 def _marginal(options: list[str]) -> Any:
     """Read one name for all variables, or ``VARIABLE=NAME`` each time; other values are wrong usage."""
     parts = [part.rpartition("=") for part in options]
-    known = ("standardize", "none", "log", "sqrt", "quantile")
+    known = ("auto", "standardize", "none", "log", "sqrt", "yeo-johnson", "quantile")
     if any(name not in known for _, _, name in parts) or (len(parts) > 1 and not all(sign for _, sign, _ in parts)):
         rule = f"must be one of {', '.join(known)}, or VARIABLE= and one of these each time, got {' '.join(options)!r}"
         raise typer.BadParameter(rule, param_hint="--marginal")
@@ -123,7 +123,7 @@ def fit(
     marginal: Annotated[
         list[str] | None,
         typer.Option(
-            help="standardize, none, log, sqrt or quantile; or VARIABLE=NAME, repeated.",
+            help="auto, standardize, none, log, sqrt, yeo-johnson, quantile; or VARIABLE=NAME, repeated.",
             metavar="NAME",
             show_default="standardize",
         ),

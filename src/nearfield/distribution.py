@@ -22,6 +22,7 @@ from nearfield.sampling.conditioning import DecoupledSampler
 from nearfield.sampling.device import usable_device
 from nearfield.sampling.sampler import default_sampler
 from nearfield.score.base import Score
+from nearfield.score.censored import censored_log_prob
 from nearfield.score.evidence import Evidence
 from nearfield.score.field import GaussianField
 from nearfield.score.posterior_field import PosteriorField
@@ -223,6 +224,15 @@ class Distribution(Module, abc.ABC):
         """Log-density in nats; an `UnsupportedError` if it has no closed form."""
         raise UnsupportedError(_UNSUPPORTED.format("score_samples"))
 
+    def censored_log_prob(
+        self,
+        x: Float[np.ndarray, "sample vertex channel"],  # noqa: ARG002
+        below: Float[np.ndarray, "sample vertex channel"],  # noqa: ARG002
+        above: Float[np.ndarray, "sample vertex channel"],  # noqa: ARG002
+    ) -> Float[np.ndarray, " sample"]:
+        """Log-density where some values are known to be ``below`` or ``above`` a threshold only, each NaN elsewhere."""
+        raise UnsupportedError(_UNSUPPORTED.format("score_samples"))
+
     @property
     def gaussian(self) -> GaussianModel:
         """Gaussian law of the same data; an `UnsupportedError` where none is kept."""
@@ -291,6 +301,15 @@ class GaussianModel(Distribution):
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
         """Log-density in nats, of the predictive law where there is one."""
         return (self.predictive or self.score).log_prob(x)
+
+    def censored_log_prob(
+        self,
+        x: Float[np.ndarray, "sample vertex channel"],
+        below: Float[np.ndarray, "sample vertex channel"],
+        above: Float[np.ndarray, "sample vertex channel"],
+    ) -> Float[np.ndarray, " sample"]:
+        """Estimate it by particles of the field: `nearfield.score.censored`."""
+        return censored_log_prob(self.score, x, below, above)
 
     @property
     def gaussian(self) -> GaussianModel:

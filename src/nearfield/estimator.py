@@ -192,10 +192,10 @@ class LocalizedDiffusion(Conditioning, ModelParts, DensityMixin, BaseEstimator):
         with recorded_warnings(strict=self.strict) as messages, fit_bars(verbose=self.verbose) as (candidate, step):
             samples = without_empty(samples)
             warn_of_samples(samples, codec)
-            marginal = Marginal.fit(samples.values, self.marginal, [channel.name for channel in codec.channels])
+            marginal = Marginal.of(samples, self.marginal, [channel.name for channel in codec.channels], seed)
             search = Search(seed % 2**32, self.n_jobs, candidate)
-            transformed = samples.with_values(marginal(samples.values), standard=marginal.standard)
-            fitted = method.fit(transformed, FitOptions(search, checkpoint, step, self.device))
+            options = FitOptions(search, checkpoint, step, self.device)
+            fitted = method.fit(marginal.latent(samples, seed), options).noted(marginal.reason)
         report = fitted.report(len(samples), seed, messages, encoded - start)
         marginal = marginal.rescaled(fitted.center, fitted.scale)
         # in one step at the end, so that a refused fit leaves an earlier one intact

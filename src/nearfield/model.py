@@ -89,9 +89,15 @@ class Model:
         return np.array(self.features.names, dtype=object)
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
-        """Log-density of data, transform included, nats."""
-        volume: np.ndarray = self.marginal.log_abs_det_jacobian(x).sum(axis=(-2, -1))
-        log_density: np.ndarray = self.law.log_prob(self.marginal(x)) + volume
+        """Log-density of data, transform included, nats; values at a bound with a mass count by their probability."""
+        z, slope = self.marginal(x), self.marginal.log_abs_det_jacobian(x)
+        below, above = self.marginal.censored(x), self.marginal.censored(x, upper=True)
+        hidden = np.isfinite(below) | np.isfinite(above)
+        some = hidden.any(axis=(-2, -1))
+        log_density: np.ndarray = np.where(hidden, 0.0, slope).sum(axis=(-2, -1))
+        log_density[~some] += self.law.log_prob(z[~some])
+        if some.any():
+            log_density[some] += self.law.censored_log_prob(z[some], below[some], above[some])
         return log_density
 
     def conditioned(self, known: Known, *, gaussian: bool = False) -> ConditionedModel:

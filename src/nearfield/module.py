@@ -39,8 +39,10 @@ _LOCATIONS = {
     "NetworkScore": "nearfield.score.hybrid",
     "PaperNetwork": "nearfield.paper.score",
     "PaperScore": "nearfield.paper.score",
+    "PointMass": "nearfield.transform.point_mass",
     "PredictiveField": "nearfield.score.predictive",
     "Quantile": "nearfield.transform.quantile",
+    "Rounded": "nearfield.transform.rounding",
     "ScaleMixtureField": "nearfield.score.scale_mixture",
     "SparseMatrix": "nearfield.score.sparse",
     "SquareRoot": "nearfield.transform.value",
@@ -51,6 +53,7 @@ _LOCATIONS = {
     "WindowNetwork": "nearfield.score.window",
     "WindowSpectrum": "nearfield.score.gaussian",
     "WindowedGaussianScore": "nearfield.score.gaussian",
+    "YeoJohnson": "nearfield.transform.power",
     "Zeros": "nearfield.transform.value",
 }
 """Modules of the classes that a file may name; a file runs no other code."""

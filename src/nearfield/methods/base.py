@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -95,6 +95,10 @@ class Fitted:
     training: TrainingReport | None = None
     levels: tuple[LevelChoice, ...] | None = None
     missing: MissingReport | None = None
+
+    def noted(self, reason: str) -> Fitted:
+        """Add sentences to the reason."""
+        return replace(self, reason=" ".join(filter(None, (self.reason, reason))))
 
     def report(self, n_samples: int, seed: int, warnings: Sequence[str], encoding: float) -> FitReport:
         """Return the report of the fit, with the seconds of encoding the samples."""
