@@ -19,10 +19,12 @@ from nearfield.module import Module
 from nearfield.noise import Stream
 from nearfield.sampling.base import Sampler
 from nearfield.sampling.device import usable_device
+from nearfield.sampling.likelihood import FlowDensity
 from nearfield.sampling.sampler import default_sampler
 from nearfield.score.base import Score
 from nearfield.score.conditional import ConditionalField
 from nearfield.score.field import GaussianField
+from nearfield.score.leave_one_out import observed_log_prob
 from nearfield.score.predictive import PredictiveField
 from nearfield.score.switch import SwitchedScore
 
@@ -33,6 +35,8 @@ __all__ = ["Conditional", "DiffusionModel", "Distribution", "GaussianModel", "Un
 
 
 _UNSUPPORTED = "{} needs an exact density, which a sampler lacks; fit with method='gaussian'"
+_LARGEST_ERROR = 1.0
+"""Nats of error of a log-density from which on it is warned of."""
 
 
 class UnsupportedError(ValueError):
@@ -122,9 +126,17 @@ class Distribution(Module, abc.ABC):
         """Return the stochastic second-order solver, from noise that exceeds the data."""
         return default_sampler(self.largest_eigenvalue, steps)
 
-    def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:  # noqa: ARG002
-        """Log-density in nats; an `UnsupportedError` if it has no closed form."""
-        raise UnsupportedError(_UNSUPPORTED.format("score_samples"))
+    @abc.abstractmethod
+    def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
+        """Log-density in nats of the law of `sample`."""
+
+    @property
+    def gaussian(self) -> GaussianModel:
+        """Gaussian law of the same data; an `UnsupportedError` where none is kept."""
+        raise UnsupportedError(
+            "surprise needs a Gaussian field of the data, which this method does not keep; fit with method='gaussian' "
+            "or 'auto'"
+        )
 
     def condition(self, observed: Bool[np.ndarray, "vertex channel"]) -> Conditional:  # noqa: ARG002
         """Condition on the exact values of some entries; an `UnsupportedError` if that has no closed form."""
@@ -184,8 +196,15 @@ class GaussianModel(Distribution):
         )
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
-        """Log-density in nats, of the predictive law where there is one."""
+        """Log-density in nats, of the predictive law where there is one; where values are NaN, of the others."""
+        if np.isnan(x).any():
+            return observed_log_prob(self.score, x)
         return (self.predictive or self.score).log_prob(x)
+
+    @property
+    def gaussian(self) -> GaussianModel:
+        """Return this law."""
+        return self
 
     def condition(self, observed: Bool[np.ndarray, "vertex channel"]) -> Conditional:
         """Return the kriging law, its variances multiplied by the band."""
@@ -200,8 +219,6 @@ class GaussianModel(Distribution):
 class DiffusionModel(Distribution):
     """Law of the draws that a sampler makes with a score.
 
-    A score that is a Gaussian field at some noise levels has its density and conditional laws from that field.
-
     Parameters
     ----------
     score : Score
@@ -215,24 +232,47 @@ class DiffusionModel(Distribution):
         self.largest_eigenvalue = float(largest_eigenvalue)
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
-        """Log-density of the Gaussian field, with a warning; errors as in `Distribution.log_prob`."""
-        field = self._gaussian_field("score_samples")
-        return super().log_prob(x) if field is None else field.log_prob(x)
+        """Log-density in nats of the law of the probability flow; warns of errors above a nat, and of random signs."""
+        if np.isnan(x).any():
+            raise ValueError(
+                "X must have no missing values for the density of a network, got NaN; fit method='gaussian'"
+            )
+        found = FlowDensity().log_prob(self.score, x, self.largest_eigenvalue)
+        if found.standard_error.any():
+            warnings.warn(
+                "score_samples estimates a trace by random signs, with a standard error of "
+                f"{np.sqrt(np.mean(found.standard_error**2)):.2g} nats: an exact one takes too many products; "
+                "FlowDensity(divergence='exact') takes them all",
+                stacklevel=4,
+            )
+        if found.step_error > _LARGEST_ERROR:
+            warnings.warn(
+                f"score_samples changes by {found.step_error:.2g} nats with half the steps; FlowDensity(steps=60) "
+                "takes more",
+                stacklevel=4,
+            )
+        return found.values
 
     def condition(self, observed: Bool[np.ndarray, "vertex channel"]) -> Conditional:
         """Conditional law of the Gaussian field, with a warning; errors as in `Distribution.condition`."""
-        field = self._gaussian_field("impute")
-        return super().condition(observed) if field is None else Conditional(field.conditional(observed))
-
-    def _gaussian_field(self, question: str) -> GaussianField | None:
-        if not isinstance(self.score, SwitchedScore):
-            return None
+        field = self._gaussian_field()
+        if field is None:
+            return super().condition(observed)
         warnings.warn(
-            f"{question} uses the Gaussian field that method='auto' keeps beside the network, because the law of the "
+            "impute uses the Gaussian field that method='auto' keeps beside the network, because the law of the "
             "network's draws has no closed form; method='gaussian' has one law for everything",
-            stacklevel=4,
+            stacklevel=3,
         )
-        return self.score.field
+        return Conditional(field.conditional(observed))
+
+    @property
+    def gaussian(self) -> GaussianModel:
+        """Gaussian field beside the score."""
+        field = self._gaussian_field()
+        return super().gaussian if field is None else GaussianModel(field, largest_eigenvalue=self.largest_eigenvalue)
+
+    def _gaussian_field(self) -> GaussianField | None:
+        return self.score.field if isinstance(self.score, SwitchedScore) else None
 
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> DiffusionModel:
         """Return the same law on a larger lattice."""

@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nearfield._parameters import at_least_one, check_checkpoint, check_parameters, check_sampling, plain_parameters
+from nearfield._scoring import Scoring
 from nearfield._warnings import recorded_warnings
 from nearfield.data.codec import Codec
 from nearfield.data.features import Features
@@ -51,7 +52,7 @@ def _part(path: str) -> Any:
     return property(attrgetter(f"model_.{path}"))
 
 
-class LocalizedDiffusion(DensityMixin, BaseEstimator):
+class LocalizedDiffusion(Scoring, DensityMixin, BaseEstimator):
     """Generative model of a random field whose components depend strongly on their neighbours only.
 
     A scikit-learn density estimator for labelled fields (xarray) and arrays. It learns local scores (arXiv 2505.04417),
@@ -292,26 +293,6 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         larger.digest_ = larger.model_.digest(larger._plain_parameters())
         return larger
 
-    def score_samples(self, X: Data) -> Float[np.ndarray, " sample"]:
-        """Log-density in nats of each sample, laid out as the training data, over the vertices with data.
-
-        With ``method="gaussian"`` it is that of ``predictive_``, which counts the uncertainty of the parameters, where
-        the fit has one; `sample` and `impute` use ``score_``.
-
-        Raises
-        ------
-        ValueError
-            If the layout differs from the training data's, or the method has no density.
-        """
-        check_is_fitted(self)
-        self._same_columns(X)
-        x = self.codec_.encode(X).astype(np.float64)
-        return self.model_.log_prob(x)
-
-    def score(self, X: Data, y: object = None) -> float:  # noqa: ARG002
-        """Mean log-density of the samples in nats; see `score_samples`."""
-        return float(self.score_samples(X).mean())
-
     def impute(self, X: Data, n_samples: int = 1, random_state: int | np.random.Generator | None = None) -> Any:
         """Complete partial fields by exact draws of the missing values given the observed ones.
 
@@ -374,6 +355,10 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         """Write the model to one file (safetensors and JSON, never code), whole or not at all; see `load`."""
         check_is_fitted(self)
         self.model_.save(path, self._plain_parameters())
+
+    def _fitted(self) -> Model:
+        check_is_fitted(self)
+        return self.model_
 
     def _same_columns(self, X: Data) -> None:
         """Refuse a data frame whose columns differ in name or order."""

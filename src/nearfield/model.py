@@ -26,6 +26,7 @@ from nearfield.fitting.pooling import Pooling
 from nearfield.methods.base import Fitted, Radius
 from nearfield.module import as_tensor, describe, rebuild
 from nearfield.samples import Samples
+from nearfield.score.leave_one_out import leave_one_out
 from nearfield.score.predictive import PredictiveField
 from nearfield.transform.marginal import Marginal
 
@@ -86,10 +87,16 @@ class Model:
         return np.array(self.features.names, dtype=object)
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
-        """Log-density of data, transform included, nats."""
-        volume: np.ndarray = self.marginal.log_abs_det_jacobian(x).sum(axis=(-2, -1))
+        """Log-density of data, transform included, nats; of the values that are there where some are NaN."""
+        volume: np.ndarray = np.nansum(self.marginal.log_abs_det_jacobian(x), axis=(-2, -1))
         log_density: np.ndarray = self.law.log_prob(self.marginal(x)) + volume
         return log_density
+
+    def surprise(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, "sample vertex channel"]:
+        """Less the log-density, in nats, of each value given the others under the Gaussian field; NaN stays NaN."""
+        standardised, slope = self.marginal(x), self.marginal.log_abs_det_jacobian(x)
+        found: np.ndarray = -leave_one_out(self.law.gaussian.score, standardised) - slope
+        return found
 
     def complete(
         self, x: Float[np.ndarray, "sample vertex channel"], n_samples: int, seed: int
