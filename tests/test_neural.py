@@ -11,7 +11,7 @@ import torch
 import nearfield as nf
 from nearfield.datasets import AutoregressiveChain, CoxIngersollRoss, DoubleWellChain, GaussianMarkovField
 from nearfield.fitting.closed_form import build_field
-from nearfield.fitting.context import context_gaussian
+from nearfield.fitting.context import Locality, context_gaussian
 from nearfield.fitting.matching import NoiseLevels, held_out
 from nearfield.fitting.neural import Design, choose_levels, default_recipe, fit_network, make_network
 from nearfield.fitting.pooling import Pooling
@@ -63,7 +63,7 @@ def levels(score, law, n=200, seed=0):
     network = SimpleNamespace(score=score, used=np.arange(n // 2), unseen=np.arange(n // 2, n))
     fit = SimpleNamespace(networks=(network,))
     return (
-        choose_levels(Samples(z, law.graph, standard=(True,)), fit, radius=1, pooling=Pooling(1.0), seed=seed),
+        choose_levels(Samples(z, law.graph, standard=(True,)), fit, Locality(1, Pooling(1.0)), seed=seed),
         z,
         fit,
     )
@@ -127,11 +127,11 @@ def test_a_radius_that_is_given_bounds_what_is_read():
     samples, recipe = Samples(z, LAW.graph, standard=(True,)), Recipe(steps=2, seed=3)
     for radius in (0, 1, 2, 5):
         for kind in ("hybrid", "neural"):
-            assert fit_network(samples, Design(kind, 2, Pooling(1.0), radius), recipe).score.radius == radius
+            assert fit_network(samples, Design(kind, Locality(2, Pooling(1.0)), radius), recipe).score.radius == radius
     widest = (len(LAW.graph) - 1) // 2
-    assert fit_network(samples, Design("hybrid", 2, Pooling(1.0)), recipe).score.radius == 4 + widest
-    assert fit_network(samples, Design("neural", 2, Pooling(1.0)), recipe).score.radius == 4
-    apart = fit_network(samples, Design("hybrid", 2, Pooling(0.5)), recipe).score
+    assert fit_network(samples, Design("hybrid", Locality(2, Pooling(1.0))), recipe).score.radius == 4 + widest
+    assert fit_network(samples, Design("neural", Locality(2, Pooling(1.0))), recipe).score.radius == 4
+    apart = fit_network(samples, Design("hybrid", Locality(2, Pooling(0.5))), recipe).score
     assert apart.network.site.size == 8
     assert len(
         context_gaussian(Samples(z, LAW.graph, standard=(True,)), 2, Pooling(0.5), seed=3).radius_by_time
@@ -182,7 +182,7 @@ def test_the_context_of_few_samples_is_a_gaussian_of_the_fields_hops(n):
     """Where so few are left that no radius can be chosen by held-out loss."""
     z, graph = np.random.default_rng(0).normal(size=(n, 20, 1)), DependencyGraph.grid((4, 5))
     fit = fit_network(
-        Samples(z, graph, standard=(True,)), Design("hybrid", 2, Pooling(1.0)), Recipe(steps=2, held_out=0.5)
+        Samples(z, graph, standard=(True,)), Design("hybrid", Locality(2, Pooling(1.0))), Recipe(steps=2, held_out=0.5)
     )
     assert fit.score.context.radius_by_time == ((1.0, 2),)
 
@@ -197,7 +197,7 @@ def test_each_network_of_an_ensemble_holds_out_another_part():
     """And the first is the network that would be trained alone."""
     z = LAW.standardize(LAW.sample(30, random_state=0))
     recipe = Recipe(steps=12, held_out=0.4, check_every=6, ema=0.5)
-    design = Design("hybrid", 2, Pooling(1.0), 2)
+    design = Design("hybrid", Locality(2, Pooling(1.0)), 2)
     alone = fit_network(Samples(z, LAW.graph, standard=(True,)), design, recipe)
     steps = []
     several = fit_network(
@@ -227,7 +227,7 @@ def test_only_what_a_change_of_sign_changes_has_a_square():
     x = np.random.default_rng(0).gamma(2.0, size=(60, 12, 1))
     z, graph = (x - 2) / np.sqrt(2), DependencyGraph.chain(12)
     recipe = Recipe(steps=1)
-    design = Design("hybrid", 1, Pooling(1.0), 2)
+    design = Design("hybrid", Locality(1, Pooling(1.0)), 2)
     skewed = fit_network(Samples(z, graph, standard=(True,)), design, recipe).score
     assert skewed.quadratic[1:].min() > 0.1
     odd = fit_network(Samples(z, graph, standard=(True,)), design, replace(recipe, symmetries=("negate",)))
@@ -248,8 +248,7 @@ def test_networks_are_compared_on_their_held_out_samples_and_each_sample_once():
     found = choose_levels(
         Samples(z, law.graph, standard=(True,)),
         SimpleNamespace(networks=networks),
-        radius=1,
-        pooling=Pooling(1.0),
+        Locality(1, Pooling(1.0)),
         seed=3,
     )
     times = [time_of(s) for s in SIGMAS]

@@ -25,6 +25,7 @@ from nearfield.paper.vertex import VertexNetworks
 from nearfield.process import denoised_from_score, score_from_denoised, time_of
 from nearfield.samples import Samples
 from nearfield.score.base import ContextScore, Score
+from nearfield.score.context import FieldContext
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import CoarseLaw, GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore
@@ -70,6 +71,13 @@ def hybrid(x, graph, network_radius, gaussian_radius) -> HybridScore:
     return HybridScore(network, gaussian, np.linspace(0.3, 1.0, 8).reshape(4, 2))
 
 
+def hybrid_of_field(x, graph) -> HybridScore:
+    """The network is shown what a corrected field makes of the state."""
+    kind = WindowNetwork if graph.lattice is None else StencilNetwork
+    network = stirred(kind(graph, 1, 2, n_context=4, width=16))
+    return HybridScore(network, FieldContext(corrected(x, graph)), np.linspace(0.3, 1.0, 8).reshape(4, 2))
+
+
 def paper(graph, predicts) -> PaperScore:
     padding = "absent" if graph.lattice is None or graph.keep is not None else "reflect"
     return PaperScore(stirred(PaperNetwork(graph, 2, 2, widths=(16, 16), padding=padding)), predicts)
@@ -105,6 +113,8 @@ MAKERS = {
     "paper 2, score": lambda x, graph: paper(graph, "score"),
     "hybrid 0, 2": lambda x, graph: hybrid(x, graph, 0, 2),
     "hybrid 2, 1": lambda x, graph: hybrid(x, graph, 2, 1),
+    "hybrid of a field": hybrid_of_field,
+    "field context": lambda x, graph: FieldContext(fit_field(Samples(x, graph), 1, Pooling(0.7))[2]),
     "three hybrids": lambda x, graph: EnsembleScore(tuple(hybrid(x, graph, r, 1) for r in (0, 1, 1))),
     "windowed by time": lambda x, graph: fit_windowed(Samples(x, graph), ((0.1, 1), (1.0, 2), (3.0, 0)), Pooling(0.0))[
         2
@@ -142,7 +152,7 @@ def test_every_score_class_is_held_to_the_contract():
         importlib.import_module(module.name)
     kinds = {*Score.__subclasses__(), *ContextScore.__subclasses__()} - {ContextScore}
     ours = {kind for kind in kinds if kind.__module__.startswith(("nearfield.paper.", "nearfield.score."))}
-    gaussian = {GaussianField, MaskedGaussianScore, WindowedGaussianScore}
+    gaussian = {FieldContext, GaussianField, MaskedGaussianScore, WindowedGaussianScore}
     assert ours == gaussian | {NetworkScore, HybridScore, EnsembleScore, PaperScore, SwitchedScore}
 
 

@@ -11,6 +11,7 @@ import torch
 import nearfield as nf
 from nearfield.fitting import neural, training
 from nearfield.fitting.closed_form import fit_windowed
+from nearfield.fitting.context import Locality
 from nearfield.fitting.neural import Design, fit_network
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.recipe import Recipe
@@ -95,7 +96,7 @@ def test_a_score_goes_to_the_device_and_comes_back(monkeypatch):
     moved, original = [], neural.train
     monkeypatch.setattr(NetworkScore, "to", lambda self, device: moved.append(device))
     monkeypatch.setattr(neural, "train", lambda *a, **o: moved.append("train") or original(*a, **o))
-    fit = fit_network(SAMPLES, Design("neural", 1, Pooling(1.0)), RECIPE, device="there")
+    fit = fit_network(SAMPLES, Design("neural", Locality(1, Pooling(1.0))), RECIPE, device="there")
     assert moved == ["there", "train", "cpu"]
     assert len(fit.networks) == 1
     moved.clear()
@@ -104,7 +105,7 @@ def test_a_score_goes_to_the_device_and_comes_back(monkeypatch):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_network(SAMPLES, Design("neural", 1, Pooling(1.0)), RECIPE, device="there", progress=interrupt)
+        fit_network(SAMPLES, Design("neural", Locality(1, Pooling(1.0))), RECIPE, device="there", progress=interrupt)
     assert moved == ["there", "train", "cpu"]
 
 

@@ -65,7 +65,7 @@ class LocalizedDiffusion(Scoring, DensityMixin, BaseEstimator):
     radius : int or "auto"
         Locality in hops. For the Gaussian field: the hops within which a vertex is conditioned on earlier ones (for
         points in space: on as many of the nearest earlier ones as lie within these hops on average). For the hybrid:
-        all that it reads. ``"auto"`` chooses it by cross-validation; networks then read 4 hops at most, and their
+        all that its network reads. ``"auto"`` chooses it by cross-validation; networks then read 4 hops at most, and their
         context may reach further.
     method : str or Method
         A short name in `nearfield.methods.METHODS`, or a `Method` with settings of its own; ``radius``, ``pooling``,

@@ -24,6 +24,7 @@ _LOCATIONS = {
     "GaussianModel": "nearfield.distribution",
     "CoarseLaw": "nearfield.score.field",
     "EnsembleScore": "nearfield.score.ensemble",
+    "FieldContext": "nearfield.score.context",
     "GaussianField": "nearfield.score.field",
     "HybridScore": "nearfield.score.hybrid",
     "Identity": "nearfield.transform.value",

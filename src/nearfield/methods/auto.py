@@ -41,10 +41,10 @@ class Auto(NetworkMethod):
         if (limit := _limit(samples)) is not None:
             return replace(fitted, reason=f"{fitted.reason} {limit}")
         start = time.perf_counter()
-        trained = self.train(samples, "hybrid", chosen, options, (found.center, found.scale))
+        trained = self.train(samples, "hybrid", chosen, options, found)
         hybrid = trained.fit.score
         assert isinstance(hybrid, HybridScore | EnsembleScore)
-        levels = choose_levels(y, trained.fit, chosen.radius, chosen.pooling, options.seed)
+        levels = choose_levels(y, trained.fit, found.locality, options.seed)
         fitted = replace(
             fitted,
             reason=f"{fitted.reason} {trained.reason} {_compared(levels)}",
@@ -54,10 +54,9 @@ class Auto(NetworkMethod):
         )
         if not any(level.selected for level in levels):
             return fitted
-        assert hybrid.radius is not None
         choice = tuple((time_of(level.sigma), level.selected) for level in levels)
         score = SwitchedScore(found.field, hybrid, choice)
-        return replace(fitted, law=DiffusionModel(score, y.largest_eigenvalue), radius=hybrid.radius)
+        return replace(fitted, law=DiffusionModel(score, y.largest_eigenvalue), radius=trained.fit.radius)
 
 
 def _limit(samples: Samples) -> str | None:

@@ -13,6 +13,7 @@ from nearfield.distribution import GaussianModel
 from nearfield.fitting.band import choose_band
 from nearfield.fitting.closed_form import build_field, settled_field, warn_of
 from nearfield.fitting.coarse import Scale, choose_correction, corrected
+from nearfield.fitting.context import Locality
 from nearfield.fitting.moments import MomentWarning, moment_warning, moments
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.predictive import choose_predictive
@@ -91,6 +92,11 @@ class FittedField(NamedTuple):
     selection: SelectionReport | None
     reason: str
     seconds: dict[str, float]
+
+    @property
+    def locality(self) -> Locality:
+        """What it takes to fit the field to other samples."""
+        return Locality(self.radius, self.pooling, self.correction)
 
     def fitted(self, law: GaussianModel) -> Fitted:
         """Return the result of a method with a law."""

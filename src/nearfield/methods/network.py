@@ -10,6 +10,7 @@ import numpy as np
 
 from nearfield.distribution import DiffusionModel
 from nearfield.fitting.acceleration import require_compiler
+from nearfield.fitting.context import Locality
 from nearfield.fitting.covariance import location_and_scale
 from nearfield.fitting.neural import Design, NetworkFit, default_recipe, fit_network
 from nearfield.fitting.pooling import Pooling
@@ -25,10 +26,9 @@ from nearfield.methods.base import (
     keep_radius,
     keep_recipe,
 )
-from nearfield.methods.gaussian import Chosen, choose
+from nearfield.methods.gaussian import Chosen, FittedField, choose
 from nearfield.samples import Samples
 from nearfield.sampling.device import usable_device
-from nearfield.score.hybrid import HybridScore
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -112,17 +112,18 @@ class NetworkMethod(Method):
         kind: Literal["neural", "hybrid"],
         chosen: Chosen,
         options: FitOptions,
-        located: tuple[np.ndarray, np.ndarray] | None = None,
+        found: FittedField | None = None,
     ) -> Trained:
-        """Train networks; ``located`` has location and scale where they are known already."""
+        """Train networks; ``found`` has location, scale and correction where a field is fitted already."""
         start, pooling = time.perf_counter(), _shared_law(chosen)
-        center, scale = located or location_and_scale(samples, pooling)
+        center, scale = location_and_scale(samples, pooling) if found is None else (found.center, found.scale)
+        locality = Locality(chosen.radius, pooling, None if found is None else found.correction)
         recipe = self.recipe or default_recipe(samples.graph, len(samples), self.validation_fraction, options.seed)
         tell, total = options.on_step, recipe.n_networks * recipe.steps
         y = samples.standardized(center, scale)
         fit = fit_network(
             y,
-            Design(kind, chosen.radius, pooling, fixed(self.radius)),
+            Design(kind, locality, fixed(self.radius)),
             recipe,
             checkpoint=options.checkpoint,
             progress=None if tell is None else lambda step, loss: tell(step, total, loss),
@@ -133,13 +134,11 @@ class NetworkMethod(Method):
 
 def fitted_network(trained: Trained, chosen: Chosen) -> Fitted:
     """Return what a method returns where networks are the score at every noise level."""
-    score = trained.fit.score
-    assert score.radius is not None
     return Fitted(
         trained.center,
         trained.scale,
-        DiffusionModel(score, trained.samples.largest_eigenvalue),
-        score.radius,
+        DiffusionModel(trained.fit.score, trained.samples.largest_eigenvalue),
+        trained.fit.radius,
         trained.pooling,
         trained.reason,
         {"select": chosen.seconds, "train": trained.seconds},
@@ -156,17 +155,12 @@ def _shared_law(chosen: Chosen) -> Pooling:
 
 
 def _described(fit: NetworkFit) -> str:
-    score, training = fit.networks[0].score, fit.networks[0].training
-    context = (
-        f", with a Gaussian that reads {score.context.radius} as context: {score.radius} in all"
-        if isinstance(score, HybridScore)
-        else ""
-    )
+    score, training, context = fit.networks[0].score, fit.networks[0].training, fit.networks[0].context
     why = {"budget": "", "patience": ", then no better", "diverged": ", then diverging"}[training.reason]
     images = f" Trained on images under {', '.join(training.symmetries)} as well." if training.symmetries else ""
     losses = ", ".join(f"{network.training.best.loss:.4f}" for network in fit.networks[1:])
     others = f" Mean of {len(fit.networks)} networks; the losses of the others are {losses}." if losses else ""
     return (
-        f"Network reading {score.network.radius} hops{context}; held-out loss {training.best.loss:.4f} after "
-        f"{training.best.step} of {len(training.losses)} steps{why}.{images}{others}"
+        f"Network reading {score.network.radius} hops; held-out loss {training.best.loss:.4f} after "
+        f"{training.best.step} of {len(training.losses)} steps{why}.{f' {context}' if context else ''}{images}{others}"
     )

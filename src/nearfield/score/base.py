@@ -194,10 +194,6 @@ class ContextScore(Score):
         order of :math:`1/\sigma^2` under strong noise. Arguments are as in `Score.denoise`.
         """
 
-    def nearby(self, t: float | Float[Tensor, " sample"]) -> float | Float[Tensor, " sample"]:
-        """Return the times next to `t` at which a training, which meets each of them often, costs least."""
-        return t
-
 
 def per_time(
     denoise: Callable[[Tensor, float], Tensor],
