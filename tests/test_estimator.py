@@ -288,7 +288,7 @@ def test_bad_requests_of_a_fitted_model_are_refused(tmp_path, monkeypatch):
     with pytest.raises(TypeError, match="sampler must be a Sampler"):
         model.sample(2, sampler="euler")
     with pytest.raises(ValueError, match="method='gaussian'"):
-        windowed.score_samples(x)
+        windowed.surprise(x)
     with pytest.raises(ValueError, match="method='gaussian'"):
         windowed.impute(x)
     with pytest.raises(ValueError, match="12"):

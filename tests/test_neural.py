@@ -300,10 +300,9 @@ def test_auto_says_what_it_compared_and_a_stored_model_draws_the_same(tmp_path):
     np.testing.assert_array_equal(again.sample(3, random_state=5), model.sample(3, random_state=5))
     assert again.fit_report_ == report
     assert again.recipe == recipe
-    with pytest.warns(UserWarning, match="uses the Gaussian field"):
-        kept = model.score_samples(x)
+    np.testing.assert_array_equal(again.score_samples(x), model.score_samples(x))
     field = nf.LocalizedDiffusion(method="gaussian", radius=2, pooling=1.0, random_state=0).fit(x)
-    np.testing.assert_array_equal(kept, field.score_samples(x))
+    np.testing.assert_array_equal(model.surprise(x), field.surprise(x))
 
 
 def test_few_samples_stay_gaussian_and_it_is_said():
@@ -312,8 +311,8 @@ def test_few_samples_stay_gaussian_and_it_is_said():
         model = nf.LocalizedDiffusion(radius=1, pooling=1.0, random_state=0).fit(x)
     assert type(model.score_).__name__ == "GaussianField"
     assert "19 samples are fewer than 20" in model.fit_report_.reason
-    with pytest.raises(ValueError, match="exact density"):
-        nf.LocalizedDiffusion(method="neural", recipe=Recipe(steps=1), radius=1, pooling=1.0).fit(x).score(x)
+    with pytest.raises(ValueError, match="Gaussian field"):
+        nf.LocalizedDiffusion(method="neural", recipe=Recipe(steps=1), radius=1, pooling=1.0).fit(x).surprise(x)
 
 
 def test_a_killed_fit_goes_on_from_its_checkpoint(tmp_path):

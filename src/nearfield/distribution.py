@@ -20,11 +20,13 @@ from nearfield.noise import Stream
 from nearfield.sampling.base import Sampler
 from nearfield.sampling.conditioning import DecoupledSampler
 from nearfield.sampling.device import usable_device
+from nearfield.sampling.likelihood import FlowDensity
 from nearfield.sampling.sampler import default_sampler
 from nearfield.score.base import Score
 from nearfield.score.censored import censored_log_prob
 from nearfield.score.evidence import Evidence
 from nearfield.score.field import GaussianField
+from nearfield.score.leave_one_out import observed_log_prob
 from nearfield.score.posterior_field import PosteriorField
 from nearfield.score.predictive import PredictiveField
 from nearfield.score.switch import SwitchedScore
@@ -43,7 +45,8 @@ __all__ = [
 ]
 
 
-_UNSUPPORTED = "{} needs an exact density, which a sampler lacks; fit with method='gaussian'"
+_LARGEST_ERROR = 1.0
+"""Nats of error of a log-density from which on it is warned of."""
 
 
 class UnsupportedError(ValueError):
@@ -220,9 +223,9 @@ class Distribution(Module, abc.ABC):
         """Return the stochastic second-order solver, from noise that exceeds the data."""
         return default_sampler(self.largest_eigenvalue, steps)
 
-    def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:  # noqa: ARG002
-        """Log-density in nats; an `UnsupportedError` if it has no closed form."""
-        raise UnsupportedError(_UNSUPPORTED.format("score_samples"))
+    @abc.abstractmethod
+    def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
+        """Log-density in nats of the law of `sample`."""
 
     def censored_log_prob(
         self,
@@ -231,14 +234,16 @@ class Distribution(Module, abc.ABC):
         above: Float[np.ndarray, "sample vertex channel"],  # noqa: ARG002
     ) -> Float[np.ndarray, " sample"]:
         """Log-density where some values are known to be ``below`` or ``above`` a threshold only, each NaN elsewhere."""
-        raise UnsupportedError(_UNSUPPORTED.format("score_samples"))
+        raise UnsupportedError(
+            "score_samples of values at a bound that has a mass needs a Gaussian field; fit with method='gaussian'"
+        )
 
     @property
     def gaussian(self) -> GaussianModel:
         """Gaussian law of the same data; an `UnsupportedError` where none is kept."""
         raise UnsupportedError(
-            "impute and condition need a Gaussian field of the data, which this method does not keep; fit with "
-            "method='gaussian', 'hybrid', 'neural' or 'auto'"
+            "impute, condition and surprise need a Gaussian field of the data, which this method does not keep; fit "
+            "with method='gaussian', 'hybrid', 'neural' or 'auto'"
         )
 
     def condition(self, evidence: Evidence) -> Conditional:
@@ -299,7 +304,9 @@ class GaussianModel(Distribution):
         )
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
-        """Log-density in nats, of the predictive law where there is one."""
+        """Log-density in nats, of the predictive law where there is one; where values are NaN, of the others."""
+        if np.isnan(x).any():
+            return observed_log_prob(self.score, x)
         return (self.predictive or self.score).log_prob(x)
 
     def censored_log_prob(
@@ -352,15 +359,26 @@ class DiffusionModel(Distribution):
         return GaussianModel(field, largest_eigenvalue=self.largest_eigenvalue)
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
-        """Log-density of the Gaussian field of a `SwitchedScore`, with a warning."""
-        if not isinstance(self.score, SwitchedScore):
-            return super().log_prob(x)
-        warnings.warn(
-            "score_samples uses the Gaussian field that method='auto' keeps beside the network, because the law of the "
-            "network's draws has no closed form; method='gaussian' has one law for everything",
-            stacklevel=3,
-        )
-        return self.score.field.log_prob(x)
+        """Log-density in nats of the law of the probability flow; warns of errors above a nat, and of random signs."""
+        if np.isnan(x).any():
+            raise ValueError(
+                "X must have no missing values for the density of a network, got NaN; fit method='gaussian'"
+            )
+        found = FlowDensity().log_prob(self.score, x, self.largest_eigenvalue)
+        if found.standard_error.any():
+            warnings.warn(
+                "score_samples estimates a trace by random signs, with a standard error of "
+                f"{np.sqrt(np.mean(found.standard_error**2)):.2g} nats: an exact one takes too many products; "
+                "FlowDensity(divergence='exact') takes them all",
+                stacklevel=4,
+            )
+        if found.step_error > _LARGEST_ERROR:
+            warnings.warn(
+                f"score_samples changes by {found.step_error:.2g} nats with half the steps; FlowDensity(steps=60) "
+                "takes more",
+                stacklevel=4,
+            )
+        return found.values
 
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> DiffusionModel:
         """Return the same law on a larger lattice."""

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from nearfield._conditioning import Conditioning
 from nearfield._parameters import check_checkpoint, check_parameters, check_sampling, plain_parameters
 from nearfield._parts import ModelParts
+from nearfield._scoring import Scoring
 from nearfield._warnings import recorded_warnings
 from nearfield.data.codec import Codec
 from nearfield.data.features import Features
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["LocalizedDiffusion"]
 
 
-class LocalizedDiffusion(Conditioning, ModelParts, DensityMixin, BaseEstimator):
+class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEstimator):
     """Generative model of a random field whose components depend strongly on their neighbours only.
 
     A scikit-learn density estimator for labelled fields (xarray) and arrays. It learns local scores (arXiv 2505.04417),
@@ -287,26 +288,6 @@ class LocalizedDiffusion(Conditioning, ModelParts, DensityMixin, BaseEstimator):
         larger.model_ = self.model_.extended(shape)
         larger.digest_ = larger.model_.digest(larger._plain_parameters())
         return larger
-
-    def score_samples(self, X: Data) -> Float[np.ndarray, " sample"]:
-        """Log-density in nats of each sample, laid out as the training data, over the vertices with data.
-
-        With ``method="gaussian"`` it is that of ``predictive_``, which counts the uncertainty of the parameters, where
-        the fit has one; `sample` and `impute` use ``score_``.
-
-        Raises
-        ------
-        ValueError
-            If the layout differs from the training data's, or the method has no density.
-        """
-        check_is_fitted(self)
-        self._same_columns(X)
-        x = self.codec_.encode(X).astype(np.float64)
-        return self.model_.log_prob(x)
-
-    def score(self, X: Data, y: object = None) -> float:  # noqa: ARG002
-        """Mean log-density of the samples in nats; see `score_samples`."""
-        return float(self.score_samples(X).mean())
 
     def report(self, path: str | os.PathLike[str], X: Data) -> dict[str, Any]:
         """Compare the model with data in an HTML page and, beside it, in JSON; return the numbers.

@@ -91,6 +91,10 @@ class MixtureModel(Distribution):
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
         """Log-density in nats."""
+        if np.isnan(x).any():
+            raise ValueError(
+                "X must have no missing values for the density of a mixture, got NaN; fit method='gaussian'"
+            )
         return self.score.log_prob(x)
 
     @property

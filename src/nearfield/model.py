@@ -29,6 +29,7 @@ from nearfield.methods.base import Fitted, Radius
 from nearfield.module import as_tensor, describe, rebuild
 from nearfield.observation import Observation
 from nearfield.samples import Samples
+from nearfield.score.leave_one_out import leave_one_out
 from nearfield.score.predictive import PredictiveField
 from nearfield.transform.marginal import Marginal
 
@@ -89,16 +90,22 @@ class Model:
         return np.array(self.features.names, dtype=object)
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
-        """Log-density of data, transform included, nats; values at a bound with a mass count by their probability."""
+        """Log-density of data, transform included, nats; missing (NaN) values are left out."""
         z, slope = self.marginal(x), self.marginal.log_abs_det_jacobian(x)
         below, above = self.marginal.censored(x), self.marginal.censored(x, upper=True)
         hidden = np.isfinite(below) | np.isfinite(above)
         some = hidden.any(axis=(-2, -1))
-        log_density: np.ndarray = np.where(hidden, 0.0, slope).sum(axis=(-2, -1))
+        log_density: np.ndarray = np.where(hidden | np.isnan(x), 0.0, slope).sum(axis=(-2, -1))
         log_density[~some] += self.law.log_prob(z[~some])
         if some.any():
             log_density[some] += self.law.censored_log_prob(z[some], below[some], above[some])
         return log_density
+
+    def surprise(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, "sample vertex channel"]:
+        """Less the log-density, in nats, of each value given the others under the Gaussian field; NaN stays NaN."""
+        standardised, slope = self.marginal(x), self.marginal.log_abs_det_jacobian(x)
+        found: np.ndarray = -leave_one_out(self.law.gaussian.score, standardised) - slope
+        return found
 
     def conditioned(self, known: Known, *, gaussian: bool = False) -> ConditionedModel:
         """Return the law given evidence, of the score that draws or of the Gaussian field."""
@@ -114,10 +121,8 @@ class Model:
         self, x: Float[np.ndarray, "sample vertex channel"], *, gaussian: bool = False
     ) -> Iterator[tuple[Int[np.ndarray, " case"], ConditionedModel]]:
         """Yield groups of data that lack the same entries (NaN): their numbers, and their law given the others."""
-        patterns = np.isnan(x).astype(int)
-        censored = getattr(self.marginal, "censored", None)
-        if censored is not None:
-            patterns += 2 * np.isfinite(censored(x))
+        patterns = np.isnan(x) + 2 * np.isfinite(self.marginal.censored(x))
+        patterns += 4 * np.isfinite(self.marginal.censored(x, upper=True))
         _, group = np.unique(patterns, axis=0, return_inverse=True)
         for k in range(int(group.max(initial=-1)) + 1):
             cases = np.flatnonzero(group.reshape(-1) == k)

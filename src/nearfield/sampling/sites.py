@@ -30,7 +30,8 @@ class Bounds:
 
     def __init__(self, n_entries: int) -> None:
         self.low, self.high = np.full(n_entries, -np.inf), np.full(n_entries, np.inf)
-        self.mass = np.full(n_entries, np.nan)  # standardised, below which the data have one value
+        # standardised thresholds, below and above which the data have one value
+        self.below, self.above = np.full(n_entries, np.nan), np.full(n_entries, np.nan)
         self.noisy: list[tuple[int, float, float]] = []
 
     def add(self, entry: int, value: float, *, above: bool) -> None:
@@ -45,11 +46,9 @@ class Bounds:
         self.noisy.append((entry, value, error))
 
     def add_masses(self, x: Float[np.ndarray, "case vertex channel"], marginal: Marginal) -> Bool[np.ndarray, " entry"]:
-        """Find exact values that are a point mass of the marginal, which stands for all below a threshold."""
-        censored = getattr(marginal, "censored", None)
-        if censored is not None:
-            self.mass = np.asarray(censored(x), dtype=np.float64).reshape(len(x), -1)[0]
-        found: np.ndarray = np.isfinite(self.mass)
+        """Find exact values that are a point mass of the marginal, which stands for all beyond a threshold."""
+        self.below, self.above = (marginal.censored(x, upper=up).reshape(len(x), -1)[0] for up in (False, True))
+        found: np.ndarray = np.isfinite(self.below) | np.isfinite(self.above)
         return found
 
     def settle(
@@ -80,7 +79,8 @@ def sites_of(marginal: Marginal, shape: tuple[int, ...], bounds: Bounds) -> Site
     """Standardise bounds and likelihoods; None if there are none."""
     noisy = np.zeros(len(bounds.low), dtype=bool)
     noisy[[entry for entry, _, _ in bounds.noisy]] = True
-    entry = np.flatnonzero(np.isfinite(bounds.low) | np.isfinite(bounds.high) | np.isfinite(bounds.mass) | noisy)
+    known = (bounds.low, bounds.high, bounds.below, bounds.above)
+    entry = np.flatnonzero(np.isfinite(known).any(axis=0) | noisy)
     if len(entry) == 0:
         return None
     low, high = _standardised(marginal, shape, bounds.low), _standardised(marginal, shape, bounds.high)
@@ -90,8 +90,8 @@ def sites_of(marginal: Marginal, shape: tuple[int, ...], bounds: Bounds) -> Site
             f"below must be a bound in the domain of marginal={marginal.name!r}, got {bounds.high[impossible][0]:g}: "
             "no value is below"
         )
-    low = np.where(np.isnan(low), -np.inf, low)
-    high = np.fmin(np.where(np.isnan(high), np.inf, high), np.where(np.isfinite(bounds.mass), bounds.mass, np.inf))
+    low = np.fmax(np.fmax(low, bounds.above), -np.inf)
+    high = np.fmin(np.fmin(high, bounds.below), np.inf)
     log_likelihood = np.zeros((len(bounds.low), _NODES))
     if noisy.any():
         ends = [np.full(len(bounds.low), np.nan) for _ in range(2)]

@@ -14,7 +14,7 @@ from nearfield.module import Module
 from nearfield.process import score_from_denoised
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
     from nearfield.graph import DependencyGraph
 
@@ -100,6 +100,32 @@ class Score(Module, abc.ABC):
         r"""Return :math:`\nabla\log p_t(x)` at times above 0, by Tweedie's formula; arguments as in :meth:`denoise`."""
         t = self.times(x, t)
         return score_from_denoised(x, self.forward(x, t), t.to(x.device) if isinstance(t, Tensor) else t).to(x)
+
+    def local_jacobian(
+        self,
+        x: Float[Tensor, "sample vertex channel"],  # noqa: ARG002
+        t: float,  # noqa: ARG002
+        index: Int[Tensor, "vertex width"],  # noqa: ARG002
+    ) -> Float[Tensor, "#sample vertex channel width channel"] | None:
+        r"""Return the derivatives of D at each vertex by the state at some others; None if they have no closed form.
+
+        They are :math:`\partial D_j / \partial x_i` for the vertices i in row j of `index`.
+
+        Parameters
+        ----------
+        x : Tensor
+            State.
+        t : float
+            OU time above 0.
+        index : Tensor of int
+            Some vertices for each vertex, such as itself or a window.
+
+        Returns
+        -------
+        Tensor or None
+            Of the dtype and device of `x`; once for all samples where D is linear.
+        """
+        return None
 
     def times(self, x: Tensor, t: float | Tensor) -> float | Float[Tensor, " sample"]:
         """Return the time of all samples, or one float64 number for each; refuse any other `t`."""

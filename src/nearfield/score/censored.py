@@ -26,6 +26,8 @@ __all__ = ["censored_log_prob"]
 _PARTICLES = 128
 _BLOCK = 1 << 22  # numbers of the particles of the samples that are passed at once
 _SMALLEST = 1e-300
+_NO_BOUND = 1e9
+"""Threshold, in standard deviations, below which a missing value is."""
 
 
 def censored_log_prob(
@@ -37,7 +39,7 @@ def censored_log_prob(
 ) -> Float[np.ndarray, " sample"]:
     """Log-density of known values and probability of those ``below`` or ``above`` a threshold, each NaN elsewhere.
 
-    It is the same for a sample whatever the others are.
+    Values that are NaN, without a threshold, are left out. It is the same for a sample whatever the others are.
 
     Examples
     --------
@@ -65,6 +67,7 @@ def _block(
     known = field._ordered(z)
     sign = np.where(np.isfinite(above), -1.0, 1.0)
     sign, limit = field._ordered(sign), field._ordered(np.where(np.isfinite(above), -above, below))
+    limit = np.where(np.isnan(known) & np.isnan(limit), _NO_BOUND, limit)
     particles = np.zeros((len(z), n_particles, known.shape[1]))
     weight, total = np.zeros((len(z), n_particles)), np.zeros(len(z))
     for i in range(known.shape[1]):

@@ -151,8 +151,11 @@ class HybridScore(Score):
 
     def precondition(self, x: Tensor, t: float | Tensor) -> Preconditioning:
         """Return context D_G and q, skip s^2 q + s c (D_G^2 - v), c_out v; arguments as in `Score.denoise`."""
+        return self.precondition_given(x, t, *self.context.denoise_with_variance(x, t))
+
+    def precondition_given(self, x: Tensor, t: float | Tensor, denoised: Tensor, variance: Tensor) -> Preconditioning:
+        """Return the preconditioning given D_G and its variance v: a local function of the state and D_G."""
         a, s, log_sigma = scales(x, t)
-        denoised, variance = self.context.denoise_with_variance(x, t)
         q = torch.where(s > 0, (denoised - a * x) / torch.where(s > 0, s, 1.0), 0.0)
         coefficient = (hats(log_sigma) @ self.quadratic.to(log_sigma)).to(x)[:, None]
         skip = s**2 * q + s * coefficient * (denoised**2 - variance)
