@@ -9,7 +9,7 @@ import abc
 import math
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, final
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, final
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from nearfield.sampling.base import Sampler
 from nearfield.sampling.device import usable_device
 from nearfield.sampling.sampler import default_sampler
 from nearfield.score.base import Score
-from nearfield.score.conditional import ConditionalField
 from nearfield.score.field import GaussianField
 from nearfield.score.predictive import PredictiveField
 from nearfield.score.switch import SwitchedScore
@@ -29,7 +28,7 @@ from nearfield.score.switch import SwitchedScore
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
-__all__ = ["Conditional", "DiffusionModel", "Distribution", "GaussianModel", "UnsupportedError"]
+__all__ = ["Conditional", "ConditionalLaw", "DiffusionModel", "Distribution", "GaussianModel", "UnsupportedError"]
 
 
 _UNSUPPORTED = "{} needs an exact density, which a sampler lacks; fit with method='gaussian'"
@@ -39,10 +38,22 @@ class UnsupportedError(ValueError):
     """The law has no closed form for the request."""
 
 
+class ConditionalLaw(Protocol):
+    """Mean and draws of the missing entries of a field given the others."""
+
+    def mean(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, "sample vertex channel"]:
+        """Conditional mean; observed entries are returned unchanged."""
+
+    def sample(
+        self, x: Float[np.ndarray, "vertex channel"], n_samples: int, *, seed: int, step: int = 0
+    ) -> Float[np.ndarray, "member vertex channel"]:
+        """Draw given one set of observed values; ``step`` tells sets apart."""
+
+
 class Conditional(NamedTuple):
     """Law of the missing entries of a field given the others; ``band`` multiplies the variances of ``field``."""
 
-    field: ConditionalField
+    field: ConditionalLaw
     band: float = 1.0
 
     def mean(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, "sample vertex channel"]:
@@ -53,7 +64,10 @@ class Conditional(NamedTuple):
         self, x: Float[np.ndarray, "vertex channel"], n_samples: int, *, seed: int, step: int = 0
     ) -> Float[np.ndarray, "member vertex channel"]:
         """Draw given one set of observed values; ``step`` tells sets apart."""
-        drawn, mean = self.field.sample(x, n_samples, seed=seed, step=step), self.field.mean(x[None])
+        drawn = self.field.sample(x, n_samples, seed=seed, step=step)
+        if self.band == 1:
+            return drawn
+        mean = self.field.mean(x[None])
         spread: np.ndarray = mean + math.sqrt(self.band) * (drawn - mean)
         return spread
 

@@ -27,6 +27,7 @@ _LOCATIONS = {
     "GaussianField": "nearfield.score.field",
     "HybridScore": "nearfield.score.hybrid",
     "Identity": "nearfield.transform.value",
+    "LocalizedSchroedingerBridge": "nearfield.posterior.bridge",
     "Logarithm": "nearfield.transform.value",
     "Marginal": "nearfield.transform.marginal",
     "MaskedGaussianScore": "nearfield.score.gaussian",
