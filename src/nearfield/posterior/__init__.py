@@ -4,6 +4,7 @@ from nearfield.posterior.bridge import LocalizedSchroedingerBridge
 from nearfield.posterior.density import Factors, LocalDensity
 from nearfield.posterior.draws import Draws
 from nearfield.posterior.gibbs import MALAWithinGibbs, MetropolisWithinGibbs
+from nearfield.posterior.implicit import NetworkDataScore, PolynomialScore, langevin
 from nearfield.posterior.stein import MessagePassingSVGD
 
 __all__ = [
@@ -14,4 +15,7 @@ __all__ = [
     "MALAWithinGibbs",
     "MessagePassingSVGD",
     "MetropolisWithinGibbs",
+    "NetworkDataScore",
+    "PolynomialScore",
+    "langevin",
 ]
