@@ -2,7 +2,7 @@ r"""Localized score matching without noise (Cui, Liu and Tong, arXiv 2410.11771;
 
 The score of the data at a vertex minimises, alone and over functions of its window,
 
-.. math:: \mathrm E\big[\tfrac12 |s_j|^2 + \mathrm{div}_j\, s_j\big], \tag{N.16}
+.. math:: \mathrm E\big[\tfrac12 |s_j|^2 + \mathrm{div}_j\, s_j\big], \tag{C.1}
 
 which differs from :math:`\tfrac12 \mathrm E |s_j - \nabla_{x_j} \log p|^2` by a constant. For linear combinations
 :math:`\theta \cdot \phi` of features it is a quadratic form, least at :math:`\theta = -(A + \lambda)^{-1} b` with
@@ -78,7 +78,7 @@ class DataScore(Module, abc.ABC):
         return self.on_windows(self.gather(x)) / self.scale
 
     def loss(self, x: Float[Tensor, "sample vertex channel"]) -> Float[Tensor, " vertex"]:
-        """Mean implicit loss (N.16) of each vertex; the divergence is a forward-mode product for each channel."""
+        """Mean implicit loss (C.1) of each vertex; the divergence is a forward-mode product for each channel."""
         windows, divergence = self.gather(x), torch.zeros_like(x)
         for channel in range(self.n_channels):
             value, slope = self._product(windows, 0, channel)
