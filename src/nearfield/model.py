@@ -88,6 +88,9 @@ class Model:
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
         """Log-density of data, transform included, nats; values at a bound with a mass count by their probability."""
         z, slope = self.marginal(x), self.marginal.log_abs_det_jacobian(x)
+        if not self.marginal.has_masses:
+            density: np.ndarray = self.law.log_prob(z) + slope.sum(axis=(-2, -1))
+            return density
         below, above = self.marginal.censored(x), self.marginal.censored(x, upper=True)
         hidden = np.isfinite(below) | np.isfinite(above)
         some = hidden.any(axis=(-2, -1))
