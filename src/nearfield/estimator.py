@@ -66,12 +66,12 @@ class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEs
     pooling : float in [0, 1], Pooling, or "auto"
         0 fits every vertex alone, 1 one law for all; between, laws are shrunk. A `Pooling` also has a bandwidth.
         ``"auto"`` chooses both by cross-validation. Location and scale of the vertices are pooled likewise.
-    marginal : {"standardize", "none", "log", "sqrt", "quantile"}, or mapping
+    marginal : {"standardize", "none", "log", "sqrt", "yeo-johnson", "quantile", "auto"}, or mapping
         ``"standardize"`` fits location and scale; ``"none"`` is for data that have mean 0 and unit scale. The others
-        transform the values first: ``"log"`` for positive data, ``"sqrt"`` for data with zeros, ``"quantile"`` to a
-        normal law. Generated values then stay positive (for ``"quantile"``, if the data are never negative). A mapping
-        from variables (channel numbers, for arrays) to names chooses for each variable; the rest are standardised.
-        Held-out losses of the locality are of transformed values: compare marginals by `score` of other data.
+        transform first: ``"log"`` positive data, ``"sqrt"`` those near zero, ``"yeo-johnson"`` skewed ones,
+        ``"quantile"`` any to a normal law, which keeps bounds and draws zeros as often as data have them. ``"auto"``
+        chooses by held-out density and says why in ``fit_report_.reason``. A mapping from variables (channel numbers,
+        for arrays) to names chooses for each; the rest are standardised. Rounded data are drawn rounded.
     validation_fraction : float in (0, 1)
         Share held out to stop the training and to choose by, at least five samples or half of them. A ``recipe`` has
         its own share; closed forms cross-validate instead.

@@ -92,6 +92,9 @@ class Model:
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
         """Log-density of data, transform included, nats; missing (NaN) values are left out."""
         z, slope = self.marginal(x), self.marginal.log_abs_det_jacobian(x)
+        if not self.marginal.has_masses:
+            density: np.ndarray = self.law.log_prob(z) + slope.sum(axis=(-2, -1))
+            return density
         below, above = self.marginal.censored(x), self.marginal.censored(x, upper=True)
         hidden = np.isfinite(below) | np.isfinite(above)
         some = hidden.any(axis=(-2, -1))
@@ -154,7 +157,8 @@ class Model:
             name = "data it was fitted to" if seen else "held out"
             for key, (y, values) in {name: (self.marginal(x), x), "generated": (z, generated)}.items():
                 slope = self.marginal.log_abs_det_jacobian(values).sum(axis=(-2, -1))
-                densities[key] = self.law.score.log_prob(y) + slope
+                counted = self.log_prob(values) if self.marginal.has_masses else self.law.score.log_prob(y) + slope
+                densities[key] = counted
             conditioning = int(np.diff(self.law.score.factor.matrix.indptr).max()) - 1
         channels, layout, graph = self.codec.channels, self.codec.layout, self.codec.graph
         flat = graph.lattice is None or len(graph.lattice.shape) != len(layout.dims)

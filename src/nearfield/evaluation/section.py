@@ -176,7 +176,7 @@ def _extremes(
     levels = [
         {"kind": "level", "samples": n}
         | {
-            key: float(np.quantile(x, 1 - 1 / n, axis=0).mean()) if len(x) >= n else None
+            key: float(np.quantile(x, 1 - 1 / n, axis=0, method="hazen").mean()) if len(x) >= n else None
             for key, x in (("data", real), ("generated", generated))
         }
         for n in _RETURN

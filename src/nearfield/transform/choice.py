@@ -35,7 +35,7 @@ FITS: dict[TransformName, Callable[[Float[ndarray, "sample vertex"], str], Value
 """How each transform is fitted to a channel and its name in messages."""
 
 _BY_SIMPLICITY: tuple[TransformName, ...] = ("standardize", "log", "sqrt", "yeo-johnson", "quantile")
-_ERRORS = 2.0
+_ERRORS = 1.0
 _WORTH = 0.005  # nats per dimension
 _BEYOND = 5.0  # normal standard deviations: a transform that reaches a bound there draws beyond it too often
 _FEWEST_VALUES = 20  # that quantiles are taken of
@@ -64,6 +64,8 @@ def choose(
         return Choice("quantile", f"{what} quantile, with the probability of values at a bound ({LEAST:.0%} or more).")
     if len(x) < FEWEST_TO_CHOOSE or len(folds) < 2:
         return Choice("standardize", f"{what} standardize, since samples are too few to choose.")
+    seen = np.flatnonzero(np.isfinite(x).any(axis=1))
+    x, folds = x[seen], [np.flatnonzero(np.isin(seen, held_out)) for held_out in folds]
     bounds, gains = _bounds(x), {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the transform that is chosen warns when it is fitted

@@ -174,15 +174,21 @@ class Marginal(ValueTransform):
         Latent values of data at a bound with a mass are drawn given those of adjacent vertices
         (`nearfield.transform.latent`); everything else is the transform.
         """
-        x = samples.values.astype(np.float64)
+        x = samples.values
+        if any(isinstance(transform, Rounded) for transform in self._each):
+            x = x.copy()
         for k, transform in enumerate(self._each):
             if isinstance(transform, Rounded):
                 x[..., k] = spread(x[..., k], transform.step, seed)
         z = self(x)
-        bounds = self.censored(x), self.censored(x, upper=True)
-        if not all(np.isnan(bound).all() for bound in bounds):
-            z = with_latents(z, *bounds, samples.graph, seed)
+        if self.has_masses:
+            z = with_latents(z, self.censored(x), self.censored(x, upper=True), samples.graph, seed)
         return samples.with_values(z, standard=self.standard)
+
+    @property
+    def has_masses(self) -> bool:
+        """Whether values at a bound have a probability."""
+        return any(isinstance(_unrounded(transform), PointMass) for transform in self._each)
 
     def censored(self, x: Values, *, upper: bool = False) -> Values:
         """Tell which values stand for a latent one beyond a threshold, and which threshold, in standardised units.
@@ -205,13 +211,12 @@ class Marginal(ValueTransform):
         >>> x = np.maximum(np.random.default_rng(0).normal(size=(200, 4, 1)), 0.0)
         >>> marginal = Marginal.fit(x, "quantile", [None])
         >>> marginal.censored(np.array([[[0.0], [1.0], [0.0], [2.0]]])).round(1).ravel().tolist()
-        [-0.0, nan, -0.0, nan]
+        [0.0, nan, 0.0, nan]
         """
         xp = namespace(x)
         parts = []
         for k, transform in enumerate(self._each):
-            each = transform.inner if isinstance(transform, Rounded) else transform
-            values = x[..., k]
+            each, values = _unrounded(transform), x[..., k]
             if isinstance(each, PointMass):
                 parts.append(each.censored(values, upper=upper))
             else:
@@ -257,6 +262,11 @@ class Marginal(ValueTransform):
         mapped = [function(samples[part].to(torch.float64)).to(x.dtype) for part in parts]
         joined: Values = torch.concatenate(mapped).reshape(x.shape)
         return joined
+
+
+def _unrounded(transform: ValueTransform) -> ValueTransform:
+    """Return the transform of values that are not rounded."""
+    return transform.inner if isinstance(transform, Rounded) else transform
 
 
 def check_choice(choice: MarginalChoice) -> None:

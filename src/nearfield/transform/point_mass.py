@@ -55,8 +55,8 @@ class PointMass(ValueTransform):
     --------
     >>> x = np.maximum(np.random.default_rng(0).normal(size=(100, 8)), 0.0)
     >>> mass = PointMass.fit(x)
-    >>> float(mass.low.round(decimals=1)), mass.inv(np.array([-0.5, 9.0])).round().tolist()
-    (0.5, [0.0, 17.0])
+    >>> float(mass.low.round(decimals=1)), mass.inv(np.array([-0.5, 1.0])).round().tolist()
+    (0.5, [0.0, 1.0])
     """
 
     settings = ("lower", "upper")
@@ -69,8 +69,8 @@ class PointMass(ValueTransform):
     def __init__(
         self,
         inner: Quantile,
-        low: Float[ndarray | Tensor, " vertex"],
-        high: Float[ndarray | Tensor, " vertex"],
+        low: Float[ndarray | Tensor, " _"],
+        high: Float[ndarray | Tensor, " _"],
         lower: float | None = None,
         upper: float | None = None,
     ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from nearfield.transform.point_mass import at_bounds, masses
-from nearfield.transform.value import Values, ValueTransform, namespace
+from nearfield.transform.value import TIES_WARNED, Values, ValueTransform, namespace
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -19,7 +19,7 @@ MANY = 0.1
 """Share of equal neighbours from which on rounding shows in a law of continuous values."""
 
 _MOST_DISTINCT = 10_000  # values of a rounded variable
-_REGULAR = 1e-3  # of a step, by which distances between values may differ from whole steps: single precision
+_REGULAR = 0.1  # of a step, by which distances between values may differ from whole steps: single precision
 
 
 @final
@@ -68,7 +68,7 @@ class Rounded(ValueTransform):
 
 
 def step_of(x: Float[ndarray, "sample vertex"]) -> float | None:
-    """Step that values are rounded to, if more than a tenth of those beside each other are equal.
+    """Step that values are rounded to, if more than a tenth of those beside each other are equal or one is common.
 
     Values at a bound with a mass do not count. Neighbours are those in the order of the vertices, or in that of the
     samples where there is one vertex.
@@ -77,14 +77,15 @@ def step_of(x: Float[ndarray, "sample vertex"]) -> float | None:
     inside = np.where(at_lower | at_upper, np.nan, x)
     pairs = inside if inside.shape[1] > 1 else inside.T
     both = np.isfinite(pairs[:, 1:]) & np.isfinite(pairs[:, :-1])
-    if (pairs[:, 1:] == pairs[:, :-1]).sum() <= MANY * both.sum():
+    distinct, count = np.unique(inside[np.isfinite(inside)], return_counts=True)
+    few = (pairs[:, 1:] == pairs[:, :-1]).sum() <= MANY * both.sum()
+    if few and count.max(initial=0) <= TIES_WARNED * count.sum():
         return None
-    distinct = np.unique(inside[np.isfinite(inside)])
     if not 3 <= len(distinct) <= _MOST_DISTINCT:
         return None
     gaps: np.ndarray = np.diff(distinct)
     steps: np.ndarray = gaps / gaps.min()
-    if np.abs(steps - np.rint(steps)).max() > _REGULAR * float(steps.max()):
+    if np.abs(steps - np.rint(steps)).max() > _REGULAR:
         return None
     return float(np.ptp(distinct) / np.rint(steps).sum())
 

@@ -257,8 +257,8 @@ class SquareRoot(ValueTransform):
         if share > TIES_WARNED:
             warnings.warn(
                 f"{share:.0%} of the values of {subject(variable)} are zero: marginal='sqrt' takes them as "
-                f"{zeros.zero:g}, half the smallest positive one, and generates positive values only. Model where it "
-                "is zero apart.",
+                f"{zeros.zero:g}, half the smallest positive one, and generates positive values only. Take 'quantile' "
+                "or 'auto', which draw zeros as often.",
                 stacklevel=2,
             )
         return cls(_TAU * float(np.nanmean(np.sqrt(np.maximum(x, 0.0)))), zeros)
