@@ -155,3 +155,10 @@ def test_a_hybrid_is_the_field_where_the_field_has_the_lower_held_out_loss():
         t = time_of(level.sigma)
         used = score.hybrid if level.selected else score.field
         torch.testing.assert_close(score.denoise(x, t), used.denoise(x, t))
+
+
+def test_a_field_whose_denoiser_is_dear_is_not_compared(monkeypatch):
+    monkeypatch.setattr("nearfield.score.solver.DIRECT_LIMIT", 20)
+    fitted = Hybrid(pooling=1.0, recipe=Recipe(steps=2)).fit(smooth((24,), 60), FitOptions(search=Search(seed=1)))
+    assert isinstance(fitted.law.score, HybridScore)
+    assert fitted.levels is None
