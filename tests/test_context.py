@@ -44,8 +44,10 @@ def smooth(shape: tuple[int, ...], n: int, channels: int = 1, seed: int = 0, wid
 @pytest.mark.parametrize("correction", [None, Scale(3, 1, ONE)], ids=["plain", "corrected"])
 def test_denoiser_and_variance_are_those_of_dense_algebra(correction):
     samples = smooth((6, 9), 80, channels=2)
-    field = corrected(build_field(samples, 2, Pooling(0.5)).field, samples, correction)
+    field = Locality(2, Pooling(0.5), correction).field(samples)
+    expected = corrected(build_field(samples, 2, Pooling(0.5)).field, samples, correction)
     c = field.covariance()
+    np.testing.assert_array_equal(c, expected.covariance())
     x = torch.from_numpy(np.random.default_rng(1).normal(size=(6, 54, 2)))
     denoised, variance = FieldContext(field).denoise_with_variance(x, TIMES)
     for k, t in enumerate(TIMES.tolist()):
@@ -93,6 +95,8 @@ def test_a_larger_lattice_has_the_larger_field(monkeypatch):
     denoised, variance = large_field.denoise_with_variance(x, TIMES)
     torch.testing.assert_close(denoised, exact[0], rtol=1e-8, atol=1e-10)
     assert (abs(variance - exact[1]).amax(dim=(1, 2)) / exact[1].amax(dim=(1, 2))).max() < 0.03
+    beyond = large_field.denoise_with_variance(x[:1], time_of(3000.0))[1]
+    torch.testing.assert_close(beyond, variance[5:] / 100, rtol=1e-3, atol=0)
     again = large_field.extended(large, DependencyGraph.grid((26, 26)))
     assert again.denoise_with_variance(torch.ones(1, 676, 1), 0.5)[1].shape == (1, 676, 1)
     with pytest.raises(ValueError, match="at most 400 variables, got 520"):
@@ -151,3 +155,10 @@ def test_a_hybrid_is_the_field_where_the_field_has_the_lower_held_out_loss():
         t = time_of(level.sigma)
         used = score.hybrid if level.selected else score.field
         torch.testing.assert_close(score.denoise(x, t), used.denoise(x, t))
+
+
+def test_a_field_whose_denoiser_is_dear_is_not_compared(monkeypatch):
+    monkeypatch.setattr("nearfield.score.solver.DIRECT_LIMIT", 20)
+    fitted = Hybrid(pooling=1.0, recipe=Recipe(steps=2)).fit(smooth((24,), 60), FitOptions(search=Search(seed=1)))
+    assert isinstance(fitted.law.score, HybridScore)
+    assert fitted.levels is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from dataclasses import dataclass, replace
 from typing import final
@@ -16,6 +17,7 @@ from nearfield.process import time_of
 from nearfield.samples import Samples
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.hybrid import HybridScore
+from nearfield.score.solver import is_large
 from nearfield.score.switch import SwitchedScore
 
 __all__ = ["Hybrid"]
@@ -28,19 +30,25 @@ class Hybrid(NetworkMethod):
 
     A radius is what the network reads, on lattices half by itself and half by the Gaussian. At noise levels where the
     held-out loss of the Gaussian field is lower by more than one standard error, mostly the strongest, the score is the
-    field's. Smaller differences are left to the network: what it adds there, the skewness of draws depends on.
+    field's. Smaller differences are left to the network: what it adds there, the skewness of draws depends on. Fields
+    of more than 20,000 variables, whose denoiser is dear, are not compared.
     """
 
     def _fit(self, samples: Samples, options: FitOptions) -> Fitted:
         """Fit the field, train, and compare the two at each noise level."""
+        if is_large(samples.n_vertices * samples.n_channels):
+            chosen = self.choose_locality(samples, options)
+            return fitted_network(self.train(samples, "hybrid", chosen, options), chosen)
         chosen = choose(samples, None, fixed(self.pooling), options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MomentWarning)  # of the field's draws
             found = fit_chosen(samples, chosen, options)
+        start = time.perf_counter()
         trained = self.train(samples, "hybrid", chosen, options, found)
         levels = choose_levels(trained.samples, trained.fit, found.locality, options.seed)
         levels = tuple(level._replace(selected=level.hybrid - level.gaussian <= level.error) for level in levels)
-        fitted = replace(fitted_network(trained, chosen), levels=levels)
+        seconds = found.seconds | {"train": time.perf_counter() - start}
+        fitted = replace(fitted_network(trained, chosen), levels=levels, seconds=seconds)
         others = [level.sigma for level in levels if not level.selected]
         if not others:
             return fitted
