@@ -8,6 +8,7 @@ is the fit of complete samples. Nothing is larger than the precision of the fiel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -33,10 +34,10 @@ MOST = 30
 """Most iterations."""
 GAIN = 1e-6
 """Gain of the log-density of observed values, nats per value, below which the iterations end."""
-START_RADIUS, START, START_STEPS = 2, Pooling(0.5, location=Pooling(0.0)), 8
-"""Field from which every candidate of a choice starts, and its iterations."""
-STEPS = 2
-"""Fits of a candidate, each to the expectations of the one before."""
+FIRST, FIRST_STEPS = (2, Pooling(0.5, location=Pooling(0.0))), 8
+"""Field that a choice of the locality starts from, and its iterations."""
+STEPS, STEP_GAIN = 8, 3e-4
+"""Most iterations of a candidate, and the gain, nats per value, below which they end."""
 
 
 class Expectation(NamedTuple):
@@ -60,53 +61,53 @@ def expectation(samples: Samples, radius: int, pooling: Pooling, most: int = MOS
 
 
 class FoldExpectations:
-    """Expectations of the training samples of each fold, and held-out losses of fields fitted to them.
+    """Fields of candidates fitted to the training samples of each fold with gaps, and their held-out losses.
 
-    Every candidate starts from one field, fitted for each fold at a small radius, and is iterated ``STEPS`` times.
+    A candidate starts from the fitted one whose settings are nearest, so that all come close to the end of their
+    iterations: a large model that stops early has borrowed the moments of a smaller one.
     """
 
     def __init__(self, samples: Samples, parts: Sequence[np.ndarray]) -> None:
         self.samples, self.parts = samples, parts
         self.pairs = cache(partial(window_pairs, samples.graph, n_channels=samples.n_channels))
-        self._started: dict[int | None, FieldFit] = {}
-        self._expected: dict[tuple[int | None, int], Samples] = {}
-        self._laws: dict[int, Matern | None] = {}
+        self._train = cache(lambda fold: samples if fold is None else samples.without(parts[fold]))
+        self._law = cache(lambda fold: fit_matern(expectation(self._train(fold), *FIRST, FIRST_STEPS).samples))
+        self._fits: dict[int | None, dict[tuple[int, Pooling], FieldFit]] = {}
 
     def loss(self, fold: int, radius: int, pooling: Pooling) -> Float[np.ndarray, " held_out"]:
         """Loss of the held-out samples of a fold, nats per observed value; infinite where a vertex has no scale."""
-        held_out = self.samples.take(self.parts[fold])
-        train = self._training(fold)
-        found = self._start(fold, radius)
-        for step in range(STEPS):
+        held_out, last = self.samples.take(self.parts[fold]), math.inf
+        fit = self._nearest(fold, radius, pooling)
+        for _ in range(STEPS):
+            found, loss = expected(self._train(fold), fit, self.pairs(radius))
             if not (location_and_scale(found, pooling)[1] > 0).all():
                 return np.full(len(held_out), np.inf)
             fit = build_field(found, radius, pooling, self._law(fold))
-            if step < STEPS - 1:
-                found = expected(train, fit, self.pairs(radius))[0]
+            if last - loss.mean() < STEP_GAIN:
+                break
+            last = loss.mean()
+        self._fits[fold][radius, pooling] = fit
         return observed_loss(held_out, fit)
 
-    def whole(self, radius: int) -> Samples:
-        """Return the expectation of all samples under the first field."""
-        return self._start(None, radius)
+    def whole(self, radius: int, pooling: Pooling) -> Samples:
+        """Return the expectation of all samples under a field near that of a candidate."""
+        return expected(self.samples, self._nearest(None, radius, pooling), self.pairs(radius))[0]
 
-    def _training(self, fold: int | None) -> Samples:
-        return self.samples if fold is None else self.samples.without(self.parts[fold])
+    def _nearest(self, fold: int | None, radius: int, pooling: Pooling) -> FieldFit:
+        """Return the fitted candidate of a fold with the nearest settings, at first one of few parameters."""
+        if fold not in self._fits:
+            start = expectation(self._train(fold), *FIRST, FIRST_STEPS).samples
+            self._fits[fold] = {FIRST: build_field(start, *FIRST)}
+        fits = self._fits[fold]
+        return fits[min(fits, key=lambda setting: _distance(setting, (radius, pooling)))]
 
-    def _law(self, fold: int) -> Matern | None:
-        """Return the law for blocks of points in space, fitted to the first expectation of a fold."""
-        if fold not in self._laws:
-            self._laws[fold] = fit_matern(self._start(fold, START_RADIUS))
-        return self._laws[fold]
 
-    def _start(self, fold: int | None, radius: int) -> Samples:
-        """Return the expectation under the field that all candidates start from, on the windows of a radius."""
-        if (fold, radius) not in self._expected:
-            train = self._training(fold)
-            if fold not in self._started:
-                start = expectation(train, START_RADIUS, START, most=START_STEPS).samples
-                self._started[fold] = build_field(start, START_RADIUS, START)
-            self._expected[fold, radius] = expected(train, self._started[fold], self.pairs(radius))[0]
-        return self._expected[fold, radius]
+def _distance(one: tuple[int, Pooling], other: tuple[int, Pooling]) -> float:
+    """Tell how much two settings differ, roughly in effective parameters."""
+    (r, p), (s, q) = one, other
+    pairs = ((p, q), (p.of_location, q.of_location))
+    strengths = sum(abs(a.strength - b.strength) for a, b in pairs)
+    return strengths + 0.1 * abs(r - s) + 0.1 * sum(abs(1 / a.bandwidth - 1 / b.bandwidth) for a, b in pairs)
 
 
 def window_pairs(graph: DependencyGraph, radius: int, n_channels: int) -> sp.csr_array:

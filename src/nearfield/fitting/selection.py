@@ -179,7 +179,7 @@ class _Trials:
         """Whether draws have the variance of the data, and whether no vertex is determined by others."""
         key = candidate.radius, candidate.pooling
         if key not in self.fits:
-            samples = self.samples if self.gaps is None else self.gaps.whole(candidate.radius)
+            samples = self.samples if self.gaps is None else self.gaps.whole(*key)
             fit = build_field(samples, *key)
             self.fits[key] = fit.sound, fit.raised == 0
         return self.fits[key]
