@@ -1,7 +1,7 @@
 """Conditional draws of networks on chains whose conditional laws are known: Wasserstein distances over their floor.
 
-`python -m benchmarks.conditioning [cir] [double_well] [--fields N] [--seeds S ...]`. Of every observed field, 32 draws of
-the model are compared with 32 exact ones, vertex by vertex and in deviations of the exact law; the floor is the same
+`python -m benchmarks.conditioning [cir] [double_well] [--fields N] [--seeds S ...]`. Of every observed field, 32 draws
+of the model are compared with 32 exact ones, vertex by vertex and in deviations of the exact law; the floor is the same
 distance between exact draws. Exact draws are by forward filtering and backward sampling on a grid of 400 nodes; with
 means over blocks the state is the value and the sum since the block began.
 """
@@ -225,9 +225,15 @@ def measure(name: str, seed: int, n_fields: int, n_train: int = 200) -> list[lis
     for (setting_name, method), found in sums.items():
         m = np.mean(found, axis=0)
         rows.append(
-            [name, setting_name, "network" if method == "auto" else "field", f"{m[0] / m[1]:.3f}"]
-            + [f"{np.sqrt(m[2] / m[3]):.3f}", f"{m[4] / m[5]:.3f}", f"{100 * m[6]:+.1f}", f"{100 * m[7]:+.1f}"]
-            + ["" if np.isnan(m[8]) else f"{m[8]:.4f}", f"{m[9]:.2f}"]
+            [
+                name,
+                setting_name,
+                "network" if method == "auto" else "field",
+                *(f"{number:.3f}" for number in (m[0] / m[1], np.sqrt(m[2] / m[3]), m[4] / m[5])),
+                *(f"{100 * number:+.1f}" for number in m[6:8]),
+                "" if np.isnan(m[8]) else f"{m[8]:.4f}",
+                f"{m[9]:.2f}",
+            ]
         )
     return rows
 

@@ -154,6 +154,26 @@ def test_draws_have_the_mean_and_deviation_of_the_closed_form(model):
     np.testing.assert_allclose(band[1] - band[0], 2 * 1.6448536 * posterior.std(), rtol=1e-6)
 
 
+def test_members_are_moved_as_a_kalman_filter_moves_them(model):
+    """Their mean goes by the gain of the model, exactly; their spread is the posterior's, 1 in 500 (three errors)."""
+    forecast = model.sample(3000, random_state=5).rename(member="sample")
+    observation = nf.Observation([281.0, 279.0], at=[3, 20], error=0.5)
+    posterior = model.condition(observation)
+    moved = posterior.update(forecast, random_state=0)
+    assert moved.dims == forecast.dims
+    _, covariance = law(model)
+    flat = forecast.values.reshape(3000, -1)[:, 1:]
+    gain = np.linalg.solve(
+        covariance[np.ix_([3, 20], [3, 20])] / model.band_ + 0.25 * np.eye(2), covariance[[3, 20]] / model.band_
+    ).T
+    mean = flat.mean(axis=0) + gain @ (np.array([281.0, 279.0]) - flat.mean(axis=0)[[3, 20]])
+    np.testing.assert_allclose(moved.values.reshape(3000, -1)[:, 1:].mean(axis=0), mean, rtol=1e-9)
+    ratio = np.asarray(moved.std("sample")) / np.asarray(posterior.std()) * np.sqrt(model.band_)
+    assert abs(np.nanmean(ratio) - 1) < 0.02
+    with pytest.raises(ValueError, match="take draws"):
+        model.condition(nf.Observation([281.0], at=[3], above=True)).update(forecast)
+
+
 def test_the_density_is_that_of_the_draws_units(model):
     """A law of two values: it integrates to 1 over the one that is not known."""
     x = np.random.default_rng(0).normal(size=(60, 2))

@@ -115,6 +115,35 @@ class ConditionedModel:
         x = np.clip(x, self._known.low, self._known.high)
         return np.where(np.isnan(self._known.exact), x, self._known.exact).reshape(*z.shape[:-1], *shape)
 
+    def update(self, members: Data, random_state: int | np.random.Generator | None = None) -> Any:
+        """Move each of given members, such as a forecast ensemble, to the law given the observations.
+
+        Each is moved by what the observations, with errors drawn anew, say against it (Matheron's rule, the analysis
+        step of an ensemble Kalman filter with the covariance of the model). If the members have the law of the model,
+        the results have that given the observations; what they have beyond a Gaussian law they keep in part.
+
+        Parameters
+        ----------
+        members : DataArray, Dataset or ndarray
+            Complete fields, laid out as the training data.
+        random_state : int, Generator or None
+            Of the errors, whose mean over the members is 0.
+
+        Returns
+        -------
+        DataArray, Dataset or ndarray
+            As the members.
+
+        Raises
+        ------
+        ValueError
+            If the law is not Gaussian, or an observation not linear in the standardised values.
+        """
+        x = self._codec.encode(members).astype(np.float64)
+        z = self._marginal(x).reshape(len(x), -1)
+        moved = self._units(self._law.move(z, seed=seed_of(random_state))[:, None])[:, 0]
+        return self._codec.decode(moved, like=members)
+
     def mean(self, random_state: int | np.random.Generator | None = 0) -> Any:
         """Return the mean field; of draws (`random_state`) where there is no closed form."""
         return self._labelled(self.summary(seed_of(random_state))[0])

@@ -77,6 +77,10 @@ class Conditional(abc.ABC):
     ) -> Float[np.ndarray, "member case entry"]:
         """Draw fields given the evidence; arguments as in `Distribution.sample`."""
 
+    def move(self, members: Float[np.ndarray, "sample entry"], *, seed: int) -> Float[np.ndarray, "sample entry"]:  # noqa: ARG002
+        """Move fields of the law without the evidence to that given it; an `UnsupportedError` without a closed form."""
+        raise UnsupportedError("members are moved by Gaussian laws alone, given linear observations; take draws")
+
     def moments(self) -> tuple[Float[np.ndarray, "case entry"], Float[np.ndarray, " entry"]]:
         """Means, and variances of the entries; an `UnsupportedError` without a closed form."""
         raise UnsupportedError("mean and variance have no closed form here; take those of draws")
@@ -114,6 +118,10 @@ class GaussianConditional(Conditional):
         mean = self._law.mean()
         spread: np.ndarray = mean + math.sqrt(self._band) * (drawn - mean)
         return spread
+
+    def move(self, members: Float[np.ndarray, "sample entry"], *, seed: int) -> Float[np.ndarray, "sample entry"]:
+        """Move fields, each by itself."""
+        return self._law.move(members, seed=seed)
 
     def moments(self) -> tuple[Float[np.ndarray, "case entry"], Float[np.ndarray, " entry"]]:
         """Means and variances."""

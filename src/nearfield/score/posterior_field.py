@@ -141,6 +141,12 @@ class PosteriorField:
             out[:, k] = self.draw(np.zeros(shocks.free.shape), evidence.values[k : k + 1], shocks)
         return out
 
+    def move(self, members: Float[np.ndarray, "sample entry"], *, seed: int) -> Float[np.ndarray, "sample entry"]:
+        """Move fields of the law without the evidence to that given it (Matheron's rule), by errors of mean 0."""
+        shocks = Numbers(self._law._field, seed, 0, range(len(members))).shocks(0, self._evidence)
+        rows = shocks.rows - shocks.rows.mean(axis=0)
+        return self.draw(np.zeros_like(members), self._evidence.values, shocks._replace(free=members, rows=rows))
+
     def mean(self) -> Float[np.ndarray, "case entry"]:
         """Mean given linear evidence."""
         zero = np.zeros(self._evidence.values.shape)
