@@ -17,6 +17,8 @@ from nearfield.score.spectrum import FieldSpectrum
 from nearfield.score.stencil import StencilNetwork
 from test_score_contract import GRAPHS, MAKERS, hybrid, state, stirred
 
+FIELDS = ("field", "pooled field", "corrected field")
+"""Scores of which the flow has a closed form: the trace is not needed."""
 GRIDS = {
     **{name: GRAPHS[name] for name in ("torus", "closing latlon", "sea", "knn", "disconnected")},
     "long chain": DependencyGraph.chain(50),
@@ -67,7 +69,7 @@ def test_balls_of_a_plane_tile_with_the_fewest_colors(radius):
 
 
 @pytest.mark.parametrize("graph", ["one vertex", "chain", "torus", "sea", "knn"])
-@pytest.mark.parametrize("name", [name for name in MAKERS if "field" not in name])
+@pytest.mark.parametrize("name", [name for name in MAKERS if name not in FIELDS])
 def test_the_trace_is_that_of_the_whole_jacobian(name, graph):
     score, x = MAKERS[name](samples(GRAPHS[graph]), GRAPHS[graph]), state(GRAPHS[graph], 2)
     exact = exact_divergence(score)
@@ -109,7 +111,7 @@ def test_products_in_parts_give_the_same(monkeypatch):
 def test_entries_of_closed_jacobians_are_those_of_the_whole_one():
     for graph in (GRAPHS["chain"], GRAPHS["knn"]):
         x, table = samples(graph), graph.neighborhood(2)
-        for name in ("masked 1", "windowed 2", "windowed by time"):
+        for name in ("masked 1", "windowed 2", "windowed by time", "field context"):
             score, y = MAKERS[name](x, graph), state(graph, 1)
             whole = torch.func.jacrev(lambda v, score=score: score.denoise(v[None], 0.4)[0])(y[0])
             blocks = score.local_jacobian(y, 0.4, torch.from_numpy(np.array(table.index)))[0]

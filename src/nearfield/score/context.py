@@ -26,6 +26,7 @@ from nearfield.process import noise_scale, per_sample, signal_scale, time_of
 from nearfield.score.base import ContextScore
 from nearfield.score.extension import alike
 from nearfield.score.field import GaussianField
+from nearfield.score.spectrum import FieldSpectrum
 from nearfield.score.symmetric import symmetric_map
 
 if TYPE_CHECKING:
@@ -107,6 +108,13 @@ class FieldContext(ContextScore):
         t = self.times(x, t)
         denoised = self.forward(x, t)  # first: it makes what is kept, outside of any transformation of torch.func
         return denoised, self._variance(self._times(x, t), x)
+
+    def local_jacobian(self, x: Tensor, t: float, index: Tensor) -> Tensor | None:
+        """Return entries of the matrix of D, where the covariance is decomposed."""
+        if self.log_variance is not None:
+            return None
+        blocks = FieldSpectrum(*self._decomposition).denoiser_blocks(t, index.cpu().numpy(), self.n_channels)
+        return torch.from_numpy(blocks).to(x)[None]
 
     @staticmethod
     def _times(x: Tensor, t: float | Tensor) -> Float[Tensor, " time"]:
