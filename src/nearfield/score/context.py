@@ -97,7 +97,7 @@ class FieldContext(ContextScore):
     def _denoised(self, x: Tensor, times: Float[Tensor, " time"]) -> Tensor:
         """Denoise in the eigenbasis; a derivative has many vectors for each time."""
         a, s = (per_sample(scale(times))[..., 0].to(x) for scale in (signal_scale, noise_scale))
-        values, vectors = self._basis(x)
+        values, vectors, _ = self._basis(x)
         gain = a * values / (a**2 * values + s**2)
         if len(gain) > 1:
             gain = gain.repeat(len(x) // len(gain), 1)
@@ -124,21 +124,21 @@ class FieldContext(ContextScore):
         """Variance of the denoised values under the field, in the precision of a state."""
         if self.log_variance is not None:
             return self._interpolated(self.log_variance, times).to(like)
-        values, vectors = self._basis(like)
+        values, _, squares = self._basis(like)
         gain = values**2 / (values + torch.expm1(2 * times)[:, None].to(values))
-        return (gain @ (vectors**2).mT).reshape(len(times), self.n_vertices, self.n_channels)
+        return (gain @ squares.mT).reshape(len(times), self.n_vertices, self.n_channels)
 
-    def _basis(self, like: Tensor) -> tuple[Float[Tensor, " variable"], Float[Tensor, "variable variable"]]:
-        """Eigenvalues and eigenvectors of the covariance, in the precision and on the device of a state."""
+    def _basis(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Eigenvalues, eigenvectors and their squares, in the precision and on the device of a state."""
         key = like.dtype, like.device
         if key not in self._bases:
             with torch.inference_mode(mode=False), torch.no_grad():  # training may use what was made while sampling
                 values, vectors = (torch.from_numpy(each).to(like) for each in self._decomposition)
-            self._bases[key] = values, vectors
+            self._bases[key] = values, vectors, vectors**2
         return self._bases[key]
 
     @cached_property
-    def _bases(self) -> dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]]:
+    def _bases(self) -> dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor, Tensor]]:
         """The decomposition in each precision in use."""
         return {}
 
