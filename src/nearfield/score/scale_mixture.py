@@ -66,7 +66,7 @@ class ScaleMixtureField(ContextScore):
     >>> white = DenseBasis(np.ones(3), np.eye(3))
     >>> mixture = ScaleMixtureField(white, Components(np.array([[0.4], [1.6]]), np.array([0.5, 0.5])))
     >>> mixture.log_prob(np.zeros((1, 3, 1))).round(4)
-    array([-1.958])
+    array([-1.9577])
     """
 
     radius: int | None
