@@ -231,7 +231,7 @@ def main() -> None:
     header = [
         "data",
         "n",
-        *(f"ours, {marginal}" for marginal in MARGINALS),
+        *(f"ours, {marginal}" for marginal in arguments.marginals),
         "BTM linear",
         "BTM",
         "Ledoit-Wolf",

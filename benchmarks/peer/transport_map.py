@@ -48,6 +48,8 @@ FEWEST = 40
 LOW = np.array([-3.0, 0.0, -3.0, -1.0, -2.0, -4.0])
 HIGH = np.array([1.0, 2.0, 2.0, 2.0, 2.0, 1.0])
 """Box of the starts: t1, t2, s1, s2, gamma, q."""
+MARGIN = 1.0
+"""How far the search may leave the box: far outside, kernels without residual variance interpolate."""
 ITERATIONS = 40
 PART = 1 << 23
 """Numbers in the kernels computed at once."""
@@ -155,7 +157,7 @@ class TransportMap:
             (slope,) = torch.autograd.grad(value, theta)
             return float(value.detach()), slope.numpy()[free]
 
-        bounds = list(zip(LOW[free] - 4, HIGH[free] + 4, strict=True))
+        bounds = list(zip(LOW[free] - MARGIN, HIGH[free] + MARGIN, strict=True))
         best = minimize(loss, start[free], jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": ITERATIONS})
         return float(best.fun), whole(best.x)
 
