@@ -206,7 +206,7 @@ def test_bounds_and_likelihoods_of_entries_are_those_of_quadrature():
 def test_truncated_normal_numbers_are_exact_far_in_the_tails():
     uniform = np.array([[0.3, 0.9, 1e-9]])
     for low, high in ((8.0, np.inf), (-np.inf, -20.0), (-1.0, 0.5), (35.0, 36.0)):
-        drawn = _truncated(np.zeros((1, 3)), np.ones(3), np.full(3, low), np.full(3, high), uniform)
+        drawn = _truncated(np.zeros((1, 3)), np.ones((1, 3)), np.full(3, low), np.full(3, high), uniform)
         assert (drawn >= low).all()
         assert (drawn <= high).all()
         if low < 30:
@@ -221,11 +221,13 @@ def test_tabulated_likelihoods_give_the_product_of_normal_laws():
     nodes = np.linspace(-3, 3, 256)
     table = norm.logpdf(nodes, 0.5, 0.4)[None]
     uniform = (np.arange(2000)[:, None] + 0.5) / 2000
-    drawn = _weighted(np.zeros((2000, 1)), np.ones(1), np.full(1, -3.0), np.full(1, 3.0), table, uniform)
+    drawn = _weighted(np.zeros((2000, 1)), np.ones((2000, 1)), np.full(1, -3.0), np.full(1, 3.0), table, uniform)
     precision = 1 + 1 / 0.16
     np.testing.assert_allclose(drawn.mean(), 0.5 / 0.16 / precision, atol=2e-3)
     np.testing.assert_allclose(drawn.std(), precision**-0.5, rtol=0.015)
-    far = _weighted(np.full((2000, 1), 30.0), np.full(1, 0.1), np.full(1, -3.0), np.full(1, 3.0), table, uniform)
+    far = _weighted(
+        np.full((2000, 1), 30.0), np.full((2000, 1), 0.1), np.full(1, -3.0), np.full(1, 3.0), table, uniform
+    )
     assert far.min() > 2.9
 
 

@@ -223,6 +223,12 @@ def test_errors_go_through_a_bent_marginal(positive):
     assert not large.exact
     _, low = positive.marginal_, large.sample(20, random_state=0, steps=8)
     assert (low > 0).all()
+    bounded = positive.condition(
+        nf.Observation([2.0], at=[3], above=True),
+        nf.Observation([1.6], operator=np.ones((1, 5)) @ np.eye(20)[:5] / 5, error=0.02),
+    ).sample(20, random_state=0, steps=12)
+    assert (bounded[:, 3] >= 2.0).all()
+    np.testing.assert_allclose(bounded[:, :5].mean(axis=1), 1.6, atol=0.1)
     averages = positive.condition(
         nf.Observation([2.0, 3.0], operator=np.kron(np.eye(4)[:2], np.ones((1, 5)) / 5), error=0.02)
     )
@@ -367,7 +373,7 @@ def test_other_mistakes_are_named(model, positive):
         model.condition(nf.Observation([1.0], at=[3]), method="neural")
     with pytest.raises(ValueError, match="cannot be combined"):
         positive.condition(
-            nf.Observation([1.0], at=[3], above=True), nf.Observation([1.0], operator=np.ones((1, 20)), error=0.1)
+            nf.Observation([1.0], at=[3], above=True), nf.Observation([1.0], operator=np.ones((1, 20)))
         ).sample()
     with pytest.raises(ValueError, match=r"\(0, 1\)"):
         model.impute(maps(1), interval=(0.0, 0.5))

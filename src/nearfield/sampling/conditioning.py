@@ -206,15 +206,19 @@ class _Gibbs:
     @classmethod
     def of(cls, field: GaussianField, evidence: Evidence, sites: Sites) -> _Gibbs:
         """Gather the rows of the precision, and colour the sites."""
-        if evidence.exact.any() or evidence.curves is not None:
+        curves = evidence.curves
+        if evidence.exact.any() or (curves is not None and curves.exact.any()):
             raise ValueError(
-                "bounds, and errors under a bent marginal, cannot be combined with exact averages or with functions; "
-                "give the averages an error, or leave the bounds out"
+                "bounds, and errors under a bent marginal, cannot be combined with averages or functions that are "
+                "exact; give these an error, or leave the bounds out"
             )
         precision, correction = natural_precision(field)
         own, weights = sp.csr_array(precision)[sites.entry], sp.csc_array(evidence.rows)[:, sites.entry]
         diagonal = own[np.arange(len(sites.entry)), sites.entry] + np.asarray((weights**2).sum(axis=0))
         pairs = sp.csr_array(abs(own[:, sites.entry]) + abs(weights.T @ weights))
+        if curves is not None:
+            read = sp.csr_array(abs(curves.function(evidence.values[:1])[1][0][:, sites.entry]))
+            pairs = sp.csr_array(pairs + read.T @ read)
         factors = None
         if correction is not None:  # it joins all sites
             rows = correction.rows.toarray()
@@ -227,9 +231,19 @@ class _Gibbs:
         groups = [np.flatnonzero(of_site == c) for c in range(int(of_site.max(initial=-1)) + 1)]
         return cls(evidence, sites, sp.csr_array(own), factors, diagonal, groups)
 
-    def sweep(self, x: np.ndarray, center: np.ndarray, ridge: float, uniform: Float[np.ndarray, "sample site"]) -> None:
-        """Draw each site given all others, in place."""
-        rows, target = self.evidence.rows, self.evidence.target
+    def sweep(
+        self,
+        x: Float[np.ndarray, "sample entry"],
+        center: Float[np.ndarray, "sample entry"],
+        ridge: float,
+        uniform: Float[np.ndarray, "sample site"],
+    ) -> None:
+        """Draw each site given all others, in place; functions are linearised at the center."""
+        rows, target, curves = self.evidence.rows, self.evidence.target, self.evidence.curves
+        if curves is not None:
+            around = self.evidence.around(center, x)
+            value, read = curves.function(around)
+            aim = curves.target - value + (read @ around[:, :, None])[:, :, 0]
         for group in self.colors:
             entry, away = self.sites.entry[group], x - center
             slope = (self.precision[group] @ away.T).T + ridge * away[:, entry]
@@ -237,19 +251,27 @@ class _Gibbs:
                 slope += away @ self.correction[1].T @ self.correction[0][group].T
             if len(target):
                 slope += ((rows @ x.T).T - target) @ rows[:, entry].toarray()
-            precision = self.diagonal[group] + ridge
+            precision = np.broadcast_to(self.diagonal[group] + ridge, slope.shape)
+            if curves is not None:
+                over = (read @ x[:, :, None])[:, :, 0] - aim
+                slope += (over[:, None] @ read[:, :, entry])[:, 0]
+                precision = precision + (read[:, :, entry] ** 2).sum(axis=1)
             x[:, entry] = _drawn(self.sites, group, x[:, entry] - slope / precision, precision**-0.5, uniform[:, group])
 
 
 def _drawn(
-    sites: Sites, group: np.ndarray, mean: Float[np.ndarray, "sample site"], std: np.ndarray, uniform: np.ndarray
+    sites: Sites,
+    group: np.ndarray,
+    mean: Float[np.ndarray, "sample site"],
+    std: Float[np.ndarray, "sample site"],
+    uniform: Float[np.ndarray, "sample site"],
 ) -> Float[np.ndarray, "sample site"]:
     """Draw from normal laws times the likelihoods of some sites."""
     low, high, noisy = sites.low[group], sites.high[group], sites.noisy[group]
     out = _truncated(mean, std, low, high, uniform)
     if noisy.any():
         table = sites.log_likelihood[group][noisy]
-        out[:, noisy] = _weighted(mean[:, noisy], std[noisy], low[noisy], high[noisy], table, uniform[:, noisy])
+        out[:, noisy] = _weighted(mean[:, noisy], std[:, noisy], low[noisy], high[noisy], table, uniform[:, noisy])
     return out
 
 
@@ -279,7 +301,7 @@ def _weighted(
     left = np.clip(place.astype(int), 0, table.shape[1] - 2)
     site = np.arange(len(table))[:, None]
     value = table[site, left] + (place - left) * (table[site, left + 1] - table[site, left])
-    value = value - 0.5 * ((node - mean[..., None]) / std[:, None]) ** 2
+    value = value - 0.5 * ((node - mean[..., None]) / std[..., None]) ** 2
     weight = np.exp(value - value.max(axis=-1, keepdims=True))
     mass = np.cumsum((weight[..., 1:] + weight[..., :-1]) / 2, axis=-1)
     asked = uniform * mass[..., -1]

@@ -93,6 +93,12 @@ class Evidence:
             held[self.sites.entry] = True
         return held
 
+    def around(
+        self, center: Float[np.ndarray, "sample entry"], held: Float[np.ndarray, "#sample entry"]
+    ) -> Float[np.ndarray, "sample entry"]:
+        """Put the held values into centers."""
+        return np.where(self.held, held, center)
+
     @property
     def cases(self) -> Int[np.ndarray, " case"]:
         """Numbers of the cases."""

@@ -116,7 +116,7 @@ class PosteriorField:
     ) -> Float[np.ndarray, "sample entry"]:
         """Draw fields around centers, with these values of the held entries."""
         evidence = self._evidence
-        x = np.where(evidence.held, held, center)
+        x = evidence.around(center, held)
         right = self._law.times((shocks.free - (x - center)).reshape(self._shape)).reshape(x.shape)
         right += np.sqrt(self._ridge) * shocks.white
         if len(self._narrow):
