@@ -24,12 +24,12 @@ from nearfield.score.divergence import exact_divergence
 from nearfield.score.hybrid import HybridScore
 from nearfield.score.stencil import StencilNetwork
 
-N, TESTED = 200, 200
+N, TESTED = 200, 64
 BARS = {"cir": (0.7, 1.4), "double_well": (0.7, 1.0)}
 """Largest bias and root mean square error of a network's log-density, nats."""
 HEADER = ["law", "density of", "bias", "RMSE", "bars", "half the steps", "standard error", "s per sample", "verdict"]
 NOTES = (
-    "128 vertices, 200 training samples, 200 others scored; means over the seeds of the data. bias and RMSE: nats, of\n"
+    "128 vertices, 200 training samples, 64 others scored; means over the seeds of the data. bias and RMSE: nats, of\n"
     "the log-density less the exact one. half the steps: what 15 steps change of 30, RMS. s per sample: one thread.\n"
 )
 PLANE = ["radius", "neighbours by", "products", "vertices", "largest error of a trace", "s per trace", "s per sample"]

@@ -312,10 +312,12 @@ class GaussianModel(Distribution):
         )
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
-        """Log-density in nats, of the predictive law where there is one; where values are NaN, of the others."""
-        if np.isnan(x).any():
-            return observed_log_prob(self.score, x)
-        return (self.predictive or self.score).log_prob(x)
+        """Log-density in nats, of the predictive law where there is one; of partial samples, that of the field."""
+        partial = np.isnan(x).any(axis=(1, 2))
+        found = np.empty(len(x))
+        found[~partial] = (self.predictive or self.score).log_prob(x[~partial])
+        found[partial] = observed_log_prob(self.score, x[partial])
+        return found
 
     def censored_log_prob(
         self,
@@ -376,8 +378,8 @@ class DiffusionModel(Distribution):
         if found.standard_error.any():
             warnings.warn(
                 "score_samples estimates a trace by random signs, with a standard error of "
-                f"{np.sqrt(np.mean(found.standard_error**2)):.2g} nats: an exact one takes too many products; "
-                "FlowDensity(divergence='exact') takes them all",
+                f"{np.sqrt(np.mean(found.standard_error**2)):.2g} nats: the exact one takes too many products, or has no "
+                "closed form; FlowDensity gives the error of each density",
                 stacklevel=4,
             )
         if found.step_error > _LARGEST_ERROR:

@@ -151,7 +151,7 @@ class FlowDensity:
         with torch.no_grad():
             parts = [_integrated(pieces, states[i : i + size], i, self.steps) for i in range(0, len(states), size)]
             some = states[: min(CHECKED, size)]
-            half = _integrated(pieces, some, 0, self.steps // 2)[0]
+            half = _integrated(pieces, some, 0, self.steps, halved=True)[0]
         values, variance = (np.concatenate(each) for each in zip(*parts, strict=True))
         step_error = float(np.sqrt(np.mean((values[: len(some)] - half) ** 2)))
         return LogDensity(values, step_error, np.sqrt(variance), n_products)
@@ -161,14 +161,16 @@ class FlowDensity:
         times = default_schedule(largest_eigenvalue).times
         low, high = (math.log(noise_to_signal(t)) for t in (times[-1], times[0]))
         parts = score.experts(low, high) if isinstance(score, SwitchedScore) else [(low, high, score)]
-        pieces = []
-        for start, end, expert in parts:
-            spectrum = FieldSpectrum.of(expert) if isinstance(expert, GaussianField) else None
-            law = self._divergence_of(expert) if spectrum is None else spectrum
-            pieces.append(_Piece(start, end, expert, law))
-        return pieces
+        laws: dict[int, FieldSpectrum | Divergence] = {}
+        for _, _, expert in parts:
+            if id(expert) not in laws:
+                laws[id(expert)] = self._law_of(expert)
+        return [_Piece(start, end, expert, laws[id(expert)]) for start, end, expert in parts]
 
-    def _divergence_of(self, score: Score) -> Divergence:
+    def _law_of(self, score: Score) -> FieldSpectrum | Divergence:
+        spectrum = FieldSpectrum.of(score) if isinstance(score, GaussianField) else None
+        if spectrum is not None:
+            return spectrum
         random = RandomSigns(score, self.n_signs, self.seed)
         if self.divergence == "random":
             return random
@@ -181,10 +183,10 @@ class FlowDensity:
 
 
 def _integrated(
-    pieces: list[_Piece], x: Float[Tensor, "sample vertex channel"], first: int, steps: int
+    pieces: list[_Piece], x: Float[Tensor, "sample vertex channel"], first: int, steps: int, *, halved: bool = False
 ) -> tuple[Float[np.ndarray, " sample"], Float[np.ndarray, " sample"]]:
     """Return the log-densities of some states without noise, and the variances of their estimates."""
-    volume, variance = np.zeros(len(x)), np.zeros(len(x))
+    volume, variance, step = np.zeros(len(x)), np.zeros(len(x)), 1
     whole = pieces[-1].high - pieces[0].low
     for k, piece in enumerate(pieces):
         if isinstance(piece.law, FieldSpectrum):
@@ -196,9 +198,10 @@ def _integrated(
             continue
         if k == 0:
             x, volume, variance = _from_data(piece, piece.law, x, first)
-        count = max(3, math.ceil(steps * (piece.high - piece.low) / whole - 1e-9))
-        x, own_volume, own_variance = _through(piece, piece.law, x, first, count, 1 + 1000 * k)
-        volume, variance = volume + own_volume, variance + own_variance
+        pairs = max(2, math.ceil(steps * (piece.high - piece.low) / whole / 2 - 1e-9))
+        count = pairs if halved else 2 * pairs
+        x, own_volume, own_variance = _through(piece, piece.law, x, first, count, step)
+        volume, variance, step = volume + own_volume, variance + own_variance, step + count + 1
     normal = -0.5 * (x.flatten(1) ** 2 + math.log(2 * math.pi)).sum(dim=1).numpy()
     return volume + normal, variance
 

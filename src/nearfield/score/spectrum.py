@@ -70,7 +70,12 @@ class FieldSpectrum:
         self, t: float, index: Int[np.ndarray, "vertex width"], n_channels: int
     ) -> Float[np.ndarray, "vertex channel width channel"]:
         """Blocks of the denoiser's matrix at some vertices for each vertex."""
-        gain = signal_scale(t) * self.values / self.variances(t)
+        return self.blocks(signal_scale(t) * self.values / self.variances(t), index, n_channels)
+
+    def blocks(
+        self, gain: Float[np.ndarray, " variable"], index: Int[np.ndarray, "vertex width"], n_channels: int
+    ) -> Float[np.ndarray, "vertex channel width channel"]:
+        """Blocks of the matrix V diag(gain) V' at some vertices for each vertex."""
         rows = self.vectors.reshape(-1, n_channels, len(self.values))
         out = np.empty((len(index), n_channels, index.shape[1], n_channels))
         step = max(1, _TOGETHER // (index.shape[1] * n_channels * len(gain)))
