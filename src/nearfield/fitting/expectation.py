@@ -19,7 +19,7 @@ import scipy.sparse as sp
 from nearfield.fitting.closed_form import FieldFit, build_field
 from nearfield.fitting.covariance import location_and_scale
 from nearfield.fitting.elimination import predecessors
-from nearfield.fitting.matern import Matern, fit_matern
+from nearfield.fitting.matern import fit_matern
 from nearfield.fitting.pooling import Pooling
 from nearfield.graph import DependencyGraph
 from nearfield.samples import Samples
