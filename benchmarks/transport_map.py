@@ -42,7 +42,7 @@ RANGE = 0.3
 TESTED = 100
 LAST = 18
 """Years of the test over the Americas."""
-MARGINALS = ("standardize", "quantile")
+MARGINALS = ("standardize", "quantile", "auto")
 """Of the field, unless others are asked for."""
 
 
