@@ -48,7 +48,7 @@ class Hybrid(NetworkMethod):
         levels = choose_levels(trained.samples, trained.fit, found.locality, options.seed)
         levels = tuple(level._replace(selected=level.hybrid - level.gaussian <= level.error) for level in levels)
         seconds = found.seconds | {"train": time.perf_counter() - start}
-        fitted = replace(fitted_network(trained, chosen), levels=levels, seconds=seconds)
+        fitted = replace(fitted_network(trained, chosen, found.field), levels=levels, seconds=seconds)
         others = [level.sigma for level in levels if not level.selected]
         if not others:
             return fitted

@@ -135,10 +135,10 @@ class NetworkMethod(Method):
         return Trained(center, scale, y, fit, pooling, _described(fit), time.perf_counter() - start)
 
 
-def fitted_network(trained: Trained, chosen: Chosen) -> Fitted:
-    """Return what a method returns where networks are the score at every noise level."""
+def fitted_network(trained: Trained, chosen: Chosen, field: GaussianField | None = None) -> Fitted:
+    """Return the result of a method with networks at every noise level, beside a field for conditional laws."""
     start = time.perf_counter()
-    field = _field_beside(trained, chosen)
+    field = _field_beside(trained, chosen) if field is None else field
     return Fitted(
         trained.center,
         trained.scale,
