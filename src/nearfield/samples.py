@@ -150,7 +150,7 @@ class Samples:
         if self.observed is not None and not self.observed.all():
             missing = self.observed.size - np.count_nonzero(self.observed)
             raise ValueError(
-                f"samples must be observed everywhere, got {missing} missing values; method='gaussian' takes them"
+                f"samples must be observed everywhere, got {missing} missing values (NaN); method='gaussian' takes them"
             )
 
     def take(self, numbers: Int[np.ndarray, " some"] | slice) -> Samples:

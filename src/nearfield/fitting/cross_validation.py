@@ -90,5 +90,5 @@ def patches(graph: DependencyGraph, limit: int = PATCH) -> np.ndarray:
 
 def representative(samples: Samples, parts: Sequence[np.ndarray]) -> Samples:
     """Return the samples for the choice of the locality: at comparable vertices of `patches`."""
-    found = samples.at(patches(samples.graph, PATCH_WITH_GAPS if samples.incomplete else PATCH))
+    found = samples.at(patches(samples.graph, PATCH_WITH_GAPS) if samples.incomplete else patches(samples.graph))
     return found.at(comparable(found, parts))
