@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from benchmarks.table import show, verdict, write_section
+from benchmarks.table import ratio_of_means, show, verdict, write_section
 from nearfield import LocalizedDiffusion
 from nearfield.datasets import AutoregressiveChain, north_america_temperature
 from nearfield.evaluation.metric import gaussian_kl
@@ -23,7 +23,7 @@ from nearfield.evaluation.metric import gaussian_kl
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
-CHAIN, SAMPLES, DATA_SETS, RADIUS = AutoregressiveChain(0.8, 100), 300, 6, 2
+CHAIN, SAMPLES, DATA_SETS, RADIUS = AutoregressiveChain(0.8, 100), 300, 12, 2
 SHARES = (0.1, 0.3, 0.5)
 BARS = {0.0: (1.2, 1.9, 2.5, 1.5), 1.0: (1.4, 1.7, 2.2, 1.5)}
 """Highest ratios of the divergence to that of the complete fit: 10, 30, 50 % missing at random, and swaths of 30 %."""
@@ -61,8 +61,8 @@ def chain_rows() -> list[list[str]]:
             hidden = [at_random(x.shape, share, 100 + seed) for share in SHARES]
             hidden.append(in_swaths(*x.shape, 0.3, 100 + seed))
             found[seed] = [divergence(np.where(h, np.nan, x), pooling) for h in (np.zeros(x.shape, bool), *hidden)]
-        ratio = found.mean(axis=0)[1:] / found.mean(axis=0)[0]
-        cells = [f"{r:.2f} ({verdict((r, bar))}: {bar:g})" for r, bar in zip(ratio, bars, strict=True)]
+        ratios = [ratio_of_means(column, found[:, 0]) for column in found.T[1:]]
+        cells = [f"{r:.2f} ± {e:.2f} ({verdict((r, bar))}: {bar:g})" for (r, e), bar in zip(ratios, bars, strict=True)]
         rows.append([f"pooling {pooling:g}", *cells])
     return rows
 
