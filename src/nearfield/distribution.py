@@ -69,7 +69,6 @@ class Conditional(abc.ABC):
         sampler: DecoupledSampler | None = None,
         device: torch.device | str = "auto",
         batch_size: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
     ) -> Float[np.ndarray, "member case entry"]:
         """Draw fields given the evidence; arguments as in `Distribution.sample`."""
 
@@ -105,7 +104,6 @@ class GaussianConditional(Conditional):
         sampler: DecoupledSampler | None = None,  # noqa: ARG002
         device: torch.device | str = "auto",  # noqa: ARG002
         batch_size: int | None = None,  # noqa: ARG002
-        progress: Callable[[int, int], None] | None = None,  # noqa: ARG002
     ) -> Float[np.ndarray, "member case entry"]:
         """Draw exactly."""
         drawn = self._law.sample(n_samples, seed=seed)
@@ -147,7 +145,6 @@ class SampledConditional(Conditional):
         sampler: DecoupledSampler | None = None,
         device: torch.device | str = "auto",
         batch_size: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
     ) -> Float[np.ndarray, "member case entry"]:
         """Draw by noising and denoising."""
         return (sampler or DecoupledSampler()).sample(
@@ -159,7 +156,6 @@ class SampledConditional(Conditional):
             largest_eigenvalue=self._eigenvalue,
             device=usable_device(device),
             batch_size=batch_size,
-            progress=progress,
         )
 
 
