@@ -34,7 +34,7 @@ def forecast(x: np.ndarray) -> np.ndarray:
     return x + step / 6 * (one + 2 * two + 2 * three + law.tendency(x + step * three))
 
 
-# 1. The analysis with nearfield: the members, spread by 2 or 3 %, are samples of the forecast law. Its field is fitted,
+# 1. The analysis with nearfield: the members, spread by 1 to 3 %, are samples of the forecast law. Its field is fitted,
 #    shrunk towards one law for all vertices where members are few, and every member is moved by the observations.
 def nearfield(x: np.ndarray, y: np.ndarray, seed: int, inflation: float, radius: int, pooling: float) -> np.ndarray:
     """Fit, condition, and move the members."""
@@ -83,11 +83,9 @@ for members in (20, 50):
     spread = run(kalman, members, inflation=inflation, half=half)[1]
     name = f"filter, {members} members, inflation {inflation}, half width {half:g}"
     print(f"{name:52}{error:.3f}   {spread / error:.2f}")
-    settings = (
-        {"inflation": 1.02, "radius": 6, "pooling": 0.2}
-        if members == 20
-        else {"inflation": 1.02, "radius": 6, "pooling": 0.0}
-    )
+    settings = {"inflation": 1.03, "radius": 5, "pooling": 0.2}
+    if members == 50:
+        settings = {"inflation": 1.01, "radius": 6, "pooling": 0.0}
     error, spread, last = run(nearfield, members, **settings)
     name = f"nearfield, {members} members, inflation {settings['inflation']}"
     print(f"{name:52}{error:.3f}   {spread / error:.2f}")

@@ -73,7 +73,6 @@ class Conditional(abc.ABC):
         sampler: DecoupledSampler | None = None,
         device: torch.device | str = "auto",
         batch_size: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
     ) -> Float[np.ndarray, "member case entry"]:
         """Draw fields given the evidence; arguments as in `Distribution.sample`."""
 
@@ -109,7 +108,6 @@ class GaussianConditional(Conditional):
         sampler: DecoupledSampler | None = None,  # noqa: ARG002
         device: torch.device | str = "auto",  # noqa: ARG002
         batch_size: int | None = None,  # noqa: ARG002
-        progress: Callable[[int, int], None] | None = None,  # noqa: ARG002
     ) -> Float[np.ndarray, "member case entry"]:
         """Draw exactly."""
         drawn = self._law.sample(n_samples, seed=seed)
@@ -151,7 +149,6 @@ class SampledConditional(Conditional):
         sampler: DecoupledSampler | None = None,
         device: torch.device | str = "auto",
         batch_size: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
     ) -> Float[np.ndarray, "member case entry"]:
         """Draw by noising and denoising."""
         return (sampler or DecoupledSampler()).sample(
@@ -163,7 +160,6 @@ class SampledConditional(Conditional):
             largest_eigenvalue=self._eigenvalue,
             device=usable_device(device),
             batch_size=batch_size,
-            progress=progress,
         )
 
 

@@ -11,7 +11,6 @@ from their conditional Gaussian times the likelihood, entries that do not depend
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -99,7 +98,6 @@ class DecoupledSampler:
         largest_eigenvalue: float = 1.0,
         device: torch.device | str = "cpu",
         batch_size: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
     ) -> Float[np.ndarray, "member case entry"]:
         """Draw members given the evidence on each case; a member does not depend on the batch.
 
@@ -111,7 +109,7 @@ class DecoupledSampler:
         evidence : Evidence
         n_samples : int
             For each case, at least 1.
-        seed, device, batch_size, progress
+        seed, device, batch_size
             As in `Sampler.sample`.
         largest_eigenvalue : float
             Of the covariance of the data.
@@ -141,8 +139,6 @@ class DecoupledSampler:
                 else:
                     drawn, shocks = self._with_sites(law, gibbs, clean, batch, turn, sigma)
                 batch.state = drawn + following * shocks.noise
-            if progress is not None:
-                progress(turn + 1, len(visits))
         drawn = np.concatenate([batch.state for batch in batches])
         return drawn.reshape(len(evidence.values), n_samples, -1).swapaxes(0, 1)
 
