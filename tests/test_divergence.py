@@ -68,7 +68,7 @@ def test_balls_of_a_plane_tile_with_the_fewest_colors(radius):
     }
 
 
-@pytest.mark.parametrize("graph", ["one vertex", "chain", "torus", "sea", "knn"])
+@pytest.mark.parametrize("graph", ["one vertex", "sea", "knn"])
 @pytest.mark.parametrize("name", [name for name in MAKERS if name not in FIELDS])
 def test_the_trace_is_that_of_the_whole_jacobian(name, graph):
     score, x = MAKERS[name](samples(GRAPHS[graph]), GRAPHS[graph]), state(GRAPHS[graph], 2)
@@ -131,11 +131,11 @@ def test_the_spectrum_of_a_field_has_its_denoiser(name):
 
 
 def test_random_signs_have_no_bias_and_their_spread_is_told():
-    """With 4000 estimates the mean is within 4 standard errors: a false alarm in 16,000."""
+    """With 1000 estimates the mean is within 4 standard errors: a false alarm in 16,000."""
     graph = GRAPHS["chain"]
     score, x = hybrid(samples(graph), graph, 2, 1), state(graph, 1)
-    estimates = RandomSigns(score, 4000, seed=0)(x, 0.4, 0, 0)[1][:, 0]
-    error = float(estimates.std()) / np.sqrt(4000)
+    estimates = RandomSigns(score, 1000, seed=0)(x, 0.4, 0, 0)[1][:, 0]
+    error = float(estimates.std()) / np.sqrt(1000)
     assert abs(float(estimates.mean()) - float(whole_trace(score, x, 0.4))) < 4 * error
 
 

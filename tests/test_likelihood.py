@@ -84,11 +84,11 @@ def test_a_field_is_exact():
         assert found.step_error == 0.0
 
 
-@pytest.mark.parametrize("choice", [(False, True, False), (True, False, True), (True, True, True)])
+@pytest.mark.parametrize("choice", [(False, True, False), (True, False, True)])
 def test_a_density_is_normalised_through_changes_of_expert(choice):
     """Its integral over a fine grid is 1, up to the steps, which change it by 1e-5."""
     score = switched(tuple(zip(LEVELS, choice, strict=True)), n=2)
-    axis = np.linspace(-7, 7, 61)
+    axis = np.linspace(-7, 7, 51)
     x = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2, 1)
     found = FlowDensity().log_prob(score, x).values
     assert abs(np.exp(found).sum() * (axis[1] - axis[0]) ** 2 - 1) < 1e-4
@@ -98,16 +98,16 @@ def test_a_network_alone_is_normalised():
     score = NetworkScore(stirred(StencilNetwork(DependencyGraph.chain(1), 1, 1, width=6)))
     axis = np.linspace(-8, 8, 161)
     found = FlowDensity().log_prob(score, axis[:, None, None]).values
-    assert abs(np.exp(found).sum() * (axis[1] - axis[0]) - 1) < 1e-3
+    assert abs(np.exp(found).sum() * (axis[1] - axis[0]) - 1) < 5e-5
 
 
 def test_random_signs_agree_within_their_error(monkeypatch):
-    """The mean square error of 160 samples is that told within 4 of its standard errors, sqrt(2 / 160)."""
-    score, x = switched(tuple(zip(LEVELS, (True, True, False), strict=True))), np.repeat(normal_samples(40)[0], 4, 0)
+    """The mean square error of 320 samples is that told within 4 of its standard errors, sqrt(2 / 320)."""
+    score, x = switched(tuple(zip(LEVELS, (True, True, False), strict=True))), np.repeat(normal_samples(40)[0], 8, 0)
     x = x[:, :9]
     exact, random = (FlowDensity(8, divergence=name).log_prob(score, x) for name in ("exact", "random"))
     ratio = np.mean((random.values - exact.values) ** 2) / np.mean(random.standard_error**2)
-    assert abs(ratio - 1) < 4 * np.sqrt(2 / 160)
+    assert abs(ratio - 1) < 4 * np.sqrt(2 / 320)
     monkeypatch.setattr(likelihood, "MEMORY", 7 * 3 * score.numbers_per_sample)  # batches of 7
     part = FlowDensity(8, divergence="random").log_prob(score, x[:10]).values
     np.testing.assert_allclose(part, random.values[:10], rtol=1e-10, atol=1e-10)

@@ -29,8 +29,8 @@ class Scoring:
         """Log-density in nats of each sample under the law of `sample`, over the vertices with data.
 
         It is exact for Gaussian fields. With ``method="gaussian"`` it is that of ``predictive_``, which counts the
-        uncertainty of the parameters, where the fit has one and the sample is complete. For networks it is the density of
-        the probability flow of ``score_``; `nearfield.sampling.likelihood.FlowDensity` gives it with its errors.
+        uncertainty of the parameters, where the fit has one and the sample is complete. For networks it is the density
+        of the probability flow of ``score_``; `nearfield.sampling.likelihood.FlowDensity` gives it with its errors.
 
         Parameters
         ----------

@@ -374,11 +374,11 @@ class DiffusionModel(Distribution):
         if found.standard_error.any():
             warnings.warn(
                 "score_samples estimates a trace by random signs, with a standard error of "
-                f"{np.sqrt(np.mean(found.standard_error**2)):.2g} nats: the exact one takes too many products, or has no "
-                "closed form; FlowDensity gives the error of each density",
+                f"{np.sqrt(np.mean(found.standard_error**2)):.2g} nats: the exact one takes too many products, or has "
+                "no closed form; FlowDensity gives the error of each density",
                 stacklevel=4,
             )
-        if found.step_error > _LARGEST_ERROR:
+        elif found.step_error > _LARGEST_ERROR:
             warnings.warn(
                 f"score_samples changes by {found.step_error:.2g} nats with half the steps; FlowDensity(steps=60) "
                 "takes more",

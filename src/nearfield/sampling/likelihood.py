@@ -58,7 +58,7 @@ class LogDensity(NamedTuple):
         In nats.
     step_error : float
         Root mean square difference, in nats, to half the number of steps, over the first 16 samples; the error of the
-        steps is smaller.
+        steps is smaller. Random signs, which differ between the two, add theirs.
     standard_error : ndarray, shape (sample,)
         Of random signs, in nats; 0 where the trace is exact.
     n_products : int
