@@ -9,7 +9,6 @@ import scipy.sparse as sp
 import xarray as xr
 
 import nearfield as nf
-from nearfield.conditioned import ConditionedModel
 from nearfield.fitting.recipe import Recipe
 
 GAUSSIAN = {"method": "gaussian", "radius": 2, "pooling": 1.0, "random_state": 0}
@@ -281,9 +280,9 @@ def test_variables_of_a_dataset_are_told_by_name():
 def test_a_network_answers_with_its_own_law():
     """impute, condition and sample of one model are one law, whatever the batch."""
     x = np.random.default_rng(0).normal(size=(60, 12)).cumsum(axis=1)
-    network = nf.LocalizedDiffusion(
-        method="hybrid", radius=2, pooling=1.0, recipe=Recipe(steps=3), random_state=0
-    ).fit(x)
+    network = nf.LocalizedDiffusion(method="hybrid", radius=2, pooling=1.0, recipe=Recipe(steps=3), random_state=0).fit(
+        x
+    )
     gappy = x[:2].copy()
     gappy[:, 3:6] = np.nan
     filled = network.impute(gappy, 2, random_state=0)

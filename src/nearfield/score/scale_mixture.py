@@ -21,9 +21,11 @@ from scipy.special import ndtr
 from nearfield import noise
 from nearfield.graph import Lattice
 from nearfield.module import as_tensor
+from nearfield.process import noise_scale, signal_scale
 from nearfield.score.base import ContextScore
 from nearfield.score.eigenbasis import Eigenbasis
 from nearfield.score.mixture_components import Components
+from nearfield.score.spectrum import FieldSpectrum
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -126,6 +128,33 @@ class ScaleMixtureField(ContextScore):
         t = self.times(x, t)
         variances = self.basis.variances(self.components.explained(self.basis.values, _times(t, x)))
         return self.forward(x, t), variances.unflatten(1, (-1, self.n_channels))[:, self.cell].to(x)
+
+    def local_jacobian(self, x: Tensor, t: float, index: Tensor) -> Tensor | None:
+        """Return entries of U (diag(sum_k p_k g_k) + sum_k p_k (g_k z)(s_k - sum_l p_l s_l)') U', s_k = -z / v_k.
+
+        p_k is the probability of a component given the state, g_k its gains, v_k its variances; None for windows on a
+        larger lattice and for more than 4096 variables.
+        """
+        values = self.basis.values
+        if not self.whole or len(values) > LARGEST:
+            return None
+        a, s = signal_scale(t), noise_scale(t)
+        spectra = self.components.spectra(values)
+        variances = a**2 * spectra + s**2
+        gain, z = a * spectra / variances, self.basis.coordinates(x.double()[:, self.index[0]].flatten(1))[:, None]
+        belief = self.components.log_likelihood(z, variances)[:, 0].softmax(dim=-1)[..., None]
+        pull = -z / variances
+        turned = self.basis.restored(belief * (pull - (belief * pull).sum(dim=1, keepdim=True)))
+        moved = self.basis.restored(gain * z)
+        whole = FieldSpectrum(
+            values.cpu().numpy(), self.basis.restored(torch.eye(len(values)).to(values)).mT.cpu().numpy()
+        )
+        at = self.cell[index].cpu().numpy()
+        each = np.stack([whole.blocks(one.cpu().numpy(), at, self.n_channels) for one in gain])
+        moved, turned = (part.unflatten(2, (-1, self.n_channels)) for part in (moved, turned))
+        blocks = torch.einsum("sk,kvcwd->svcwd", belief[..., 0], torch.from_numpy(each).to(z))
+        blocks = blocks + torch.einsum("skvc,skvwd->svcwd", moved[:, :, self.cell], turned[:, :, self.cell[index]])
+        return blocks.to(x)
 
     @property
     def numbers_per_sample(self) -> int:
