@@ -111,7 +111,7 @@ def test_products_in_parts_give_the_same(monkeypatch):
 def test_entries_of_closed_jacobians_are_those_of_the_whole_one():
     for graph in (GRAPHS["chain"], GRAPHS["knn"]):
         x, table = samples(graph), graph.neighborhood(2)
-        for name in ("masked 1", "windowed 2", "windowed by time", "field context"):
+        for name in ("masked 1", "windowed 2", "windowed by time", "field context", "mixture"):
             score, y = MAKERS[name](x, graph), state(graph, 1)
             whole = torch.func.jacrev(lambda v, score=score: score.denoise(v[None], 0.4)[0])(y[0])
             blocks = score.local_jacobian(y, 0.4, torch.from_numpy(np.array(table.index)))[0]
