@@ -23,7 +23,7 @@ from nearfield.evaluation.metric import gaussian_kl
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
-CHAIN, SAMPLES, DATA_SETS, RADIUS = AutoregressiveChain(0.8, 100), 300, 12, 2
+CHAIN, SAMPLES, DATA_SETS, RADIUS = AutoregressiveChain(0.8, 100), 300, 6, 2
 SHARES = (0.1, 0.3, 0.5)
 BARS = {0.0: (1.2, 1.9, 2.5, 1.5), 1.0: (1.4, 1.7, 2.2, 1.5)}
 """Highest ratios of the divergence to that of the complete fit: 10, 30, 50 % missing at random, and swaths of 30 %."""
