@@ -105,8 +105,9 @@ def test_the_density_is_that_of_the_normal_law(coarse):
 
 
 @pytest.mark.parametrize("coarse", [False, True])
-def test_draws_have_the_mean_and_the_covariance(coarse):
+def test_draws_have_the_mean_and_the_covariance(coarse, monkeypatch):
     """5 standard errors of 20,000 draws: false alarm below 1 in 1000."""
+    monkeypatch.setattr("nearfield.score.posterior_field.WIDE", 3 if coarse else 32)
     law, given = field(coarse=coarse), evidence(exact=True)
     mean, covariance = dense(law.covariance(), given)
     drawn = PosteriorField(law, given).sample(4_000, seed=4)
@@ -171,6 +172,7 @@ def test_the_decoupled_sampler_is_exact_for_a_gaussian_score(repeats):
 def test_members_do_not_depend_on_batches():
     law, given = field(), evidence(exact=True, cases=3)
     sampler = DecoupledSampler(levels=6, repeats=2)
+    assert not np.isin(*(Numbers(law, 0, case, range(3)).normals(0, 1, 9) for case in (0, 1))).any()
     whole = sampler.sample(law, law, given, 4, seed=0)
     np.testing.assert_allclose(sampler.sample(law, law, given, 4, seed=0, batch_size=3), whole, atol=1e-9)
     np.testing.assert_allclose(sampler.sample(law, law, given, 2, seed=0), whole[:2], atol=1e-9)

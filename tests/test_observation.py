@@ -378,3 +378,23 @@ def test_other_mistakes_are_named(model, positive):
         nf.Observation([1.0], at=[1], operator=np.eye(3))
     with pytest.raises(TypeError, match="torch tensor"):
         model.condition(nf.Observation([1.0], operator=lambda x: 1.0)).sample()
+
+
+def test_values_of_a_point_mass_are_known_as_below_its_threshold(positive, monkeypatch):
+    """A marginal with `censored` stands for many standardised values by one: neighbours are drawn given the bound."""
+    least = 1.2
+
+    def censored(self, x):
+        with np.errstate(invalid="ignore"):
+            return np.where(x <= least, self(np.full_like(x, least)), np.nan)
+
+    field = np.full(20, np.nan)
+    field[[3, 4, 12]] = [0.3, 2.5, 1.0]
+    exact = positive.impute(field, 60, random_state=0)
+    monkeypatch.setattr("nearfield.transform.marginal.Marginal.censored", censored, raising=False)
+    posterior = positive.condition(nf.Observation(field))
+    assert not posterior.exact
+    drawn = positive.impute(field, 60, random_state=0)
+    assert (drawn[:, [3, 4, 12]] == field[[3, 4, 12]]).all()
+    assert (posterior.sample(3, random_state=0, steps=4)[:, [3, 4, 12]] == field[[3, 4, 12]]).all()
+    assert np.log(drawn[:, 2]).mean() > np.log(exact[:, 2]).mean() + 0.1  # .3 says less than it did
