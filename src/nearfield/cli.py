@@ -239,7 +239,8 @@ def demo(
 @app.command()
 def reproduce(
     which: Annotated[
-        Literal["fig1", "fig2", "fig3", "scaling", "all"], typer.Argument(help="Which figure.", metavar="WHICH")
+        Literal["fig1", "fig2", "fig3", "scaling", "companion", "samplers", "all"],
+        typer.Argument(help="Which figure.", metavar="WHICH"),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("reproduction"),
     quick: Annotated[bool, typer.Option("--quick", help="A smaller run, under a minute each.")] = False,
@@ -248,13 +249,14 @@ def reproduce(
 ) -> None:
     """Reproduce the paper's figures, and extend them.
 
-    WHICH is fig1, fig2, fig3, scaling or all. Each writes a picture and its numbers and checks its claims.
+    WHICH is fig1, fig2, fig3, scaling, companion, samplers or all. Each writes a picture, its numbers and claims.
     """
     with _one_line_failure(quiet=quiet or as_json):
-        from nearfield.reproduction import figure1, figure2, figure3, scaling
+        from nearfield.reproduction import companion, figure1, figure2, figure3, samplers, scaling
         from nearfield.reproduction.experiment import require, run
 
         modules = {"fig1": figure1, "fig2": figure2, "fig3": figure3, "scaling": scaling}
+        modules |= {"companion": companion, "samplers": samplers}
         experiments = {name: module.EXPERIMENT for name, module in modules.items()}
         chosen = list(experiments.values()) if which == "all" else [experiments[which]]
         found = {e.name: run(e, out, quick=quick, quiet=quiet or as_json) for e in chosen}

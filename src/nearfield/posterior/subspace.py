@@ -175,10 +175,9 @@ def localized_subspace(
         raise ValueError(f"reference must have shape (sample, {n}), got {w.shape}")
     states = torch.from_numpy(np.array(w, dtype=np.float64))
     sites = np.arange(n)[:, None]
+    whitened = likelihood if prior is None else [transformed(f, A) for f in likelihood]
     nothing = Factors(sites, lambda x: 0 * x[..., 0])
-    white = LocalDensity.of_factors(
-        n, [*(transformed(f, A) for f in likelihood), nothing], block_numbers(graph, blocks)
-    )
+    white = LocalDensity.of_factors(n, [*whitened, nothing], block_numbers(graph, blocks))
     members = [np.flatnonzero(white.blocks == j) for j in range(white.n_blocks)]
     slopes = white.gradient(states)
     probes = list(_probes(white))
