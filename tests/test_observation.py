@@ -384,9 +384,9 @@ def test_values_of_a_point_mass_are_known_as_below_its_threshold(positive, monke
     """A marginal with `censored` stands for many standardised values by one: neighbours are drawn given the bound."""
     least = 1.2
 
-    def censored(self, x):
+    def censored(self, x, *, upper=False):
         with np.errstate(invalid="ignore"):
-            return np.where(x <= least, self(np.full_like(x, least)), np.nan)
+            return np.where((x <= least) & (not upper), self(np.full_like(x, least)), np.nan)
 
     field = np.full(20, np.nan)
     field[[3, 4, 12]] = [0.3, 2.5, 1.0]
@@ -398,3 +398,22 @@ def test_values_of_a_point_mass_are_known_as_below_its_threshold(positive, monke
     assert (drawn[:, [3, 4, 12]] == field[[3, 4, 12]]).all()
     assert (posterior.sample(3, random_state=0, steps=4)[:, [3, 4, 12]] == field[[3, 4, 12]]).all()
     assert np.log(drawn[:, 2]).mean() > np.log(exact[:, 2]).mean() + 0.1  # .3 says less than it did
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_values_at_a_bound_bound_their_latent_values(sign):
+    """AR(1) .9, censored at its median: given a value at the bound, a far one is low; 200 draws err by .07."""
+    rng, d = np.random.default_rng(5), 12
+    lag = np.abs(np.subtract.outer(np.arange(d), np.arange(d)))
+    latent = rng.normal(size=(400, d)) @ np.linalg.cholesky(0.9**lag).T
+    model = nf.LocalizedDiffusion(method="gaussian", radius=1, pooling=1.0, marginal="quantile", random_state=0)
+    model.fit(sign * np.maximum(latent, 0.0))
+    assert model.marginal_.has_masses
+    field = np.full(d, np.nan)
+    field[:6] = 0.0
+    drawn = model.impute(field, 200, random_state=0)
+    assert (drawn[:, :6] == 0.0).all()
+    assert (sign * drawn >= 0).all()
+    share = (drawn[:, 6] == 0.0).mean()  # 6 neighbours below the median leave the next one there in 90 %
+    hidden = latent[(latent[:, :6] < 0).all(axis=1), 6] < 0
+    assert share == pytest.approx(hidden.mean(), abs=4 * np.sqrt(hidden.var() / len(hidden) + 0.1 / 200))
