@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from nearfield.datasets import AutoregressiveChain
+from nearfield.fitting.closed_form import fit_field
+from nearfield.fitting.pooling import Pooling
 from nearfield.graph import DependencyGraph
 from nearfield.posterior.law import gaussian_markov, phi4
+from nearfield.samples import Samples
 from nearfield.theory.marginal import (
     concave_delta,
     delta_locality,
@@ -99,6 +103,17 @@ def test_the_bound_holds_and_a_factor_is_caught():
     shift = np.linalg.solve(P, np.ones(12))
     attained = np.abs(shift).max() / marginal_bound(delta, np.tile(P @ shift, (3, 1)))
     np.testing.assert_allclose(attained, 1)  # so that a delta that is 1 % too small fails
+
+
+def test_it_judges_a_fitted_model():
+    """Every marginal of a field of 100 samples is within the bound, by its score at its own draws."""
+    law = AutoregressiveChain(0.6, 20)
+    field = fit_field(Samples(law.sample(100, random_state=0), law.graph, standard=(True,)), 1, Pooling(0.0))[2]
+    P = law.precision.toarray()
+    x = field.sample(2000, seed=1)[..., 0]
+    difference = x @ field.precision().toarray() - x @ P
+    worst = np.sqrt(2 / np.pi) * np.abs(np.sqrt(np.diag(field.covariance())) - 1).max()
+    assert 0.05 < worst < marginal_bound(gaussian_delta(P), difference)
 
 
 def test_several_channels_count_by_their_norm():
