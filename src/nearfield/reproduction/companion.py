@@ -58,7 +58,7 @@ class Settings:
     block: Ours[int] = 8
     width: Ours[float] = 2.5
     noise_std: Ours[float] = 0.05
-    tolerances: Ours[tuple[float, ...]] = (1000.0, 100.0, 10.0, 1.0, 0.1, 0.01)
+    tolerances: Ours[tuple[float, ...]] = (100.0, 10.0, 1.0, 0.1, 0.01)
     seed: Ours[int] = 1
 
 
