@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from nearfield.datasets import AutoregressiveChain
+from nearfield.fitting.closed_form import fit_field
+from nearfield.fitting.pooling import Pooling
 from nearfield.graph import DependencyGraph
 from nearfield.posterior.law import gaussian_markov, phi4
+from nearfield.samples import Samples
 from nearfield.theory.marginal import (
     concave_delta,
     delta_locality,
@@ -56,15 +60,15 @@ def test_conditions_bound_it():
 
 
 def test_coupled_paths_of_a_gaussian_are_exact():
-    """Without noise in the derivative, whatever the paths: the steps alone err, by 1e-3."""
+    """Without noise in the derivative, whatever the paths: the steps alone err, by .2 %."""
     P = frustrated()
     found = delta_locality(
-        gaussian_markov(P), np.zeros((1, 9)), n_paths=2, step_size=0.05, horizon=20.0, vertices=[0, 3, 4, 8]
+        gaussian_markov(P), np.zeros((1, 9)), n_paths=2, step_size=0.1, horizon=20.0, vertices=[0, 3, 4, 8]
     )
     values, V = np.linalg.eigh(P)
     t = np.linspace(0, 20, 8001)
     rows = np.trapezoid(np.abs((V * np.exp(-t[:, None, None] * values)) @ V.T), t, axis=0).sum(1)
-    np.testing.assert_allclose(found.value, rows[[0, 3, 4, 8]].max(), rtol=2e-3)
+    np.testing.assert_allclose(found.value, rows[[0, 3, 4, 8]].max(), rtol=5e-3)
     assert found.error < 1e-12
     assert delta_locality(P).value == gaussian_delta(P)
 
@@ -75,12 +79,10 @@ def test_coupled_paths_of_one_variable_are_the_solution_of_steins_equation():
     y = np.linspace(-4, 4, 8001)
     p = np.exp(law.log_density(torch.from_numpy(y[:, None])).numpy())
     slope = np.cumsum(p * -y) * (y[1] - y[0]) / p
-    settings = {"n_paths": 100, "step_size": 0.05, "horizon": 10.0, "seed": 1}
-    found = delta_locality(law, np.array([[1.2]]), **settings)
-    assert abs(found.value - np.interp(1.2, y, slope)) < 4 * found.error + 0.02 * found.value
-    both = delta_locality(law, np.array([[0.0], [1.2]]), **settings)
-    assert abs(both.value - slope.max()) < 4 * both.error + 0.02 * both.value
-    assert both.value > found.value
+    settings = {"n_paths": 200, "step_size": 0.1, "horizon": 10.0, "seed": 1}
+    found = delta_locality(law, np.array([[0.0], [1.2]]), **settings)
+    assert abs(found.value - slope.max()) < 4 * found.error + 0.02 * found.value
+    assert found.error < 0.15 * found.value
 
 
 def test_the_bound_holds_and_a_factor_is_caught():
@@ -99,6 +101,17 @@ def test_the_bound_holds_and_a_factor_is_caught():
     shift = np.linalg.solve(P, np.ones(12))
     attained = np.abs(shift).max() / marginal_bound(delta, np.tile(P @ shift, (3, 1)))
     np.testing.assert_allclose(attained, 1)  # so that a delta that is 1 % too small fails
+
+
+def test_it_judges_a_fitted_model():
+    """Every marginal of a field of 100 samples is within the bound, by its score at its own draws."""
+    law = AutoregressiveChain(0.6, 20)
+    field = fit_field(Samples(law.sample(100, random_state=0), law.graph, standard=(True,)), 1, Pooling(0.0))[2]
+    P = law.precision.toarray()
+    x = field.sample(2000, seed=1)[..., 0]
+    difference = x @ field.precision().toarray() - x @ P
+    worst = np.sqrt(2 / np.pi) * np.abs(np.sqrt(np.diag(field.covariance())) - 1).max()
+    assert 0.05 < worst < marginal_bound(gaussian_delta(P), difference)
 
 
 def test_several_channels_count_by_their_norm():

@@ -110,9 +110,9 @@ def _held_out(x: np.ndarray, fold: np.ndarray) -> np.ndarray:
 
 def test_scores_of_the_phi4_chain_are_close_at_every_vertex():
     """Of 1500 samples; some 1 % of the mean square, in the mean over vertices."""
-    d = 24
+    d = 16
     law = phi4(DependencyGraph.chain(d), boundary="zero", blocks=np.arange(d) // 4)
-    x = MALAWithinGibbs(0.15, None).sample(law, 1, chains=1500, burn_in=60, start=np.zeros(d)).values[:, 0]
+    x = MALAWithinGibbs(0.15, None).sample(law, 1, chains=1500, burn_in=40, start=np.zeros(d)).values[:, 0]
     true = law.gradient(torch.from_numpy(x))
     score = PolynomialScore.fit(x[..., None], law.graph, 1, degree=3)
     error = (score.score(torch.from_numpy(x)[..., None])[..., 0] - true).square().mean(0) / true.square().mean(0)
@@ -166,4 +166,4 @@ def test_what_cannot_be_meant_is_refused():
     with pytest.raises(ValueError, match="step_size must be positive"):
         langevin(score, DATA, step_size=0.0, n_steps=1)
     with pytest.raises(ValueError, match="step_size must be smaller than 100"):
-        langevin(score, DATA, step_size=100.0, n_steps=300)
+        langevin(score, DATA[:5], step_size=100.0, n_steps=300)

@@ -119,7 +119,7 @@ class LocalizedSchroedingerBridge(Distribution):
         Raises
         ------
         ValueError
-            If there are fewer samples than folds, values are not finite, or a bandwidth is not positive.
+            If there are fewer samples than folds, values are not finite or do not vary, or a bandwidth is not positive.
         """
         x = np.asarray(data, dtype=np.float64)
         folds = whole_number("folds", folds, 2)
@@ -129,6 +129,9 @@ class LocalizedSchroedingerBridge(Distribution):
             )
         if not np.isfinite(x).all():
             raise ValueError("data must be finite, got nan or inf")
+        still = np.flatnonzero(x.var(axis=0).sum(axis=-1) == 0)
+        if bandwidth is None and len(still):
+            raise ValueError(f"data must vary at every vertex, got one value at vertex {still[0]}: give a bandwidth")
         given = np.ones(len(graph)) if bandwidth is None else np.broadcast_to(bandwidth, len(graph)).astype(np.float64)
         if not (given > 0).all():
             raise ValueError(f"bandwidth must be positive, got {given.min()}")

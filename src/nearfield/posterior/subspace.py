@@ -134,17 +134,12 @@ def localized_subspace(
     tol : float
         Largest sum of the eigenvalues that are left out in each block, at least 0.
     blocks : int or int array (vertex,)
-        As in `LocalDensity`; a single number for all vertices gives the global subspace.
+        As in `LocalDensity`; one block for all vertices gives the global subspace.
     reference : int or float array (sample, vertex)
-        How many draws of the prior the expectations of (C.4) and (C.5) are over, or states w in their place.
+        How many draws of the prior the expectations are over, or states w in their place.
     n_averages : int
-        Draws of what is projected out that :math:`\log l_r` is a mean over, an even number: in pairs of opposite sign.
+        Draws that :math:`\log l_r` is a mean over, an even number.
     seed : int
-        In [0, 2**64).
-
-    Returns
-    -------
-    LocalizedSubspace
 
     Raises
     ------
@@ -162,42 +157,60 @@ def localized_subspace(
     A = eye_array(n, format="csr") if prior is None else csr_array(prior)
     if not tol >= 0:
         raise ValueError(f"tol must be at least 0, got {tol}")
-    if whole_number("n_averages", n_averages, 2) % 2:
-        raise ValueError(f"n_averages must be even, for pairs of opposite sign, got {n_averages}")
     if A.shape[1] != n or max(f.vertices.max() for f in likelihood) >= A.shape[0]:
         raise ValueError(f"prior must have {n} columns and a row for each vertex of the factors, got shape {A.shape}")
-    w = (
-        normals(seed_of(seed), Stream.EXACT, range(reference), 0, n, 1)[..., 0]
-        if isinstance(reference, int)
-        else reference
-    )
-    if w.ndim != 2 or w.shape[1] != n:
-        raise ValueError(f"reference must have shape (sample, {n}), got {w.shape}")
-    states = torch.from_numpy(np.array(w, dtype=np.float64))
-    sites = np.arange(n)[:, None]
+    states = _states(reference, n, seed)
     whitened = likelihood if prior is None else [transformed(f, A) for f in likelihood]
-    nothing = Factors(sites, lambda x: 0 * x[..., 0])
-    white = LocalDensity.of_factors(n, [*whitened, nothing], block_numbers(graph, blocks))
+    white = LocalDensity.of_factors(n, [*whitened, _sites(n, 0.0)], block_numbers(graph, blocks))
     members = [np.flatnonzero(white.blocks == j) for j in range(white.n_blocks)]
-    slopes = white.gradient(states)
-    probes = list(_probes(white))
-    diagnostic = [_second_moment(slopes[:, m].numpy()) for m in members]
+    diagnostic, bases, bound = _informed(white, states, members, tol)
+    P = csr_array(_placed(members, [V @ V.T for V in bases], n))
+    reduced = [transformed(f, A @ P, _offsets(A, P, n_averages, seed)) for f in likelihood]
+    posterior = LocalDensity.of_factors(n, [*reduced, _sites(n, 1.0)], white.blocks)
+    left = (posterior.gradient(states) + states - white.gradient(states)).numpy()
+    error = np.array([np.square(left[:, m]).sum(1).mean() for m in members])
+    return LocalizedSubspace(diagnostic, np.array([V.shape[1] for V in bases]), P, bound, error, posterior)
+
+
+def _states(reference: int | Float[np.ndarray, "sample vertex"], n: int, seed: int) -> Float[Tensor, "sample vertex"]:
+    """Draws of the prior, or the given states."""
+    if isinstance(reference, int):
+        count = whole_number("reference", reference, 1)
+        reference = normals(seed_of(seed), Stream.EXACT, range(count), 0, n, 1)[..., 0]
+    if reference.ndim != 2 or reference.shape[1] != n:
+        raise ValueError(f"reference must have shape (sample, {n}), got {reference.shape}")
+    return torch.from_numpy(np.array(reference, dtype=np.float64))
+
+
+def _sites(n: int, weight: float) -> Factors:
+    """Prior of each vertex, or nothing, so that each is read."""
+    return Factors(np.arange(n)[:, None], lambda x: -0.5 * weight * x[..., 0] ** 2)
+
+
+def _offsets(A: csr_array, P: csr_array, n_averages: int, seed: int) -> Float[np.ndarray, "offset row"]:
+    """Draws of what is projected out, in pairs of opposite sign, so that the mean of a quadratic form is exact."""
+    if whole_number("n_averages", n_averages, 2) % 2:
+        raise ValueError(f"n_averages must be even, for pairs of opposite sign, got {n_averages}")
+    z = normals(seed_of(seed), Stream.CONDITIONAL, range(n_averages // 2), 0, A.shape[1], 1)[..., 0]
+    half = (z - z @ P) @ A.T
+    return np.concatenate([half, -half])
+
+
+def _informed(
+    white: LocalDensity, states: Float[Tensor, "sample vertex"], members: list[np.ndarray], tol: float
+) -> tuple[tuple[np.ndarray, ...], list[np.ndarray], Float[np.ndarray, " block"]]:
+    """Matrices of (C.4), bases of the informed directions, and the right side of (C.5)."""
+    slopes, probes = white.gradient(states).numpy(), list(_probes(white))
+    diagnostic = [_second_moment(slopes[:, m]) for m in members]
     for j, columns in _columns(white, states, members, probes):
         diagnostic[j] += columns @ columns.T / len(states)
     bases = [_leading(D, tol) for D in diagnostic]
-    P = csr_array(_placed(members, [V @ V.T for V in bases], n))
-    Q = csr_array(eye_array(n) - P)
-    bound = np.array([np.trace(_second_moment(slopes[:, m].numpy() @ Q[m][:, m].toarray())) for m in members])
-    for j, columns in _columns(white, states, members, probes, Q):
+    parts = [np.eye(len(V)) - V @ V.T for V in bases]
+    bound = np.array([np.trace(_second_moment(slopes[:, m] @ Q)) for m, Q in zip(members, parts, strict=True)])
+    whole = csr_array(_placed(members, parts, len(white.blocks)))
+    for j, columns in _columns(white, states, members, probes, whole):
         bound[j] += np.square(columns).sum() / len(states)
-    half = normals(seed_of(seed), Stream.CONDITIONAL, range(n_averages // 2), 0, n, 1)[..., 0] @ Q
-    offsets = np.concatenate([half, -half]) @ A.T
-    reduced = [transformed(f, A @ P, offsets) for f in likelihood]
-    standard = Factors(sites, lambda x: -0.5 * x[..., 0] ** 2)
-    posterior = LocalDensity.of_factors(n, [*reduced, standard], white.blocks)
-    left = (posterior.gradient(states) + states - slopes).numpy()
-    error = np.array([np.square(left[:, m]).sum(1).mean() for m in members])
-    return LocalizedSubspace(tuple(diagnostic), np.array([V.shape[1] for V in bases]), P, bound, error, posterior)
+    return tuple(diagnostic), bases, bound
 
 
 def _second_moment(g: Float[np.ndarray, "sample member"]) -> Float[np.ndarray, "member member"]:

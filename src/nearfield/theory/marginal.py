@@ -163,9 +163,8 @@ def delta_locality(
 ) -> DeltaLocality:
     r"""Estimate :math:`\delta`: exactly of a Gaussian, by coupled Langevin paths (C.3) of any other law.
 
-    The supremum over x is taken over the given starts, so that the value is a lower bound of that of (C.3) but for its
-    error. The paths from x and from all its neighbours in one coordinate share their noise; the derivative J is their
-    difference. A path takes a step of Euler, J one of Heun.
+    The supremum over x is taken over the given starts, so that (C.3) is estimated from below. Paths from x and from
+    its neighbours share their noise; J is their difference. A path takes steps of Euler, J those of Heun.
 
     Parameters
     ----------
@@ -174,18 +173,13 @@ def delta_locality(
     start : float array (start, vertex)
         States x, for example a few samples of the law.
     vertices : array_like of int, optional
-        The vertices j; by default all. Each vertex i of the graph has a tangent, so that the cost is quadratic in
-        their number.
+        The vertices j; by default all. The cost is quadratic in the number of vertices of the graph.
     n_paths : int
         Paths from each start, at least 2.
     step_size, horizon : float
         Of the paths, in units of time.
     seed : int
         In [0, 2**64).
-
-    Returns
-    -------
-    DeltaLocality
 
     Raises
     ------
