@@ -235,7 +235,7 @@ def test_the_estimator_fits_stores_and_reports_gaps(tmp_path):
     assert missing.n_observed == tuple(np.count_nonzero(~np.isnan(x), axis=0).tolist())
     assert missing.few == (9,)
     assert missing.inflation == pytest.approx((79 / np.array(missing.n_observed)).mean())
-    assert "No network was trained: networks need samples without gaps" in model.fit_report_.reason
+    assert "No network was trained; method='hybrid' trains one regardless" in model.fit_report_.reason
     model.save(tmp_path / "model")
     again = nf.load(tmp_path / "model")
     assert again.fit_report_.missing == missing
@@ -274,13 +274,6 @@ def test_refusals(case):
     factor, options, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
         nf.LocalizedDiffusion(method="gaussian").fit(chain_with_gaps() * factor, **options)
-
-
-def test_networks_say_that_they_need_complete_samples():
-    with pytest.raises(
-        ValueError, match=r"observed everywhere, got \d+ missing values .NaN.; method='gaussian' takes them"
-    ):
-        nf.LocalizedDiffusion(method="hybrid").fit(chain_with_gaps())
 
 
 def test_a_loop_of_fits_and_completions_is_stable():

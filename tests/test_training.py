@@ -579,7 +579,7 @@ def test_data_that_cannot_be_trained_on_are_refused():
     with pytest.raises(ValueError, match="x must have shape"):
         train(score, given(x[:, :3]), SHORT)
     with pytest.raises(ValueError, match="samples must be finite"):
-        train(score, given(x * torch.nan), SHORT)
+        train(score, given(x * torch.inf), SHORT)
     absent = np.ones(x.shape, dtype=bool)
     absent[3, 2] = False
     with pytest.raises(ValueError, match="samples must be observed everywhere, got 1 missing values"):

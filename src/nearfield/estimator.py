@@ -169,8 +169,8 @@ class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEs
             File that keeps the state of a network's training, once a minute. A fit of the same data and parameters
             resumes from it and ends with the same model. Needs a ``random_state``.
         missing : {"allow", "error"}
-            Whether values may be missing (NaN) in some samples. Gaussian fields are fitted to what is observed;
-            networks need samples without gaps.
+            Whether values may be missing (NaN) in some samples. Gaussian fields and networks are fitted to what is
+            observed; other methods need samples without gaps.
 
         Raises
         ------

@@ -65,7 +65,9 @@ class Model:
         """Join the results of a fit of samples."""
         seen = fingerprints(samples.values)
         model = cls(codec, marginal, fitted.law, fitted.radius, fitted.pooling, features, report, seen)
-        return replace(model, training_moments=TrainingMoments.of(model._without_gaps(samples)))
+        return replace(
+            model, training_moments=TrainingMoments.of(model._without_gaps(samples, gaussian=not fitted.law.exact))
+        )
 
     @property
     def predictive(self) -> PredictiveField | None:
@@ -131,12 +133,12 @@ class Model:
             cases = np.flatnonzero(group.reshape(-1) == k)
             yield cases, self.conditioned(Known.of_fields(x[cases], self.marginal, cases), gaussian=gaussian)
 
-    def _without_gaps(self, samples: Samples) -> Samples:
+    def _without_gaps(self, samples: Samples, *, gaussian: bool = False) -> Samples:
         """Return samples with one draw of what is missing, which depends on the seed of the fit."""
         if not samples.incomplete:
             return samples
         filled = np.array(samples.values)
-        for cases, law in self.completions(samples.values):
+        for cases, law in self.completions(samples.values, gaussian=gaussian):
             filled[cases] = law.draw(1, self.fit_report.seed)[0]
         return samples.with_values(filled, observed=None)
 

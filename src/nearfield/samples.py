@@ -17,7 +17,7 @@ from nearfield.graph import DependencyGraph
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-__all__ = ["BLOCKS", "FEWEST_TO_CHOOSE", "Samples", "duplicate_groups", "standard_error"]
+__all__ = ["BLOCKS", "FEWEST_TO_CHOOSE", "Completions", "Samples", "duplicate_groups", "standard_error"]
 
 FEWEST_TO_CHOOSE = 4
 """Fewest samples with two folds of two."""
@@ -26,6 +26,35 @@ BLOCKS = 20
 _ALIKE = 1e-4  # standard deviations: packing to 16 bits and single precision differ by less
 _LOOKED_AT = 32  # values of a sample compared first
 _VARIED = 8  # different values needed among these; with fewer, equality is chance: a dry day, counts on few vertices
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Completions:
+    """Samples whose missing values were drawn several times, given the others, and where values are data.
+
+    Parameters
+    ----------
+    values : ndarray, shape (draw, sample, vertex, channel)
+    present : ndarray of bool, shape (sample, vertex, channel)
+    """
+
+    values: Float[np.ndarray, "draw sample vertex channel"]
+    present: Bool[np.ndarray, "sample vertex channel"]
+
+    def take(self, numbers: Int[np.ndarray, " some"] | slice) -> Completions:
+        """Return the samples of these numbers."""
+        return Completions(self.values[:, numbers], self.present[numbers])
+
+    def at(self, vertices: Bool[np.ndarray, " vertex"]) -> Completions:
+        """Return the samples on some of the vertices."""
+        return Completions(self.values[:, :, vertices], self.present[:, vertices])
+
+    def standardized(
+        self, center: Float[np.ndarray, "..."] | float, scale: Float[np.ndarray, "..."] | float
+    ) -> Completions:
+        """Return values less their centre over their scale."""
+        return Completions((self.values - center) / scale, self.present)
 
 
 @final
@@ -48,6 +77,8 @@ class Samples:
     spread : sparse array, shape (variable, variable), optional
         Where the missing values are conditional means, the mean over the samples of their conditional covariances;
         variables by vertex, channels fastest. Such samples can be fitted to, but not divided.
+    drawn : Completions, optional
+        Where values were missing and are drawn, these draws, of which the values are the first, and where data are.
 
     Raises
     ------
@@ -70,6 +101,7 @@ class Samples:
     channels: tuple[str, ...] = ()
     standard: tuple[bool, ...] = ()
     spread: sp.csr_array | None = None
+    drawn: Completions | None = None
 
     def __post_init__(self) -> None:
         if self.values.ndim != 3 or self.values.shape[1] != self.graph.n_vertices:
@@ -127,6 +159,11 @@ class Samples:
         """Whether values are missing that nothing stands for yet."""
         return self.observed is not None and self.spread is None and not bool(self.observed.all())
 
+    @property
+    def present(self) -> Bool[np.ndarray, "sample vertex channel"] | None:
+        """Where values are data, of samples of which some are drawn; None if none are."""
+        return None if self.drawn is None else self.drawn.present
+
     @cached_property
     def filled(self) -> Float[np.ndarray, "sample vertex channel"]:
         """The values, with the mean of their vertex where they are missing; 0 where it has none."""
@@ -150,7 +187,8 @@ class Samples:
         if self.observed is not None and not self.observed.all():
             missing = self.observed.size - np.count_nonzero(self.observed)
             raise ValueError(
-                f"samples must be observed everywhere, got {missing} missing values (NaN); method='gaussian' takes them"
+                f"samples must be observed everywhere, got {missing} missing values (NaN); methods 'auto', 'gaussian', "
+                "'neural' and 'hybrid' take them"
             )
 
     def take(self, numbers: Int[np.ndarray, " some"] | slice) -> Samples:
@@ -159,7 +197,8 @@ class Samples:
             raise ValueError("samples with a spread cannot be divided, which holds for all of them together")
         _, first, group = np.unique(self.groups[numbers], return_index=True, return_inverse=True)
         observed = None if self.observed is None else self.observed[numbers]
-        return self._derived(_by_first(first, group), values=self.values[numbers], observed=observed)
+        drawn = None if self.drawn is None else self.drawn.take(numbers)
+        return self._derived(_by_first(first, group), values=self.values[numbers], observed=observed, drawn=drawn)
 
     def without(self, numbers: Int[np.ndarray, " some"]) -> Samples:
         """Return all samples but these."""
@@ -174,8 +213,9 @@ class Samples:
         if spread is not None:
             kept = np.repeat(vertices, self.n_channels)
             spread = spread[kept][:, kept]
+        drawn = None if self.drawn is None else self.drawn.at(vertices)
         return self._derived(
-            self.groups, values=self.values[:, vertices], observed=observed, graph=graph, spread=spread
+            self.groups, values=self.values[:, vertices], observed=observed, graph=graph, spread=spread, drawn=drawn
         )
 
     def standardized(
@@ -187,15 +227,16 @@ class Samples:
             units = sp.diags_array(1 / np.broadcast_to(scale, self.values.shape[1:]).ravel())
             spread = sp.csr_array(units @ spread @ units)
         values, standard = (self.values - center) / scale, (True,) * self.n_channels
-        return self._derived(self.groups, values=values, standard=standard, spread=spread)
+        drawn = None if self.drawn is None else self.drawn.standardized(center, scale)
+        return self._derived(self.groups, values=values, standard=standard, spread=spread, drawn=drawn)
 
     def with_values(
         self, values: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph | None = None, **changes: Any
     ) -> Samples:
-        """Return other values of the same samples, on another graph if one is given; a spread does not pass."""
+        """Return other values of the same samples, on another graph if one is given; spread and draws do not pass."""
         if self.spread is not None:
             changes = {"spread": None, "observed": None} | changes
-        return self._derived(self.groups, values=values, graph=graph or self.graph, **changes)
+        return self._derived(self.groups, values=values, graph=graph or self.graph, **{"drawn": None} | changes)
 
     def folds(self, n: int, seed: int = 0) -> list[Int[np.ndarray, " held_out"]]:
         """Return held-out sample numbers of each fold: blocks in order of time, or a seeded shuffle, repeats together.

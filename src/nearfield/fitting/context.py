@@ -86,9 +86,9 @@ def choose_context(
     wholes: dict[str, ContextScore] = {"Gaussian field": field}
     if mixture is not None:
         wholes["scale mixture of Gaussian fields"] = mixture
-    clean = torch.from_numpy(unseen.values)
-    before = held_out(windows, clean, times, seed=seed).mean()
-    losses = {name: held_out(score, clean, times, seed=seed).mean() for name, score in wholes.items()}
+    clean, present = torch.from_numpy(unseen.values), unseen.present
+    before = held_out(windows, clean, times, seed=seed, present=present).mean()
+    losses = {n: held_out(score, clean, times, seed=seed, present=present).mean() for n, score in wholes.items()}
     best = min(losses, key=lambda name: losses[name])
     lower = f"{abs(1 - losses[best] / before):.1%} {'lower' if losses[best] < before else 'higher'} than that of"
     if losses[best] <= (1 - CLEARLY) * before:

@@ -22,13 +22,22 @@ from nearfield.fitting.elimination import predecessors
 from nearfield.fitting.matern import fit_matern
 from nearfield.fitting.pooling import Pooling
 from nearfield.graph import DependencyGraph
-from nearfield.samples import Samples
+from nearfield.samples import Completions, Samples
 from nearfield.score.incomplete import IncompleteFields
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["Expectation", "FoldExpectations", "completed", "expectation", "expected", "observed_loss", "window_pairs"]
+__all__ = [
+    "DRAWS",
+    "Expectation",
+    "FoldExpectations",
+    "completed",
+    "expectation",
+    "expected",
+    "observed_loss",
+    "window_pairs",
+]
 
 MOST = 30
 """Most iterations."""
@@ -38,6 +47,8 @@ FIRST, FIRST_STEPS = (2, Pooling(0.5, location=Pooling(0.0))), 8
 """Field that a choice of the locality starts from, and its iterations."""
 STEPS, STEP_GAIN = 8, 3e-4
 """Most iterations of a candidate, and the gain, nats per value, below which they end."""
+DRAWS, LARGEST = 8, 1 << 24
+"""Draws of missing values for a network, and their numbers at most (128 MiB)."""
 
 
 class Expectation(NamedTuple):
@@ -136,12 +147,15 @@ def observed_loss(samples: Samples, fit: FieldFit) -> Float[np.ndarray, " sample
     return _loss(samples, fit, laws.log_prob(y))
 
 
-def completed(samples: Samples, fit: FieldFit, seed: int) -> Samples:
-    """Return the samples with one draw of what is missing, given what is observed."""
+def completed(samples: Samples, fit: FieldFit, seed: int, n_draws: int = 1) -> Samples:
+    """Return the samples with draws of what is missing, given what is observed; fewer draws of large samples."""
     assert samples.observed is not None
     laws, y = _laws(samples, fit)
-    drawn = laws.sample(y, seed=seed) * fit.scale + fit.center
-    return samples.with_values(np.where(samples.observed, samples.values, drawn), observed=None)
+    values = np.empty((max(1, min(n_draws, LARGEST // y.size)), *y.shape))
+    for step in range(len(values)):
+        drawn = laws.sample(y, seed=seed, step=step) * fit.scale + fit.center
+        values[step] = np.where(samples.observed, samples.values, drawn)
+    return samples.with_values(values[0], observed=None, drawn=Completions(values, samples.observed))
 
 
 def _laws(samples: Samples, fit: FieldFit) -> tuple[IncompleteFields, np.ndarray]:

@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple, final
 
 import numpy as np
@@ -225,7 +226,7 @@ def fit_network(
     Parameters
     ----------
     samples : Samples
-        Standardised.
+        Standardised, missing values drawn.
     design : Design
     recipe : Recipe
     checkpoint : path, optional
@@ -311,10 +312,12 @@ def choose_levels(samples: Samples, fit: NetworkFit, locality: Locality, seed: i
         # Each sample counts once.
         numbers.append(trained.unseen[~np.isin(trained.unseen, np.concatenate([*numbers, []]))])
         scores: tuple[Score, ...] = (locality.field(samples.take(trained.used)), trained.score)
-        clean = torch.from_numpy(samples.values[numbers[-1]])
+        unseen = samples.take(numbers[-1])
+        clean, present = torch.from_numpy(unseen.values), unseen.present
         # Noise goes by the place in the part: other networks need other noise, or their losses would be correlated.
         noise = (seed + number) % 2**64
-        parts.append([weight * held_out(s, clean, times, seed=noise, stream=Stream.EVALUATION) for s in scores])
+        losses_of = partial(held_out, seed=noise, stream=Stream.EVALUATION, present=present)
+        parts.append([weight * losses_of(score, clean, times) for score in scores])
     order = np.argsort(np.concatenate(numbers))
     losses = [np.concatenate(part, axis=1)[:, order] for part in zip(*parts, strict=True)]
     gain = losses[0] - losses[1]

@@ -65,6 +65,8 @@ def fit_quadratic(samples: Samples, context: ContextScore, seed: int) -> Float[n
                 noised = per_sample(signal_scale(t)) * clean + sign * per_sample(noise_scale(t)) * xi
                 denoised, variance = (each.double() for each in context.denoise_with_variance(noised.float(), t))
                 square = denoised**2 - variance
+                if samples.present is not None:
+                    square = square * torch.from_numpy(samples.present[part])
                 weight = (square**2).sum(dim=1).numpy()[:, :, None]
                 normal[part] += (at[:, None] * weight)[..., None] * at[:, None, None]
                 moment[part] += at[:, None] * (square * (clean - denoised)).sum(dim=1).numpy()[:, :, None]

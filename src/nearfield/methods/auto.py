@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from nearfield.distribution import DiffusionModel
+from nearfield.fitting.expectation import DRAWS
 from nearfield.fitting.gaussianity import check_gaussianity
 from nearfield.fitting.neural import FEWEST, LevelChoice, choose_levels, default_recipe
 from nearfield.methods.base import FitOptions, Fitted, fixed
@@ -43,15 +44,10 @@ class Auto(NetworkMethod):
     result is that of `nearfield.methods.Gaussian`.
     """
 
-    def require(self, samples: Samples) -> None:
-        """Accept missing values, with which no network is trained."""
-        if not samples.incomplete:
-            super().require(samples)
-
     def _fit(self, samples: Samples, options: FitOptions) -> Fitted:
         """Fit the field; train the hybrid where there is anything to learn, and compare them at each noise level."""
         chosen = choose(samples, fixed(self.radius), fixed(self.pooling), options)
-        found = fit_chosen(samples, chosen, options)
+        found = fit_chosen(samples, chosen, options, DRAWS)
         if (limit := _limit(samples)) is not None:
             return _gaussian(samples, found, options, limit)
         start = time.perf_counter()
@@ -107,8 +103,6 @@ def _switched(
 
 def _limit(samples: Samples) -> str | None:
     """Reason for training no network, if there is one."""
-    if samples.incomplete:
-        return "No network was trained: networks need samples without gaps."
     if len(samples) < FEWEST:
         warnings.warn(
             f"{len(samples)} samples are too few to compare a network with the Gaussian field on held-out samples (at "

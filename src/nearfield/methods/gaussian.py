@@ -122,8 +122,11 @@ def choose(samples: Samples, radius: int | None, pooling: Pooling | None, option
     return Chosen(choice.radius, choice.pooling, selection, selection.reason, time.perf_counter() - start)
 
 
-def fit_chosen(samples: Samples, chosen: Chosen, options: FitOptions) -> FittedField:
-    """Fit the field, check the second moments of its draws, and correct it at larger scales if they are off."""
+def fit_chosen(samples: Samples, chosen: Chosen, options: FitOptions, n_draws: int = 1) -> FittedField:
+    """Fit the field, check the second moments of its draws, and correct it at larger scales if they are off.
+
+    Missing values are drawn so many times.
+    """
     start = time.perf_counter()
     radius, pooling, selection, reason, selected = chosen
     expected, missing = samples, None
@@ -137,7 +140,7 @@ def fit_chosen(samples: Samples, chosen: Chosen, options: FitOptions) -> FittedF
         fit, pooling = settled_field(expected, radius, pooling)
     warn_of(fit, len(samples))
     if missing is not None:
-        samples = completed(samples, fit, options.seed)
+        samples = completed(samples, fit, options.seed, n_draws)
     fitted, y = time.perf_counter(), samples.standardized(fit.center, fit.scale)
     off, checked = moment_warning(moments(y, fit.field, options.seed)), time.perf_counter()
     correction = choose_correction(y, fit.field, radius, pooling, needed=off is not None, search=options.search)

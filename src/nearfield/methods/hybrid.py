@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from nearfield.distribution import DiffusionModel
+from nearfield.fitting.expectation import DRAWS
 from nearfield.fitting.moments import MomentWarning
 from nearfield.fitting.neural import choose_levels
 from nearfield.methods.base import FitOptions, Fitted, fixed
@@ -42,7 +43,7 @@ class Hybrid(NetworkMethod):
         chosen = choose(samples, None, fixed(self.pooling), options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MomentWarning)  # of the field's draws
-            found = fit_chosen(samples, chosen, options)
+            found = fit_chosen(samples, chosen, options, DRAWS)
         start = time.perf_counter()
         trained = self.train(samples, "hybrid", chosen, options, found)
         levels = choose_levels(trained.samples, trained.fit, found.locality, options.seed)

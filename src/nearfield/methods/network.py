@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -13,6 +14,9 @@ from nearfield.fitting.acceleration import require_compiler
 from nearfield.fitting.context import Locality
 from nearfield.fitting.covariance import location_and_scale
 from nearfield.fitting.elimination import predecessors
+from nearfield.fitting.expectation import DRAWS
+from nearfield.fitting.missing import MissingReport
+from nearfield.fitting.moments import MomentWarning
 from nearfield.fitting.neural import NETWORK_RADIUS, Design, NetworkFit, default_recipe, fit_network
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.predictive import Moments
@@ -28,7 +32,7 @@ from nearfield.methods.base import (
     keep_radius,
     keep_recipe,
 )
-from nearfield.methods.gaussian import Chosen, FittedField, choose
+from nearfield.methods.gaussian import Chosen, FittedField, choose, fit_chosen
 from nearfield.samples import Samples
 from nearfield.sampling.device import usable_device
 from nearfield.score.field import GaussianField
@@ -40,6 +44,7 @@ __all__ = ["NetworkMethod", "Trained"]
 
 _CLEAR = 3.0
 """Standard errors beyond which vertices differ so clearly that a network must tell them apart."""
+_DRAWN = "Missing values are drawn by the Gaussian field, others at each step; errors count where values are data."
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Trained:
     pooling: Pooling
     reason: str
     seconds: float
+    missing: MissingReport | None = None
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,7 @@ class NetworkMethod(Method):
         return None not in (self.recipe, fixed(self.radius), fixed(self.pooling))
 
     def require(self, samples: Samples) -> None:
-        """Refuse missing values, symmetries that the graph lacks, and compilation without a compiler."""
-        super().require(samples)
+        """Refuse symmetries that the graph lacks, and compilation without a compiler; missing values are drawn."""
         graph = samples.graph
         if self.recipe is None:
             return
@@ -105,9 +110,10 @@ class NetworkMethod(Method):
             require_compiler()
 
     def choose_locality(self, samples: Samples, options: FitOptions) -> Chosen:
-        """Choose pooling and hops of the field; where both are given, nothing of the field is needed."""
+        """Choose pooling and hops of the field; where both are given, it is needed for gaps only."""
         radius, pooling = fixed(self.radius), fixed(self.pooling)
-        return choose(samples, 0 if None not in (radius, pooling) else None, pooling, options)
+        hops = None if None in (radius, pooling) else radius if samples.incomplete else 0
+        return choose(samples, hops, pooling, options)
 
     def train(
         self,
@@ -117,8 +123,13 @@ class NetworkMethod(Method):
         options: FitOptions,
         found: FittedField | None = None,
     ) -> Trained:
-        """Train networks; ``found`` has location, scale and correction where a field is fitted already."""
+        """Train networks; ``found`` has location, scale, draws and correction where a field is fitted already."""
         start, pooling = time.perf_counter(), _shared_law(chosen)
+        if found is None and samples.incomplete:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", MomentWarning)  # of the field's draws
+                found = fit_chosen(samples, chosen, options, DRAWS)
+        samples, missing = (samples, None) if found is None else (found.samples, found.missing)
         center, scale = location_and_scale(samples, pooling) if found is None else (found.center, found.scale)
         locality = Locality(chosen.radius, pooling, None if found is None else found.correction)
         recipe = self.recipe or default_recipe(samples.graph, len(samples), self.validation_fraction, options.seed)
@@ -132,7 +143,7 @@ class NetworkMethod(Method):
             progress=None if tell is None else lambda step, loss: tell(step, total, loss),
             device=usable_device(options.device),
         )
-        return Trained(center, scale, y, fit, pooling, _described(fit), time.perf_counter() - start)
+        return Trained(center, scale, y, fit, pooling, _described(fit, y), time.perf_counter() - start, missing)
 
 
 def fitted_network(trained: Trained, chosen: Chosen, field: GaussianField | None = None) -> Fitted:
@@ -145,10 +156,11 @@ def fitted_network(trained: Trained, chosen: Chosen, field: GaussianField | None
         DiffusionModel(trained.fit.score, trained.samples.largest_eigenvalue, field),
         trained.fit.radius,
         trained.pooling,
-        trained.reason,
+        " ".join(filter(None, (trained.missing and trained.missing.describe(), trained.reason))),
         {"select": chosen.seconds, "train": trained.seconds, "fit": time.perf_counter() - start},
         chosen.selection,
         training=trained.fit.networks[0].training,
+        missing=trained.missing,
     )
 
 
@@ -166,13 +178,15 @@ def _shared_law(chosen: Chosen) -> Pooling:
     return Pooling(1.0) if any(c.difference <= _CLEAR * c.difference_error for c in alike) else chosen.pooling
 
 
-def _described(fit: NetworkFit) -> str:
+def _described(fit: NetworkFit, samples: Samples) -> str:
     score, training, context = fit.networks[0].score, fit.networks[0].training, fit.networks[0].context
     why = {"budget": "", "patience": ", then no better", "diverged": ", then diverging"}[training.reason]
-    images = f" Trained on images under {', '.join(training.symmetries)} as well." if training.symmetries else ""
+    images = f"Trained on images under {', '.join(training.symmetries)} as well." if training.symmetries else ""
     losses = ", ".join(f"{network.training.best.loss:.4f}" for network in fit.networks[1:])
-    others = f" Mean of {len(fit.networks)} networks; the losses of the others are {losses}." if losses else ""
-    return (
+    others = f"Mean of {len(fit.networks)} networks; the losses of the others are {losses}." if losses else ""
+    loss = (
         f"Network reading {score.network.radius} hops; held-out loss {training.best.loss:.4f} after "
-        f"{training.best.step} of {len(training.losses)} steps{why}.{f' {context}' if context else ''}{images}{others}"
+        f"{training.best.step} of {len(training.losses)} steps{why}."
     )
+    drawn = "" if samples.drawn is None else _DRAWN
+    return " ".join(filter(None, (loss, context, images, drawn, others)))
