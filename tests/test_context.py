@@ -1,5 +1,8 @@
 """The whole field as context: dense formulas, windows that cover everything, larger lattices, and when it is chosen."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,12 +19,14 @@ from nearfield.fitting.search import Search
 from nearfield.graph import DependencyGraph
 from nearfield.methods.base import FitOptions
 from nearfield.methods.hybrid import Hybrid
+from nearfield.module import describe, rebuild
 from nearfield.process import time_of
 from nearfield.samples import Samples
 from nearfield.score import context
 from nearfield.score.context import FieldContext
 from nearfield.score.gaussian import WindowedGaussianScore
 from nearfield.score.hybrid import HybridScore
+from nearfield.score.preconditioning import scales
 from nearfield.score.stencil import StencilNetwork
 from nearfield.score.switch import SwitchedScore
 
@@ -68,7 +73,8 @@ def test_variance_is_that_of_the_denoised_draws():
     np.testing.assert_allclose(denoised.var(dim=0) / variance[0], 1.0, atol=0.05)
 
 
-def test_windows_that_cover_the_field_make_the_same_hybrid():
+@pytest.mark.parametrize("full_start", [False, True])
+def test_windows_that_cover_the_field_make_the_same_hybrid(full_start):
     """Each window holds all vertices, and its covariance is the field's; weights and square are the same."""
     field, graph = build_field(smooth((9,), 50), 2, ONE).field, DependencyGraph.chain(9)
     windows = WindowedGaussianScore({8: field_spectrum(field, graph, 8)}, ((1.0, 8),))
@@ -76,11 +82,39 @@ def test_windows_that_cover_the_field_make_the_same_hybrid():
     for weight in network.parameters():
         weight += 0.2 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     x = torch.from_numpy(np.random.default_rng(1).normal(size=(6, 9, 1)))
-    one, other = (HybridScore(network, c, np.full((4, 1), 0.4)) for c in (windows, FieldContext(field)))
+    one, other = (
+        HybridScore(network, c, np.full((4, 1), 0.4), full_start=full_start) for c in (windows, FieldContext(field))
+    )
     assert (one.radius, other.radius) == (10, None)
     # windows that are cut off alike share the covariance of one vertex: here no two are
     for t in (TIMES, 0.3):
         torch.testing.assert_close(other.denoise(x, t), one.denoise(x, t), rtol=1e-8, atol=1e-10)
+
+
+def test_an_untrained_network_leaves_a_full_start_as_it_is():
+    """At every noise level, also on a larger lattice and from a file; files without a word of it have the other start.
+
+    F is 0 and there is no square: D is D_G, by the formula that has s^2 q less (1 - s^2) (D_G - a x).
+    """
+    graph, onto = DependencyGraph.grid((5, 6)), DependencyGraph.grid((7, 9))
+    shown = FieldContext(build_field(smooth((5, 6), 60, channels=2), 2, ONE).field)
+    network = StencilNetwork(graph, 1, n_channels=2, n_context=4, width=4).double().requires_grad_(False)
+    score = HybridScore(network, shown, full_start=True)
+    x = torch.from_numpy(np.random.default_rng(1).normal(size=(6, 30, 2)))
+    y = torch.from_numpy(np.random.default_rng(2).normal(size=(6, 63, 2)))
+    description, tensors = json.loads(json.dumps(describe(score))), score.state_dict()
+    again = rebuild(description, tensors, graph)
+    assert description["settings"].pop("full_start") is True
+    before = rebuild(description, tensors, graph)
+    for t in (TIMES, 0.0, 0.3):
+        expected = shown.denoise(x, t)
+        torch.testing.assert_close(score.denoise(x, t), expected, rtol=1e-13, atol=1e-14)
+        assert torch.equal(again.denoise(x, t), score.denoise(x, t))
+        larger = score.extended(graph, onto)
+        torch.testing.assert_close(larger.denoise(y, t), larger.context.denoise(y, t), rtol=1e-13, atol=1e-14)
+        a, s, _ = scales(x, t)
+        missing = (1 - s**2) * (expected - a * x)
+        torch.testing.assert_close(before.denoise(x, t), expected - missing, rtol=1e-12, atol=1e-13)
 
 
 def test_a_larger_lattice_has_the_larger_field(monkeypatch):
@@ -134,6 +168,8 @@ def test_a_network_that_is_shown_the_field_is_trained_and_reads_everything(monke
     fit = fit_network(skewed, Design("hybrid", Locality(1, ONE)), recipe)
     assert isinstance(fit.score, HybridScore)
     assert (fit.score.radius, fit.radius) == (None, 4)
+    assert fit.score.full_start
+    assert not fit_network(skewed, Design("hybrid", Locality(1, ONE), 2), replace(recipe, steps=1)).score.full_start
     assert fit.networks[0].context.startswith("It is shown what the whole Gaussian field")
     assert fit.networks[0].training.best.loss < fit.networks[0].training.checks[0].loss
 

@@ -77,10 +77,11 @@ def hybrid(x, graph, network_radius, gaussian_radius) -> HybridScore:
 
 
 def hybrid_of_field(x, graph) -> HybridScore:
-    """The network is shown what a corrected field makes of the state."""
+    """The network is shown what a corrected field makes of the state, and starts from it in full."""
     kind = WindowNetwork if graph.lattice is None else StencilNetwork
     network = stirred(kind(graph, 1, 2, n_context=4, width=16))
-    return HybridScore(network, FieldContext(corrected(x, graph)), np.linspace(0.3, 1.0, 8).reshape(4, 2))
+    quadratic = np.linspace(0.3, 1.0, 8).reshape(4, 2)
+    return HybridScore(network, FieldContext(corrected(x, graph)), quadratic, full_start=True)
 
 
 def paper(graph, predicts) -> PaperScore:

@@ -202,14 +202,15 @@ class Design:
     ) -> tuple[NetworkScore | HybridScore, str]:
         """Make a score of a network, its context fitted to the samples used, and say what it is shown.
 
-        What a change of sign changes has no square.
+        What a change of sign changes has no square. A context that reads the whole field is where the network starts.
         """
         if self.kind == "neural":
             return NetworkScore(network), ""
         times, radius = recipe.levels.grid(recipe.held_out_levels), _split(self.radius, used.graph)[1]
         context = choose_context(used, unseen, self.locality, times, radius=radius, seed=seed)
         quadratic = None if "negate" in recipe.symmetries else fit_quadratic(used, context.score, seed)
-        return HybridScore(network, context.score, quadratic), context.reason
+        full = context.score.radius is None
+        return HybridScore(network, context.score, quadratic, full_start=full), context.reason
 
 
 def fit_network(

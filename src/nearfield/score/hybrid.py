@@ -14,6 +14,12 @@ is nearly 1 and D is :math:`D_G`, with corrections of the order of its square, s
 explains. That square itself has a coefficient c of closed form (:func:`~nearfield.fitting.quadratic.fit_quadratic`): of
 skewed data it decides the variance and the tail of draws, and a network learns half of c. Where noise is weak, v is the
 variance of the data, and the network is free to leave :math:`D_G` where it is wrong.
+
+With this start, :math:`s^2 q`, the network itself has to find what the context knows at weak noise. From windows it
+does; what the whole field tells no network of a few hops finds again. A context that reads the whole field is
+therefore the start in full, q in the place of :math:`s^2 q`:
+
+.. math:: D(x, t) = D_G + s\,\bigl(s\,c(\sigma) (D_G^2 - v) + v\,F(x, D_G, q, \ln\sigma)\bigr).
 """
 
 from __future__ import annotations
@@ -104,6 +110,8 @@ class HybridScore(Score):
         Fitted to the same standardised data; it does not change.
     quadratic : ndarray, shape (knot, channel), optional
         The coefficient c at noise-to-signal ratios 1, 2, 4 and 8, as `hats` goes on between them; 0 by default.
+    full_start : bool, default=False
+        Whether D is that of the context where F and c are 0, at weak noise too: q in the place of s^2 q.
 
     Attributes
     ----------
@@ -117,6 +125,7 @@ class HybridScore(Score):
         If these are not of one field, or the network has another context.
     """
 
+    settings = ("full_start",)
     quadratic: Tensor
 
     def __init__(
@@ -124,8 +133,11 @@ class HybridScore(Score):
         network: Network,
         context: ContextScore,
         quadratic: Float[np.ndarray, "knot channel"] | Float[Tensor, "knot channel"] | None = None,
+        *,
+        full_start: bool = False,
     ) -> None:
         super().__init__()
+        self.full_start = full_start
         sizes = (len(network.graph), network.n_channels, network.n_context)
         wanted = (context.n_vertices, context.n_channels, CONTEXT_PER_CHANNEL * context.n_channels)
         if sizes != wanted:
@@ -146,11 +158,11 @@ class HybridScore(Score):
         self.radius = None if reach is None else max(network.radius, network.context_radius + reach)
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Return a x + s (s^2 q + s c (D_G^2 - v) + v F(x, D_G, q))."""
+        """Return a x + s (s^2 q + s c (D_G^2 - v) + v F(x, D_G, q)), or with q in the place of s^2 q."""
         return self.precondition(x, t).denoise(self.network, x, t)
 
     def precondition(self, x: Tensor, t: float | Tensor) -> Preconditioning:
-        """Return context D_G and q, skip s^2 q + s c (D_G^2 - v), c_out v; arguments as in `Score.denoise`."""
+        """Return context D_G and q, skip (q or s^2 q) + s c (D_G^2 - v), c_out v; arguments as in `Score.denoise`."""
         return self.precondition_given(x, t, *self.context.denoise_with_variance(x, t))
 
     def precondition_given(self, x: Tensor, t: float | Tensor, denoised: Tensor, variance: Tensor) -> Preconditioning:
@@ -158,7 +170,7 @@ class HybridScore(Score):
         a, s, log_sigma = scales(x, t)
         q = torch.where(s > 0, (denoised - a * x) / torch.where(s > 0, s, 1.0), 0.0)
         coefficient = (hats(log_sigma) @ self.quadratic.to(log_sigma)).to(x)[:, None]
-        skip = s**2 * q + s * coefficient * (denoised**2 - variance)
+        skip = (q if self.full_start else s**2 * q) + s * coefficient * (denoised**2 - variance)
         return Preconditioning(torch.cat([denoised, q], dim=2), skip, variance)
 
     @property
@@ -168,7 +180,8 @@ class HybridScore(Score):
 
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> HybridScore:
         """Return the network and the context on a larger lattice."""
-        return HybridScore(self.network.extended(graph, onto), self.context.extended(graph, onto), self.quadratic)
+        network, context = self.network.extended(graph, onto), self.context.extended(graph, onto)
+        return HybridScore(network, context, self.quadratic, full_start=self.full_start)
 
 
 def hats(log_sigma: Float[Tensor, " sample"]) -> Float[Tensor, "sample knot"]:
