@@ -277,7 +277,9 @@ def test_refusals(case):
 
 
 def test_networks_say_that_they_need_complete_samples():
-    with pytest.raises(ValueError, match=r"observed everywhere, got \d+ missing values \(NaN\); method='gaussian' takes them"):
+    with pytest.raises(
+        ValueError, match=r"observed everywhere, got \d+ missing values \(NaN\); method='gaussian' takes them"
+    ):
         nf.LocalizedDiffusion(method="hybrid").fit(chain_with_gaps())
 
 
