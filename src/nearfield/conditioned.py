@@ -13,6 +13,7 @@ from nearfield._evidence import Known
 from nearfield.data.codec import Codec
 from nearfield.data.table import as_frame
 from nearfield.distribution import Conditional
+from nearfield.evaluation.calibration import levels
 from nearfield.noise import seed_of
 from nearfield.sampling.conditioning import DecoupledSampler
 from nearfield.transform.marginal import Marginal
@@ -26,6 +27,8 @@ __all__ = ["MEMBERS", "ConditionedModel"]
 
 MEMBERS = 400
 """Draws behind means, deviations and quantiles that have no closed form."""
+_MANY = 1024
+"""Missing values whose variances cost more than draws."""
 _NODES = 64
 """Nodes of the Gauss-Hermite quadrature."""
 
@@ -199,6 +202,12 @@ class ConditionedModel:
             return found
         mean, variance = self._law.moments()
         return self._units(mean + np.sqrt(variance) * ndtri(asked)[:, None, None])
+
+    def ensemble(self, n_members: int, seed: int) -> tuple[Float[np.ndarray, "member case vertex channel"], bool]:
+        """Ascending members of the law of each value: quantiles in closed form, or draws; and which they are."""
+        if self.exact and np.isnan(self._known.exact[0]).sum() <= _MANY:
+            return self.quantiles(levels(n_members, drawn=False)[0].tolist(), seed), False
+        return np.sort(self.draw(n_members, seed), axis=0), True
 
     def _labelled(self, values: Float[np.ndarray, "case vertex channel"]) -> Any:
         return self._codec.decode(values[0], lead=())

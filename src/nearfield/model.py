@@ -20,9 +20,11 @@ from nearfield.data import store
 from nearfield.data.codec import Codec
 from nearfield.data.duplicate import fingerprints
 from nearfield.data.features import Features
-from nearfield.distribution import Distribution, GaussianModel
+from nearfield.distribution import Distribution, GaussianModel, UnsupportedError
+from nearfield.evaluation.calibration import Calibration
 from nearfield.evaluation.comparison import Comparison
 from nearfield.evaluation.training import TrainingMoments
+from nearfield.evaluation.trial import DRAWN, EXACT, Trial
 from nearfield.fitting.fit_report import FitReport
 from nearfield.fitting.pooling import Pooling
 from nearfield.methods.base import Fitted, Radius
@@ -142,6 +144,26 @@ class Model:
             filled[cases] = law.draw(1, self.fit_report.seed)[0]
         return samples.with_values(filled, observed=None)
 
+    def calibration(self, x: Float[np.ndarray, "sample vertex channel"], seed: int) -> Calibration | None:
+        """Hide values, of samples not seen if there are 10, and compare them with their law given the rest.
+
+        None where the method keeps no Gaussian field to condition by, or samples are too small to hide a part of.
+        """
+        effort = EXACT if self.law.exact and not self.marginal.has_masses else DRAWN
+        trial = Trial.of(x, np.isin(fingerprints(x), self.training_samples), self.codec.graph, effort, seed)
+        members, drawn = np.empty((effort.members, trial.place.shape[1])), np.empty(trial.place.shape[1], dtype=bool)
+        try:
+            for cases, law in self.completions(trial.partial):
+                fields, random = law.ensemble(effort.members, seed)
+                for k, case in enumerate(cases):
+                    at = np.flatnonzero(trial.place[0] == case)
+                    members[:, at] = fields[:, k, trial.place[1, at], trial.place[2, at]]
+                    drawn[at] = random
+        except UnsupportedError:
+            return None
+        told = trial.told(self.marginal(x), self.codec.graph)
+        return Calibration.of(trial, members, drawn, told, x, ordered=self.codec.ordered, seed=seed)
+
     def comparison(
         self,
         x: Float[np.ndarray, "sample vertex channel"],
@@ -150,7 +172,7 @@ class Model:
     ) -> Comparison:
         """Compare data, in their units, with standardised draws of that provenance."""
         seen = bool(np.isin(fingerprints(x), self.training_samples).any())
-        drawn = float(np.isnan(x).mean())
+        drawn, calibration = float(np.isnan(x).mean()), self.calibration(x, self.fit_report.seed)
         x = self._without_gaps(Samples(x, self.codec.graph)).values
         generated, score = self.marginal.inv(z), self.law.score
         densities: dict[str, np.ndarray] = {}
@@ -183,6 +205,7 @@ class Model:
             log_density=densities,
             provenance={**self.codec.attrs, **channels[0].attrs, **provenance},
             drawn=drawn,
+            calibration=calibration,
         )
 
     def provenance(self, seed: int) -> dict[str, Any]:

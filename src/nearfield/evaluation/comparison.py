@@ -13,6 +13,7 @@ from nearfield.evaluation.training import MOST_CHANNELS, TrainingMoments, block_
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from nearfield.evaluation.calibration import Calibration
     from nearfield.fitting.fit_report import FitReport
     from nearfield.fitting.pooling import Pooling
     from nearfield.graph import DependencyGraph
@@ -59,6 +60,8 @@ class Comparison:
         Of the pairs, splits and bootstrap of the report itself.
     drawn : float
         Share of the values of `real` that were missing, and are drawn by the model.
+    calibration : Calibration or None
+        Hidden values of the data beside their laws given the others.
 
     Raises
     ------
@@ -91,6 +94,7 @@ class Comparison:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     drawn: float = 0.0
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         for name, x in (("real", self.real), ("generated", self.generated)):

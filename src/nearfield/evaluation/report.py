@@ -18,7 +18,7 @@ import numpy as np
 
 from nearfield._plain import plain
 from nearfield.data.atomic_write import replace_files, require_target
-from nearfield.evaluation import check, fit_plot
+from nearfield.evaluation import check, fit_plot, plot
 from nearfield.evaluation.agreement import drift_names
 from nearfield.evaluation.check import Verdict
 from nearfield.evaluation.comparison import Comparison
@@ -84,6 +84,7 @@ def write_report(path: str | os.PathLike[str], comparison: Comparison) -> dict[s
             "network": _network(fit),
             "channels": sections,
             "log_density": _log_density(comparison),
+            "calibration": None if comparison.calibration is None else comparison.calibration.table(),
             "seconds": {} if fit is None else fit.seconds,
             "warnings": () if fit is None else fit.warnings,
             "provenance": comparison.provenance,
@@ -91,6 +92,8 @@ def write_report(path: str | os.PathLike[str], comparison: Comparison) -> dict[s
         finite=True,
     )
     numbers = json.dumps(summary, indent=1, allow_nan=False)
+    if comparison.calibration is not None:
+        pictures["calibration"] = png(plot.ranks(summary["calibration"]["ranks"]))
     html = render(summary, pictures | _pictures_of_fit(fit) | picture_missing(comparison))
     replace_files({page.with_suffix(".json"): numbers.encode(), page: html.encode()})
     return summary
@@ -230,6 +233,8 @@ def _verdicts_of_fit(comparison: Comparison, choice: Mapping[str, Any]) -> list[
         verdicts.append(check.check_copies(comparison.real, comparison.generated, seed=comparison.seed))
     if fitted and size is not None:
         verdicts.append(check.check_sample_count(fitted, size, bool(choice["pooling"])))
+    if comparison.calibration is not None:
+        verdicts += comparison.calibration.checks()
     densities = comparison.log_density
     if "held out" in densities and "generated" in densities:
         dimensions = comparison.real[0].size
