@@ -311,8 +311,10 @@ def test_few_samples_stay_gaussian_and_it_is_said():
         model = nf.LocalizedDiffusion(radius=1, pooling=1.0, random_state=0).fit(x)
     assert type(model.score_).__name__ == "GaussianField"
     assert "19 samples are fewer than 20" in model.fit_report_.reason
+    network = nf.LocalizedDiffusion(method="neural", recipe=Recipe(steps=1), radius=1, pooling=1.0).fit(x)
+    assert np.isfinite(network.surprise(x)).all()  # from the field kept beside it
     with pytest.raises(ValueError, match="Gaussian field"):
-        nf.LocalizedDiffusion(method="neural", recipe=Recipe(steps=1), radius=1, pooling=1.0).fit(x).surprise(x)
+        nf.LocalizedDiffusion(method="windowed", radius=1, pooling=1.0).fit(x).surprise(x)
 
 
 def test_a_killed_fit_goes_on_from_its_checkpoint(tmp_path):

@@ -97,7 +97,7 @@ class Model:
         """Log-density of data, transform included, nats; missing (NaN) values are left out."""
         z, slope = self.marginal(x), self.marginal.log_abs_det_jacobian(x)
         if not self.marginal.has_masses:
-            density: np.ndarray = self.law.log_prob(z) + slope.sum(axis=(-2, -1))
+            density: np.ndarray = self.law.log_prob(z) + np.nansum(slope, axis=(-2, -1))
             return density
         below, above = self.marginal.censored(x), self.marginal.censored(x, upper=True)
         hidden = np.isfinite(below) | np.isfinite(above)

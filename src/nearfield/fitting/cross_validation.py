@@ -88,7 +88,7 @@ def patches(graph: DependencyGraph, limit: int = PATCH) -> np.ndarray:
     return keep
 
 
-def representative(samples: Samples, parts: Sequence[np.ndarray], limit: int = PATCH) -> Samples:
-    """Return the samples for the choice of the locality: at comparable vertices of `patches`."""
-    found = samples.at(patches(samples.graph, min(limit, PATCH_WITH_GAPS) if samples.incomplete else limit))
+def representative(samples: Samples, parts: Sequence[np.ndarray], **limit: int) -> Samples:
+    """Return the samples for the choice of the locality: at comparable vertices of `patches`, which has the limit."""
+    found = samples.at(patches(samples.graph, **({"limit": PATCH_WITH_GAPS} if samples.incomplete else limit)))
     return found.at(comparable(found, parts))

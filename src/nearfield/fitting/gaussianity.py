@@ -121,7 +121,7 @@ def check_gaussianity(samples: Samples, radius: int, pooling: Pooling, seed: int
     if not parts:
         return Gaussianity((), np.inf)
     limit = max(64, min(PATCH, LARGEST // (len(samples) * samples.n_channels)))
-    used = representative(samples.with_values(samples.values, standard=()), parts, limit)
+    used = representative(samples.with_values(samples.values, standard=()), parts, limit=limit)
     used = used.with_values(used.values, standard=samples.standard)
     edges = _edges(used)
     halves = [_half(used.without(part), used.take(part), edges, radius, pooling, seed) for part in parts]
