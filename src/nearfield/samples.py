@@ -109,7 +109,9 @@ class Samples:
                 f"values must have shape (sample, {self.graph.n_vertices}, channel) on {self.graph!r}, got "
                 f"{self.values.shape}"
             )
-        if self.observed is None and math.isnan(self.values.sum()):
+        with np.errstate(invalid="ignore"):  # of infinite values, which a fit refuses
+            some_missing = math.isnan(self.values.sum())
+        if self.observed is None and some_missing:
             object.__setattr__(self, "observed", ~np.isnan(self.values))
         if self.observed is not None and not (
             self.observed.shape == self.values.shape and self.observed.dtype == np.dtype(bool)
