@@ -199,6 +199,26 @@ def test_latents_have_the_correlation_of_the_field():
     np.testing.assert_allclose(turned[..., 0], -filled, atol=1e-9)  # the two sides are mirror images
 
 
+def test_latents_of_scattered_gauges_do_not_run_away():
+    """69 % dry, Matern 3/2 in the plane. Correlations of 600 samples have errors of .04, means of many pairs .02."""
+    rng = np.random.default_rng(0)
+    points = rng.random((40, 2))
+    scaled = np.sqrt(3) * np.linalg.norm(points[:, None] - points, axis=-1) / 0.3
+    covariance = (1 + scaled) * np.exp(-scaled) + 1e-9 * np.eye(40)
+    z = rng.normal(size=(600, 40)) @ np.linalg.cholesky(covariance).T
+    below = np.where(z < 0.5, 0.5, np.nan)[..., None]
+    nothing = np.full_like(below, np.nan)
+    filled = with_latents(np.where(z < 0.5, -9.0, z)[..., None], below, nothing, DependencyGraph.knn(points, 6), 0)[
+        ..., 0
+    ]
+    assert filled.std() == pytest.approx(1, abs=0.03)
+    assert filled.mean() == pytest.approx(0, abs=0.03)
+    found = np.corrcoef(filled.T)
+    for low, high in ((0.9, 0.99), (0.6, 0.9), (0.3, 0.6)):
+        pairs = (covariance > low) & (covariance < high)
+        assert found[pairs].mean() == pytest.approx(covariance[pairs].mean(), abs=0.08)
+
+
 def test_missing_values_are_drawn_along_and_stay_missing():
     z = np.where(np.random.default_rng(0).random((50, LENGTH)) < 0.2, np.nan, chain(50))[..., None]
     below = np.where(z < 0, 0.0, np.nan)
