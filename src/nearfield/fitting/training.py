@@ -252,6 +252,6 @@ def _identity_of(
         "device": x.device.type,
     }
     fixed["x"] = x.cpu().numpy()
-    if samples.drawn is not None:
-        fixed |= {"draws": samples.drawn.values, "present": samples.drawn.present}
+    if samples.present is not None:  # what is drawn follows from the data and the seed
+        fixed |= {"x": np.where(samples.present, fixed["x"], 0), "present": samples.present}
     return store.digest(settings, fixed)

@@ -59,7 +59,7 @@ class Auto(NetworkMethod):
             fitted = _gaussian(samples, found, options, why)
             return replace(fitted, seconds=fitted.seconds | seconds)
         start = time.perf_counter()
-        trained, levels = self._compete(samples, y, chosen, found, options)
+        trained, levels = self._compete(samples, chosen, found, options)
         seconds["train"] = time.perf_counter() - start
         reason = f"{tested.describe()} {trained.reason} {_compared(levels)}"
         if any(level.selected for level in levels):
@@ -70,18 +70,18 @@ class Auto(NetworkMethod):
         return replace(fitted, seconds=fitted.seconds | seconds, training=training, levels=levels)
 
     def _compete(
-        self, samples: Samples, y: Samples, chosen: Chosen, found: FittedField, options: FitOptions
+        self, samples: Samples, chosen: Chosen, found: FittedField, options: FitOptions
     ) -> tuple[Trained, tuple[LevelChoice, ...]]:
         """Train the hybrid as far as it seems worth it, and compare it with the field."""
         recipe = self.recipe or default_recipe(samples.graph, len(samples), self.validation_fraction, options.seed)
         if recipe.steps > 2 * TRIAL:
             brief = replace(self, recipe=replace(recipe, steps=TRIAL, check_every=TRIAL, n_networks=1))
             trained = brief.train(samples, "hybrid", chosen, replace(options, checkpoint=None, on_step=None), found)
-            levels = choose_levels(y, trained.fit, found.locality, options.seed)
+            levels = choose_levels(trained.samples, trained.fit, found.locality, options.seed)
             if not any(level.gaussian - level.hybrid > _CLEAR * level.error for level in levels):
                 return trained, tuple(level._replace(selected=False) for level in levels)
         trained = self.train(samples, "hybrid", chosen, options, found)
-        return trained, choose_levels(y, trained.fit, found.locality, options.seed)
+        return trained, choose_levels(trained.samples, trained.fit, found.locality, options.seed)
 
 
 def _gaussian(samples: Samples, found: FittedField, options: FitOptions, why: str) -> Fitted:

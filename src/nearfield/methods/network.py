@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -17,10 +17,11 @@ from nearfield.fitting.elimination import predecessors
 from nearfield.fitting.expectation import DRAWS
 from nearfield.fitting.missing import MissingReport
 from nearfield.fitting.moments import MomentWarning
-from nearfield.fitting.neural import NETWORK_RADIUS, Design, NetworkFit, default_recipe, fit_network
+from nearfield.fitting.neural import NETWORK_RADIUS, Design, NetworkFit, choose_levels, default_recipe, fit_network
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.predictive import Moments
 from nearfield.fitting.recipe import Recipe
+from nearfield.fitting.redrawing import redrawn
 from nearfield.fitting.symmetry import named as named_symmetries
 from nearfield.methods.base import (
     FitOptions,
@@ -33,9 +34,13 @@ from nearfield.methods.base import (
     keep_recipe,
 )
 from nearfield.methods.gaussian import Chosen, FittedField, choose, fit_chosen
+from nearfield.process import time_of
 from nearfield.samples import Samples
 from nearfield.sampling.device import usable_device
+from nearfield.score.base import Score
 from nearfield.score.field import GaussianField
+from nearfield.score.hybrid import HybridScore
+from nearfield.score.switch import SwitchedScore
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -44,7 +49,9 @@ __all__ = ["NetworkMethod", "Trained"]
 
 _CLEAR = 3.0
 """Standard errors beyond which vertices differ so clearly that a network must tell them apart."""
-_DRAWN = "Missing values are drawn by the Gaussian field, others at each step; errors count where values are data."
+_DRAWN = "Missing values are drawn anew at each step; errors count where values are data."
+_REDRAWN = 300
+"""Fewest steps of a training that begins with a shorter one, by which missing values are drawn."""
 
 
 @dataclass(frozen=True)
@@ -135,13 +142,17 @@ class NetworkMethod(Method):
         recipe = self.recipe or default_recipe(samples.graph, len(samples), self.validation_fraction, options.seed)
         tell, total = options.on_step, recipe.n_networks * recipe.steps
         y = samples.standardized(center, scale)
+        design, device = Design(kind, locality, fixed(self.radius)), usable_device(options.device)
+        if found is not None and y.drawn is not None and locality.correction is None and recipe.steps >= _REDRAWN:
+            brief = replace(recipe, steps=recipe.steps // 3, n_networks=1)
+            y = _redrawn(y, fit_network(y, design, brief, device=device), found, options.seed)
         fit = fit_network(
             y,
-            Design(kind, locality, fixed(self.radius)),
+            design,
             recipe,
             checkpoint=options.checkpoint,
             progress=None if tell is None else lambda step, loss: tell(step, total, loss),
-            device=usable_device(options.device),
+            device=device,
         )
         return Trained(center, scale, y, fit, pooling, _described(fit, y), time.perf_counter() - start, missing)
 
@@ -169,6 +180,16 @@ def _field_beside(trained: Trained, chosen: Chosen) -> GaussianField:
     hops = min(trained.fit.radius, NETWORK_RADIUS) if chosen.selection is None else chosen.radius  # nothing was chosen
     windows = predecessors(trained.samples.graph, hops)
     return Moments.of(trained.samples, windows, chosen.pooling).field(chosen.pooling, hops)
+
+
+def _redrawn(y: Samples, fit: NetworkFit, found: FittedField, seed: int) -> Samples:
+    """Draw what is missing by a network, and by the field at the noise levels where that is clearly better."""
+    score: Score = fit.score
+    if isinstance(score, HybridScore):
+        levels = choose_levels(y, fit, found.locality, seed)
+        choice = tuple((time_of(each.sigma), each.hybrid - each.gaussian <= each.error) for each in levels)
+        score = SwitchedScore(found.field, score, choice)
+    return redrawn(y, score, found.field, seed)
 
 
 def _shared_law(chosen: Chosen) -> Pooling:

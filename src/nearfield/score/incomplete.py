@@ -45,12 +45,16 @@ class IncompleteFields:
     ----------
     field : GaussianField
     observed : ndarray of bool, shape (sample, vertex, channel)
+    shift : float
+        Added to the diagonal of the precision: of white noise through which the whole field, of mean 0, is seen too.
     """
 
-    def __init__(self, field: GaussianField, observed: Bool[np.ndarray, "sample vertex channel"]) -> None:
+    def __init__(
+        self, field: GaussianField, observed: Bool[np.ndarray, "sample vertex channel"], shift: float = 0.0
+    ) -> None:
         if field.coarse is not None:
             raise ValueError("field must have no correction at larger scales; condition it on one pattern at a time")
-        self.field = field
+        self.field, self.shift = field, shift
         self._seen = observed.reshape(len(observed), -1)[:, field._place]
         packed = np.ascontiguousarray(np.packbits(self._seen, axis=1))
         _, first, of = np.unique(packed.view(f"V{packed.shape[1]}").ravel(), return_index=True, return_inverse=True)
@@ -58,6 +62,8 @@ class IncompleteFields:
         self._samples = np.split(np.argsort(of, kind="stable"), np.cumsum(np.bincount(of))[:-1])
         self._of = of
         self._precision = sp.csr_array(field.precision())
+        if shift:
+            self._precision = sp.csr_array(self._precision + shift * sp.eye_array(self._precision.shape[0]))
         self._memory: list[_Part] | None = None
 
     @property
@@ -73,12 +79,20 @@ class IncompleteFields:
     def sample(
         self, x: Float[np.ndarray, "sample vertex channel"], *, seed: int, step: int = 0
     ) -> Float[np.ndarray, "sample vertex channel"]:
-        """Draw the missing entries of each field once; those of a sample depend on seed, step and its place alone."""
+        """Draw the missing entries of each field once; those of a sample depend on seed, step and its place alone.
+
+        With a shift, the step after it is used too.
+        """
         # P_mm = F_m' F_m, so that F_m' e has the covariance P_mm, and its solution P_mm^{-1}
-        field, ordered = self.field, self._given(x)
-        drawn = noise.normals(seed, noise.Stream.CONDITIONAL, range(len(x)), step, field.n_vertices, field.n_channels)
-        pushed = (field.factor.matrix.T @ drawn.reshape(len(x), -1).T).T
+        ordered = self._given(x)
+        pushed = (self.field.factor.matrix.T @ self._normals(len(x), seed, step).T).T
+        if self.shift:
+            pushed += math.sqrt(self.shift) * self._normals(len(x), seed, step + 1)
         return self._completed(ordered, pushed - self._times(ordered))
+
+    def _normals(self, n: int, seed: int, step: int) -> Float[np.ndarray, "sample variable"]:
+        shape = (self.field.n_vertices, self.field.n_channels)
+        return noise.normals(seed, noise.Stream.CONDITIONAL, range(n), step, *shape).reshape(n, -1)
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
         r"""Log-density of what is observed, in nats: :math:`\log p(x_o, \mu_m) - \log p(\mu_m | x_o)`."""
