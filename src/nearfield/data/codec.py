@@ -115,17 +115,10 @@ class Codec:
         missing : {"error", "allow"}
             Whether values may be NaN in some samples.
 
-        Returns
-        -------
-        Codec
-            For these data and all of their kind.
-
         Raises
         ------
-        TypeError
-            If the data are not real numbers.
-        ValueError
-            If there are fewer than two samples, infinite values, NaN in some samples only where that is not allowed,
+        TypeError, ValueError
+            If the data are not real numbers, there are fewer than two samples, infinite values, NaN in some samples only where that is not allowed,
             vertices with fewer than five values or that do not vary, duplicate coordinates, a graph of another size, or
             an unclear layout.
 

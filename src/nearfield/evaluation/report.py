@@ -70,8 +70,19 @@ def write_report(path: str | os.PathLike[str], comparison: Comparison) -> dict[s
     """
     page = page_path(path)
     sections, verdicts, pictures = _channels(comparison)
+    summary = _summary(comparison, sections, verdicts)
+    numbers = json.dumps(summary, indent=1, allow_nan=False)
+    if comparison.calibration is not None:
+        pictures["calibration"] = png(plot.ranks(summary["calibration"]["ranks"]))
+    html = render(summary, pictures | _pictures_of_fit(comparison.fit) | picture_missing(comparison))
+    replace_files({page.with_suffix(".json"): numbers.encode(), page: html.encode()})
+    return summary
+
+
+def _summary(comparison: Comparison, sections: Any, verdicts: list[Verdict]) -> dict[str, Any]:
+    """Return the content of the JSON file."""
     fit, choice = comparison.fit, _choice(comparison)
-    verdicts += _verdicts_of_fit(comparison, choice)
+    verdicts = verdicts + _verdicts_of_fit(comparison, choice)
     summary: dict[str, Any] = plain(
         {
             "schema": SCHEMA,
@@ -91,11 +102,6 @@ def write_report(path: str | os.PathLike[str], comparison: Comparison) -> dict[s
         },
         finite=True,
     )
-    numbers = json.dumps(summary, indent=1, allow_nan=False)
-    if comparison.calibration is not None:
-        pictures["calibration"] = png(plot.ranks(summary["calibration"]["ranks"]))
-    html = render(summary, pictures | _pictures_of_fit(fit) | picture_missing(comparison))
-    replace_files({page.with_suffix(".json"): numbers.encode(), page: html.encode()})
     return summary
 
 
