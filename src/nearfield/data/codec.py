@@ -118,9 +118,9 @@ class Codec:
         Raises
         ------
         TypeError, ValueError
-            If the data are not real numbers, there are fewer than two samples, infinite values, NaN in some samples only where that is not allowed,
-            vertices with fewer than five values or that do not vary, duplicate coordinates, a graph of another size, or
-            an unclear layout.
+            If the data are not real numbers, or there are fewer than two samples, infinite values, NaN in some samples
+            only where that is not allowed, vertices with fewer than five values or that do not vary, duplicate
+            coordinates, a graph of another size, or an unclear layout.
 
         Examples
         --------
