@@ -167,6 +167,8 @@ class Calibration:
         value, error = self._statistics()
         reach = threshold(error, self.n_samples // self.block, FALSE_ALARM)
         half = reach * np.sqrt(np.maximum(np.diag(error), 0.0))
+        bins = half[-_BINS:]  # a bin that few values reach by chance has too small an error
+        half[-_BINS:] = np.maximum(bins, np.sqrt(np.mean(bins**2)))
         return [self._check(name, value, half) for name in dict.fromkeys(s.check for s in _STATISTICS)]
 
     def _check(self, name: str, value: Float[np.ndarray, " s"], chance: Float[np.ndarray, " s"]) -> Verdict:

@@ -82,8 +82,8 @@ class Trial:
         number = pool[spread]
         rng, x = np.random.default_rng([seed, 1]), x[number]
         hidden, counts = _hide(x, graph, effort.patterns, rng)
-        places = [np.argwhere(each) for each in counts]
-        kept = [rng.permutation(each)[:_HIDDEN] for each in places]
+        told = (~np.isnan(x) & ~hidden).any(axis=2)
+        kept = [_some(np.argwhere(each), _nearest(t, graph)[1], rng) for each, t in zip(counts, told, strict=True)]
         place = np.concatenate([np.column_stack([np.full(len(k), i), k]) for i, k in enumerate(kept)]).T
         return cls(x, hidden, number, place, len(pool) != len(fresh))
 
@@ -103,7 +103,7 @@ class Trial:
         z = np.clip(z, -_CLIPPED, _CLIPPED)
         for case, channel in np.unique(self.place[[0, 2]], axis=1).T:
             values = np.flatnonzero((self.place[0] == case) & (self.place[2] == channel))
-            near = _nearest(observed[case, :, channel], graph)[self.place[1, values]]
+            near = _nearest(observed[case, :, channel], graph)[0][self.place[1, values]]
             values, near = values[near >= 0], near[near >= 0]
             others = np.delete(z[..., channel], self.number[case], axis=0)
             here, there = others[:, self.place[1, values]], others[:, near]
@@ -158,13 +158,27 @@ def _ball(graph: DependencyGraph, center: int, size: int) -> Int[np.ndarray, " v
     return found[:size]
 
 
-def _nearest(told: Bool[np.ndarray, " vertex"], graph: DependencyGraph) -> Int[np.ndarray, " vertex"]:
-    """Return the nearest vertex, in hops, that is told; -1 without one."""
+def _some(
+    places: Int[np.ndarray, "place 2"], hops: Int[np.ndarray, " vertex"], rng: np.random.Generator
+) -> Int[np.ndarray, "some 2"]:
+    """Choose 20 of many hidden values: half of them nearest to what is observed, where neighbours tell most."""
+    places = rng.permutation(places)
+    order = np.argsort(hops[places[:, 0]], kind="stable")
+    chosen = np.concatenate([order[: _HIDDEN // 2], rng.permutation(order[_HIDDEN // 2 :])])
+    found: np.ndarray = places[chosen[:_HIDDEN]]
+    return found
+
+
+def _nearest(
+    told: Bool[np.ndarray, " vertex"], graph: DependencyGraph
+) -> tuple[Int[np.ndarray, " vertex"], Int[np.ndarray, " vertex"]]:
+    """Return the nearest vertex that is told, -1 without one, and how many hops it is away."""
     adjacency = graph.adjacency
     to, ends = adjacency.indices, np.repeat(np.arange(len(told)), np.diff(adjacency.indptr))
-    label = np.where(told, np.arange(len(told)), -1)
-    while True:
+    label, hops = np.where(told, np.arange(len(told)), -1), np.where(told, 0, len(told))
+    for step in range(1, len(told)):
         spread = (label[ends] < 0) & (label[to] >= 0)
         if not spread.any():
-            return label
-        label[ends[spread]] = label[to[spread]]
+            break
+        label[ends[spread]], hops[ends[spread]] = label[to[spread]], step
+    return label, hops
