@@ -126,7 +126,7 @@ def test_the_device_of_the_estimator_is_that_of_the_training(monkeypatch):
 def test_a_checkpoint_of_another_device_is_refused(monkeypatch):
     """Its random numbers are others."""
     score, x = SCORES["stencil"](), torch.from_numpy(X).float()
-    here, there = (training._identity_of(score, RECIPE, each, False, 0) for each in (x, Elsewhere(x)))
+    here, there = (training._identity_of(score, RECIPE, each, SAMPLES, 0) for each in (x, Elsewhere(x)))
     assert here != there
 
 
