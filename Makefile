@@ -42,7 +42,7 @@ check: $(VENV)/dev.stamp
 	time $(BIN)/mypy
 	time $(MKDOCS)
 	time $(BIN)/nearfield demo --out $(DEMO)
-	for example in examples/0*.py; do echo "== $$example"; \
+	for example in examples/*.py; do echo "== $$example"; \
 	time $(BIN)/python $$example $(DEMO)/$$(basename $$example .py).png; done
 	$(PYTEST) -m "slow or not slow" --doctest-modules --durations 10 src tests
 

@@ -21,7 +21,7 @@ import torch
 from benchmarks.quality import classifier_area
 from benchmarks.table import show, verdict
 from nearfield.datasets import gravel
-from nearfield.demo.gravel import compare, losses, models, patches, regions
+from nearfield.demo.gravel import compare, cut_patches, losses, models, regions
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -49,7 +49,7 @@ def grey(values: Patches) -> Patches:
 
 def one_seed(seed: int) -> list[list[str]]:
     """Fit both models and measure them; the rows of the table."""
-    train, unseen = (patches(region) for region in regions(gravel()))
+    train, unseen = (cut_patches(region) for region in regions(gravel()))
     real, size = unseen.to_numpy(), len(unseen)
     rng = np.random.default_rng(seed)
     learnt = [area(train.to_numpy()[rng.choice(len(train), size, replace=False)], real, k) for k in range(DRAWS)]

@@ -121,7 +121,7 @@ def never_worse(seeds: list[int]) -> None:
                 weight = 1 / (1 + np.square(SIGMAS))[:, None]
                 losses.append((weight * held_out(model.score_, z, [time_of(s) for s in SIGMAS], seed=7)).sum(axis=0))
                 if method == "auto":
-                    selected = sum(level.selected for level in model.fit_report_.levels)
+                    selected = sum(level.selected for level in model.fit_report_.levels or ())
                     seconds = time.process_time() - start
             gap = losses[0] - losses[1]
             blocks = np.array([part.mean() for part in np.array_split(gap, 20)]) if dims else gap

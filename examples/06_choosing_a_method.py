@@ -61,8 +61,8 @@ for name in laws:
     print(f"\n{name}: {models[name, 'auto'].fit_report_.reason}")
 
 # 5. The values of the chain with two wells, and where "auto" lets the network serve.
-figure = Figure(figsize=(12, 3.8), dpi=80, layout="constrained")
-left, middle, right = figure.subplots(1, 3)
+figure = Figure(figsize=(9, 3.8), dpi=80, layout="constrained")
+left, right = figure.subplots(1, 2)
 bins = np.linspace(-2.5, 2.5, 61)
 left.hist(draws["two wells", "known law"].ravel(), bins, density=True, color="0.8", label="known law")
 for method, style in (("gaussian", "C1--"), ("hybrid", "C2"), ("auto", "C0")):
@@ -70,9 +70,7 @@ for method, style in (("gaussian", "C1--"), ("hybrid", "C2"), ("auto", "C0")):
     left.plot((bins[1:] + bins[:-1]) / 2, density, style, label=method)
 left.set(title="Values, two wells", xlabel="value, deviations", ylabel="density", ylim=(0, 1.05))
 left.legend(fontsize="small", frameon=False, ncols=2)
-for ax, name in ((middle, "two wells"), (right, "Gaussian chain")):
-    if models[name, "auto"].fit_report_.levels:
-        fit_plot.levels(models[name, "auto"].fit_report_.levels, ax).margins(y=0.25)
-    ax.set_title(f'"auto", {name}')
+fit_plot.levels(models["two wells", "auto"].fit_report_.levels, right).margins(y=0.25)
+right.set_title('"auto", two wells')
 figure.savefig(picture)
 print(f"Look at {picture}")

@@ -140,6 +140,79 @@ def test_impute_is_the_librarys_and_keeps_what_was_observed(files, field):
     np.testing.assert_allclose(filled.to_numpy()[:, seen], np.tile(gappy.to_numpy()[seen], (5, 1)), rtol=1e-12)
 
 
+def test_fit_takes_gaps_or_refuses_them(field):
+    gappy = field.where(np.random.default_rng(0).random(field.shape) > 0.2)
+    gappy.to_netcdf("gappy.nc", engine="h5netcdf")
+    run("fit", "gappy.nc", "--method", "gaussian", "--out", "m", "--radius", 1, "--pooling", 1)
+    told = nf.load("m").fit_report_.missing
+    assert told.share == pytest.approx(np.isnan(gappy.values[:, field[0].notnull().values]).mean())
+    assert "NaN" in run("fit", "gappy.nc", "--out", "none", "--missing", "error", code=1).stderr
+
+
+def test_impute_takes_observations_at_points(files, here, field):
+    (here / "points.csv").write_text("lon, lat, value, error\n10, 30, 4.5, 0.1\n41, 50, 2.0, 0\n20, 20, , 0.1\n")
+    run("impute", files / "sst.nearfield", "--observations", "points.csv", "-n", 5, "--out", "new.nc", "--seed", 1)
+    model = nf.load(files / "sst.nearfield")
+    seen = nf.Observation([4.5, 2.0], at={"lat": [30, 50], "lon": [10, 41]}, error=[0.1, 0])
+    xr.testing.assert_identical(read("new.nc"), model.condition(seen).sample(5, random_state=1))
+    assert (read("new.nc").sel(lat=50, lon=40) == 2.0).all()
+    gappy = field.isel(time=3).where(field.lon < 5)
+    gappy.to_netcdf("gappy.nc", engine="h5netcdf")
+    run("impute", files / "sst.nearfield", "gappy.nc", "--observations", "points.csv", "-n", 2, "--out", "both.nc",
+        "--seed", 1)  # fmt: skip
+    both = model.condition(nf.Observation(gappy.drop_vars("time")), seen).sample(2, random_state=1)
+    np.testing.assert_array_equal(read("both.nc"), both)
+
+
+def test_observations_of_several_variables_and_of_vertices(files, here):
+    run("fit", files / "two.nc", "--method", "gaussian", "--out", "m", "--variable", "sst", "--variable", "ice",
+        "--radius", 1, "--pooling", 1)  # fmt: skip
+    (here / "points.csv").write_text("ice,sst,sst_error,lat,lon\n4.5,,0.1,30,10\n,2.0,0.1,50,40\n")
+    run("impute", "m", "--observations", "points.csv", "-n", 3, "--out", "new.nc", "--seed", 1)
+    with xr.open_dataset("new.nc", engine="h5netcdf") as drawn:
+        assert (drawn.ice.sel(lat=30, lon=10) == 4.5).all()
+        assert 0 < abs(drawn.sst.sel(lat=50, lon=40) - 2.0).max() < 1
+    run("fit", files / "plain.npy", "--method", "gaussian", "--out", "plain", "--radius", 1, "--pooling", 0)
+    (here / "vertices.csv").write_text("vertex,value\n2,7.5\n")
+    run("impute", "plain", "--observations", "vertices.csv", "-n", 3, "--out", "new.npy", "--seed", 1)
+    np.testing.assert_array_equal(np.load("new.npy")[:, 2], 7.5)
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ("lat,lon\n30,10\n", "must have a column value, got the columns lat, lon"),
+        ("lat,lon,value\n30,10,warm\n", "must have numbers in column value, got 'warm'"),
+        ("lat,lon,value\n30,,2\n", "must have a number in column lon of each row"),
+        ("lat,lon,value,error\n30,10,2,\n", "error must be a number wherever a value is observed"),
+        ("lat,lon,value,error\n30,10,2,-1\n", "error must be at least 0"),
+        ("lat,lon,value\n30,90,2\n", "must be in the domain of the model (-5 to 55)"),
+        ("lat,depth,value\n30,90,2\n", "depth"),
+        ("", "No columns"),
+    ],
+)
+def test_wrong_observations_are_named(files, here, table, told):
+    (here / "points.csv").write_text(table)
+    result = run("impute", files / "sst.nearfield", "--observations", "points.csv", "--out", "new.nc", code=1)
+    assert told in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert [path.name for path in here.iterdir()] == ["points.csv"]
+
+
+def test_score_is_the_librarys(files, field):
+    model = nf.load(files / "sst.nearfield")
+    told = run("score", files / "sst.nearfield", files / "sst.nc", "--surprise", "odd.nc")
+    rows = [line.split(",") for line in told.stdout.splitlines()]
+    assert rows[0] == ["sample", "log_density"]
+    assert [int(row[0]) for row in rows[1:]] == list(range(40))
+    found = model.score_samples(field)
+    np.testing.assert_array_equal([float(row[1]) for row in rows[1:]], found)
+    told = json.loads(run("score", files / "sst.nearfield", files / "sst.nc", "--json").stdout)
+    assert told == {"log_density": found.tolist()}
+    np.testing.assert_array_equal(read("odd.nc"), model.surprise(field))
+    assert read("odd.nc").units == "nat"
+
+
 def test_report_writes_a_page_and_its_numbers(files):
     run("report", files / "sst.nearfield", files / "sst.nc", "--out", "report.html")
     with open("report.html", encoding="utf-8") as page:
@@ -263,6 +336,9 @@ def test_a_failure_is_one_line_and_leaves_nothing(files, here, name):
         "fit x.nc --out m --seed -1",
         "sample m --out x.txt",
         "sample m --out x.nc -n 0",
+        "impute m --out x.nc",
+        "impute m x.csv --out x.nc",
+        "score m x.nc --surprise x.txt",
     ],
 )
 def test_wrong_usage_is_2(here, command):
@@ -293,7 +369,7 @@ def test_python_m_and_the_console_script_are_the_same(here):
         for command in ([sys.executable, "-m", "nearfield", "--help"], [f"{sys.prefix}/bin/nearfield", "--help"])
     ]
     assert shown[0].replace("python -m nearfield", "nearfield") == shown[1]
-    for command in ("fit", "sample", "impute", "report", "info", "demo"):
+    for command in ("fit", "sample", "impute", "score", "report", "info", "demo"):
         assert command in shown[1]
 
 

@@ -216,7 +216,7 @@ BAD = {
     "too few to choose": ({}, chain(n_samples=3), ValueError, "at least 4 samples"),
     "one sample": ({}, chain()[:1], ValueError, "sample"),
     "no sample": ({}, chain()[:0], ValueError, "0 sample"),
-    "NaN in some samples": ({}, np.where(np.eye(60, 12) > 0, np.nan, chain()), ValueError, "NaN"),
+    "NaN in some samples": ({"method": "windowed"}, np.where(np.eye(60, 12) > 0, np.nan, chain()), ValueError, "NaN"),
     "infinite": ({}, np.where(np.eye(60, 12) > 0, np.inf, chain()), ValueError, "inf"),
     "constant vertex": ({}, np.where(np.arange(12) == 3, 1.0, chain()), ValueError, "3"),
     "objects": ({}, np.full((60, 12), "a", dtype=object), ValueError, "a"),
@@ -288,7 +288,7 @@ def test_bad_requests_of_a_fitted_model_are_refused(tmp_path, monkeypatch):
     with pytest.raises(TypeError, match="sampler must be a Sampler"):
         model.sample(2, sampler="euler")
     with pytest.raises(ValueError, match="method='gaussian'"):
-        windowed.score_samples(x)
+        windowed.surprise(x)
     with pytest.raises(ValueError, match="method='gaussian'"):
         windowed.impute(x)
     with pytest.raises(ValueError, match="12"):

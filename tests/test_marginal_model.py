@@ -236,9 +236,11 @@ def test_the_command_line_passes_it_on(tmp_path, monkeypatch):
     told = json.loads(run(*both, "--marginal", "rain=sqrt", "--marginal", "t2m=quantile", "--json").stdout)
     assert told["marginal"] == "rain: sqrt, t2m: quantile"
     assert nf.load("m").marginal == {"rain": "sqrt", "t2m": "quantile"}
-    for name in ("standardize", "none", "log", "sqrt", "quantile"):
+    for name in ("auto", "standardize", "none", "log", "sqrt", "yeo-johnson", "quantile"):
         run("-v", "rain", "--marginal", name)
         assert nf.load("m").marginal == name
     for wrong in (["cubic"], ["rain=cubic"], ["log", "sqrt"], ["rain=log", "sqrt"]):
         refused = run(*both, *(part for name in wrong for part in ("--marginal", name)), code=2)
-        assert "must be one of standardize, none, log, sqrt, quantile" in " ".join(refused.stderr.split())
+        assert "must be one of auto, standardize, none, log, sqrt, yeo-johnson, quantile" in " ".join(
+            refused.stderr.split()
+        )

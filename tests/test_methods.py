@@ -16,6 +16,7 @@ from nearfield.methods import METHODS, FitOptions, Fitted, Gaussian, Hybrid, Mas
 from nearfield.paper.recipe import PaperRecipe
 from nearfield.paper.vertex_training import VertexRecipe
 from nearfield.samples import Samples
+from nearfield.score.evidence import Evidence
 
 X = np.random.default_rng(0).normal(size=(40, 12)).cumsum(axis=1)[:, 4:]
 DOCS = Path(__file__).parents[1] / "docs" / "reference" / "methods.md"
@@ -111,6 +112,7 @@ def test_the_law_of_a_sampler_says_itself_what_it_lacks():
     samples = Samples(X[..., None], DependencyGraph.chain(X.shape[1]))
     law = method_of("windowed", radius=1, pooling=1.0).fit(samples).law
     assert isinstance(law, DiffusionModel)
-    for ask in (lambda: law.log_prob(samples.values), lambda: law.condition(np.ones((X.shape[1], 1), dtype=bool))):
+    known = Evidence.of_entries(np.ones(X.shape[1], dtype=bool), X[:1], np.arange(1))
+    for ask in (lambda: law.gaussian, lambda: law.condition(known)):
         with pytest.raises(UnsupportedError, match="method='gaussian'"):
             ask()

@@ -11,7 +11,7 @@ import torch
 import nearfield as nf
 from nearfield.datasets import AutoregressiveChain, CoxIngersollRoss, DoubleWellChain, GaussianMarkovField
 from nearfield.fitting.closed_form import build_field
-from nearfield.fitting.context import context_gaussian
+from nearfield.fitting.context import Locality, context_gaussian
 from nearfield.fitting.matching import NoiseLevels, held_out
 from nearfield.fitting.neural import Design, choose_levels, default_recipe, fit_network, make_network
 from nearfield.fitting.pooling import Pooling
@@ -63,7 +63,7 @@ def levels(score, law, n=200, seed=0):
     network = SimpleNamespace(score=score, used=np.arange(n // 2), unseen=np.arange(n // 2, n))
     fit = SimpleNamespace(networks=(network,))
     return (
-        choose_levels(Samples(z, law.graph, standard=(True,)), fit, radius=1, pooling=Pooling(1.0), seed=seed),
+        choose_levels(Samples(z, law.graph, standard=(True,)), fit, Locality(1, Pooling(1.0)), seed=seed),
         z,
         fit,
     )
@@ -127,11 +127,11 @@ def test_a_radius_that_is_given_bounds_what_is_read():
     samples, recipe = Samples(z, LAW.graph, standard=(True,)), Recipe(steps=2, seed=3)
     for radius in (0, 1, 2, 5):
         for kind in ("hybrid", "neural"):
-            assert fit_network(samples, Design(kind, 2, Pooling(1.0), radius), recipe).score.radius == radius
+            assert fit_network(samples, Design(kind, Locality(2, Pooling(1.0)), radius), recipe).score.radius == radius
     widest = (len(LAW.graph) - 1) // 2
-    assert fit_network(samples, Design("hybrid", 2, Pooling(1.0)), recipe).score.radius == 4 + widest
-    assert fit_network(samples, Design("neural", 2, Pooling(1.0)), recipe).score.radius == 4
-    apart = fit_network(samples, Design("hybrid", 2, Pooling(0.5)), recipe).score
+    assert fit_network(samples, Design("hybrid", Locality(2, Pooling(1.0))), recipe).score.radius == 4 + widest
+    assert fit_network(samples, Design("neural", Locality(2, Pooling(1.0))), recipe).score.radius == 4
+    apart = fit_network(samples, Design("hybrid", Locality(2, Pooling(0.5))), recipe).score
     assert apart.network.site.size == 8
     assert len(
         context_gaussian(Samples(z, LAW.graph, standard=(True,)), 2, Pooling(0.5), seed=3).radius_by_time
@@ -182,9 +182,9 @@ def test_the_context_of_few_samples_is_a_gaussian_of_the_fields_hops(n):
     """Where so few are left that no radius can be chosen by held-out loss."""
     z, graph = np.random.default_rng(0).normal(size=(n, 20, 1)), DependencyGraph.grid((4, 5))
     fit = fit_network(
-        Samples(z, graph, standard=(True,)), Design("hybrid", 2, Pooling(1.0)), Recipe(steps=2, held_out=0.5)
+        Samples(z, graph, standard=(True,)), Design("hybrid", Locality(2, Pooling(1.0))), Recipe(steps=2, held_out=0.5)
     )
-    assert fit.score.gaussian.radius_by_time == ((1.0, 2),)
+    assert fit.score.context.radius_by_time == ((1.0, 2),)
 
 
 def test_weights_are_averaged_over_a_twentieth_of_the_steps():
@@ -197,7 +197,7 @@ def test_each_network_of_an_ensemble_holds_out_another_part():
     """And the first is the network that would be trained alone."""
     z = LAW.standardize(LAW.sample(30, random_state=0))
     recipe = Recipe(steps=12, held_out=0.4, check_every=6, ema=0.5)
-    design = Design("hybrid", 2, Pooling(1.0), 2)
+    design = Design("hybrid", Locality(2, Pooling(1.0)), 2)
     alone = fit_network(Samples(z, LAW.graph, standard=(True,)), design, recipe)
     steps = []
     several = fit_network(
@@ -214,7 +214,7 @@ def test_each_network_of_an_ensemble_holds_out_another_part():
     assert held[0] | held[1] | held[2] == set(range(30))
     for number, network in enumerate(several.networks):
         assert set(network.used) == set(range(30)) - set(network.unseen)
-        fitted = fit_quadratic(Samples(z[network.used], LAW.graph), network.score.gaussian, recipe.network_seed(number))
+        fitted = fit_quadratic(Samples(z[network.used], LAW.graph), network.score.context, recipe.network_seed(number))
         np.testing.assert_array_equal(network.score.quadratic, fitted)
     x = torch.from_numpy(z)
     t = torch.linspace(0.01, 2, 30, dtype=torch.float64)
@@ -227,7 +227,7 @@ def test_only_what_a_change_of_sign_changes_has_a_square():
     x = np.random.default_rng(0).gamma(2.0, size=(60, 12, 1))
     z, graph = (x - 2) / np.sqrt(2), DependencyGraph.chain(12)
     recipe = Recipe(steps=1)
-    design = Design("hybrid", 1, Pooling(1.0), 2)
+    design = Design("hybrid", Locality(1, Pooling(1.0)), 2)
     skewed = fit_network(Samples(z, graph, standard=(True,)), design, recipe).score
     assert skewed.quadratic[1:].min() > 0.1
     odd = fit_network(Samples(z, graph, standard=(True,)), design, replace(recipe, symmetries=("negate",)))
@@ -248,8 +248,7 @@ def test_networks_are_compared_on_their_held_out_samples_and_each_sample_once():
     found = choose_levels(
         Samples(z, law.graph, standard=(True,)),
         SimpleNamespace(networks=networks),
-        radius=1,
-        pooling=Pooling(1.0),
+        Locality(1, Pooling(1.0)),
         seed=3,
     )
     times = [time_of(s) for s in SIGMAS]
@@ -301,10 +300,9 @@ def test_auto_says_what_it_compared_and_a_stored_model_draws_the_same(tmp_path):
     np.testing.assert_array_equal(again.sample(3, random_state=5), model.sample(3, random_state=5))
     assert again.fit_report_ == report
     assert again.recipe == recipe
-    with pytest.warns(UserWarning, match="uses the Gaussian field"):
-        kept = model.score_samples(x)
+    np.testing.assert_array_equal(again.score_samples(x), model.score_samples(x))
     field = nf.LocalizedDiffusion(method="gaussian", radius=2, pooling=1.0, random_state=0).fit(x)
-    np.testing.assert_array_equal(kept, field.score_samples(x))
+    np.testing.assert_array_equal(model.surprise(x), field.surprise(x))
 
 
 def test_few_samples_stay_gaussian_and_it_is_said():
@@ -313,8 +311,10 @@ def test_few_samples_stay_gaussian_and_it_is_said():
         model = nf.LocalizedDiffusion(radius=1, pooling=1.0, random_state=0).fit(x)
     assert type(model.score_).__name__ == "GaussianField"
     assert "19 samples are fewer than 20" in model.fit_report_.reason
-    with pytest.raises(ValueError, match="exact density"):
-        nf.LocalizedDiffusion(method="neural", recipe=Recipe(steps=1), radius=1, pooling=1.0).fit(x).score(x)
+    network = nf.LocalizedDiffusion(method="neural", recipe=Recipe(steps=1), radius=1, pooling=1.0).fit(x)
+    assert np.isfinite(network.surprise(x)).all()  # from the field kept beside it
+    with pytest.raises(ValueError, match="Gaussian field"):
+        nf.LocalizedDiffusion(method="windowed", radius=1, pooling=1.0).fit(x).surprise(x)
 
 
 def test_a_killed_fit_goes_on_from_its_checkpoint(tmp_path):

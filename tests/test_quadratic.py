@@ -105,14 +105,16 @@ def test_data_without_variance_have_no_coefficients():
     assert not _shrunk(np.zeros((20, 4, 4)), np.zeros((20, 4)), ordered=False).any()
 
 
+@pytest.mark.parametrize("full_start", [False, True])
 @pytest.mark.parametrize("sigmas", [[0.3, 0.7, 1.5, 2.0, 5.0, 100.0], [3.0]])
-def test_hybrid_adds_the_square_of_the_gaussian(sigmas):
+def test_hybrid_adds_the_square_of_the_gaussian(sigmas, full_start):
     """With a network of zeros, against the formula with numpy's interpolation."""
     graph = DependencyGraph.chain(6)
     rng = np.random.default_rng(0)
     gaussian = fit_windowed(Samples(rng.normal(size=(20, 6, 2)).cumsum(axis=1), graph), ((1.0, 2),), Pooling(0.5))[2]
     quadratic = rng.normal(size=(4, 2))
-    hybrid = HybridScore(StencilNetwork(graph, 1, n_channels=2, n_context=4, width=3), gaussian, quadratic)
+    network = StencilNetwork(graph, 1, n_channels=2, n_context=4, width=3)
+    hybrid = HybridScore(network, gaussian, quadratic, full_start=full_start)
     t = torch.tensor([time_of(sigma) for sigma in sigmas], dtype=torch.float64)
     x = torch.from_numpy(rng.normal(size=(6, 6, 2)))
     found = hybrid.denoise(x, t if len(t) > 1 else float(t))
@@ -121,7 +123,8 @@ def test_hybrid_adds_the_square_of_the_gaussian(sigmas):
         a, s, denoised = signal_scale(time), noise_scale(time), gaussian.denoise(x[k : k + 1], time)[0].numpy()
         c = [np.interp(np.log2(sigma), KNOTS, np.r_[0.0, column]) for column in quadratic.T]
         second = c * (denoised**2 - gaussian.explained_variance(np.array([time]))[0].numpy())
-        expected = a * x[k].numpy() + s**2 * (denoised - a * x[k].numpy()) + s**2 * second
+        share = 1.0 if full_start else s**2
+        expected = a * x[k].numpy() + share * (denoised - a * x[k].numpy()) + s**2 * second
         np.testing.assert_allclose(found[k].detach().numpy(), expected, rtol=1e-6, atol=1e-7)
 
 

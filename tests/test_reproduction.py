@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from nearfield.cli import app
+from nearfield.reproduction import companion, figure1, figure2, figure3, samplers, scaling
 from nearfield.reproduction import experiment as reproduction
-from nearfield.reproduction import figure1, figure2, figure3, scaling
 from nearfield.reproduction.experiment import Claim, Experiment, FailedClaimError, Ours, Paper, Result, Workers
 
 MODULES = {"fig1": figure1, "fig2": figure2, "fig3": figure3, "scaling": scaling}
+MODULES |= {"companion": companion, "samplers": samplers}
 
 
 @dataclass(frozen=True)

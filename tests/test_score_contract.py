@@ -17,18 +17,24 @@ import nearfield.paper
 import nearfield.score
 from nearfield.data import store
 from nearfield.fitting.closed_form import fit_field, fit_masked, fit_windowed
+from nearfield.fitting.local_mixture import mixture_window
 from nearfield.fitting.pooling import Pooling
+from nearfield.fitting.scale_mixture import field_basis
 from nearfield.graph import DependencyGraph
 from nearfield.module import as_tensor, describe, rebuild
 from nearfield.paper.score import PaperNetwork, PaperScore
 from nearfield.paper.vertex import VertexNetworks
 from nearfield.process import denoised_from_score, score_from_denoised, time_of
 from nearfield.samples import Samples
-from nearfield.score.base import Score
+from nearfield.score.base import ContextScore, Score
+from nearfield.score.context import FieldContext
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import CoarseLaw, GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore
 from nearfield.score.hybrid import HybridScore, NetworkScore
+from nearfield.score.local_mixture import LocalMixtureScore
+from nearfield.score.mixture_components import Components
+from nearfield.score.scale_mixture import ScaleMixtureField
 from nearfield.score.stencil import StencilNetwork
 from nearfield.score.switch import SwitchedScore
 from nearfield.score.window import WindowNetwork
@@ -70,6 +76,14 @@ def hybrid(x, graph, network_radius, gaussian_radius) -> HybridScore:
     return HybridScore(network, gaussian, np.linspace(0.3, 1.0, 8).reshape(4, 2))
 
 
+def hybrid_of_field(x, graph) -> HybridScore:
+    """The network is shown what a corrected field makes of the state, and starts from it in full."""
+    kind = WindowNetwork if graph.lattice is None else StencilNetwork
+    network = stirred(kind(graph, 1, 2, n_context=4, width=16))
+    quadratic = np.linspace(0.3, 1.0, 8).reshape(4, 2)
+    return HybridScore(network, FieldContext(corrected(x, graph)), quadratic, full_start=True)
+
+
 def paper(graph, predicts) -> PaperScore:
     padding = "absent" if graph.lattice is None or graph.keep is not None else "reflect"
     return PaperScore(stirred(PaperNetwork(graph, 2, 2, widths=(16, 16), padding=padding)), predicts)
@@ -91,10 +105,32 @@ def switched(x, graph) -> SwitchedScore:
     )
 
 
+def mixture(x, graph) -> ScaleMixtureField:
+    """Three components in the eigenbasis of a field."""
+    basis = field_basis(fit_field(Samples(x, graph), 9, Pooling(0.0))[2], graph, one_law=False)
+    scales = np.array([[0.2], [1.0], [3.0]]) * np.linspace(0.8, 1.3, 7)
+    return ScaleMixtureField(basis, Components(scales, np.array([0.3, 0.5, 0.2])), n_channels=2)
+
+
+def local_mixture(x, graph) -> LocalMixtureScore:
+    """Windows of one hop where noise is weak, of two where it is strong."""
+    windows = {r: mixture_window(Samples(x, graph), r, Pooling(0.3, 1.0)) for r in (1, 2)}
+    return LocalMixtureScore(windows, ((0.1, 1), (1.0, 2)), 2)
+
+
+def hybrid_of_mixture(x, graph) -> HybridScore:
+    """The network is shown what a scale mixture makes of the state."""
+    kind = WindowNetwork if graph.lattice is None else StencilNetwork
+    return HybridScore(stirred(kind(graph, 1, 2, n_context=4, width=16)), mixture(x, graph))
+
+
 MAKERS = {
     "field": lambda x, graph: fit_field(Samples(x, graph), 9, Pooling(0.0))[2],
     "pooled field": lambda x, graph: fit_field(Samples(x, graph), 1, Pooling(0.7))[2],
     "corrected field": corrected,
+    "mixture": mixture,
+    "local mixture": local_mixture,
+    "hybrid of a mixture": hybrid_of_mixture,
     "masked 0": lambda x, graph: fit_masked(Samples(x, graph), 0)[2],
     "masked 1": lambda x, graph: fit_masked(Samples(x, graph), 1)[2],
     "masked 9": lambda x, graph: fit_masked(Samples(x, graph), 9)[2],
@@ -105,6 +141,8 @@ MAKERS = {
     "paper 2, score": lambda x, graph: paper(graph, "score"),
     "hybrid 0, 2": lambda x, graph: hybrid(x, graph, 0, 2),
     "hybrid 2, 1": lambda x, graph: hybrid(x, graph, 2, 1),
+    "hybrid of a field": hybrid_of_field,
+    "field context": lambda x, graph: FieldContext(fit_field(Samples(x, graph), 1, Pooling(0.7))[2]),
     "three hybrids": lambda x, graph: EnsembleScore(tuple(hybrid(x, graph, r, 1) for r in (0, 1, 1))),
     "windowed by time": lambda x, graph: fit_windowed(Samples(x, graph), ((0.1, 1), (1.0, 2), (3.0, 0)), Pooling(0.0))[
         2
@@ -140,21 +178,29 @@ def test_every_score_class_is_held_to_the_contract():
     rooms = [(nearfield.paper, "nearfield.paper."), (nearfield.score, "nearfield.score.")]
     for module in (found for room, name in rooms for found in pkgutil.iter_modules(room.__path__, name)):
         importlib.import_module(module.name)
-    ours = {
-        kind for kind in Score.__subclasses__() if kind.__module__.startswith(("nearfield.paper.", "nearfield.score."))
+    kinds = {*Score.__subclasses__(), *ContextScore.__subclasses__()} - {ContextScore}
+    ours = {kind for kind in kinds if kind.__module__.startswith(("nearfield.paper.", "nearfield.score."))}
+    closed = {
+        FieldContext,
+        GaussianField,
+        MaskedGaussianScore,
+        WindowedGaussianScore,
+        ScaleMixtureField,
+        LocalMixtureScore,
     }
-    gaussian = {GaussianField, MaskedGaussianScore, WindowedGaussianScore}
-    assert ours == gaussian | {NetworkScore, HybridScore, EnsembleScore, PaperScore, SwitchedScore}
+    assert ours == closed | {NetworkScore, HybridScore, EnsembleScore, PaperScore, SwitchedScore}
 
 
 def test_score_reads_its_neighbourhood_and_nothing_beyond(score, graph):
-    """Exactly: global scores read their component, which is all that `np.inf` hops are beyond."""
+    """Exactly: global scores read their component, which is all that `np.inf` hops are beyond; mixtures read all."""
     hops = graph.distance_matrix()
+    # the weights of a mixture are those of the whole field
+    reachable = np.isfinite(hops) | any(isinstance(part, ScaleMixtureField) for part in score.modules())
     largest = 0
     for t in (0.05, T, 1.5):
-        radius = score.radius_at(t) if isinstance(score, WindowedGaussianScore) else score.radius
+        radius = score.radius_at(t) if isinstance(score, WindowedGaussianScore | LocalMixtureScore) else score.radius
         reads = jacobian(score, state(graph), t).abs().amax(dim=(1, 3)).numpy()
-        np.testing.assert_array_equal(reads != 0, hops <= radius if radius is not None else np.isfinite(hops))
+        np.testing.assert_array_equal(reads != 0, hops <= radius if radius is not None else reachable)
         largest = max(largest, radius or 0)
     assert largest == (score.radius or 0)
 
@@ -225,7 +271,7 @@ def test_round_trips_are_exact(score, graph, tmp_path):
 
 
 def test_a_copy_draws_and_scores_the_same(score, graph, tmp_path):
-    if not isinstance(score, GaussianField):
+    if not isinstance(score, GaussianField | ScaleMixtureField):
         pytest.skip("only fields draw by themselves")
     other = copied(score, graph, tmp_path)
     np.testing.assert_array_equal(other.sample(3, seed=5), score.sample(3, seed=5))

@@ -1,5 +1,7 @@
 """A switched score is one of two experts at every noise level."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,20 @@ def test_the_nearest_level_in_log_noise_decides(parts, sigma, of_hybrid):
     other = (field if of_hybrid else hybrid).denoise(x, t)
     torch.testing.assert_close(SwitchedScore(field, hybrid, CHOICE).denoise(x, t), expected, rtol=0, atol=0)
     assert not torch.allclose(expected, other)
+
+
+@pytest.mark.parametrize("choice", [(False, True, False), (True, False, True), (True, True, False), (False,) * 3])
+def test_the_experts_of_a_range_are_those_in_use(parts, choice):
+    score = SwitchedScore(*parts, tuple(zip((time_of(0.1), time_of(1.0), time_of(10.0)), choice, strict=True)))
+    for low, high in ((-4.0, 4.0), (-1.0, 0.5), (0.0, 0.2)):
+        experts = score.experts(low, high)
+        ends = [low, *(end for _, end, _ in experts)]
+        assert ends[-1] == high
+        assert [start for start, _, _ in experts] == ends[:-1]
+        for start, end, expert in experts:
+            for place in np.linspace(start, end, 9)[1:-1]:
+                assert expert is (score.hybrid if score.uses_hybrid(time_of(np.exp(place))) else score.field)
+    assert len(score.experts(-4.0, 4.0)) == 1 + sum(one != other for one, other in itertools.pairwise(choice))
 
 
 def test_samples_at_times_of_their_own_are_served_one_by_one(parts):

@@ -40,12 +40,14 @@ def names(which):
         DependencyGraph.grid((4, 4)).subgraph(HOLES),
     ],
 )
-def test_maps_keep_the_edges_and_are_their_own_inverse(graph):
+def test_maps_keep_the_edges_and_are_their_own_inverse_but_for_quarter_turns(graph):
     edges = graph.adjacency.toarray() > 0
     x = RNG.normal(size=(2, len(graph), 1))
     for each in candidates(graph):
         np.testing.assert_array_equal(edges[np.ix_(each.source, each.source)], edges)
-        np.testing.assert_array_equal(each.of(each.of(x)), x)
+        twice = each.of(each.of(x))
+        np.testing.assert_array_equal(each.of(each.of(twice)), x)
+        assert each.name.startswith("turn") != np.array_equal(twice, x)
 
 
 def test_maps_do_what_they_are_called():
@@ -62,6 +64,9 @@ def test_maps_do_what_they_are_called():
     samples = Samples(square.reshape(1, 9, 1), DependencyGraph.grid((3, 3)))
     (exchange,) = chosen(samples, ("exchange 0 1",), seed=0)
     np.testing.assert_array_equal(exchange.of(square.reshape(1, 9, 1)).reshape(1, 3, 3), square.transpose(0, 2, 1))
+    anti, turn = chosen(samples, ("turn 0 1", "antitranspose 0 1"), seed=0)
+    np.testing.assert_array_equal(turn.of(square.reshape(1, 9, 1)).reshape(3, 3), np.rot90(square[0]))
+    np.testing.assert_array_equal(anti.of(square.reshape(1, 9, 1)).reshape(3, 3), np.rot90(square[0].T, 2))
 
 
 def test_missing_cells_allow_only_what_maps_them_onto_themselves():
@@ -101,12 +106,45 @@ def test_correlations_along_a_diagonal_break_the_reflections_but_not_their_produ
     assert found == ["reflect all", "exchange 0 1", "negate"]
 
 
-def test_an_arrow_along_the_other_diagonal_breaks_them_all():
+def test_an_arrow_along_the_other_diagonal_breaks_all_but_the_reflection_in_it():
     """Each cell adds its neighbour's square, less its mean: an exchange of the axes turns the arrow around."""
     white = RNG.normal(size=(200, 11, 11))
     x = white[:, 1:, :-1] + (white[:, :-1, 1:] ** 2 - 1)
     graph = DependencyGraph.grid((10, 10))
-    assert chosen(Samples(x.reshape(200, 100, 1), graph), "auto", seed=0) == ()
+    assert names(chosen(Samples(x.reshape(200, 100, 1), graph), "auto", seed=0)) == ["antitranspose 0 1"]
+
+
+def whirls(n, seed, curl):
+    """Each cell adds squares of eight cells around it: as many steps along each axis, turned by quarters."""
+    white = np.random.default_rng(seed).normal(size=(n, 12, 12))
+    arms = [(1, 2), (2, -1), (-1, -2), (-2, 1)] if curl == "turned" else [(1, 2), (2, 1), (-1, -2), (-2, -1)]
+    return white + 0.7 * sum(np.roll(white**2 - 1, arm, (1, 2)) for arm in arms)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_a_quarter_turn_alone_leaves_as_it_is_has_its_images(seed):
+    """The four turns of a knight's move; or two, with their mirror images, that no quarter turn makes."""
+    graph, found = DependencyGraph.grid((12, 12), periodic=True), {}
+    for curl in ("turned", "mirrored"):
+        x = whirls(400, seed, curl).reshape(400, 144, 1)
+        found[curl] = names(chosen(Samples(x, graph), "auto", seed=0))
+    assert "turn 0 1" in found["turned"]
+    assert found["mirrored"] == ["reflect all", "exchange 0 1"]
+
+
+def test_a_turn_that_others_make_is_left_out_and_one_alone_makes_four_images():
+    x = np.random.default_rng(0).normal(size=(60, 36, 1))
+    graph = DependencyGraph.grid((6, 6))
+    every = chosen(Samples(x, graph), "auto", seed=0)
+    assert names(every) == ["reflect all", "reflect 0", "reflect 1", "exchange 0 1", "negate"]
+    half, turn = chosen(Samples(x, graph), ("turn 0 1", "reflect all"), seed=0)
+    one = torch.from_numpy(x[:1]).repeat(400, 1, 1)
+    maps = [each.on(torch.device("cpu")) for each in (half, turn)]
+    images = drawn(maps, one, torch.Generator().manual_seed(0)).numpy().reshape(400, 6, 6)
+    square = x[0].reshape(6, 6)
+    counts = [int((images == np.rot90(square, k)).all(axis=(1, 2)).sum()) for k in range(4)]
+    assert sum(counts) == 400
+    assert min(counts) > 60  # 100 expected: 5 standard deviations of 8.7
 
 
 def test_two_channels_one_behind_the_other_are_not_reflected():

@@ -11,6 +11,7 @@ import torch
 import nearfield as nf
 from nearfield.fitting import neural, training
 from nearfield.fitting.closed_form import fit_windowed
+from nearfield.fitting.context import Locality
 from nearfield.fitting.neural import Design, fit_network
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.recipe import Recipe
@@ -95,7 +96,7 @@ def test_a_score_goes_to_the_device_and_comes_back(monkeypatch):
     moved, original = [], neural.train
     monkeypatch.setattr(NetworkScore, "to", lambda self, device: moved.append(device))
     monkeypatch.setattr(neural, "train", lambda *a, **o: moved.append("train") or original(*a, **o))
-    fit = fit_network(SAMPLES, Design("neural", 1, Pooling(1.0)), RECIPE, device="there")
+    fit = fit_network(SAMPLES, Design("neural", Locality(1, Pooling(1.0))), RECIPE, device="there")
     assert moved == ["there", "train", "cpu"]
     assert len(fit.networks) == 1
     moved.clear()
@@ -104,7 +105,7 @@ def test_a_score_goes_to_the_device_and_comes_back(monkeypatch):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_network(SAMPLES, Design("neural", 1, Pooling(1.0)), RECIPE, device="there", progress=interrupt)
+        fit_network(SAMPLES, Design("neural", Locality(1, Pooling(1.0))), RECIPE, device="there", progress=interrupt)
     assert moved == ["there", "train", "cpu"]
 
 
@@ -125,7 +126,7 @@ def test_the_device_of_the_estimator_is_that_of_the_training(monkeypatch):
 def test_a_checkpoint_of_another_device_is_refused(monkeypatch):
     """Its random numbers are others."""
     score, x = SCORES["stencil"](), torch.from_numpy(X).float()
-    here, there = (training._identity_of(score, RECIPE, each, False, 0) for each in (x, Elsewhere(x)))
+    here, there = (training._identity_of(score, RECIPE, each, SAMPLES, 0) for each in (x, Elsewhere(x)))
     assert here != there
 
 
@@ -140,7 +141,7 @@ class Elsewhere:
 
 def test_what_was_computed_on_one_device_is_not_used_on_another():
     """Windows of a Gaussian are kept from call to call, in the tensors of the device."""
-    score = hybrid().gaussian
+    score = hybrid().context
     x, t = torch.from_numpy(X), torch.linspace(0.1, 1.0, N, dtype=torch.float64)
     score.denoise(x, t)
     assert score._kept

@@ -11,15 +11,18 @@ if TYPE_CHECKING:
     from nearfield.fitting.pooling import Pooling
     from nearfield.graph import DependencyGraph
     from nearfield.loading import load
+    from nearfield.observation import Observation, average
     from nearfield.radius import select_radius
 
-__all__ = ["DependencyGraph", "LocalizedDiffusion", "Pooling", "load", "select_radius"]
+__all__ = ["DependencyGraph", "LocalizedDiffusion", "Observation", "Pooling", "average", "load", "select_radius"]
 __version__ = version("nearfield")
 
 _HOME = {
     "DependencyGraph": "nearfield.graph",
     "LocalizedDiffusion": "nearfield.estimator",
+    "Observation": "nearfield.observation",
     "Pooling": "nearfield.fitting.pooling",
+    "average": "nearfield.observation",
     "load": "nearfield.loading",
     "select_radius": "nearfield.radius",
 }

@@ -1,4 +1,4 @@
-"""The command line: ``nearfield fit | sample | impute | report | info | demo | reproduce``.
+"""The command line: ``nearfield fit | sample | impute | score | report | info | demo | reproduce``.
 
 Commands read files, call the library and write files. Exit codes are 0 (done), 1 (the data or the run failed, with one
 line on stderr) and 2 (wrong usage). With ``--json`` a command prints one JSON object on stdout and nothing else.
@@ -8,23 +8,20 @@ PyTorch and xarray, which are slow to import, are imported inside the commands, 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import sys
 import warnings
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from zipfile import BadZipFile
 
 import typer
 
+from nearfield._files import check_writable, read, read_for, read_observations, write
 from nearfield.methods import METHODS
 
 if TYPE_CHECKING:
-    import numpy as np
-    import xarray as xr
-
     from nearfield.estimator import LocalizedDiffusion
 
 __all__ = ["app", "main"]
@@ -67,10 +64,15 @@ def _field_file(path: Path) -> Path:
     return path
 
 
+def _optional_file(path: Path | None) -> Path | None:
+    """Accept no file too."""
+    return None if path is None else _field_file(path)
+
+
 def _marginal(options: list[str]) -> Any:
     """Read one name for all variables, or ``VARIABLE=NAME`` each time; other values are wrong usage."""
     parts = [part.rpartition("=") for part in options]
-    known = ("standardize", "none", "log", "sqrt", "quantile")
+    known = ("auto", "standardize", "none", "log", "sqrt", "yeo-johnson", "quantile")
     if any(name not in known for _, _, name in parts) or (len(parts) > 1 and not all(sign for _, sign, _ in parts)):
         rule = f"must be one of {', '.join(known)}, or VARIABLE= and one of these each time, got {' '.join(options)!r}"
         raise typer.BadParameter(rule, param_hint="--marginal")
@@ -123,11 +125,14 @@ def fit(
     marginal: Annotated[
         list[str] | None,
         typer.Option(
-            help="standardize, none, log, sqrt or quantile; or VARIABLE=NAME, repeated.",
+            help="auto, standardize, none, log, sqrt, yeo-johnson, quantile; or VARIABLE=NAME, repeated.",
             metavar="NAME",
             show_default="standardize",
         ),
     ] = None,
+    missing: Annotated[
+        Literal["allow", "error"], typer.Option(help="Whether values may be missing (NaN) in some samples.")
+    ] = "allow",
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse a field whose draws have other moments than the data.")
     ] = False,
@@ -137,11 +142,11 @@ def fit(
 ) -> None:
     """Learn a model from samples of a field."""
     with _one_line_failure(quiet=quiet or as_json):
-        _check_writable(out, data)
+        check_writable(out, data)
         from nearfield.estimator import LocalizedDiffusion
         from nearfield.noise import seed_of
 
-        field = _read(data, variable)
+        field = read(data, variable)
         dims = sample_dim[0] if sample_dim is not None and len(sample_dim) == 1 else sample_dim
         model = LocalizedDiffusion(
             radius=radius,
@@ -152,7 +157,7 @@ def fit(
             verbose=_progress(quiet or as_json),
             strict=strict,
         )
-        model.fit(field, sample_dim=dims)
+        model.fit(field, sample_dim=dims, missing=missing)
         model.save(out)
         _print_result({"model": str(out)} | _summary(out), as_json=as_json, quiet=quiet)
 
@@ -163,32 +168,84 @@ def sample(
 ) -> None:
     """Draw new members from a model."""
     with _one_line_failure(quiet=quiet or as_json):
-        _check_writable(out, model)
+        check_writable(out, model)
         from nearfield.noise import seed_of
 
         fitted, used = _load(model, quiet=quiet or as_json), seed_of(seed)
-        _write(out, fitted.sample(n, random_state=used))
+        write(out, fitted.sample(n, random_state=used))
         _print_result({"out": str(out), "members": n, "seed": used}, as_json=as_json, quiet=quiet)
 
 
 @app.command()
 def impute(
     model: Model,
-    data: Data,
     out: Fields,
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Fields with gaps: netCDF, or .npy.", metavar="[DATA]", callback=_optional_file, show_default=False
+        ),
+    ] = None,
+    observations: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV of one field's values at points: coordinates (or vertex), value, and error if not exact.",
+            metavar="FILE.csv",
+            show_default=False,
+        ),
+    ] = None,
     n: Count = 100,
     seed: Seed = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fill the gaps (NaN) of a field with draws."""
+    """Fill the gaps (NaN) of fields with draws, or draw fields given observations at points."""
+    inputs = [path for path in (data, observations) if path is not None]
+    if not inputs:
+        raise typer.BadParameter("needs DATA, or --observations", param_hint="DATA")
     with _one_line_failure(quiet=quiet or as_json):
-        _check_writable(out, model, data)
+        check_writable(out, model, *inputs)
         from nearfield.noise import seed_of
+        from nearfield.observation import Observation
 
         fitted, used = _load(model, quiet=quiet or as_json), seed_of(seed)
-        _write(out, fitted.impute(_read_for(fitted, data), n_samples=n, random_state=used))
+        if data is not None and observations is None:
+            write(out, fitted.impute(read_for(fitted, data), n_samples=n, random_state=used))
+        else:
+            seen = [Observation(read_for(fitted, data))] if data is not None else []
+            seen += read_observations(fitted, observations) if observations is not None else []
+            write(out, fitted.condition(*seen).sample(n, random_state=used))
         _print_result({"out": str(out), "members": n, "seed": used}, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def score(
+    model: Model,
+    data: Data,
+    surprise: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write how surprising each value is given all others: .nc or .npy, in nats.",
+            callback=_optional_file,
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Print the log-density of each sample, in nats, as CSV or JSON."""
+    with _one_line_failure(quiet=quiet or as_json):
+        if surprise is not None:
+            check_writable(surprise, model, data)
+        fitted = _load(model, quiet=quiet or as_json)
+        field = read_for(fitted, data)
+        found = fitted.score_samples(field).tolist()
+        if surprise is not None:
+            write(surprise, fitted.surprise(field))
+        if as_json:
+            _print_result({"log_density": [x if isfinite(x) else None for x in found]}, as_json=True, quiet=quiet)
+        elif not quiet:
+            typer.echo("\n".join(["sample,log_density", *(f"{k},{x!r}" for k, x in enumerate(found))]))
 
 
 @app.command()
@@ -204,9 +261,9 @@ def report(
     The same numbers are written as JSON beside it.
     """
     with _one_line_failure(quiet=quiet or as_json):
-        _check_writable(out, model, data)
+        check_writable(out, model, data)
         fitted = _load(model, quiet=quiet or as_json)
-        fitted.report(out, _read_for(fitted, data))
+        fitted.report(out, read_for(fitted, data))
         _print_result({"report": str(out)}, as_json=as_json, quiet=quiet)
 
 
@@ -239,7 +296,8 @@ def demo(
 @app.command()
 def reproduce(
     which: Annotated[
-        Literal["fig1", "fig2", "fig3", "scaling", "all"], typer.Argument(help="Which figure.", metavar="WHICH")
+        Literal["fig1", "fig2", "fig3", "scaling", "companion", "samplers", "all"],
+        typer.Argument(help="Which figure.", metavar="WHICH"),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("reproduction"),
     quick: Annotated[bool, typer.Option("--quick", help="A smaller run, under a minute each.")] = False,
@@ -248,13 +306,14 @@ def reproduce(
 ) -> None:
     """Reproduce the paper's figures, and extend them.
 
-    WHICH is fig1, fig2, fig3, scaling or all. Each writes a picture and its numbers and checks its claims.
+    WHICH is fig1, fig2, fig3, scaling, companion, samplers or all. Each writes a picture, its numbers and claims.
     """
     with _one_line_failure(quiet=quiet or as_json):
-        from nearfield.reproduction import figure1, figure2, figure3, scaling
+        from nearfield.reproduction import companion, figure1, figure2, figure3, samplers, scaling
         from nearfield.reproduction.experiment import require, run
 
         modules = {"fig1": figure1, "fig2": figure2, "fig3": figure3, "scaling": scaling}
+        modules |= {"companion": companion, "samplers": samplers}
         experiments = {name: module.EXPERIMENT for name, module in modules.items()}
         chosen = list(experiments.values()) if which == "all" else [experiments[which]]
         found = {e.name: run(e, out, quick=quick, quiet=quiet or as_json) for e in chosen}
@@ -318,81 +377,3 @@ def _load(path: Path, *, quiet: bool) -> LocalizedDiffusion:
 
     model: LocalizedDiffusion = load(path).set_params(verbose=_progress(quiet))
     return model
-
-
-def _read_for(model: LocalizedDiffusion, path: Path) -> xr.DataArray | xr.Dataset | np.ndarray:
-    """Read the variables of the model."""
-    return _read(path, [channel.name for channel in model.codec_.channels if channel.name is not None])
-
-
-def _read(path: Path, variables: list[str] | None) -> xr.DataArray | xr.Dataset | np.ndarray:
-    """Read a plain array, or one or several variables of a netCDF file."""
-    import numpy as np
-
-    if path.suffix == ".npy":
-        with path.open("rb") as file:
-            try:
-                array = np.load(file, allow_pickle=False)
-            except (EOFError, ValueError, BadZipFile) as error:
-                raise ValueError(f"{path} must hold one array of numbers as numpy.save writes it: {error}") from error
-        if not isinstance(array, np.ndarray):
-            raise ValueError(f"{path} must hold one array as numpy.save writes it, got an archive")
-        return array
-    dataset = _read_netcdf(path)
-    found = ", ".join(str(name) for name in dataset.data_vars) or "none"
-    if not variables and len(dataset.data_vars) != 1:
-        raise ValueError(f"{path} must hold one variable, or --variable must name one; it holds: {found}")
-    names = variables or [str(name) for name in dataset.data_vars]
-    if absent := [name for name in names if name not in dataset.data_vars]:
-        raise ValueError(f"{path} has no variable {', '.join(absent)}; it holds: {found}")
-    return dataset[names[0]] if len(names) == 1 else dataset[names]
-
-
-def _read_netcdf(path: Path) -> xr.Dataset:
-    import xarray as xr
-
-    with path.open("rb") as file:
-        magic = file.read(4)
-    engine = {b"\x89HDF": "h5netcdf", b"CDF\x01": "scipy", b"CDF\x02": "scipy"}.get(magic)
-    if engine is None:
-        raise ValueError(f"{path} must be a netCDF file (version 3 or 4), but its first bytes are {magic!r}")
-    # With decode_coords="all", bounds and grid mappings are coordinates, not variables to choose from.
-    reason = ""
-    for decode_times in (True, False):  # an unknown calendar is read as numbers
-        try:
-            with xr.open_dataset(path, engine=engine, decode_coords="all", decode_times=decode_times) as dataset:
-                return dataset.load()
-        except (ValueError, LookupError, OSError, RuntimeError) as error:  # damaged files, by engine
-            reason = str(error)  # the error itself would keep the file open
-    raise ValueError(f"{path} must be a complete netCDF file, but it is truncated or damaged ({reason}); copy it again")
-
-
-def _check_writable(path: Path, *inputs: Path) -> None:
-    """Fail before the work, rather than after it, if the result cannot be written or would replace an input."""
-    from nearfield.data.atomic_write import require_target
-
-    if any(path.exists() and source.exists() and path.samefile(source) for source in inputs):
-        raise ValueError(f"--out must be another file than the input, got {str(path)!r} for both")
-    require_target("--out", path)
-
-
-def _write(path: Path, field: xr.DataArray | xr.Dataset | np.ndarray) -> None:
-    """Write the fields completely, or leave the file unchanged."""
-    import numpy as np
-    import xarray as xr
-
-    from nearfield.data.atomic_write import replace_files
-
-    # Written in memory first, since HDF5 reports a full disk in several ways and in many lines.
-    content: bytes | memoryview
-    if path.suffix == ".nc":
-        if not isinstance(field, xr.DataArray | xr.Dataset):
-            raise ValueError(f"--out must end in .npy, since the model was fitted on a plain array, got {path}")
-        content = field.to_netcdf(engine="h5netcdf")
-    else:
-        if isinstance(field, xr.Dataset):
-            raise ValueError(f"--out must end in .nc, since the model has several variables, got {path}")
-        buffer = io.BytesIO()
-        np.save(buffer, np.asarray(field))
-        content = buffer.getbuffer()
-    replace_files({path: content})

@@ -9,7 +9,7 @@ import abc
 import math
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import numpy as np
 import torch
@@ -18,44 +18,149 @@ from nearfield.graph import DependencyGraph
 from nearfield.module import Module
 from nearfield.noise import Stream
 from nearfield.sampling.base import Sampler
+from nearfield.sampling.conditioning import DecoupledSampler
 from nearfield.sampling.device import usable_device
+from nearfield.sampling.likelihood import FlowDensity
 from nearfield.sampling.sampler import default_sampler
 from nearfield.score.base import Score
-from nearfield.score.conditional import ConditionalField
+from nearfield.score.censored import censored_log_prob
+from nearfield.score.evidence import Evidence
 from nearfield.score.field import GaussianField
+from nearfield.score.leave_one_out import observed_log_prob
+from nearfield.score.posterior_field import PosteriorField
 from nearfield.score.predictive import PredictiveField
 from nearfield.score.switch import SwitchedScore
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Float
 
-__all__ = ["Conditional", "DiffusionModel", "Distribution", "GaussianModel", "UnsupportedError"]
+__all__ = [
+    "Conditional",
+    "DiffusionModel",
+    "Distribution",
+    "GaussianConditional",
+    "GaussianModel",
+    "SampledConditional",
+    "UnsupportedError",
+]
 
 
-_UNSUPPORTED = "{} needs an exact density, which a sampler lacks; fit with method='gaussian'"
+_LARGEST_ERROR = 1.0
+"""Nats of error of a log-density from which on it is warned of."""
 
 
 class UnsupportedError(ValueError):
     """The law has no closed form for the request."""
 
 
-class Conditional(NamedTuple):
-    """Law of the missing entries of a field given the others; ``band`` multiplies the variances of ``field``."""
+class Conditional(abc.ABC):
+    """Law of standardised fields given evidence on each of some cases.
 
-    field: ConditionalField
-    band: float = 1.0
+    Attributes
+    ----------
+    exact : bool
+        Whether mean, variance and density have closed forms.
+    """
 
-    def mean(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, "sample vertex channel"]:
-        """Conditional mean; observed entries are returned unchanged."""
-        return self.field.mean(x)
+    exact: ClassVar[bool]
+
+    @abc.abstractmethod
+    def sample(
+        self,
+        n_samples: int,
+        *,
+        seed: int,
+        sampler: DecoupledSampler | None = None,
+        device: torch.device | str = "auto",
+        batch_size: int | None = None,
+    ) -> Float[np.ndarray, "member case entry"]:
+        """Draw fields given the evidence; arguments as in `Distribution.sample`."""
+
+    def move(self, members: Float[np.ndarray, "sample entry"], *, seed: int) -> Float[np.ndarray, "sample entry"]:  # noqa: ARG002
+        """Move fields of the law without the evidence to that given it; an `UnsupportedError` without a closed form."""
+        raise UnsupportedError("members are moved by Gaussian laws alone, given linear observations; take draws")
+
+    def moments(self) -> tuple[Float[np.ndarray, "case entry"], Float[np.ndarray, " entry"]]:
+        """Means, and variances of the entries; an `UnsupportedError` without a closed form."""
+        raise UnsupportedError("mean and variance have no closed form here; take those of draws")
+
+    def log_prob(self, x: Float[np.ndarray, "sample entry"]) -> Float[np.ndarray, " sample"]:  # noqa: ARG002
+        """Log-density of the entries not known, of one case; an `UnsupportedError` without a closed form."""
+        raise UnsupportedError(
+            "log_prob has a closed form for Gaussian fields alone, given linear observations whose averages have errors"
+        )
+
+
+@final
+class GaussianConditional(Conditional):
+    """Gaussian field given linear evidence; ``band`` multiplies its variances."""
+
+    exact: ClassVar[bool] = True
+
+    def __init__(self, field: GaussianField, evidence: Evidence, band: float = 1.0) -> None:
+        self._law, self._evidence, self._band = PosteriorField(field, evidence), evidence, band
 
     def sample(
-        self, x: Float[np.ndarray, "vertex channel"], n_samples: int, *, seed: int, step: int = 0
-    ) -> Float[np.ndarray, "member vertex channel"]:
-        """Draw given one set of observed values; ``step`` tells sets apart."""
-        drawn, mean = self.field.sample(x, n_samples, seed=seed, step=step), self.field.mean(x[None])
-        spread: np.ndarray = mean + math.sqrt(self.band) * (drawn - mean)
+        self,
+        n_samples: int,
+        *,
+        seed: int,
+        sampler: DecoupledSampler | None = None,  # noqa: ARG002
+        device: torch.device | str = "auto",  # noqa: ARG002
+        batch_size: int | None = None,  # noqa: ARG002
+    ) -> Float[np.ndarray, "member case entry"]:
+        """Draw exactly."""
+        drawn = self._law.sample(n_samples, seed=seed)
+        if self._band == 1.0:
+            return drawn
+        mean = self._law.mean()
+        spread: np.ndarray = mean + math.sqrt(self._band) * (drawn - mean)
         return spread
+
+    def move(self, members: Float[np.ndarray, "sample entry"], *, seed: int) -> Float[np.ndarray, "sample entry"]:
+        """Move fields, each by itself."""
+        return self._law.move(members, seed=seed)
+
+    def moments(self) -> tuple[Float[np.ndarray, "case entry"], Float[np.ndarray, " entry"]]:
+        """Means and variances."""
+        return self._law.mean(), self._band * self._law.variance()
+
+    def log_prob(self, x: Float[np.ndarray, "sample entry"]) -> Float[np.ndarray, " sample"]:
+        """Log-density of the entries not known."""
+        if self._evidence.exact.any():
+            return super().log_prob(x)
+        return self._law.log_prob(x, self._band)
+
+
+@final
+class SampledConditional(Conditional):
+    """Law of the draws of the decoupled sampler with a score, and a Gaussian field of the same data."""
+
+    exact: ClassVar[bool] = False
+
+    def __init__(self, score: Score, field: GaussianField, evidence: Evidence, largest_eigenvalue: float) -> None:
+        self._score, self._field, self._evidence, self._eigenvalue = score, field, evidence, largest_eigenvalue
+
+    def sample(
+        self,
+        n_samples: int,
+        *,
+        seed: int,
+        sampler: DecoupledSampler | None = None,
+        device: torch.device | str = "auto",
+        batch_size: int | None = None,
+    ) -> Float[np.ndarray, "member case entry"]:
+        """Draw by noising and denoising."""
+        return (sampler or DecoupledSampler()).sample(
+            self._score,
+            self._field,
+            self._evidence,
+            n_samples,
+            seed=seed,
+            largest_eigenvalue=self._eigenvalue,
+            device=usable_device(device),
+            batch_size=batch_size,
+        )
 
 
 class Distribution(Module, abc.ABC):
@@ -122,13 +227,32 @@ class Distribution(Module, abc.ABC):
         """Return the stochastic second-order solver, from noise that exceeds the data."""
         return default_sampler(self.largest_eigenvalue, steps)
 
-    def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:  # noqa: ARG002
-        """Log-density in nats; an `UnsupportedError` if it has no closed form."""
-        raise UnsupportedError(_UNSUPPORTED.format("score_samples"))
+    @abc.abstractmethod
+    def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
+        """Log-density in nats of the law of `sample`."""
 
-    def condition(self, observed: Bool[np.ndarray, "vertex channel"]) -> Conditional:  # noqa: ARG002
-        """Condition on the exact values of some entries; an `UnsupportedError` if that has no closed form."""
-        raise UnsupportedError(_UNSUPPORTED.format("impute"))
+    def censored_log_prob(
+        self,
+        x: Float[np.ndarray, "sample vertex channel"],  # noqa: ARG002
+        below: Float[np.ndarray, "sample vertex channel"],  # noqa: ARG002
+        above: Float[np.ndarray, "sample vertex channel"],  # noqa: ARG002
+    ) -> Float[np.ndarray, " sample"]:
+        """Log-density where some values are known to be ``below`` or ``above`` a threshold only, each NaN elsewhere."""
+        raise UnsupportedError(
+            "score_samples of values at a bound that has a mass needs a Gaussian field; fit with method='gaussian'"
+        )
+
+    @property
+    def gaussian(self) -> GaussianModel:
+        """Gaussian law of the same data; an `UnsupportedError` where none is kept."""
+        raise UnsupportedError(
+            "impute, condition and surprise need a Gaussian field of the data, which this method does not keep; fit "
+            "with method='gaussian', 'hybrid', 'neural' or 'auto'"
+        )
+
+    def condition(self, evidence: Evidence) -> Conditional:
+        """Condition on evidence: exactly, or by the decoupled sampler; errors as for `gaussian`."""
+        return SampledConditional(self.score, self.gaussian.score, evidence, self.largest_eigenvalue)
 
     @abc.abstractmethod
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> Distribution:
@@ -184,12 +308,30 @@ class GaussianModel(Distribution):
         )
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
-        """Log-density in nats, of the predictive law where there is one."""
-        return (self.predictive or self.score).log_prob(x)
+        """Log-density in nats, of the predictive law where there is one; of partial samples, that of the field."""
+        partial = np.isnan(x).any(axis=(1, 2))
+        found = np.empty(len(x))
+        found[~partial] = (self.predictive or self.score).log_prob(x[~partial])
+        found[partial] = observed_log_prob(self.score, x[partial])
+        return found
 
-    def condition(self, observed: Bool[np.ndarray, "vertex channel"]) -> Conditional:
-        """Return the kriging law, its variances multiplied by the band."""
-        return Conditional(self.score.conditional(observed), self.band)
+    def censored_log_prob(
+        self,
+        x: Float[np.ndarray, "sample vertex channel"],
+        below: Float[np.ndarray, "sample vertex channel"],
+        above: Float[np.ndarray, "sample vertex channel"],
+    ) -> Float[np.ndarray, " sample"]:
+        """Estimate it by particles of the field: `nearfield.score.censored`."""
+        return censored_log_prob(self.score, x, below, above)
+
+    @property
+    def gaussian(self) -> GaussianModel:
+        """Return this law."""
+        return self
+
+    def condition(self, evidence: Evidence) -> Conditional:
+        """Return the kriging law, its variances multiplied by the band, where the evidence is linear."""
+        return GaussianConditional(self.score, evidence, self.band) if evidence.linear else super().condition(evidence)
 
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> GaussianModel:
         """Return the same law on a larger lattice; its density is that of the field."""
@@ -200,40 +342,51 @@ class GaussianModel(Distribution):
 class DiffusionModel(Distribution):
     """Law of the draws that a sampler makes with a score.
 
-    A score that is a Gaussian field at some noise levels has its density and conditional laws from that field.
-
     Parameters
     ----------
     score : Score
     largest_eigenvalue : float
         As in `Distribution`.
+    field : GaussianField, optional
+        Of the same standardised data, for conditional laws; that of a `SwitchedScore` by default.
     """
 
-    def __init__(self, score: Score, largest_eigenvalue: float = 1.0) -> None:
+    def __init__(self, score: Score, largest_eigenvalue: float = 1.0, field: GaussianField | None = None) -> None:
         super().__init__()
-        self.score = score
+        self.score, self.field = score, field
         self.largest_eigenvalue = float(largest_eigenvalue)
 
+    @property
+    def gaussian(self) -> GaussianModel:
+        """Gaussian field beside the score."""
+        field = self.score.field if isinstance(self.score, SwitchedScore) else self.field
+        if field is None:
+            return super().gaussian
+        return GaussianModel(field, largest_eigenvalue=self.largest_eigenvalue)
+
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
-        """Log-density of the Gaussian field, with a warning; errors as in `Distribution.log_prob`."""
-        field = self._gaussian_field("score_samples")
-        return super().log_prob(x) if field is None else field.log_prob(x)
-
-    def condition(self, observed: Bool[np.ndarray, "vertex channel"]) -> Conditional:
-        """Conditional law of the Gaussian field, with a warning; errors as in `Distribution.condition`."""
-        field = self._gaussian_field("impute")
-        return super().condition(observed) if field is None else Conditional(field.conditional(observed))
-
-    def _gaussian_field(self, question: str) -> GaussianField | None:
-        if not isinstance(self.score, SwitchedScore):
-            return None
-        warnings.warn(
-            f"{question} uses the Gaussian field that method='auto' keeps beside the network, because the law of the "
-            "network's draws has no closed form; method='gaussian' has one law for everything",
-            stacklevel=4,
-        )
-        return self.score.field
+        """Log-density in nats of the law of the probability flow; warns of errors above a nat, and of random signs."""
+        if np.isnan(x).any():
+            raise ValueError(
+                "X must have no missing values for the density of a network, got NaN; fit method='gaussian'"
+            )
+        found = FlowDensity().log_prob(self.score, x, self.largest_eigenvalue)
+        if found.standard_error.any():
+            warnings.warn(
+                "score_samples estimates a trace by random signs, with a standard error of "
+                f"{np.sqrt(np.mean(found.standard_error**2)):.2g} nats: the exact one takes too many products, or has "
+                "no closed form; FlowDensity gives the error of each density",
+                stacklevel=4,
+            )
+        elif found.step_error > _LARGEST_ERROR:
+            warnings.warn(
+                f"score_samples changes by {found.step_error:.2g} nats with half the steps; FlowDensity(steps=60) "
+                "takes more",
+                stacklevel=4,
+            )
+        return found.values
 
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> DiffusionModel:
         """Return the same law on a larger lattice."""
-        return DiffusionModel(self.score.extended(graph, onto), self.largest_eigenvalue)
+        field = self.field and self.field.extended(graph, onto)
+        return DiffusionModel(self.score.extended(graph, onto), self.largest_eigenvalue, field)

@@ -6,36 +6,34 @@ import copy
 import os
 import time
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from nearfield._parameters import at_least_one, check_checkpoint, check_parameters, check_sampling, plain_parameters
+from nearfield._conditioning import Conditioning
+from nearfield._parameters import check_checkpoint, check_parameters, check_sampling, plain_parameters
+from nearfield._parts import ModelParts
+from nearfield._scoring import Scoring
 from nearfield._warnings import recorded_warnings
 from nearfield.data.codec import Codec
 from nearfield.data.features import Features
-from nearfield.data.missing import refuse_observed
+from nearfield.data.missing import without_empty
 from nearfield.data.suspicion import warn_of_samples
-from nearfield.data.table import as_frame, is_table
+from nearfield.data.table import as_frame
 from nearfield.evaluation.report import page_path, write_report
-from nearfield.evaluation.training import TrainingMoments
-from nearfield.fitting.fit_report import FitReport
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.search import Search
 from nearfield.graph import DependencyGraph
 from nearfield.methods import Method, method_of
-from nearfield.methods.base import FitOptions, Radius
+from nearfield.methods.base import FitOptions
 from nearfield.model import Model
 from nearfield.noise import Stream, seed_of
 from nearfield.paper.recipe import PaperRecipe
 from nearfield.progress import fit_bars, sample_bar
 from nearfield.sampling.sampler import Sampler
-from nearfield.score.base import Score
-from nearfield.score.predictive import PredictiveField
 from nearfield.transform.marginal import Marginal, MarginalChoice
 
 if TYPE_CHECKING:
@@ -46,12 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["LocalizedDiffusion"]
 
 
-def _part(path: str) -> Any:
-    """Return a property for a part of the fitted model."""
-    return property(attrgetter(f"model_.{path}"))
-
-
-class LocalizedDiffusion(DensityMixin, BaseEstimator):
+class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEstimator):
     """Generative model of a random field whose components depend strongly on their neighbours only.
 
     A scikit-learn density estimator for labelled fields (xarray) and arrays. It learns local scores (arXiv 2505.04417),
@@ -64,8 +57,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
     radius : int or "auto"
         Locality in hops. For the Gaussian field: the hops within which a vertex is conditioned on earlier ones (for
         points in space: on as many of the nearest earlier ones as lie within these hops on average). For the hybrid:
-        all that it reads. ``"auto"`` chooses it by cross-validation; networks then read 4 hops at most, and their
-        context may reach further.
+        all that its network reads. ``"auto"`` chooses it by cross-validation; networks then read 4 hops at most, and
+        their context may reach further.
     method : str or Method
         A short name in `nearfield.methods.METHODS`, or a `Method` with settings of its own; ``radius``, ``pooling``,
         ``validation_fraction`` and ``recipe`` then stay at their defaults. ``"auto"`` is the Gaussian field, with a
@@ -73,12 +66,12 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
     pooling : float in [0, 1], Pooling, or "auto"
         0 fits every vertex alone, 1 one law for all; between, laws are shrunk. A `Pooling` also has a bandwidth.
         ``"auto"`` chooses both by cross-validation. Location and scale of the vertices are pooled likewise.
-    marginal : {"standardize", "none", "log", "sqrt", "quantile"}, or mapping
+    marginal : {"standardize", "none", "log", "sqrt", "yeo-johnson", "quantile", "auto"}, or mapping
         ``"standardize"`` fits location and scale; ``"none"`` is for data that have mean 0 and unit scale. The others
-        transform the values first: ``"log"`` for positive data, ``"sqrt"`` for data with zeros, ``"quantile"`` to a
-        normal law. Generated values then stay positive (for ``"quantile"``, if the data are never negative). A mapping
-        from variables (channel numbers, for arrays) to names chooses for each variable; the rest are standardised.
-        Held-out losses of the locality are of transformed values: compare marginals by `score` of other data.
+        transform first: ``"log"`` positive data, ``"sqrt"`` those near zero, ``"yeo-johnson"`` skewed ones,
+        ``"quantile"`` any to a normal law, which keeps bounds and draws zeros as often as data have them. ``"auto"``
+        chooses by held-out density and says why in ``fit_report_.reason``. A mapping from variables (channel numbers,
+        for arrays) to names chooses for each; the rest are standardised. Rounded data are drawn rounded.
     validation_fraction : float in (0, 1)
         Share held out to stop the training and to choose by, at least five samples or half of them. A ``recipe`` has
         its own share; closed forms cross-validate instead.
@@ -90,7 +83,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         Torch device on which networks are trained, and scores other than the Gaussian field sampled; ``"auto"`` is a
         GPU where there is one.
     verbose : bool
-        Show progress on stderr.
+        Show progress on stderr: bars in terminals and notebooks, elsewhere a line for each phase.
     recipe : Recipe or PaperRecipe, optional
         Settings of the training (for ``"paper"`` a PaperRecipe); by default about half a minute of it.
     strict : bool
@@ -153,8 +146,6 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         self.recipe = recipe
         self.strict = strict
 
-    model_: Model
-
     def fit(
         self,
         X: Data,
@@ -162,6 +153,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         *,
         sample_dim: str | Sequence[str] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
+        missing: Literal["allow", "error"] = "allow",
     ) -> Self:
         """Learn the law of the samples.
 
@@ -176,12 +168,16 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         checkpoint : path, optional
             File that keeps the state of a network's training, once a minute. A fit of the same data and parameters
             resumes from it and ends with the same model. Needs a ``random_state``.
+        missing : {"allow", "error"}
+            Whether values may be missing (NaN) in some samples. Gaussian fields and networks are fitted to what is
+            observed; other methods need samples without gaps.
 
         Raises
         ------
         TypeError, ValueError
-            If a parameter is invalid, X has missing or infinite values, fill numbers, values outside the domain of the
-            marginal, constant vertices, too few samples or an unclear layout, or ``strict`` finds other moments.
+            If a parameter is invalid, X has infinite values, fill numbers, values outside the domain of the marginal,
+            vertices that are constant or have fewer than 5 values, gaps where the method allows none, too few samples
+            or an unclear layout, or ``strict`` finds other moments.
         OSError
             If the checkpoint cannot be written or read.
         """
@@ -191,15 +187,16 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         if checkpoint is not None:
             check_checkpoint(checkpoint, self.method, method, self.random_state)
         seed, start = seed_of(self.random_state), time.perf_counter()
-        codec = Codec.fit(X, sample_dim=sample_dim, graph=self.graph)
+        codec = Codec.fit(X, sample_dim=sample_dim, graph=self.graph, missing=missing)
         features = Features.of(X, codec)
-        samples, encoded = codec.samples(X), time.perf_counter()
+        samples, encoded = codec.samples(X, allow_missing=True), time.perf_counter()
         with recorded_warnings(strict=self.strict) as messages, fit_bars(verbose=self.verbose) as (candidate, step):
+            samples = without_empty(samples)
             warn_of_samples(samples, codec)
-            marginal = Marginal.fit(samples.values, self.marginal, [channel.name for channel in codec.channels])
+            marginal = Marginal.of(samples, self.marginal, [channel.name for channel in codec.channels], seed)
             search = Search(seed % 2**32, self.n_jobs, candidate)
-            transformed = samples.with_values(marginal(samples.values), standard=marginal.standard)
-            fitted = method.fit(transformed, FitOptions(search, checkpoint, step, self.device))
+            options = FitOptions(search, checkpoint, step, self.device)
+            fitted = method.fit(marginal.latent(samples, seed), options).noted(marginal.reason)
         report = fitted.report(len(samples), seed, messages, encoded - start)
         marginal = marginal.rescaled(fitted.center, fitted.scale)
         # in one step at the end, so that a refused fit leaves an earlier one intact
@@ -227,7 +224,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         sampler : Sampler, optional
             By default the Gaussian field is sampled exactly, any other score by the stochastic second-order solver.
         steps : int, optional
-            Steps of the default solver (50); forces the solver even where exact sampling is available.
+            Steps of that solver (50), which then replaces exact sampling too.
         batch_size : int, optional
             Members that the solver denoises at once; by default as many as take about 1 GiB.
 
@@ -292,60 +289,6 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         larger.digest_ = larger.model_.digest(larger._plain_parameters())
         return larger
 
-    def score_samples(self, X: Data) -> Float[np.ndarray, " sample"]:
-        """Log-density in nats of each sample, laid out as the training data, over the vertices with data.
-
-        With ``method="gaussian"`` it is that of ``predictive_``, which counts the uncertainty of the parameters, where
-        the fit has one; `sample` and `impute` use ``score_``.
-
-        Raises
-        ------
-        ValueError
-            If the layout differs from the training data's, or the method has no density.
-        """
-        check_is_fitted(self)
-        self._same_columns(X)
-        x = self.codec_.encode(X).astype(np.float64)
-        return self.model_.log_prob(x)
-
-    def score(self, X: Data, y: object = None) -> float:  # noqa: ARG002
-        """Mean log-density of the samples in nats; see `score_samples`."""
-        return float(self.score_samples(X).mean())
-
-    def impute(self, X: Data, n_samples: int = 1, random_state: int | np.random.Generator | None = None) -> Any:
-        """Complete partial fields by exact draws of the missing values given the observed ones.
-
-        With ``method="gaussian"`` their conditional variances are ``band_`` times those of the field.
-
-        Parameters
-        ----------
-        X : DataArray, Dataset or ndarray
-            Fields with NaN at missing values; a single field may lack the sample dimension.
-        n_samples : int
-            Draws for each field.
-        random_state : int, Generator or None
-            Fixes the draws of each field together with its place in X; they are independent of those of `sample`.
-
-        Returns
-        -------
-        DataArray, Dataset, ndarray or DataFrame
-            Shape (member, ...) over the dimensions of X, or data frames one below the other; observed values unchanged.
-
-        Raises
-        ------
-        ValueError
-            If the layout differs from the training data's, or the method has no exact conditional law.
-        """
-        check_is_fitted(self)
-        at_least_one("n_samples", n_samples)
-        self._same_columns(X)
-        seed = seed_of(random_state)
-        x = self.codec_.encode(X, allow_missing=True).astype(np.float64)
-        refuse_observed(x, self.marginal_(x), len(self.model_.training_samples))
-        filled = self.model_.complete(x, n_samples, seed)
-        completed = self.codec_.decode(filled, like=X, attrs=self._provenance(seed))
-        return as_frame(completed, X.columns, X.index, self._provenance(seed)) if is_table(X) else completed
-
     def report(self, path: str | os.PathLike[str], X: Data) -> dict[str, Any]:
         """Compare the model with data in an HTML page and, beside it, in JSON; return the numbers.
 
@@ -354,7 +297,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         path : path
             Ending in ``.html``; an existing file is replaced.
         X : DataArray, Dataset or ndarray
-            Data to compare with, preferably held out.
+            Data to compare with, preferably held out. Missing values are drawn by the model first.
 
         Raises
         ------
@@ -366,7 +309,7 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         page_path(path)
         self._same_columns(X)
-        x, seed = self.codec_.samples(X).values, self.fit_report_.seed
+        x, seed = self.codec_.samples(X, allow_missing=True).values, self.fit_report_.seed
         z = self._draw(min(max(len(x), 200), 1000), seed, stream=Stream.REPORT)
         return write_report(path, self.model_.comparison(x, z, self._provenance(seed)))
 
@@ -374,6 +317,10 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
         """Write the model to one file (safetensors and JSON, never code), whole or not at all; see `load`."""
         check_is_fitted(self)
         self.model_.save(path, self._plain_parameters())
+
+    def _fitted(self) -> Model:
+        check_is_fitted(self)
+        return self.model_
 
     def _same_columns(self, X: Data) -> None:
         """Refuse a data frame whose columns differ in name or order."""
@@ -386,15 +333,8 @@ class LocalizedDiffusion(DensityMixin, BaseEstimator):
     def _plain_parameters(self) -> dict[str, Any]:
         return plain_parameters(self.get_params(deep=False), self.fit_report_.seed)
 
-    graph_: DependencyGraph = _part("codec.graph")
-    radius_: Radius = _part("radius")
-    pooling_: Pooling = _part("pooling")
-    score_: Score = _part("law.score")
-    marginal_: Marginal = _part("marginal")
-    codec_: Codec = _part("codec")
-    fit_report_: FitReport = _part("fit_report")
-    training_moments_: TrainingMoments | None = _part("training_moments")
-    predictive_: PredictiveField | None = _part("predictive")
-    band_: float = _part("band")
-    n_features_in_: int = _part("n_features_in")
-    feature_names_in_: np.ndarray = _part("feature_names")
+    def __sklearn_tags__(self) -> Any:
+        """Tell scikit-learn that values may be missing."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags

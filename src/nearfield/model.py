@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, final
@@ -13,24 +13,30 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from nearfield._checks import whole_number
+from nearfield._evidence import Known, known_of
 from nearfield._plain import part_of, plain
+from nearfield.conditioned import ConditionedModel
 from nearfield.data import store
 from nearfield.data.codec import Codec
 from nearfield.data.duplicate import fingerprints
 from nearfield.data.features import Features
-from nearfield.distribution import Distribution, GaussianModel
+from nearfield.distribution import Distribution, GaussianModel, UnsupportedError
+from nearfield.evaluation.calibration import Calibration
 from nearfield.evaluation.comparison import Comparison
 from nearfield.evaluation.training import TrainingMoments
+from nearfield.evaluation.trial import DRAWN, EXACT, Trial
 from nearfield.fitting.fit_report import FitReport
 from nearfield.fitting.pooling import Pooling
 from nearfield.methods.base import Fitted, Radius
 from nearfield.module import as_tensor, describe, rebuild
+from nearfield.observation import Observation
 from nearfield.samples import Samples
+from nearfield.score.leave_one_out import leave_one_out
 from nearfield.score.predictive import PredictiveField
 from nearfield.transform.marginal import Marginal
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, UInt64
+    from jaxtyping import Float, Int, UInt64
 
 __all__ = ["Model", "of_another_make"]
 
@@ -59,9 +65,11 @@ class Model:
         cls, samples: Samples, codec: Codec, marginal: Marginal, fitted: Fitted, report: FitReport, features: Features
     ) -> Model:
         """Join the results of a fit of samples."""
-        moments = TrainingMoments.of(samples)
         seen = fingerprints(samples.values)
-        return cls(codec, marginal, fitted.law, fitted.radius, fitted.pooling, features, report, seen, moments)
+        model = cls(codec, marginal, fitted.law, fitted.radius, fitted.pooling, features, report, seen)
+        return replace(
+            model, training_moments=TrainingMoments.of(model._without_gaps(samples, gaussian=not fitted.law.exact))
+        )
 
     @property
     def predictive(self) -> PredictiveField | None:
@@ -86,25 +94,75 @@ class Model:
         return np.array(self.features.names, dtype=object)
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
-        """Log-density of data, transform included, nats."""
-        volume: np.ndarray = self.marginal.log_abs_det_jacobian(x).sum(axis=(-2, -1))
-        log_density: np.ndarray = self.law.log_prob(self.marginal(x)) + volume
+        """Log-density of data, transform included, nats; missing (NaN) values are left out."""
+        z, slope = self.marginal(x), self.marginal.log_abs_det_jacobian(x)
+        if not self.marginal.has_masses:
+            density: np.ndarray = self.law.log_prob(z) + np.nansum(slope, axis=(-2, -1))
+            return density
+        below, above = self.marginal.censored(x), self.marginal.censored(x, upper=True)
+        hidden = np.isfinite(below) | np.isfinite(above)
+        some = hidden.any(axis=(-2, -1))
+        log_density: np.ndarray = np.where(hidden | np.isnan(x), 0.0, slope).sum(axis=(-2, -1))
+        log_density[~some] += self.law.log_prob(z[~some])
+        if some.any():
+            log_density[some] += self.law.censored_log_prob(z[some], below[some], above[some])
         return log_density
 
-    def complete(
-        self, x: Float[np.ndarray, "sample vertex channel"], n_samples: int, seed: int
-    ) -> Float[np.ndarray, "member sample vertex channel"]:
-        """Draw the missing (NaN) entries of data given the others, in the units of the data."""
-        observed = ~np.isnan(x)
-        z = np.where(observed, self.marginal(x), 0.0)
-        filled = np.empty((n_samples, *x.shape))
-        patterns, group = np.unique(observed, axis=0, return_inverse=True)
-        for k, pattern in enumerate(patterns):
-            law = self.law.condition(pattern)
-            for i in np.flatnonzero(group.reshape(-1) == k):
-                drawn = self.marginal.inv(law.sample(z[i], n_samples, seed=seed, step=int(i)))
-                filled[:, i] = np.where(pattern, x[i], drawn)
-        return filled
+    def surprise(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, "sample vertex channel"]:
+        """Less the log-density, in nats, of each value given the others under the Gaussian field; NaN stays NaN."""
+        standardised, slope = self.marginal(x), self.marginal.log_abs_det_jacobian(x)
+        found: np.ndarray = -leave_one_out(self.law.gaussian.score, standardised) - slope
+        return found
+
+    def conditioned(self, known: Known, *, gaussian: bool = False) -> ConditionedModel:
+        """Return the law given evidence, of the score that draws or of the Gaussian field."""
+        law = self.law.gaussian if gaussian else self.law
+        return ConditionedModel(self.codec, self.marginal, law.condition(known.evidence), known, self.features.names)
+
+    def condition(self, observations: Sequence[Observation], *, gaussian: bool = False) -> ConditionedModel:
+        """Return the law of a field given observations of it."""
+        known = known_of(observations, self.codec, self.marginal, len(self.training_samples))
+        return self.conditioned(known, gaussian=gaussian)
+
+    def completions(
+        self, x: Float[np.ndarray, "sample vertex channel"], *, gaussian: bool = False
+    ) -> Iterator[tuple[Int[np.ndarray, " case"], ConditionedModel]]:
+        """Yield groups of data that lack the same entries (NaN): their numbers, and their law given the others."""
+        patterns = np.isnan(x) + 2 * np.isfinite(self.marginal.censored(x))
+        patterns += 4 * np.isfinite(self.marginal.censored(x, upper=True))
+        _, group = np.unique(patterns, axis=0, return_inverse=True)
+        for k in range(int(group.max(initial=-1)) + 1):
+            cases = np.flatnonzero(group.reshape(-1) == k)
+            yield cases, self.conditioned(Known.of_fields(x[cases], self.marginal, cases), gaussian=gaussian)
+
+    def _without_gaps(self, samples: Samples, *, gaussian: bool = False) -> Samples:
+        """Return samples with one draw of what is missing, which depends on the seed of the fit."""
+        if not samples.incomplete:
+            return samples
+        filled = np.array(samples.values)
+        for cases, law in self.completions(samples.values, gaussian=gaussian):
+            filled[cases] = law.draw(1, self.fit_report.seed)[0]
+        return samples.with_values(filled, observed=None)
+
+    def calibration(self, x: Float[np.ndarray, "sample vertex channel"], seed: int) -> Calibration | None:
+        """Hide values, of samples not seen if there are 10, and compare them with their law given the rest.
+
+        None where the method keeps no Gaussian field to condition by, or samples are too small to hide a part of.
+        """
+        effort = EXACT if self.law.exact and not self.marginal.has_masses else DRAWN
+        trial = Trial.of(x, np.isin(fingerprints(x), self.training_samples), self.codec.graph, effort, seed)
+        members, drawn = np.empty((effort.members, trial.place.shape[1])), np.empty(trial.place.shape[1], dtype=bool)
+        try:
+            for cases, law in self.completions(trial.partial):
+                fields, random = law.ensemble(effort.members, seed)
+                for k, case in enumerate(cases):
+                    at = np.flatnonzero(trial.place[0] == case)
+                    members[:, at] = fields[:, k, trial.place[1, at], trial.place[2, at]]
+                    drawn[at] = random
+        except UnsupportedError:
+            return None
+        told = trial.told(self.marginal(x), self.codec.graph)
+        return Calibration.of(trial, members, drawn, told, x, ordered=self.codec.ordered, seed=seed)
 
     def comparison(
         self,
@@ -114,6 +172,8 @@ class Model:
     ) -> Comparison:
         """Compare data, in their units, with standardised draws of that provenance."""
         seen = bool(np.isin(fingerprints(x), self.training_samples).any())
+        drawn, calibration = float(np.isnan(x).mean()), self.calibration(x, self.fit_report.seed)
+        x = self._without_gaps(Samples(x, self.codec.graph)).values
         generated, score = self.marginal.inv(z), self.law.score
         densities: dict[str, np.ndarray] = {}
         conditioning = None
@@ -121,7 +181,8 @@ class Model:
             name = "data it was fitted to" if seen else "held out"
             for key, (y, values) in {name: (self.marginal(x), x), "generated": (z, generated)}.items():
                 slope = self.marginal.log_abs_det_jacobian(values).sum(axis=(-2, -1))
-                densities[key] = self.law.score.log_prob(y) + slope
+                counted = self.log_prob(values) if self.marginal.has_masses else self.law.score.log_prob(y) + slope
+                densities[key] = counted
             conditioning = int(np.diff(self.law.score.factor.matrix.indptr).max()) - 1
         channels, layout, graph = self.codec.channels, self.codec.layout, self.codec.graph
         flat = graph.lattice is None or len(graph.lattice.shape) != len(layout.dims)
@@ -143,6 +204,8 @@ class Model:
             conditioning_size=conditioning,
             log_density=densities,
             provenance={**self.codec.attrs, **channels[0].attrs, **provenance},
+            drawn=drawn,
+            calibration=calibration,
         )
 
     def provenance(self, seed: int) -> dict[str, Any]:
@@ -204,7 +267,7 @@ class Model:
             "seconds": round(sum(report.seconds.values()), 3),
             "warnings": report.warnings,
         }
-        if report.selection is not None and self.law.exact:  # the loss of a Gaussian field
+        if report.selection is not None and isinstance(self.law, GaussianModel):
             summary["held_out_nats_per_dimension"] = report.selection.choice.loss
         described: dict[str, Any] = plain(summary)
         return described

@@ -17,7 +17,7 @@ from nearfield.graph import DependencyGraph
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-__all__ = ["BLOCKS", "FEWEST_TO_CHOOSE", "Samples", "duplicate_groups", "standard_error"]
+__all__ = ["BLOCKS", "FEWEST_TO_CHOOSE", "Completions", "Samples", "duplicate_groups", "standard_error"]
 
 FEWEST_TO_CHOOSE = 4
 """Fewest samples with two folds of two."""
@@ -30,6 +30,35 @@ _VARIED = 8  # different values needed among these; with fewer, equality is chan
 
 @final
 @dataclass(frozen=True, eq=False)
+class Completions:
+    """Samples whose missing values were drawn several times, given the others, and where values are data.
+
+    Parameters
+    ----------
+    values : ndarray, shape (draw, sample, vertex, channel)
+    present : ndarray of bool, shape (sample, vertex, channel)
+    """
+
+    values: Float[np.ndarray, "draw sample vertex channel"]
+    present: Bool[np.ndarray, "sample vertex channel"]
+
+    def take(self, numbers: Int[np.ndarray, " some"] | slice) -> Completions:
+        """Return the samples of these numbers."""
+        return Completions(self.values[:, numbers], self.present[numbers])
+
+    def at(self, vertices: Bool[np.ndarray, " vertex"]) -> Completions:
+        """Return the samples on some of the vertices."""
+        return Completions(self.values[:, :, vertices], self.present[:, vertices])
+
+    def standardized(
+        self, center: Float[np.ndarray, "..."] | float, scale: Float[np.ndarray, "..."] | float
+    ) -> Completions:
+        """Return values less their centre over their scale."""
+        return Completions((self.values - center) / scale, self.present)
+
+
+@final
+@dataclass(frozen=True, eq=False)
 class Samples:
     """Samples of a field on a graph.
 
@@ -38,13 +67,18 @@ class Samples:
     values : ndarray, shape (sample, vertex, channel)
     graph : DependencyGraph
     observed : ndarray of bool, shape (sample, vertex, channel), optional
-        Where the values are data; everywhere by default.
+        Where the values are data; by default where they are not NaN. None if that is everywhere.
     ordered : bool
         Whether the samples are in order of time.
     channels : tuple of str
         Names of the channels; by default their numbers.
     standard : tuple of bool
         Channels that have mean 0 and unit scale; by default none.
+    spread : sparse array, shape (variable, variable), optional
+        Where the missing values are conditional means, the mean over the samples of their conditional covariances;
+        variables by vertex, channels fastest. Such samples can be fitted to, but not divided.
+    drawn : Completions, optional
+        Where values were missing and are drawn, these draws, of which the values are the first, and where data are.
 
     Raises
     ------
@@ -66,6 +100,8 @@ class Samples:
     ordered: bool = False
     channels: tuple[str, ...] = ()
     standard: tuple[bool, ...] = ()
+    spread: sp.csr_array | None = None
+    drawn: Completions | None = None
 
     def __post_init__(self) -> None:
         if self.values.ndim != 3 or self.values.shape[1] != self.graph.n_vertices:
@@ -73,6 +109,10 @@ class Samples:
                 f"values must have shape (sample, {self.graph.n_vertices}, channel) on {self.graph!r}, got "
                 f"{self.values.shape}"
             )
+        with np.errstate(invalid="ignore"):  # of infinite values, which a fit refuses
+            some_missing = math.isnan(self.values.sum())
+        if self.observed is None and some_missing:
+            object.__setattr__(self, "observed", ~np.isnan(self.values))
         if self.observed is not None and not (
             self.observed.shape == self.values.shape and self.observed.dtype == np.dtype(bool)
         ):
@@ -105,27 +145,62 @@ class Samples:
     @cached_property
     def groups(self) -> Int[np.ndarray, " sample"]:
         """Group numbers, the same for repeats of a sample; derived samples keep those of their source."""
-        return duplicate_groups(self.values)
+        return duplicate_groups(self.filled)
 
     @cached_property
     def largest_eigenvalue(self) -> float:
         """Largest eigenvalue of the second moments of the values."""
+        self.require_complete()
         flat = self.values.reshape(len(self), -1) / math.sqrt(len(self))
         if min(flat.shape) < 3:
             return float(np.linalg.norm(flat, 2) ** 2)
         return float(svds(flat, k=1, v0=np.ones(min(flat.shape)), return_singular_vectors=False)[0] ** 2)
 
+    @cached_property
+    def incomplete(self) -> bool:
+        """Whether values are missing that nothing stands for yet."""
+        return self.observed is not None and self.spread is None and not bool(self.observed.all())
+
+    @property
+    def present(self) -> Bool[np.ndarray, "sample vertex channel"] | None:
+        """Where values are data, of samples of which some are drawn; None if none are."""
+        return None if self.drawn is None else self.drawn.present
+
+    @cached_property
+    def filled(self) -> Float[np.ndarray, "sample vertex channel"]:
+        """The values, with the mean of their vertex where they are missing; 0 where it has none."""
+        if not self.incomplete:
+            return self.values
+        assert self.observed is not None
+        some = np.where(self.observed, self.values, 0.0)
+        filled: np.ndarray = np.where(self.observed, some, some.sum(axis=0) / np.maximum(self.n_observed, 1))
+        return filled
+
+    @cached_property
+    def n_observed(self) -> Int[np.ndarray, "vertex channel"]:
+        """Number of observed values of each vertex and channel."""
+        if self.observed is None:
+            return np.full(self.values.shape[1:], len(self))
+        count: np.ndarray = np.count_nonzero(self.observed, axis=0)
+        return count
+
     def require_complete(self) -> None:
-        """Refuse missing values, which no fit supports."""
+        """Refuse missing values."""
         if self.observed is not None and not self.observed.all():
             missing = self.observed.size - np.count_nonzero(self.observed)
-            raise ValueError(f"samples must be observed everywhere, got {missing} missing values")
+            raise ValueError(
+                f"samples must be observed everywhere, got {missing} missing values (NaN); methods 'auto', 'gaussian', "
+                "'neural' and 'hybrid' take them"
+            )
 
     def take(self, numbers: Int[np.ndarray, " some"] | slice) -> Samples:
         """Return the samples of these numbers."""
+        if self.spread is not None:
+            raise ValueError("samples with a spread cannot be divided, which holds for all of them together")
         _, first, group = np.unique(self.groups[numbers], return_index=True, return_inverse=True)
         observed = None if self.observed is None else self.observed[numbers]
-        return self._derived(_by_first(first, group), values=self.values[numbers], observed=observed)
+        drawn = None if self.drawn is None else self.drawn.take(numbers)
+        return self._derived(_by_first(first, group), values=self.values[numbers], observed=observed, drawn=drawn)
 
     def without(self, numbers: Int[np.ndarray, " some"]) -> Samples:
         """Return all samples but these."""
@@ -136,20 +211,34 @@ class Samples:
         if vertices.all():
             return self
         observed = None if self.observed is None else self.observed[:, vertices]
-        graph = self.graph.subgraph(vertices)
-        return self._derived(self.groups, values=self.values[:, vertices], observed=observed, graph=graph)
+        graph, spread = self.graph.subgraph(vertices), self.spread
+        if spread is not None:
+            kept = np.repeat(vertices, self.n_channels)
+            spread = spread[kept][:, kept]
+        drawn = None if self.drawn is None else self.drawn.at(vertices)
+        return self._derived(
+            self.groups, values=self.values[:, vertices], observed=observed, graph=graph, spread=spread, drawn=drawn
+        )
 
     def standardized(
         self, center: Float[np.ndarray, "..."] | float, scale: Float[np.ndarray, "..."] | float
     ) -> Samples:
         """Return values less their centre over their scale, every channel standard."""
-        return self.with_values((self.values - center) / scale, standard=(True,) * self.n_channels)
+        spread = self.spread
+        if spread is not None:
+            units = sp.diags_array(1 / np.broadcast_to(scale, self.values.shape[1:]).ravel())
+            spread = sp.csr_array(units @ spread @ units)
+        values, standard = (self.values - center) / scale, (True,) * self.n_channels
+        drawn = None if self.drawn is None else self.drawn.standardized(center, scale)
+        return self._derived(self.groups, values=values, standard=standard, spread=spread, drawn=drawn)
 
     def with_values(
         self, values: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph | None = None, **changes: Any
     ) -> Samples:
-        """Return other values of the same samples, on another graph if one is given."""
-        return self._derived(self.groups, values=values, graph=graph or self.graph, **changes)
+        """Return other values of the same samples, on another graph if one is given; spread and draws do not pass."""
+        if self.spread is not None:
+            changes = {"spread": None, "observed": None} | changes
+        return self._derived(self.groups, values=values, graph=graph or self.graph, **{"drawn": None} | changes)
 
     def folds(self, n: int, seed: int = 0) -> list[Int[np.ndarray, " held_out"]]:
         """Return held-out sample numbers of each fold: blocks in order of time, or a seeded shuffle, repeats together.

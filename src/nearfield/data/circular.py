@@ -46,7 +46,7 @@ def warn_of_circles(
         turn = turn_of(name, described)
         if turn is None:
             continue
-        low, high = float(x[..., k].min()), float(x[..., k].max())
+        low, high = float(np.nanmin(x[..., k])), float(np.nanmax(x[..., k]))
         if 0.5 * turn < high - low <= 1.001 * turn:
             what = "the data" if name is None else f"variable {name!r}"
             call = "np.deg2rad(data)" if turn == 360.0 else "data"

@@ -21,6 +21,7 @@ from nearfield.data.plain import plain_attrs
 from nearfield.data.validation import (
     refuse_constant,
     refuse_extreme,
+    refuse_few,
     refuse_infinite,
     refuse_missing,
 )
@@ -92,7 +93,12 @@ class Codec:
 
     @classmethod
     def fit(
-        cls, data: Data, *, sample_dim: str | Sequence[str] | None = None, graph: DependencyGraph | None = None
+        cls,
+        data: Data,
+        *,
+        sample_dim: str | Sequence[str] | None = None,
+        graph: DependencyGraph | None = None,
+        missing: str = "error",
     ) -> Codec:
         """Read the layout of training data, and refuse data that cannot be fitted.
 
@@ -106,25 +112,23 @@ class Codec:
             the name of their first axis: a time if samples follow each other, as dated rows of a frame do.
         graph : DependencyGraph or None
             The graph, vertices in the order of the data's dimensions; None reads it off the dimensions.
-
-        Returns
-        -------
-        Codec
-            For these data and all of their kind.
+        missing : {"error", "allow"}
+            Whether values may be NaN in some samples.
 
         Raises
         ------
-        TypeError
-            If the data are not real numbers.
-        ValueError
-            If there are fewer than two samples, infinite values, NaN in some samples only, vertices that do not vary,
-            duplicate coordinates, a graph of another size, or an unclear layout.
+        TypeError, ValueError
+            If the data are not real numbers, or there are fewer than two samples, infinite values, NaN in some samples
+            only where that is not allowed, vertices with fewer than five values or that do not vary, duplicate
+            coordinates, a graph of another size, or an unclear layout.
 
         Examples
         --------
         >>> Codec.fit(np.random.default_rng(0).normal(size=(20, 6, 5))).graph
         DependencyGraph.grid((6, 5))
         """
+        if missing not in ("allow", "error"):
+            raise ValueError(f"missing must be 'allow' or 'error', got {missing!r}")
         container, variables, sample_dims = training_variables(data, sample_dim, graph)
         layout = Layout.from_variable(variables[0], sample_dims)
         values = stack_cells(variables, sample_dims, layout)
@@ -132,7 +136,7 @@ class Codec:
             raise ValueError(
                 f"data must have at least 2 samples to fit a law to, got 1 sample ({sample_dims}); add samples"
             )
-        filled = _fitted_cells(values, variables, layout, container, data)
+        filled = _fitted_cells(values, variables, layout, container, None if missing == "allow" else data)
         present, graph = place_graph(graph, layout, filled)
         return cls(
             container=container,
@@ -190,9 +194,9 @@ class Codec:
             refuse_missing(np.isnan(values), self.present, self.layout, self.container, data)
         return values if self.present.all() else values[:, self.present]
 
-    def samples(self, data: Data) -> Samples:
+    def samples(self, data: Data, *, allow_missing: bool = False) -> Samples:
         """Return encoded data on the graph, in double precision and in the order of time where dates are known."""
-        values = self.encode(data).astype(np.float64)[self._order(data)]
+        values = self.encode(data, allow_missing=allow_missing).astype(np.float64)[self._order(data)]
         names = tuple(str(k if channel.name is None else channel.name) for k, channel in enumerate(self.channels))
         return Samples(values, self.graph, ordered=self.ordered, channels=names)
 
@@ -323,15 +327,18 @@ def _fitted_cells(
     variables: Sequence[xr.DataArray],
     layout: Layout,
     container: Container,
-    data: Data,
+    data: Data | None,
 ) -> Bool[ndarray, " cell"]:
-    """Return which cells have data; refuse values that cannot be fitted."""
+    """Return which cells have data; refuse values that cannot be fitted, missing ones in ``data`` if it is given."""
     refuse_infinite(values, layout, container)
     missing = np.isnan(values)
     filled: ndarray = ~missing.all(axis=(0, 2))
     if not filled.any():
         raise ValueError("data must have a vertex that is not NaN in every sample, got NaN only; is a mask inverted?")
-    refuse_missing(missing, filled, layout, container, data)
+    if data is None:
+        refuse_few(missing, filled, layout, container)
+    else:
+        refuse_missing(missing, filled, layout, container, data)
     for k, variable in enumerate(variables):
         name = "data" if variable.name is None else f"variable {variable.name!r}"
         refuse_fill(values[:, filled, k], name, valid_range(variable.attrs, variable.encoding))

@@ -79,7 +79,7 @@ class Layout:
         for dim in dims:
             layout._refuse_gaps(dim)
             layout._refuse_duplicates(dim)
-        places = layout._places()
+        places = layout.roles()
         horizontal = [places[role][0] for role in ("lat", "lon") if role in places]
         if len(set(horizontal)) < 2:
             return layout
@@ -105,7 +105,7 @@ class Layout:
         Latitude and longitude make a grid that is periodic in longitude when it closes, alone or under a third
         dimension; one other dimension a chain; two or three a grid. Dimensions of length 1 do not count.
         """
-        places = self._places()
+        places = self.roles()
         self._refuse_stations(places)
         dims = [dim for dim, n in zip(self.dims, self.shape, strict=True) if n > 1] or [self.dims[-1]]
         lat, lon = (places[role][0] if role in places else None for role in ("lat", "lon"))
@@ -190,7 +190,7 @@ class Layout:
         }
         return cls(tuple(config["dims"]), tuple(config["shape"]), coords)
 
-    def _places(self) -> dict[str, tuple[str, str]]:
+    def roles(self) -> dict[str, tuple[str, str]]:
         """Map "lat" and "lon" to (dimension, coordinate), the dimension's own coordinate before any other along it."""
         places: dict[str, tuple[str, str]] = {}
         for name in sorted(self.coords, key=lambda name: name not in self.dims):

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from numpy import ndarray
 
-__all__ = ["MISSING_NAMES", "customary", "declared", "refuse_fill", "refuse_observed", "valid_range", "warn_of_gaps"]
+    from nearfield.samples import Samples
+
+__all__ = [
+    "MISSING_NAMES", "customary", "declared", "refuse_fill", "refuse_observed", "valid_range", "warn_of_gaps",
+    "without_empty",
+]  # fmt: skip
 
 FILL_NAMES = ("_FillValue", "missing_value", "fill_value", "nodata", "_nodata", "nodatavals")
 """Attributes that name numbers that mean missing."""
@@ -214,6 +219,21 @@ def refuse_observed(
         )
 
 
+def without_empty(samples: Samples) -> Samples:
+    """Leave out samples without any value, with a warning."""
+    if samples.observed is None:
+        return samples
+    empty = ~samples.observed.any(axis=(1, 2))
+    if not empty.any():
+        return samples
+    warnings.warn(
+        f"{empty.sum()} of {len(samples)} samples have no value at all, first number {int(empty.argmax())}: they are "
+        "left out of the fit",
+        stacklevel=3,
+    )
+    return samples.take(np.flatnonzero(~empty))
+
+
 def warn_of_gaps(x: Float[ndarray, "sample vertex channel"]) -> None:
     """Warn of values, of samples, or of one number, that lie beyond a gap far from all the rest.
 
@@ -243,11 +263,13 @@ def _gap(x: Float[ndarray, "sample vertex"]) -> str:
     shares = []
     for start in range(0, vertices, step):
         block = x[:, start : start + step]
-        low, middle, high = np.quantile(block, (0.25, 0.5, 0.75), axis=0)
+        seen = ~np.isnan(block)
+        quantiles = np.quantile if seen.all() else np.nanquantile
+        low, middle, high = quantiles(block, (0.25, 0.5, 0.75), axis=0)
         usable = high > low
         if not usable.any():
             continue
-        distance = np.abs(block - middle)[:, usable] / (high - low)[usable]
+        distance = np.where(seen, np.abs(block - middle), 0.0)[:, usable] / (high - low)[usable]
         shares.append(np.median(distance, axis=1))
         flat, values = distance.ravel(), block[:, usable].ravel()
         top = np.argpartition(flat, -min(kept + 1, len(flat)))[-min(kept + 1, len(flat)) :]
@@ -280,8 +302,9 @@ def _beyond(ascending: Float[ndarray, " value"], most: int) -> int:
     return len(top) - 1 - int(gaps[0]) if len(gaps) else 0
 
 
-def _repeated(x: Float[ndarray, "sample vertex"]) -> str:
+def _repeated(x: Float[ndarray, "*shape"]) -> str:
     """Name the lowest or highest value, if it occurs more than once and lies far from the rest."""
+    x = x[~np.isnan(x)]
     low, high = float(x.min()), float(x.max())
     for number, others in ((low, x[x > low]), (high, x[x < high])):
         if others.size < max(_FEWEST, 0.5 * x.size) or x.size - others.size < 2:

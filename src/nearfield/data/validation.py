@@ -33,6 +33,7 @@ __all__ = [
     "float_dtype",
     "refuse_constant",
     "refuse_extreme",
+    "refuse_few",
     "refuse_infinite",
     "refuse_missing",
     "warn_of_correlation",
@@ -44,6 +45,8 @@ Data: TypeAlias = "xr.DataArray | xr.Dataset | ArrayLike"
 Container: TypeAlias = Literal["array", "channel array", "DataArray", "Dataset"]
 """Kind of the data: a channel array has shape (n_samples, n_vertices, n_channels)."""
 
+FEWEST_VALUES = 5
+"""Values that the law of a vertex needs where some are missing."""
 _LARGEST = 1e150
 """Largest magnitude whose square is finite and whose inverse square is above 0."""
 
@@ -163,7 +166,7 @@ def refuse_extreme(
     values: Float[ndarray, "sample cell channel"], present: Bool[ndarray, " cell"], layout: Layout, container: Container
 ) -> None:
     """Refuse values whose squares overflow or vanish, naming the vertex."""
-    largest = np.abs(values).max(axis=(0, 2)).astype(np.float64)
+    largest = np.fmax.reduce(np.abs(values), axis=(0, 2)).astype(np.float64)
     wrong = present & ((largest > _LARGEST) | ((largest > 0) & (largest < 1 / _LARGEST)))
     if wrong.any():
         first = int(wrong.argmax())
@@ -205,7 +208,7 @@ def refuse_constant(
     values: Float[ndarray, "sample cell channel"], present: Bool[ndarray, " cell"], layout: Layout, container: Container
 ) -> None:
     """Refuse vertices whose values differ by no more than rounding: they have no scale and no density."""
-    low, high = values.min(axis=0), values.max(axis=0)
+    low, high = np.fmin.reduce(values, axis=0), np.fmax.reduce(values, axis=0)  # these pass over NaN
     rounding = 4 * np.finfo(values.dtype).eps * np.maximum(np.abs(low), np.abs(high))
     constant = present & (high - low <= rounding).any(axis=1)
     if constant.any():
@@ -217,6 +220,21 @@ def refuse_constant(
         )
 
 
+def refuse_few(
+    missing: Bool[ndarray, "sample cell channel"], present: Bool[ndarray, " cell"], layout: Layout, container: Container
+) -> None:
+    """Refuse vertices with some values, but fewer than a law needs in all or in one of the variables."""
+    count = np.count_nonzero(~missing, axis=0).min(axis=1)
+    few = present & (count < FEWEST_VALUES) & missing.any(axis=(0, 2))
+    if few.any():
+        first = int(few.argmax())
+        raise ValueError(
+            f"{_subject(container)} must have at least {FEWEST_VALUES} values of each variable at a vertex with NaN in "
+            f"some samples, got fewer at {few.sum()} of {present.sum()} vertices, first {layout.name(first)} "
+            f"({count[first]} values); set those vertices to NaN in every sample to leave them out"
+        )
+
+
 def warn_of_correlation(
     x: Float[ndarray, "sample vertex channel"], container: Container, sample_dims: tuple[str, ...]
 ) -> None:
@@ -225,8 +243,11 @@ def warn_of_correlation(
     It is a mean over the vertices, whose spread for independent samples is at most ``n ** -0.5``; the warning starts at
     five times that, a false alarm in millions, and at .2.
     """
-    z = x - x.mean(axis=0)
-    products, squares = (np.einsum("ijk,ijk->jk", a, b) / len(a) for a, b in ((z[1:], z[:-1]), (z, z)))
+    seen = ~np.isnan(x)
+    z = x - x.mean(axis=0) if seen.all() else np.where(seen, x - np.nanmean(x, axis=0), 0.0)
+    pairs = np.maximum(np.count_nonzero(seen[1:] & seen[:-1], axis=0), 1)
+    products = np.einsum("ijk,ijk->jk", z[1:], z[:-1]) / pairs
+    squares = np.einsum("ijk,ijk->jk", z, z) / np.count_nonzero(seen, axis=0)
     correlation = float(np.mean(products / np.where(squares > 0, squares, 1.0)))
     if correlation > max(0.2, 5 / math.sqrt(len(x))):
         remedy = "pass sample_dim='time'" if "array" in container else f"rename {sample_dims[-1]!r} to 'time'"

@@ -13,6 +13,7 @@ from nearfield.evaluation.training import MOST_CHANNELS, TrainingMoments, block_
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from nearfield.evaluation.calibration import Calibration
     from nearfield.fitting.fit_report import FitReport
     from nearfield.fitting.pooling import Pooling
     from nearfield.graph import DependencyGraph
@@ -57,6 +58,10 @@ class Comparison:
         Further facts, such as source, licence, version, seed and digest.
     seed : int
         Of the pairs, splits and bootstrap of the report itself.
+    drawn : float
+        Share of the values of `real` that were missing, and are drawn by the model.
+    calibration : Calibration or None
+        Hidden values of the data beside their laws given the others.
 
     Raises
     ------
@@ -88,6 +93,8 @@ class Comparison:
     log_density: Mapping[str, Float[np.ndarray, " _"]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    drawn: float = 0.0
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         for name, x in (("real", self.real), ("generated", self.generated)):
@@ -129,6 +136,7 @@ class Comparison:
             "dims": self.dims,
             "fitted_on": self.fitted_on,
             "ordered": self.ordered,
+            "drawn": self.drawn,
         }
 
 

@@ -25,7 +25,7 @@ from nearfield.evaluation.ruler import Ruler, windowed
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["N_MODES", "Moments", "Statistic", "Yardstick", "statistics_of"]
+__all__ = ["N_MODES", "Moments", "Statistic", "Yardstick", "block_covariance", "statistics_of"]
 
 N_MODES = 5
 TAILS = (0.01, 0.001)
@@ -183,7 +183,7 @@ class Yardstick:
         value, influence = _compare(raw, ruler)
         tails, moved = self._tails(x, own)
         influence = np.concatenate([influence, moved], axis=1)
-        return Moments(np.concatenate([value, tails]), _block_covariance(influence, block), len(x), block)
+        return Moments(np.concatenate([value, tails]), block_covariance(influence, block), len(x), block)
 
     def mode_variances(
         self, x: Float[np.ndarray, "sample vertex"], *, own: bool = False, block: int = 1
@@ -203,7 +203,7 @@ class Yardstick:
             lambda fold, part: back * (((x[part] - mean) / self.scale[fold]) @ self.modes[fold].T) ** 2, len(x), own
         )
         value = squares.mean(axis=0)
-        return value, np.sqrt(np.diag(_block_covariance(squares - value, block)))
+        return value, np.sqrt(np.diag(block_covariance(squares - value, block)))
 
     def _folded(
         self, measured: Callable[[int, slice], Float[np.ndarray, "sample number"]], n: int, own: bool
@@ -308,9 +308,16 @@ def _compare(
     return value, influence
 
 
-def _block_covariance(
+def block_covariance(
     influence: Float[np.ndarray, "sample statistic"], block: int
 ) -> Float[np.ndarray, "statistic statistic"]:
+    """Covariance of means, from the influence of each sample and blocks of consecutive ones.
+
+    Examples
+    --------
+    >>> block_covariance(np.array([[1.0], [-1.0]]), 1)
+    array([[1.]])
+    """
     n = len(influence)
     ahead = np.concatenate([np.zeros((1, influence.shape[1])), np.cumsum(np.tile(influence, (2, 1)), axis=0)])
     block = min(block, n)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nearfield.evaluation.curve import Curve
     from nearfield.graph import DependencyGraph
 
-__all__ = ["common_scale", "completion", "correlation", "fields", "marginal", "modes", "quantiles", "spectrum"]
+__all__ = ["common_scale", "completion", "correlation", "fields", "marginal", "modes", "quantiles", "ranks", "spectrum"]
 
 
 def fields(
@@ -136,6 +136,21 @@ def quantiles(
     ax.plot(x, y, ".", color=GENERATED, ms=6, label="quantiles, .0005 to .9995")
     ax.set(xlabel=wrapped(f"data {label}"), ylabel=wrapped(f"generated {label}"), aspect="equal")
     ax.legend(frameon=False, loc="upper left", fontsize="small")
+    return ax
+
+
+def ranks(shares: Sequence[float], ax: Axes | None = None) -> Axes:
+    """Histogram of the ranks of values in their laws; right laws have a flat one.
+
+    Examples
+    --------
+    >>> ranks([0.5, 0.5]).get_ylabel()
+    'share of the values'
+    """
+    ax = single_axes(ax)
+    ax.stairs(shares, np.linspace(0, 1, len(shares) + 1), fill=True, alpha=0.6, color=GENERATED)
+    ax.axhline(1 / len(shares), color=DATA, lw=1)
+    ax.set(xlabel="share of the law below the value", ylabel="share of the values", xlim=(0, 1))
     return ax
 
 

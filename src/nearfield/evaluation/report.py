@@ -18,16 +18,17 @@ import numpy as np
 
 from nearfield._plain import plain
 from nearfield.data.atomic_write import replace_files, require_target
-from nearfield.evaluation import check, fit_plot
+from nearfield.evaluation import check, fit_plot, plot
 from nearfield.evaluation.agreement import drift_names
 from nearfield.evaluation.check import Verdict
 from nearfield.evaluation.comparison import Comparison
 from nearfield.evaluation.page import render
-from nearfield.evaluation.section import png, section
+from nearfield.evaluation.section import picture_missing, png, section
 from nearfield.evaluation.training import MOST_CHANNELS
 
 if TYPE_CHECKING:
     from nearfield.fitting.fit_report import FitReport
+    from nearfield.fitting.missing import MissingReport
 
 __all__ = ["page_path", "write_report"]
 
@@ -69,8 +70,19 @@ def write_report(path: str | os.PathLike[str], comparison: Comparison) -> dict[s
     """
     page = page_path(path)
     sections, verdicts, pictures = _channels(comparison)
+    summary = _summary(comparison, sections, verdicts)
+    numbers = json.dumps(summary, indent=1, allow_nan=False)
+    if comparison.calibration is not None:
+        pictures["calibration"] = png(plot.ranks(summary["calibration"]["ranks"]))
+    html = render(summary, pictures | _pictures_of_fit(comparison.fit) | picture_missing(comparison))
+    replace_files({page.with_suffix(".json"): numbers.encode(), page: html.encode()})
+    return summary
+
+
+def _summary(comparison: Comparison, sections: Any, verdicts: list[Verdict]) -> dict[str, Any]:
+    """Return the content of the JSON file."""
     fit, choice = comparison.fit, _choice(comparison)
-    verdicts += _verdicts_of_fit(comparison, choice)
+    verdicts = verdicts + _verdicts_of_fit(comparison, choice)
     summary: dict[str, Any] = plain(
         {
             "schema": SCHEMA,
@@ -78,19 +90,18 @@ def write_report(path: str | os.PathLike[str], comparison: Comparison) -> dict[s
             "verdict": _overall(verdicts),
             "checks": [asdict(verdict) for verdict in verdicts],
             "data": comparison.describe(),
+            "missing": None if fit is None or fit.missing is None else _missing(fit.missing),
             "choice": choice,
             "network": _network(fit),
             "channels": sections,
             "log_density": _log_density(comparison),
+            "calibration": None if comparison.calibration is None else comparison.calibration.table(),
             "seconds": {} if fit is None else fit.seconds,
             "warnings": () if fit is None else fit.warnings,
             "provenance": comparison.provenance,
         },
         finite=True,
     )
-    numbers = json.dumps(summary, indent=1, allow_nan=False)
-    html = render(summary, pictures | _pictures_of_fit(fit))
-    replace_files({page.with_suffix(".json"): numbers.encode(), page: html.encode()})
     return summary
 
 
@@ -158,6 +169,17 @@ def _pictures_of_fit(fit: FitReport | None) -> dict[str, str]:
     return pictures
 
 
+def _missing(missing: MissingReport) -> dict[str, Any]:
+    """Return what was missing of the training data as plain numbers."""
+    return {
+        "share": missing.share,
+        "fewest": min(missing.n_observed),
+        "few": len(missing.few),
+        "inflation": missing.inflation,
+        "iterations": missing.iterations,
+    }
+
+
 def _choice(comparison: Comparison) -> dict[str, Any]:
     """Return the chosen locality as plain numbers; None where it is not known. Losses are those of Gaussian fields."""
     radius, pooling, fit = comparison.radius, comparison.pooling, comparison.fit
@@ -217,6 +239,8 @@ def _verdicts_of_fit(comparison: Comparison, choice: Mapping[str, Any]) -> list[
         verdicts.append(check.check_copies(comparison.real, comparison.generated, seed=comparison.seed))
     if fitted and size is not None:
         verdicts.append(check.check_sample_count(fitted, size, bool(choice["pooling"])))
+    if comparison.calibration is not None:
+        verdicts += comparison.calibration.checks()
     densities = comparison.log_density
     if "held out" in densities and "generated" in densities:
         dimensions = comparison.real[0].size

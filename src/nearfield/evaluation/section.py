@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from nearfield.evaluation.comparison import Comparison
 
-__all__ = ["png", "section"]
+__all__ = ["picture_missing", "png", "section"]
 
+_RETURN = (10, 50, 100)  # samples
 _PICTURED = 4  # fields of each kind
 _MOST_VERTICES = 1000  # for marginal distances, which are repeated
 _MOST_VALUES = 1_000_000  # in one histogram
@@ -37,6 +38,7 @@ def section(comparison: Comparison, c: int) -> tuple[dict[str, Any], list[Verdic
     label = f"{name}, {unit}" if unit else name
     numbers: dict[str, Any] = {"name": name, "unit": unit}
     numbers["statistics"] = {"data": _moments(real), "generated": _moments(generated)}
+    numbers["extremes"] = _extremes(real[..., 0], generated[..., 0])
     pictures = _picture_fields(comparison, c, label) | _picture_marginals(comparison, real, generated, label)
     checks = _check_marginal(comparison, real, generated, unit, numbers)
     checks += _check_correlation(comparison, real, generated, numbers, pictures)
@@ -61,6 +63,16 @@ def _picture_fields(comparison: Comparison, c: int, label: str) -> dict[str, str
         name: png(plot.fields(panels, comparison.graph, label=label, dims=comparison.dims, scale=scale, columns=2)[0])
         for name, panels in kinds.items()
     }
+
+
+def picture_missing(comparison: Comparison) -> dict[str, str]:
+    """Map how many values of each vertex were observed, if any were missing in the fit."""
+    fit, graph = comparison.fit, comparison.graph
+    if fit is None or fit.missing is None or len(fit.missing.n_observed) != graph.n_vertices:
+        return {}
+    share = 100 * np.array(fit.missing.n_observed) / fit.n_samples
+    axes = plot.fields({"observed": share}, graph, label="observed, % of the samples", dims=comparison.dims)
+    return {"missing": png(axes[0])}
 
 
 def _picture_marginals(
@@ -152,6 +164,26 @@ def _check_moments(comparison: Comparison, c: int, numbers: dict[str, Any]) -> l
 
 def _moments(x: Float[np.ndarray, "..."]) -> dict[str, float]:
     return {"mean": x.mean(), "standard_deviation": x.std(), "minimum": x.min(), "maximum": x.max()}
+
+
+def _extremes(
+    real: Float[np.ndarray, "sample vertex"], generated: Float[np.ndarray, "member vertex"]
+) -> list[dict[str, Any]]:
+    """Levels that a vertex exceeds once in so many samples, and the record of as many data and draws: vertex means.
+
+    A level is None where there are fewer samples than that.
+    """
+    levels = [
+        {"kind": "level", "samples": n}
+        | {
+            key: float(np.quantile(x, 1 - 1 / n, axis=0, method="hazen").mean()) if len(x) >= n else None
+            for key, x in (("data", real), ("generated", generated))
+        }
+        for n in _RETURN
+    ]
+    n = min(len(real), len(generated))
+    record = {key: float(x[:n].max(axis=0).mean()) for key, x in (("data", real), ("generated", generated))}
+    return [*levels, {"kind": "record", "samples": n} | record]
 
 
 def _curves(real: Curve, generated: Curve) -> dict[str, Any]:

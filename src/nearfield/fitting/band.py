@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.coarse import Scale, corrected
 from nearfield.fitting.cross_validation import PATCH
 from nearfield.fitting.elimination import elimination_order, predecessors
+from nearfield.fitting.expectation import completed, expectation
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.predictive import Moments
+from nearfield.fitting.rarity import comparable
 from nearfield.fitting.search import Search
 from nearfield.graph import DependencyGraph
 from nearfield.samples import FEWEST_TO_CHOOSE, Samples
@@ -24,7 +27,7 @@ from nearfield.score.field import GaussianField
 from nearfield.score.solver import DIRECT_LIMIT
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
 __all__ = ["choose_band"]
 
@@ -36,6 +39,8 @@ PROBED = 64
 """Most hidden values in each fold and pattern whose errors count."""
 GUARD = 2.0
 """Standard errors by which the factor must differ from 1."""
+ITERATIONS = 10
+"""Of expectation and maximisation in each fold, at most."""
 RANGE = (0.5, 4.0)
 """Range of the factor."""
 
@@ -55,6 +60,8 @@ def choose_band(
     if len(samples) < FEWEST_TO_CHOOSE or not 1 < samples.n_vertices <= DIRECT_LIMIT // samples.n_channels:
         return 1.0, ""
     parts = samples.folds(FOLDS, search.seed)
+    if samples.incomplete:
+        samples = samples.at(comparable(samples, parts))
     near, most = _from_an_end(samples.graph), PATCH // samples.n_channels
     if samples.n_vertices > most:  # a piece represents the graph
         samples = samples.at(np.isin(np.arange(samples.n_vertices), near[:most]))
@@ -65,6 +72,11 @@ def choose_band(
     )
     squares = np.empty(len(samples))
     squares[np.concatenate(parts)] = np.concatenate(found)
+    if samples.incomplete:  # nothing hidden was observed in some
+        used = np.flatnonzero(np.isfinite(squares))
+        if len(used) < FEWEST_TO_CHOOSE:
+            return 1.0, ""
+        samples, squares = samples.take(used), squares[used]
     factor, error = float(np.clip(squares.mean(), *RANGE)), samples.standard_error(squares)
     if abs(squares.mean() - 1) <= GUARD * error:
         return 1.0, ""
@@ -92,6 +104,10 @@ class _FieldSettings(NamedTuple):
 
     def of(self, samples: Samples) -> GaussianField:
         """Fit the field."""
+        if samples.incomplete:
+            fit = build_field(expectation(samples, self.radius, self.pooling, ITERATIONS).samples, *self[:2])
+            drawn = completed(samples, fit, 0) if self.correction else samples
+            return corrected(fit.field, drawn, self.correction)
         moments = Moments.of(samples, predecessors(samples.graph, self.radius), self.pooling)
         return corrected(moments.field(self.pooling, self.radius), samples, self.correction)
 
@@ -108,7 +124,27 @@ def _errors(
         observed[hidden] = False
         probed = np.zeros_like(observed)
         probed[rng.choice(hidden, min(PROBED, len(hidden)), replace=False), rng.integers(samples.n_channels)] = True
+        if samples.incomplete:
+            squares.append(_errors_with_gaps(samples.take(held_out), field, observed, probed))
+            continue
         law = field.conditional(observed)
         squares.append(((test - law.mean(test))[:, probed] ** 2 / law.variance(probed)).mean(axis=1))
     mean: np.ndarray = np.mean(squares, axis=0)
     return mean
+
+
+def _errors_with_gaps(
+    samples: Samples,
+    field: GaussianField,
+    observed: Bool[np.ndarray, "vertex channel"],
+    probed: Bool[np.ndarray, "vertex channel"],
+) -> Float[np.ndarray, " sample"]:
+    """Mean squares of the errors of each sample where hidden values were observed; NaN where none were."""
+    assert samples.observed is not None
+    squares = np.full(len(samples), np.nan)
+    for i, (x, seen) in enumerate(zip(samples.values, samples.observed, strict=True)):
+        asked = probed & seen
+        if asked.any():
+            law = field.conditional(observed & seen)
+            squares[i] = ((x - law.mean(np.where(seen, x, 0.0)[None])[0])[asked] ** 2 / law.variance(asked)).mean()
+    return squares

@@ -16,9 +16,9 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from nearfield.fitting.covariance import local_blocks, location_and_scale
+from nearfield.fitting.covariance import location_and_scale, second_moments
 from nearfield.fitting.elimination import elimination_order, predecessors
-from nearfield.fitting.matern import fit_matern
+from nearfield.fitting.matern import Matern, fit_matern
 from nearfield.fitting.pooling import GlobalAverage, Pooling
 from nearfield.fitting.regression import VARIANCE_FLOOR, Regression, Shrinkage, cap_windows, regress_windows
 from nearfield.graph import DependencyGraph, Neighborhood
@@ -136,14 +136,14 @@ class FieldFit:
         return self.ratio[0] >= VARIANCE_RANGE[0] and self.ratio[1] <= VARIANCE_RANGE[1]
 
 
-def build_field(samples: Samples, radius: int, pooling: Pooling) -> FieldFit:
-    """Fit as `fit_field` does, and return the field with its warnings unissued."""
+def build_field(samples: Samples, radius: int, pooling: Pooling, law: Matern | None = None) -> FieldFit:
+    """Fit as `fit_field` does, and return the field with its warnings unissued; ``law`` is `fit_matern`'s, if known."""
     graph, channels = samples.graph, samples.n_channels
     center, scale = location_and_scale(samples, pooling)
     order = elimination_order(graph)
     wanted = predecessors(graph, radius)
     table = cap_windows(wanted, len(samples), channels, pooling)
-    law = fit_matern(samples) if pooling.strength > 0.0 else None
+    law = (law or fit_matern(samples)) if pooling.strength > 0.0 else None
     fit = regress_windows(samples.standardized(center, scale), table, pooling, law)
     field = GaussianField(whitening_factor(fit.regression, table, order), order, channels, radius)
     largest, kept = (int(t.present.sum(axis=1).max()) for t in (wanted, table))
@@ -182,7 +182,7 @@ def window_spectrum(samples: Samples, radius: int, pooling: Pooling) -> WindowSp
     """Eigendecompositions of the pooled covariance of the windows of one radius; shared where all have one law."""
     table = samples.graph.neighborhood(radius)
     shrinkage = Shrinkage(samples.graph, table, pooling, len(samples))
-    blocks = shrinkage.whole(local_blocks(samples.values, table.index))
+    blocks = shrinkage.whole(second_moments(samples, table.index))
     law = np.arange(len(blocks))
     if pooling.one_law:  # blocks with the same target are equal
         assert isinstance(shrinkage.average, GlobalAverage)

@@ -1,16 +1,29 @@
-"""The windowed Gaussian that is the context of a hybrid's network: its windows and its covariance."""
+"""What the network of a hybrid is shown: windows of a Gaussian, or the whole field where its denoiser is better.
+
+The whole field is a scale mixture where the data clearly ask for one (:mod:`nearfield.fitting.scale_mixture`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
 from nearfield.fitting.closed_form import build_field, field_spectrum, fit_windowed, torus_spectrum
+from nearfield.fitting.coarse import Scale, corrected
+from nearfield.fitting.matching import held_out
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.radius import select_radius_by_time
+from nearfield.fitting.scale_mixture import choose_mixture
 from nearfield.graph import DependencyGraph
 from nearfield.samples import FEWEST_TO_CHOOSE, Samples
+from nearfield.score.base import ContextScore
+from nearfield.score.context import LARGEST_BASIS, FieldContext
 from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import WindowedGaussianScore
 
-__all__ = ["context_gaussian"]
+__all__ = ["Context", "Locality", "choose_context", "context_gaussian"]
 
 CHAIN_RADIUS = 32
 """Hops of the Gaussian on chains of one law, at most."""
@@ -22,6 +35,67 @@ TORUS_SAMPLES = 50
 """Samples from which on these windows are wide."""
 SHORT_AXIS = 8
 """Longest axis around which windows may meet themselves: those of a network do so anyway."""
+
+CLEARLY = 0.01
+"""Share by which the denoising loss of a context that reads more than windows must be lower than theirs."""
+
+
+class Locality(NamedTuple):
+    """Hops, at most 64, pooling and correction at larger scales of the Gaussian field of the data."""
+
+    hops: int
+    pooling: Pooling
+    correction: Scale | None = None
+
+    def field(self, samples: Samples) -> GaussianField:
+        """Fit the field to standardised samples."""
+        return corrected(build_field(samples, self.hops, self.pooling).field, samples, self.correction)
+
+
+class Context(NamedTuple):
+    """The context of a network, and why it is this one."""
+
+    score: ContextScore
+    reason: str
+
+
+def choose_context(
+    used: Samples,
+    unseen: Samples,
+    locality: Locality,
+    times: Sequence[float],
+    *,
+    radius: int | None = None,
+    seed: int = 0,
+) -> Context:
+    """Fit windows, the whole field and where it is asked for a scale mixture to the samples used; choose by the others.
+
+    The windows stay unless the denoising loss of the whole, mean over the times, is lower by a hundredth at least: the
+    network has its own way to whatever is near. They also stay if they are given a radius, which bounds what is read,
+    if samples are too few to choose by, and where the field has so many variables that its denoiser would cost more
+    than the network.
+    """
+    windows = context_gaussian(used, locality.hops, locality.pooling, radius=radius, seed=seed)
+    reads = f"It is shown what a Gaussian makes of windows of {windows.radius} hops"
+    if radius is not None or len(used) < FEWEST_TO_CHOOSE:
+        return Context(windows, f"{reads}.")
+    if used.n_vertices * used.n_channels > LARGEST_BASIS:
+        return Context(windows, f"{reads}: the whole field is too dear beyond {LARGEST_BASIS} variables.")
+    field = FieldContext(locality.field(used))
+    mixture, _ = choose_mixture(used, field.field, one_law=locality.pooling.one_law, seed=seed)
+    wholes: dict[str, ContextScore] = {"Gaussian field": field}
+    if mixture is not None:
+        wholes["scale mixture of Gaussian fields"] = mixture
+    clean, present = torch.from_numpy(unseen.values), unseen.present
+    before = held_out(windows, clean, times, seed=seed, present=present).mean()
+    losses = {n: held_out(score, clean, times, seed=seed, present=present).mean() for n, score in wholes.items()}
+    best = min(losses, key=lambda name: losses[name])
+    lower = f"{abs(1 - losses[best] / before):.1%} {'lower' if losses[best] < before else 'higher'} than that of"
+    if losses[best] <= (1 - CLEARLY) * before:
+        return Context(
+            wholes[best], f"It is shown what the whole {best} makes of the state: its loss is {lower} windows."
+        )
+    return Context(windows, f"{reads}: the loss of the whole field is {lower} these.")
 
 
 def context_gaussian(

@@ -4,6 +4,10 @@ A window is a vertex with some of its neighbours. Its block is the uncentred sec
 the window, ``C_j = (1/N) sum_i y_i y_i'``; once the fitted mean is subtracted this is the centred 1/N matrix of (4.3)
 of arXiv 2505.04417. Location and scale are parameters too, and are pooled before the blocks are formed, with the
 strength and bandwidth of the correlations or with their own.
+
+Where values are missing, the moments are expected ones: those of the conditional means plus the `spread` of the
+samples (Little and Rubin, Statistical Analysis with Missing Data, section 8.2). Before there is a law to condition on,
+they are those of the available cases: each entry over the samples that have both values.
 """
 
 from __future__ import annotations
@@ -28,11 +32,17 @@ __all__ = [
     "local_blocks",
     "location_and_scale",
     "pooled_location",
+    "sample_moments",
+    "second_moments",
     "vertex_moments",
 ]
 
 LOCATION_LIMIT = 9.0
 """Means are pooled if that moves them, in mean square over the vertices, by at most this many sampling variances."""
+SMALLEST = 0.02
+"""Eigenvalues of blocks of available cases are raised to this share of the largest."""
+FEWEST_PAIRS = 5
+"""Samples that an entry of such a block needs; with fewer it is 0."""
 _CHUNK = 1 << 22
 """Floating-point numbers gathered at once while blocks are formed (32 MiB)."""
 
@@ -52,7 +62,7 @@ def location_and_scale(
     if all(samples.standard):
         return np.zeros(shape), np.ones(shape)
     fitted = np.broadcast_to(np.logical_not(samples.standard), shape)
-    return pooled_location(vertex_moments(samples.values), samples.graph, pooling.of_location, fitted, smooth)
+    return pooled_location(sample_moments(samples), samples.graph, pooling.of_location, fitted, smooth)
 
 
 class VertexMoments(NamedTuple):
@@ -64,7 +74,7 @@ class VertexMoments(NamedTuple):
     mean: Float[np.ndarray, "vertex *set channel"]
     variance: Float[np.ndarray, "vertex *set channel"]
     rare: Bool[np.ndarray, "vertex *set channel"]
-    n_samples: int | Int[np.ndarray, "set 1"]
+    n_samples: int | Int[np.ndarray, "set 1"] | Int[np.ndarray, "vertex channel"]
 
 
 def vertex_moments(x: Float[np.ndarray, "sample vertex channel"]) -> VertexMoments:
@@ -72,6 +82,19 @@ def vertex_moments(x: Float[np.ndarray, "sample vertex channel"]) -> VertexMomen
     variance, rare = x.var(axis=0), rarely_varying(x)
     rare &= (~rare & (variance > 0)).any(axis=0)  # if all are, they are comparable
     return VertexMoments(x.mean(axis=0), variance, rare, len(x))
+
+
+def sample_moments(samples: Samples) -> VertexMoments:
+    """Moments of samples: of the values that there are, or expected ones where the samples have a spread."""
+    own = vertex_moments(samples.filled)
+    if samples.observed is None:
+        return own
+    count = samples.n_observed
+    if samples.spread is not None:
+        variance = own.variance + samples.spread.diagonal().reshape(count.shape)
+        return own._replace(variance=variance, n_samples=np.maximum(count, 1))
+    variance = own.variance * (len(samples) / np.maximum(count, 1))  # values at the mean add nothing
+    return own._replace(variance=variance, n_samples=np.maximum(count, 1))
 
 
 def pooled_location(
@@ -125,6 +148,38 @@ def local_blocks(
         part = part.permute(0, 1, 3, 2).reshape(-1, size, n_samples)
         blocks[start : start + step] = (torch.bmm(part, part.mT) / n_samples).numpy()
     return blocks
+
+
+def second_moments(samples: Samples, index: Int[np.ndarray, "row width"]) -> Float[np.ndarray, "row entry entry"]:
+    """Second moments of windows; expected ones, or those of available cases, where values are missing."""
+    if samples.incomplete:
+        return _available_blocks(samples, index)
+    blocks = local_blocks(samples.values, index)
+    if samples.spread is not None:
+        entries = _entries(index, samples.n_channels)
+        row, column = (np.broadcast_to(part, blocks.shape).ravel() for part in (entries[:, :, None], entries[:, None]))
+        blocks += np.asarray(samples.spread[row, column]).reshape(blocks.shape)
+    return blocks
+
+
+def _entries(index: Int[np.ndarray, "row width"], n_channels: int) -> Int[np.ndarray, "row entry"]:
+    """Variables of windows, by vertex with channels fastest."""
+    return (index[:, :, None] * n_channels + np.arange(n_channels)).reshape(len(index), -1)
+
+
+def _available_blocks(samples: Samples, index: Int[np.ndarray, "row width"]) -> Float[np.ndarray, "row entry entry"]:
+    """Second moments over the samples that have both values, made positive definite."""
+    assert samples.observed is not None
+    share = local_blocks(samples.observed.astype(np.float64), index)
+    blocks = local_blocks(np.where(samples.observed, samples.values, 0.0), index)
+    few = share * len(samples) < FEWEST_PAIRS
+    own = np.arange(blocks.shape[1])
+    few[:, own, own] = False
+    blocks = np.where(few, 0.0, blocks / np.maximum(share, 1.0 / len(samples)))
+    values, vectors = torch.linalg.eigh(torch.from_numpy(blocks))
+    values = torch.maximum(values, SMALLEST * values[:, -1:])
+    raised: np.ndarray = ((vectors * values[:, None]) @ vectors.mT).numpy()
+    return raised
 
 
 def isolate(

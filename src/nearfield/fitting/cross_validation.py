@@ -21,6 +21,8 @@ __all__ = ["PATCH", "candidate_radii", "patches", "representative", "wider_radiu
 
 PATCH = 2048
 """Larger graphs are represented by four compact patches of this many vertices in total while the locality is chosen."""
+PATCH_WITH_GAPS = 512
+"""The same for samples with missing values, whose laws are conditioned anew for each candidate."""
 ENTRY_LIMIT = 160
 """Largest number of scalar entries of a candidate window."""
 
@@ -86,7 +88,7 @@ def patches(graph: DependencyGraph, limit: int = PATCH) -> np.ndarray:
     return keep
 
 
-def representative(samples: Samples, parts: Sequence[np.ndarray]) -> Samples:
-    """Return the samples for the choice of the locality: at comparable vertices of `patches`."""
-    found = samples.at(patches(samples.graph))
+def representative(samples: Samples, parts: Sequence[np.ndarray], **limit: int) -> Samples:
+    """Return the samples for the choice of the locality: at comparable vertices of `patches`, which has the limit."""
+    found = samples.at(patches(samples.graph, **({"limit": PATCH_WITH_GAPS} if samples.incomplete else limit)))
     return found.at(comparable(found, parts))

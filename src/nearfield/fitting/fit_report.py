@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+from nearfield.fitting.missing import MissingReport
 from nearfield.fitting.neural import LevelChoice
 from nearfield.fitting.selection import SelectionReport
 from nearfield.fitting.training import TrainingReport
@@ -35,6 +36,8 @@ class FitReport:
         Of the first network, if any was trained.
     levels : tuple of LevelChoice or None
         Network against Gaussian field at each noise level, with ``method="auto"``.
+    missing : MissingReport or None
+        Where values are missing; None if none are.
     """
 
     selection: SelectionReport | None
@@ -45,3 +48,4 @@ class FitReport:
     seed: int
     training: TrainingReport | None = None
     levels: tuple[LevelChoice, ...] | None = None
+    missing: MissingReport | None = None

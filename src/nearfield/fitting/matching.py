@@ -31,15 +31,17 @@ from nearfield.score.preconditioning import scales
 from nearfield.score.window import WindowedNetwork
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
 __all__ = [
     "DenoisingBatch",
+    "Gaps",
     "HeldOut",
     "NoiseLevels",
     "errors",
     "held_out",
+    "present_mean",
     "training_draws",
     "vertex_loss",
     "window_noise",
@@ -211,6 +213,55 @@ def errors(
     return batch.squared_errors(lambda x, _, t: score.denoise(x, t))
 
 
+@final
+@dataclass(frozen=True)
+class Gaps:
+    """Samples of which some values are missing: draws of them, and where values are data, as numbers 1 and 0.
+
+    Attributes
+    ----------
+    values : Tensor, shape (draw, sample, vertex, channel)
+    present : Tensor, shape (sample, vertex, channel)
+    """
+
+    values: Float[Tensor, "draw sample vertex channel"]
+    present: Float[Tensor, "sample vertex channel"]
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+    def batch(
+        self, numbers: Int[Tensor, " batch"], generator: torch.Generator
+    ) -> tuple[Float[Tensor, "batch vertex channel"], Float[Tensor, "batch vertex channel"]]:
+        """Return some samples, each by one of its draws, and where their values are data."""
+        draw = torch.randint(len(self.values), numbers.shape, generator=generator, device=numbers.device)
+        return self.values[draw, numbers], self.present[numbers]
+
+
+def present_mean(
+    squared: Float[Tensor, "sample vertex channel"], present: Float[Tensor, "sample vertex channel"] | None
+) -> Float[Tensor, ""]:
+    """Mean of squared errors where values are data, everywhere by default."""
+    if present is None:
+        return squared.mean()
+    return (squared * present).sum() / present.sum().clamp_min(1)
+
+
+def _sample_means(
+    squared: Float[Tensor, "sample vertex channel"], weight: Float[Tensor, "sample vertex channel"] | None
+) -> Float[Tensor, " sample"]:
+    """Mean over vertices and channels, weighted if there are weights."""
+    squared = squared.double()
+    return (squared if weight is None else squared * weight).mean(dim=2).mean(dim=1)
+
+
+def _weight(present: Bool[np.ndarray, "sample vertex channel"] | None, like: Tensor) -> Tensor | None:
+    """Weights of errors such that the mean over samples is that over the values that are data."""
+    if present is None:
+        return None
+    return torch.from_numpy(present / max(present.mean(), 1 / present.size)).to(like.device)
+
+
 def vertex_loss(squared: Float[Tensor, "sample vertex channel"]) -> Float[Tensor, " vertex"]:
     """Loss of each vertex, (3.6): the mean over the samples. Their sum is (3.7), for networks of a vertex each."""
     return squared.mean(dim=2).mean(dim=0)
@@ -225,6 +276,7 @@ def held_out(
     seed: int,
     stream: Stream = Stream.TRAINING,
     batch_size: int = 256,
+    present: Bool[np.ndarray, "sample vertex channel"] | None = None,
 ) -> Float[np.ndarray, "level sample"]:
     """Loss at fixed times with fixed noise, the same numbers at every call and for every score.
 
@@ -241,16 +293,19 @@ def held_out(
         Of the noise; by default it is that by which training is stopped.
     batch_size : int
         Samples evaluated at once; the result does not depend on it.
+    present : ndarray of bool, shape (sample, vertex, channel), optional
+        Where values are data and errors count; by default everywhere.
 
     Returns
     -------
     ndarray of float64, shape (level, sample)
-        Mean over vertices and channels.
+        Mean over vertices and channels. Samples with gaps count by their number of values: the mean over samples is
+        that over all values.
     """
-    loss = np.empty((len(times), len(clean)))
+    loss, weight = np.empty((len(times), len(clean))), _weight(present, clean)
     for level, part, t, noise in _fixed_draws(clean, times, seed, batch_size, stream):
-        each = errors(score, clean[part], t, noise).double().mean(dim=2)
-        loss[level, part] = each.mean(dim=1).cpu().numpy()
+        squared = errors(score, clean[part], t, noise)
+        loss[level, part] = _sample_means(squared, None if weight is None else weight[part]).cpu().numpy()
     return loss
 
 
@@ -262,7 +317,7 @@ class HeldOut:
     ----------
     score : NetworkScore or HybridScore
         Its preconditioning is what the network is trained for.
-    clean, times, seed, batch_size
+    clean, times, seed, batch_size, present
         As in `held_out`. Above `LARGEST_STORE` numbers nothing is kept.
     """
 
@@ -274,8 +329,9 @@ class HeldOut:
         *,
         seed: int,
         batch_size: int = 256,
+        present: Bool[np.ndarray, "sample vertex channel"] | None = None,
     ) -> None:
-        self._score, self._clean = score, clean
+        self._score, self._clean, self._weight = score, clean, _weight(present, clean)
         self._times, self._seed, self._batch_size = tuple(times), seed, batch_size
         numbers = len(self._times) * clean.numel() * (2 if isinstance(score, NetworkScore) else 2 + CONTEXT_PER_CHANNEL)
         self._kept = list(self._batches()) if numbers <= LARGEST_STORE else None
@@ -285,7 +341,8 @@ class HeldOut:
         """Return the mean of `held_out` over the times, for the score made of this network."""
         total = torch.zeros(self._clean.shape[:2], dtype=torch.float64, device=self._clean.device)
         for part, batch in self._batches() if self._kept is None else self._kept:
-            total[part] += batch.squared_errors(network, bfloat16).double().mean(dim=2)
+            squared = batch.squared_errors(network, bfloat16).double()
+            total[part] += (squared if self._weight is None else squared * self._weight[part]).mean(dim=2)
         return (total / len(self._times)).mean(dim=1).cpu().numpy()
 
     def _batches(self) -> Iterator[tuple[slice, DenoisingBatch]]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import minimize
 
-from nearfield.fitting.covariance import isolate, local_blocks
+from nearfield.fitting.covariance import isolate, local_blocks, sample_moments, second_moments
 from nearfield.fitting.elimination import elimination_order
 from nearfield.fitting.maximin import nearest_earlier, points_of, scattered
 from nearfield.graph import DependencyGraph, Neighborhood
@@ -101,7 +101,8 @@ def fit_matern(samples: Samples) -> Matern | None:
     table = nearest_earlier(graph, min(NEIGHBOURS, graph.n_vertices - 1), order)
     rows = order[np.unique(np.linspace(0, graph.n_vertices - 1, ROWS).astype(int))]
     index, present = table.index[rows], table.present[rows]
-    moments = isolate(local_blocks(_whitened(samples), index), present)
+    blocks = local_blocks(_whitened(samples), index) if samples.observed is None else _whitened_blocks(samples, index)
+    moments = isolate(blocks, present)
     pairs = present[:, :, None] & present[:, None, :] & ~np.eye(index.shape[1], dtype=bool)
     distance = _distances(points[index])
     extent = float(np.linalg.norm(np.ptp(points, axis=0))) or 1.0
@@ -117,6 +118,18 @@ def _whitened(samples: Samples) -> Float[np.ndarray, "value vertex 1"]:
     between = np.einsum("svc,svd->cd", y, y) / (y.shape[0] * y.shape[1]) + 1e-6 * np.eye(y.shape[2])
     y = y @ np.linalg.inv(np.linalg.cholesky(between)).T
     return y.transpose(0, 2, 1).reshape(-1, y.shape[1], 1)
+
+
+def _whitened_blocks(samples: Samples, index: Int[np.ndarray, "row width"]) -> Float[np.ndarray, "row entry entry"]:
+    """Second moments as `_whitened` gives, where values are missing."""
+    moments, c = sample_moments(samples), samples.n_channels
+    size = np.sqrt(moments.variance)
+    y = samples.standardized(np.where(samples.standard, 0.0, moments.mean), np.where(size > 0, size, 1.0))
+    between = second_moments(y, np.arange(y.n_vertices)[:, None]).mean(axis=0) + 1e-6 * np.eye(c)
+    inverse = np.linalg.inv(np.linalg.cholesky(between))
+    blocks = second_moments(y, index).reshape(len(index), index.shape[1], c, index.shape[1], c)
+    whitened: np.ndarray = np.einsum("kc,kd,ricjd->rij", inverse, inverse, blocks, optimize=True) / c
+    return whitened
 
 
 def _likeliest(

@@ -12,16 +12,15 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple, final
 
 import numpy as np
 import torch
 
 from nearfield.fitting.acceleration import placed
-from nearfield.fitting.closed_form import build_field
-from nearfield.fitting.context import context_gaussian
+from nearfield.fitting.context import Locality, choose_context
 from nearfield.fitting.matching import held_out
-from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.quadratic import fit_quadratic
 from nearfield.fitting.radius import SIGMAS
 from nearfield.fitting.recipe import Recipe
@@ -38,6 +37,7 @@ from nearfield.score.stencil import StencilNetwork
 from nearfield.score.window import WindowNetwork
 
 __all__ = [
+    "NETWORK_RADIUS",
     "Design",
     "LevelChoice",
     "NetworkFit",
@@ -69,12 +69,15 @@ class TrainedNetwork(NamedTuple):
     training : TrainingReport
     used, unseen : ndarray of int
         Numbers of the samples trained on and held out.
+    context : str
+        What the network is shown, and why, in a sentence; empty without context.
     """
 
     score: NetworkScore | HybridScore
     training: TrainingReport
     used: np.ndarray
     unseen: np.ndarray
+    context: str = ""
 
 
 @final
@@ -89,6 +92,11 @@ class NetworkFit:
         """That of the only network, or the mean of all."""
         scores = tuple(network.score for network in self.networks)
         return scores[0] if len(scores) == 1 else EnsembleScore(scores)
+
+    @property
+    def radius(self) -> int:
+        """Hops read in all, or by the networks themselves where they are shown the whole field."""
+        return max(n.score.network.radius if n.score.radius is None else n.score.radius for n in self.networks)
 
 
 class LevelChoice(NamedTuple):
@@ -164,20 +172,17 @@ class Design:
     Attributes
     ----------
     kind : {"neural", "hybrid"}
-        Without context, or with that of the windowed Gaussian fitted to the same samples.
-    hops : int
-        Of the Gaussian field of the same data, at most 64; for hybrids on chains.
-    pooling : Pooling
+        Without context, or with that of a Gaussian fitted to the same samples.
+    locality : Locality
         Of that Gaussian. A network is one law for all vertices; unless the pooling is complete it also learns numbers
         of each vertex.
     radius : int, optional
         Hops read in all: on lattices half by the network and half by its Gaussian, on other graphs by each. By default
-        the network reads 4, off lattices fewer where windows are crowded, and the Gaussian as in `context_gaussian`.
+        the network reads 4, off lattices fewer where windows are crowded, and the context as `choose_context` has it.
     """
 
     kind: Literal["neural", "hybrid"]
-    hops: int
-    pooling: Pooling
+    locality: Locality
     radius: int | None = None
 
     def network(self, samples: Samples, seed: int) -> Network:
@@ -188,17 +193,24 @@ class Design:
             radius=_split(self.radius, samples.graph)[0] if hybrid else self.radius,
             n_channels=samples.n_channels,
             n_context=CONTEXT_PER_CHANNEL * samples.n_channels if hybrid else 0,
-            embedding=0 if self.pooling.one_law else EMBEDDING,
+            embedding=0 if self.locality.pooling.one_law else EMBEDDING,
             seed=seed,
         )
 
-    def score(self, network: Network, used: Samples, odd: bool, seed: int) -> NetworkScore | HybridScore:
-        """Make a score of a network, its Gaussian fitted to the samples used; an odd one has no square."""
+    def score(
+        self, network: Network, used: Samples, unseen: Samples, recipe: Recipe, seed: int
+    ) -> tuple[NetworkScore | HybridScore, str]:
+        """Make a score of a network, its context fitted to the samples used, and say what it is shown.
+
+        What a change of sign changes has no square. A context that reads the whole field is where the network starts.
+        """
         if self.kind == "neural":
-            return NetworkScore(network)
-        radius = _split(self.radius, used.graph)[1]
-        windowed = context_gaussian(used, self.hops, self.pooling, radius=radius, seed=seed)
-        return HybridScore(network, windowed, None if odd else fit_quadratic(used, windowed, seed))
+            return NetworkScore(network), ""
+        times, radius = recipe.levels.grid(recipe.held_out_levels), _split(self.radius, used.graph)[1]
+        context = choose_context(used, unseen, self.locality, times, radius=radius, seed=seed)
+        quadratic = None if "negate" in recipe.symmetries else fit_quadratic(used, context.score, seed)
+        full = context.score.radius is None
+        return HybridScore(network, context.score, quadratic, full_start=full), context.reason
 
 
 def fit_network(
@@ -215,7 +227,7 @@ def fit_network(
     Parameters
     ----------
     samples : Samples
-        Standardised.
+        Standardised, missing values drawn.
     design : Design
     recipe : Recipe
     checkpoint : path, optional
@@ -260,7 +272,7 @@ def _fit_one(
     network, trained_on = design.network(samples, seed), samples.take(used)
     symmetries = symmetries_of(network, trained_on, recipe)
     recipe = replace(recipe, symmetries=tuple(symmetry.name for symmetry in symmetries))  # found once
-    score = design.score(network, trained_on, "negate" in recipe.symmetries, seed)
+    score, context = design.score(network, trained_on, samples.take(unseen), recipe, seed)
     with placed(score, device):
         training = train(
             score,
@@ -271,7 +283,7 @@ def _fit_one(
             progress=progress,
             number=number,
         )
-    return TrainedNetwork(score, training, used, unseen)
+    return TrainedNetwork(score, training, used, unseen, context)
 
 
 def _counting(tell: Callable[[int, float], object] | None, before: int) -> Callable[[int, float], object] | None:
@@ -286,14 +298,12 @@ def _split(radius: int | None, graph: DependencyGraph) -> tuple[int | None, int 
     return radius - radius // 2, radius // 2
 
 
-def choose_levels(
-    samples: Samples, fit: NetworkFit, radius: int, pooling: Pooling, seed: int
-) -> tuple[LevelChoice, ...]:
+def choose_levels(samples: Samples, fit: NetworkFit, locality: Locality, seed: int) -> tuple[LevelChoice, ...]:
     """Compare a hybrid with the Gaussian field on standardised samples held out from both, by increasing noise.
 
-    Of several networks each is compared on its own held-out samples, with a field of this radius and pooling fitted to
-    the samples it was trained on. The hybrid is selected where its gain is more than one standard error, if the gain
-    summed over all levels is more than two; otherwise nowhere.
+    Of several networks each is compared on its own held-out samples, with a field of this locality fitted to the
+    samples it was trained on. The hybrid is selected where its gain is more than one standard error, if the gain summed
+    over all levels is more than two; otherwise nowhere.
     """
     times = [time_of(sigma) for sigma in SIGMAS]
     weight = 1.0 / (1.0 + np.square(SIGMAS))[:, None]  # the loss over s^2 becomes that over sigma^2
@@ -302,12 +312,13 @@ def choose_levels(
     for number, trained in enumerate(fit.networks):
         # Each sample counts once.
         numbers.append(trained.unseen[~np.isin(trained.unseen, np.concatenate([*numbers, []]))])
-        field = build_field(samples.take(trained.used), radius, pooling).field
-        scores: tuple[Score, ...] = (field, trained.score)
-        clean = torch.from_numpy(samples.values[numbers[-1]])
+        scores: tuple[Score, ...] = (locality.field(samples.take(trained.used)), trained.score)
+        unseen = samples.take(numbers[-1])
+        clean, present = torch.from_numpy(unseen.values), unseen.present
         # Noise goes by the place in the part: other networks need other noise, or their losses would be correlated.
         noise = (seed + number) % 2**64
-        parts.append([weight * held_out(s, clean, times, seed=noise, stream=Stream.EVALUATION) for s in scores])
+        losses_of = partial(held_out, seed=noise, stream=Stream.EVALUATION, present=present)
+        parts.append([weight * losses_of(score, clean, times) for score in scores])
     order = np.argsort(np.concatenate(numbers))
     losses = [np.concatenate(part, axis=1)[:, order] for part in zip(*parts, strict=True)]
     gain = losses[0] - losses[1]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from nearfield.fitting.closed_form import whitening_factor
-from nearfield.fitting.covariance import local_blocks
+from nearfield.fitting.covariance import second_moments
 from nearfield.fitting.cross_validation import representative
 from nearfield.fitting.elimination import elimination_order, predecessors
 from nearfield.fitting.matern import Matern, fit_matern
@@ -127,7 +127,7 @@ class Moments(NamedTuple):
         """Compute the moments of standardised samples."""
         table = cap_windows(windows, len(samples), samples.n_channels, pooling)
         law = fit_matern(samples) if pooling.strength > 0 else None
-        blocks = local_blocks(samples.values, table.index)
+        blocks = second_moments(samples, table.index)
         return cls(samples.graph, table, blocks, law, len(samples), samples.n_channels)
 
     def fit(self, pooling: Pooling, smooth: Smoother | None = None) -> Regressed:

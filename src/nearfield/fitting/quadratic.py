@@ -1,6 +1,6 @@
 r"""The quadratic part of a denoiser at strong noise, in closed form.
 
-The Gaussian's denoiser :math:`D_G` is the best linear function of the noised state. The first correction, by the third
+A Gaussian's denoiser :math:`D_G` is the best linear function of the noised state. The first correction, by the third
 moments of the data, is a quadratic function. One such function is kept, :math:`c(\sigma) (D_G^2 - v)` with v the
 variance of :math:`D_G`, and its coefficient found by least squares,
 
@@ -22,7 +22,7 @@ import torch
 from nearfield.noise import Stream
 from nearfield.process import noise_scale, per_sample, signal_scale, time_of
 from nearfield.samples import BLOCKS, Samples
-from nearfield.score.gaussian import WindowedGaussianScore
+from nearfield.score.base import ContextScore
 from nearfield.score.hybrid import KNOTS, hats
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ DECIMALS = 6
 """Of coefficients: they identify the run of a checkpoint, so that the order of a sum must not change them."""
 
 
-def fit_quadratic(samples: Samples, gaussian: WindowedGaussianScore, seed: int) -> Float[np.ndarray, "knot channel"]:
-    """Fit the coefficient c of a `HybridScore` to standardised samples that the Gaussian was fitted to.
+def fit_quadratic(samples: Samples, context: ContextScore, seed: int) -> Float[np.ndarray, "knot channel"]:
+    """Fit the coefficient c of a `HybridScore` to standardised samples that its context was fitted to.
 
     The coefficients of a channel are shrunk towards 0 together, by the positive part of James and Stein's factor
     (Fourth Berkeley Symposium, 1961), in the metric of their covariance, which is estimated over samples. Noise alone
@@ -61,11 +61,12 @@ def fit_quadratic(samples: Samples, gaussian: WindowedGaussianScore, seed: int) 
             clean, t = torch.from_numpy(z[part]), time_of(log_sigma[part].exp())
             at = hats(log_sigma[part]).numpy()
             xi = torch.from_numpy(rng.standard_normal(clean.shape))
-            variance = gaussian.explained_variance(t)
             for sign in (1, -1):  # together they cancel what is odd in the noise
                 noised = per_sample(signal_scale(t)) * clean + sign * per_sample(noise_scale(t)) * xi
-                denoised = gaussian.denoise(noised.float(), t).double()
+                denoised, variance = (each.double() for each in context.denoise_with_variance(noised.float(), t))
                 square = denoised**2 - variance
+                if samples.present is not None:
+                    square = square * torch.from_numpy(samples.present[part])
                 weight = (square**2).sum(dim=1).numpy()[:, :, None]
                 normal[part] += (at[:, None] * weight)[..., None] * at[:, None, None]
                 moment[part] += at[:, None] * (square * (clean - denoised)).sum(dim=1).numpy()[:, :, None]

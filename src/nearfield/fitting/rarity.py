@@ -18,7 +18,7 @@ from nearfield.samples import Samples
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
-__all__ = ["comparable", "rarely_varying", "warn_of_rare"]
+__all__ = ["FEWEST_VALUES", "comparable", "rarely_varying", "warn_of_rare"]
 
 BEYOND = 1000.0
 """Root mean squares of the other samples beyond which a value dominates the scale of its vertex."""
@@ -26,6 +26,8 @@ ENOUGH = 20
 """Samples from which on two varying ones are as few as one."""
 FEW = 10
 """Samples below which equal values are not rare."""
+FEWEST_VALUES = 5
+"""Values that the law of a vertex needs."""
 _NAMED = 5
 """Vertices named in a warning."""
 
@@ -51,17 +53,23 @@ def rarely_varying(x: Float[np.ndarray, "sample vertex channel"]) -> Bool[np.nda
 
 
 def comparable(samples: Samples, parts: Sequence[np.ndarray]) -> Bool[np.ndarray, " vertex"]:
-    """Vertices with comparable held-out losses: they vary in all training folds, not rarely. All, if there are none."""
-    left_out = rarely_varying(samples.values)
+    """Vertices with comparable held-out losses: they vary in all training folds, not rarely. All, if there are none.
+
+    Where values are missing, a vertex also needs some in each training fold.
+    """
+    x, enough = samples.filled, np.ones(samples.values.shape[1:], dtype=bool)
+    left_out = rarely_varying(x)
     for held_out in parts:
-        left_out |= np.ptp(np.delete(samples.values, held_out, axis=0), axis=0) == 0
-    keep = np.asarray((~left_out | samples.standard).all(axis=1))
+        left_out |= np.ptp(np.delete(x, held_out, axis=0), axis=0) == 0
+        if samples.observed is not None:
+            enough &= np.count_nonzero(np.delete(samples.observed, held_out, axis=0), axis=0) >= FEWEST_VALUES
+    keep = np.asarray(((~left_out | samples.standard) & enough).all(axis=1))
     return keep if keep.any() else ~keep
 
 
 def warn_of_rare(samples: Samples) -> None:
     """Warn of the vertices that are fitted apart."""
-    rare = np.asarray((rarely_varying(samples.values) & np.logical_not(samples.standard)).any(axis=1))
+    rare = np.asarray((rarely_varying(samples.filled) & np.logical_not(samples.standard)).any(axis=1))
     if rare.any():
         warnings.warn(
             f"{_vary(rare)} in one or two samples only, or with a value {BEYOND:g} times beyond the others: their "

@@ -58,8 +58,9 @@ class Recipe:
         setting it began with. The process compiles again whatever else it has compiled with torch.
     symmetries : "auto" or tuple of str
         Symmetries of the lattice under which images of the samples are trained on: of ``"reflect 0"`` (an axis turned
-        around), ``"reflect all"``, ``"exchange 0 1"`` (of equal axes) and ``"negate"``. ``"auto"``: those that the
-        training samples do not contradict, if the network is one law for all vertices; ``()`` none.
+        around), ``"reflect all"``, of equal axes ``"exchange 0 1"``, ``"antitranspose 0 1"`` and ``"turn 0 1"``, a
+        quarter turn, and ``"negate"``. ``"auto"``: those that the training samples do not contradict, if the network is
+        one law for all vertices; ``()`` none.
     n_networks : int
         Networks, each trained in all the steps with another part of the samples held out, whose mean denoises. Training
         and sampling cost as many times as much. Of many, the last weights are as good as those that checks choose:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from nearfield.fitting.covariance import isolate, local_blocks
+from nearfield.fitting.covariance import isolate, second_moments
 from nearfield.fitting.matern import Matern, own_share, shrunk_blocks
 from nearfield.fitting.pooling import GlobalAverage, LocalAverage, Pooling, Smoother, smoother
 from nearfield.fitting.window_moments import whole
@@ -90,22 +90,31 @@ def regress_windows(
     Blocks are shrunk towards a law, or the average over other vertices if there is none. ``smooth`` is the `smoother`
     of graph, bandwidth and table, if already known.
     """
-    y, channels = samples.values, samples.n_channels
-    between = np.einsum("svc,svd->cd", y, y) / (y.shape[0] * y.shape[1])
-    shrinkage = Shrinkage(samples.graph, table, pooling, len(y), law, between, smooth)
+    channels = samples.n_channels
+    shrinkage = Shrinkage(samples.graph, table, pooling, len(samples), law, _between(samples), smooth)
     average = shrinkage.average
     numbers = 4 * PART if isinstance(average, LocalAverage) else PART  # each part needs the blocks around it too
     step = max(1, numbers // (table.index.shape[1] * channels) ** 2)
     parts = [slice(start, start + step) for start in range(0, samples.n_vertices, step)]
 
     def own(rows: slice | np.ndarray) -> np.ndarray:
-        return local_blocks(y, table.index[rows])
+        return second_moments(samples, table.index[rows])
 
     if isinstance(average, GlobalAverage) and pooling.strength == 1.0:
         blocks = with_nugget(isolate(average.mean(parts, own), average.target), pooling.nugget)
         return _joined([_regressed(blocks, channels)], average.target_of)
     found = [_regressed(with_nugget(b, pooling.nugget), channels) for b in shrinkage.blocks(own, parts)]
     return _joined(found, slice(None))
+
+
+def _between(samples: Samples) -> Float[np.ndarray, "channel channel"]:
+    """Mean over the vertices of the second moments of the channels."""
+    if samples.observed is not None:
+        means: np.ndarray = second_moments(samples, np.arange(samples.n_vertices)[:, None]).mean(axis=0)
+        return means
+    y = samples.values
+    found: np.ndarray = np.einsum("svc,svd->cd", y, y) / (y.shape[0] * y.shape[1])
+    return found
 
 
 def regress_moments(

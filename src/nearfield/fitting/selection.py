@@ -20,6 +20,7 @@ from nearfield.fitting.closed_form import NUGGETS, build_field
 from nearfield.fitting.covariance import VertexMoments, pooled_location, vertex_moments
 from nearfield.fitting.cross_validation import candidate_radii, representative, wider_radius
 from nearfield.fitting.elimination import predecessors
+from nearfield.fitting.expectation import FoldExpectations
 from nearfield.fitting.matern import Matern, fit_matern
 from nearfield.fitting.maximin import scattered
 from nearfield.fitting.pooling import Pooling, Smoother, kernel, smoother
@@ -56,6 +57,7 @@ class _Trials:
         self.windows = cache(partial(predecessors, samples.graph))
         self.laws: dict[int, Matern | None] = {}
         self.locations: dict[Pooling, list[tuple[np.ndarray, np.ndarray]]] = {}
+        self.gaps = FoldExpectations(self.samples, parts) if samples.incomplete else None
 
     def loss(self, radius: int, pooling: Pooling) -> float:
         """Mean held-out loss of a candidate."""
@@ -133,6 +135,8 @@ class _Trials:
         return list(zip(center, scale, strict=True))
 
     def _fold(self, fold: int, radius: int, pooling: Pooling) -> Float[np.ndarray, " sample"]:
+        if self.gaps is not None:
+            return self.gaps.loss(fold, radius, pooling)
         held_out, location = self.parts[fold], replace(pooling.of_location, nugget=0.0)
         if location.strength == 0 and self.constant[fold]:
             return np.full(len(held_out), math.inf)  # the vertex has no scale
@@ -175,7 +179,8 @@ class _Trials:
         """Whether draws have the variance of the data, and whether no vertex is determined by others."""
         key = candidate.radius, candidate.pooling
         if key not in self.fits:
-            fit = build_field(self.samples, *key)
+            samples = self.samples if self.gaps is None else self.gaps.whole(*key)
+            fit = build_field(samples, *key)
             self.fits[key] = fit.sound, fit.raised == 0
         return self.fits[key]
 

@@ -1,21 +1,23 @@
 r"""Symmetries of fields on lattices, found in the data and used in training.
 
-The score of a law that does not change under a reflection of an axis, an exchange of two axes or a change of sign
-changes along with the state. Networks learn that badly from few samples, so that they are trained on images of the
-samples too, drawn at random.
+The score of a law that does not change under a reflection of an axis, an exchange of two axes, a quarter turn or a
+change of sign changes along with the state. Networks learn that badly from few samples, so that they are trained on
+images of the samples too, drawn at random.
 
 Whether the data have a symmetry is tested: bounded moments of one to three cells are computed of each sample and of its
 image, and their differences have no preferred sign if the law is symmetric. The largest of them, each in units of its
 own root mean square, is compared with what it would be with random signs: where samples are independent and nothing was
-estimated from them, a test whose level is exact whatever the law. (Data less their own mean pass "negate" more often
-than they should.) An asymmetry that shows in no such moment is not found; ``Recipe(symmetries=...)`` can rule it out.
+estimated from them, a test whose level is exact whatever the law. A quarter turn has two: of the half turn, and of the
+moments of a sample and its half turn less those of the quarter turns between them, whose sign a turn changes. (Data
+less their own mean pass "negate" more often than they should.) An asymmetry that shows in no such moment is not found;
+``Recipe(symmetries=...)`` can rule it out.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, final
 
 import numpy as np
@@ -44,17 +46,17 @@ CHUNK = 2**22
 PAIRS = ((1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1))
 """Powers of the two cells of a pair."""
 ACROSS = ((1, 1), (1, 2), (2, 1))
-"""Those of a pair of different channels."""
+"""Those of a pair of different channels, or a knight's move apart."""
 
 
 @final
 class Symmetry(NamedTuple):
-    """A map of the fields on a lattice onto themselves that is its own inverse.
+    """A map of the fields on a lattice onto themselves; but for quarter turns it is its own inverse.
 
     Attributes
     ----------
     name : str
-        ``"reflect 0"``, ``"reflect all"``, ``"exchange 0 1"``, ``"negate"``.
+        ``"reflect 0"``, ``"reflect all"``, ``"exchange 0 1"``, ``"antitranspose 0 1"``, ``"turn 0 1"``, ``"negate"``.
     source : ndarray of int, shape (vertex,)
         Vertex whose value each vertex gets.
     sign : float
@@ -82,7 +84,7 @@ def candidates(graph: DependencyGraph) -> tuple[Symmetry, ...]:
     Examples
     --------
     >>> [symmetry.name for symmetry in candidates(DependencyGraph.grid((4, 4)))]
-    ['reflect all', 'reflect 0', 'reflect 1', 'exchange 0 1', 'negate']
+    ['reflect all', 'reflect 0', 'reflect 1', 'exchange 0 1', 'antitranspose 0 1', 'turn 0 1', 'negate']
     """
     lattice = graph.lattice
     if lattice is None:
@@ -93,7 +95,10 @@ def candidates(graph: DependencyGraph) -> tuple[Symmetry, ...]:
     maps |= {f"reflect {axis}": np.flip(cells, axis) for axis in axes}
     for one, other in itertools.combinations(axes, 2):
         if lattice.shape[one] == lattice.shape[other] and lattice.periodic[one] == lattice.periodic[other]:
-            maps[f"exchange {one} {other}"] = np.swapaxes(cells, one, other)
+            exchanged = np.swapaxes(cells, one, other)
+            maps[f"exchange {one} {other}"] = exchanged
+            maps[f"antitranspose {one} {other}"] = np.flip(exchanged, (one, other))
+            maps[f"turn {one} {other}"] = np.flip(exchanged, one)
     keep = np.ones(lattice.n_cells, dtype=bool) if graph.keep is None else graph.keep.reshape(-1)
     vertex = np.cumsum(keep) - 1
     found = [
@@ -123,6 +128,8 @@ def named(names: tuple[str, ...], graph: DependencyGraph) -> tuple[Symmetry, ...
 def chosen(samples: Samples, which: str | tuple[str, ...], seed: int) -> tuple[Symmetry, ...]:
     """Symmetries by name, or for ``"auto"`` those that the samples do not show to be broken.
 
+    Quarter turns and antitransposes that follow from two others are left out.
+
     Examples
     --------
     >>> x = np.random.default_rng(0).normal(size=(50, 12, 1))
@@ -135,14 +142,35 @@ def chosen(samples: Samples, which: str | tuple[str, ...], seed: int) -> tuple[S
     graph = samples.graph
     if isinstance(which, tuple):
         return named(which, graph)
-    possible = candidates(graph)
     x = samples.values[:: -(-len(samples) // LARGEST)]
-    here = moments(x, graph) if possible else np.empty(0)
-    return tuple(
-        symmetry
-        for symmetry in possible
-        if p_value(here - moments(symmetry.of(x), graph), ordered=samples.ordered, seed=seed) >= SIGNIFICANCE
-    )
+    found: list[Symmetry] = []
+    for symmetry in candidates(graph):
+        if symmetry.name.startswith(("turn", "antitranspose")) and _follows(symmetry, found):
+            continue
+        tests = _differences(symmetry, x, graph)
+        if all(p_value(each, ordered=samples.ordered, seed=seed) >= SIGNIFICANCE for each in tests):
+            found.append(symmetry)
+    return tuple(found)
+
+
+def _follows(symmetry: Symmetry, found: Sequence[Symmetry]) -> bool:
+    """Whether a symmetry is the product of two others."""
+    pairs = itertools.permutations(found, 2)
+    return any(np.array_equal(one.source[other.source], symmetry.source) for one, other in pairs)
+
+
+def _differences(
+    symmetry: Symmetry, x: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph
+) -> Iterator[Float[np.ndarray, "sample moment"]]:
+    """Differences of moments that have no preferred sign if the law has the symmetry."""
+    here, once = moments(x, graph), moments(symmetry.of(x), graph)
+    if np.array_equal(symmetry.source[symmetry.source], np.arange(len(symmetry.source))):
+        yield here - once
+        return
+    half = symmetry.of(symmetry.of(x))
+    twice = moments(half, graph)
+    yield here - twice
+    yield here + twice - once - moments(symmetry.of(half), graph)
 
 
 def p_value(difference: Float[np.ndarray, "sample moment"], *, ordered: bool, seed: int) -> float:
@@ -227,6 +255,13 @@ def _patterns(
     steps += [k * (unit[one] + side * unit[other]) for one, other in corners for k in (1, 2) for side in (1, -1)]
     found: list[tuple[tuple[np.ndarray, ...], tuple[int, ...], int]] = [((here,), (k,), 0) for k in (1, 2, 3)]
     found += [((here, step), powers, 0) for step in steps for powers in PAIRS]
+    knights = [(far, side * near) for near, far in ((1, 2), (2, 1)) for side in (1, -1)]  # no turn makes their mirror
+    found += [
+        ((here, j * unit[one] + k * unit[other]), powers, 0)
+        for one, other in corners
+        for j, k in knights
+        for powers in ACROSS
+    ]
     found += [
         ((here, j * unit[axis], k * unit[axis]), (1, 1, 1), 0) for axis in axes for j, k in ((1, 2), (1, 3), (2, 3))
     ]

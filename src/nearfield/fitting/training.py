@@ -21,12 +21,12 @@ import torch
 
 from nearfield.data import store
 from nearfield.fitting.acceleration import begins_in_bfloat16, kept_memory
-from nearfield.fitting.matching import DenoisingBatch, HeldOut, training_draws
+from nearfield.fitting.matching import DenoisingBatch, Gaps, HeldOut, present_mean, training_draws
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.symmetry import Symmetry, chosen, drawn
 from nearfield.fitting.training_state import Check, TrainingState
 from nearfield.module import describe
-from nearfield.samples import Samples
+from nearfield.samples import Completions, Samples
 from nearfield.score.hybrid import HybridScore, NetworkScore
 from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
@@ -86,7 +86,8 @@ def train(
 ) -> TrainingReport:
     """Train the network of a score in place, by its number in the recipe; its weights then ask for no gradients.
 
-    Samples are standardised; of ordered ones a block at the end is held out. The run is stored at most every
+    Samples are standardised; of ordered ones a block at the end is held out. Missing values are drawn anew for each
+    step, and errors count only where values are data. The run is stored at most every
     `interval` seconds and at the end, and resumes from its checkpoint if asked to. `progress` is called with the steps
     taken and the last held-out loss.
     """
@@ -95,13 +96,15 @@ def train(
     used, unseen = recipe.divide(samples, number)
     symmetries = symmetries_of(network, samples.take(used), recipe)
     data = torch.from_numpy(samples.values).to(next(network.parameters()))
-    clean, seed = data[used], recipe.network_seed(number)
-    state = _begin(network, recipe, seed, min(recipe.batch_size, len(clean)) * clean.shape[1])
-    identity = "" if checkpoint is None else _identity_of(score, recipe, data, samples.ordered, number)
+    seed = recipe.network_seed(number)
+    clean = data[used] if samples.drawn is None else _with_gaps(samples.drawn.take(used), data)
+    state = _begin(network, recipe, seed, min(recipe.batch_size, len(clean)) * data.shape[1])
+    identity = "" if checkpoint is None else _identity_of(score, recipe, data, samples, number)
     maps = [symmetry.on(data.device) for symmetry in symmetries]
     if checkpoint is not None and resume and os.path.exists(checkpoint):
         state.load(checkpoint, identity)
-    held_out = HeldOut(score, data[unseen], recipe.levels.grid(recipe.held_out_levels), seed=seed)
+    times, left_out = recipe.levels.grid(recipe.held_out_levels), samples.take(unseen)
+    held_out = HeldOut(score, data[unseen], times, seed=seed, present=left_out.present)
 
     start = stored = time.monotonic()
     before = state.seconds
@@ -154,15 +157,20 @@ def _report(state: TrainingState, reason: Reason, symmetries: tuple[Symmetry, ..
 def step(
     state: TrainingState,
     score: NetworkScore | HybridScore,
-    clean: Float[Tensor, "sample vertex channel"],
+    clean: Float[Tensor, "sample vertex channel"] | Gaps,
     recipe: Recipe,
     maps: Sequence[tuple[Int[Tensor, " vertex"], float]] = (),
 ) -> None:
     """Change the weights once, by the gradient of one batch; maps are the sources and signs of symmetries."""
-    batch = state.next_batch(len(clean), min(recipe.batch_size, len(clean)))
-    x = drawn(maps, clean[batch], state.generator)
+    batch, present = state.next_batch(len(clean), min(recipe.batch_size, len(clean))), None
+    if isinstance(clean, Gaps):
+        x, present = clean.batch(batch, state.generator)
+        x, present = drawn(maps, torch.cat([x, present], dim=2), state.generator).chunk(2, dim=2)
+        present = present.abs()  # what is present has no sign
+    else:
+        x = drawn(maps, clean[batch], state.generator)
     denoising = DenoisingBatch.of_score(score, x, *training_draws(recipe.levels, x, state.generator))
-    loss = denoising.squared_errors(state.forward, state.bfloat16).mean()
+    loss = present_mean(denoising.squared_errors(state.forward, state.bfloat16), present)
     state.optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip)
@@ -182,6 +190,11 @@ def check(state: TrainingState, held_out: HeldOut, samples: Samples) -> None:
         if state.bfloat16 and _compared(len(state.checks) - 1):
             rounded = held_out.loss(state.averaged, bfloat16=True)
             state.bfloat16 = bool(abs(np.mean(rounded - loss)) <= state.checks[-1].error)
+
+
+def _with_gaps(drawn: Completions, like: Tensor) -> Gaps:
+    """Return draws of what is missing as tensors."""
+    return Gaps(torch.from_numpy(drawn.values).to(like), torch.from_numpy(drawn.present).to(like))
 
 
 def symmetries_of(network: Network, samples: Samples, recipe: Recipe) -> tuple[Symmetry, ...]:
@@ -219,7 +232,7 @@ def _identity_of(
     score: NetworkScore | HybridScore,
     recipe: Recipe,
     x: Float[Tensor, "sample vertex channel"],
-    ordered: bool,
+    samples: Samples,
     number: int,
 ) -> str:
     """Digest of all that a run depends on besides its state; the weights are its state."""
@@ -232,10 +245,13 @@ def _identity_of(
             fixed[name] = value.cpu().numpy()
     settings = {
         "recipe": asdict(replace(recipe, n_networks=1)),
-        "ordered": ordered,
+        "ordered": samples.ordered,
         "score": describe(score),
         "graph": config,
         "number": number,
         "device": x.device.type,
     }
-    return store.digest(settings, fixed | {"x": x.cpu().numpy()})
+    fixed["x"] = x.cpu().numpy()
+    if samples.present is not None:  # what is drawn follows from the data and the seed
+        fixed |= {"x": np.where(samples.present, fixed["x"], 0), "present": samples.present}
+    return store.digest(settings, fixed)

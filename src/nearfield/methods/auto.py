@@ -1,4 +1,9 @@
-"""The Gaussian field, and the hybrid at the noise levels where its held-out loss is lower."""
+"""The Gaussian field, and the hybrid at the noise levels where its held-out loss is lower.
+
+A network costs many times what the field does, and three questions come before it, the cheapest first: whether samples
+and vertices suit one, whether anything of the field's denoising error can be predicted in closed form, and whether a
+hundred steps of training are better than the field at any noise level.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +12,27 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import final
 
-from nearfield.distribution import DiffusionModel, GaussianModel
-from nearfield.fitting.neural import FEWEST, LevelChoice, choose_levels
+from nearfield.distribution import DiffusionModel
+from nearfield.fitting.expectation import DRAWS
+from nearfield.fitting.gaussianity import check_gaussianity
+from nearfield.fitting.neural import FEWEST, LevelChoice, choose_levels, default_recipe
 from nearfield.methods.base import FitOptions, Fitted, fixed
-from nearfield.methods.gaussian import choose, fit_chosen
-from nearfield.methods.network import NetworkMethod
+from nearfield.methods.gaussian import Chosen, FittedField, choose, fit_chosen, fitted_gaussian
+from nearfield.methods.network import NetworkMethod, Trained
 from nearfield.process import time_of
 from nearfield.samples import Samples
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.hybrid import HybridScore
 from nearfield.score.switch import SwitchedScore
 
-__all__ = ["LARGEST", "Auto"]
+__all__ = ["LARGEST", "TRIAL", "Auto"]
 
 LARGEST = 20_000
 """Vertices of the largest graph on which a network is trained."""
+TRIAL = 100
+"""Steps of the trial before a longer training."""
+_CLEAR = 2.0
+"""Standard errors by which the trial must be better than the field at some noise level."""
 
 
 @final
@@ -29,35 +40,65 @@ LARGEST = 20_000
 class Auto(NetworkMethod):
     """Gaussian field, with the hybrid at the noise levels where its held-out loss is clearly lower.
 
-    Parameters as in `NetworkMethod`; the radius is that of both.
+    Parameters as in `NetworkMethod`; the radius is that of both. Where there is nothing for a network to learn, the
+    result is that of `nearfield.methods.Gaussian`.
     """
 
     def _fit(self, samples: Samples, options: FitOptions) -> Fitted:
-        """Fit the field, train the hybrid if samples suffice, and compare them at each noise level."""
+        """Fit the field; train the hybrid where there is anything to learn, and compare them at each noise level."""
         chosen = choose(samples, fixed(self.radius), fixed(self.pooling), options)
-        found = fit_chosen(samples, chosen, options)
-        y = samples.standardized(found.center, found.scale)
-        fitted = found.fitted(GaussianModel(found.field, largest_eigenvalue=y.largest_eigenvalue))
+        found = fit_chosen(samples, chosen, options, DRAWS)
         if (limit := _limit(samples)) is not None:
-            return replace(fitted, reason=f"{fitted.reason} {limit}")
+            return _gaussian(samples, found, options, limit)
         start = time.perf_counter()
-        trained = self.train(samples, "hybrid", chosen, options, (found.center, found.scale))
-        hybrid = trained.fit.score
-        assert isinstance(hybrid, HybridScore | EnsembleScore)
-        levels = choose_levels(y, trained.fit, chosen.radius, chosen.pooling, options.seed)
-        fitted = replace(
-            fitted,
-            reason=f"{fitted.reason} {trained.reason} {_compared(levels)}",
-            seconds=fitted.seconds | {"train": time.perf_counter() - start},
-            training=trained.fit.networks[0].training,
-            levels=levels,
-        )
-        if not any(level.selected for level in levels):
-            return fitted
-        assert hybrid.radius is not None
-        choice = tuple((time_of(level.sigma), level.selected) for level in levels)
-        score = SwitchedScore(found.field, hybrid, choice)
-        return replace(fitted, law=DiffusionModel(score, y.largest_eigenvalue), radius=hybrid.radius)
+        y = found.samples.standardized(found.center, found.scale)
+        tested = check_gaussianity(y, found.radius, found.pooling, options.seed)
+        seconds = {"test": time.perf_counter() - start}
+        if tested.found is None:
+            why = f"{tested.describe()} No network was trained; method='hybrid' trains one regardless."
+            fitted = _gaussian(samples, found, options, why)
+            return replace(fitted, seconds=fitted.seconds | seconds)
+        start = time.perf_counter()
+        trained, levels = self._compete(samples, chosen, found, options)
+        seconds["train"] = time.perf_counter() - start
+        reason = f"{tested.describe()} {trained.reason} {_compared(levels)}"
+        if any(level.selected for level in levels):
+            fitted = _switched(found, trained, levels, y.largest_eigenvalue, reason)
+        else:
+            fitted = _gaussian(samples, found, options, reason)
+        training = trained.fit.networks[0].training
+        return replace(fitted, seconds=fitted.seconds | seconds, training=training, levels=levels)
+
+    def _compete(
+        self, samples: Samples, chosen: Chosen, found: FittedField, options: FitOptions
+    ) -> tuple[Trained, tuple[LevelChoice, ...]]:
+        """Train the hybrid as far as it seems worth it, and compare it with the field."""
+        recipe = self.recipe or default_recipe(samples.graph, len(samples), self.validation_fraction, options.seed)
+        if recipe.steps > 2 * TRIAL:
+            brief = replace(self, recipe=replace(recipe, steps=TRIAL, check_every=TRIAL, n_networks=1))
+            trained = brief.train(samples, "hybrid", chosen, replace(options, checkpoint=None, on_step=None), found)
+            levels = choose_levels(trained.samples, trained.fit, found.locality, options.seed)
+            if not any(level.gaussian - level.hybrid > _CLEAR * level.error for level in levels):
+                return trained, tuple(level._replace(selected=False) for level in levels)
+        trained = self.train(samples, "hybrid", chosen, options, found)
+        return trained, choose_levels(trained.samples, trained.fit, found.locality, options.seed)
+
+
+def _gaussian(samples: Samples, found: FittedField, options: FitOptions, why: str) -> Fitted:
+    """Return the Gaussian field, with the reason for taking it."""
+    fitted = fitted_gaussian(samples, found, options)
+    return replace(fitted, reason=f"{fitted.reason} {why}")
+
+
+def _switched(
+    found: FittedField, trained: Trained, levels: tuple[LevelChoice, ...], largest_eigenvalue: float, why: str
+) -> Fitted:
+    """Return the hybrid at the levels where it is selected, and the field at the others."""
+    hybrid = trained.fit.score
+    assert isinstance(hybrid, HybridScore | EnsembleScore)
+    choice = tuple((time_of(level.sigma), level.selected) for level in levels)
+    law = DiffusionModel(SwitchedScore(found.field, hybrid, choice), largest_eigenvalue)
+    return replace(found.fitted(law), radius=trained.fit.radius, reason=f"{found.reason} {why}")
 
 
 def _limit(samples: Samples) -> str | None:

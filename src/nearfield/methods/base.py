@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +14,7 @@ import torch
 
 from nearfield.distribution import Distribution
 from nearfield.fitting.fit_report import FitReport
+from nearfield.fitting.missing import MissingReport
 from nearfield.fitting.neural import LevelChoice
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.rarity import warn_of_rare
@@ -79,6 +80,8 @@ class Fitted:
         Of the first network, if any was trained.
     levels : tuple of LevelChoice or None
         Network against Gaussian field at each noise level.
+    missing : MissingReport or None
+        Where values are missing, and what it costs; None if none are.
     """
 
     center: Float[np.ndarray, "vertex channel"]
@@ -91,6 +94,11 @@ class Fitted:
     selection: SelectionReport | None = None
     training: TrainingReport | None = None
     levels: tuple[LevelChoice, ...] | None = None
+    missing: MissingReport | None = None
+
+    def noted(self, reason: str) -> Fitted:
+        """Add sentences to the reason."""
+        return replace(self, reason=" ".join(filter(None, (self.reason, reason))))
 
     def report(self, n_samples: int, seed: int, warnings: Sequence[str], encoding: float) -> FitReport:
         """Return the report of the fit, with the seconds of encoding the samples."""
@@ -103,6 +111,7 @@ class Fitted:
             seed=seed,
             training=self.training,
             levels=self.levels,
+            missing=self.missing,
         )
 
 

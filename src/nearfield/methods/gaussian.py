@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, final
 
 import numpy as np
 
-from nearfield.distribution import GaussianModel
+from nearfield.distribution import Distribution, GaussianModel
 from nearfield.fitting.band import choose_band
 from nearfield.fitting.closed_form import build_field, settled_field, warn_of
 from nearfield.fitting.coarse import Scale, choose_correction, corrected
+from nearfield.fitting.context import Locality
+from nearfield.fitting.expectation import completed, expectation
+from nearfield.fitting.missing import MissingReport
 from nearfield.fitting.moments import MomentWarning, moment_warning, moments
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.predictive import choose_predictive
@@ -24,7 +27,9 @@ from nearfield.score.field import GaussianField
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["Chosen", "FittedField", "Gaussian", "choose", "fit_chosen"]
+__all__ = ["Chosen", "FittedField", "Gaussian", "choose", "fit_chosen", "fitted_gaussian"]
+
+_PLAIN = "Log-densities are those of the field: predictive laws are chosen for samples without gaps only."
 
 
 @final
@@ -56,17 +61,10 @@ class Gaussian(Method):
     def _fit(self, samples: Samples, options: FitOptions) -> Fitted:
         """Choose, fit, correct; then choose the density and the width of conditional draws."""
         chosen = choose(samples, fixed(self.radius), fixed(self.pooling), options)
-        found = fit_chosen(samples, chosen, options)
-        start = time.perf_counter()
-        y = samples.standardized(found.center, found.scale)
-        predictive, scored = choose_predictive(y, found.field, found.radius, found.pooling, options.search)
-        band, widened = choose_band(y, found.radius, found.pooling, found.correction, options.search)
-        fitted = found.fitted(GaussianModel(found.field, predictive, band, y.largest_eigenvalue))
-        return replace(
-            fitted,
-            reason=" ".join(filter(None, (fitted.reason, scored, widened))),
-            seconds=fitted.seconds | {"score": time.perf_counter() - start},
-        )
+        return fitted_gaussian(samples, fit_chosen(samples, chosen, options), options)
+
+    def require(self, samples: Samples) -> None:
+        """Accept missing values."""
 
 
 class Chosen(NamedTuple):
@@ -80,7 +78,7 @@ class Chosen(NamedTuple):
 
 
 class FittedField(NamedTuple):
-    """A field of ``(x - center) / scale`` with its locality and correction."""
+    """A field of ``(x - center) / scale`` with its locality and correction, and the samples, drawn where missing."""
 
     center: Float[np.ndarray, "vertex channel"]
     scale: Float[np.ndarray, "vertex channel"]
@@ -91,11 +89,26 @@ class FittedField(NamedTuple):
     selection: SelectionReport | None
     reason: str
     seconds: dict[str, float]
+    samples: Samples
+    missing: MissingReport | None = None
 
-    def fitted(self, law: GaussianModel) -> Fitted:
+    @property
+    def locality(self) -> Locality:
+        """What it takes to fit the field to other samples."""
+        return Locality(self.radius, self.pooling, self.correction)
+
+    def fitted(self, law: Distribution) -> Fitted:
         """Return the result of a method with a law."""
         return Fitted(
-            self.center, self.scale, law, self.radius, self.pooling, self.reason, self.seconds, self.selection
+            self.center,
+            self.scale,
+            law,
+            self.radius,
+            self.pooling,
+            self.reason,
+            self.seconds,
+            self.selection,
+            missing=self.missing,
         )
 
 
@@ -109,15 +122,25 @@ def choose(samples: Samples, radius: int | None, pooling: Pooling | None, option
     return Chosen(choice.radius, choice.pooling, selection, selection.reason, time.perf_counter() - start)
 
 
-def fit_chosen(samples: Samples, chosen: Chosen, options: FitOptions) -> FittedField:
-    """Fit the field, check the second moments of its draws, and correct it at larger scales if they are off."""
+def fit_chosen(samples: Samples, chosen: Chosen, options: FitOptions, n_draws: int = 1) -> FittedField:
+    """Fit the field, check the second moments of its draws, and correct it at larger scales if they are off.
+
+    Missing values are drawn so many times.
+    """
     start = time.perf_counter()
     radius, pooling, selection, reason, selected = chosen
+    expected, missing = samples, None
+    if samples.incomplete:
+        expected, losses = expectation(samples, radius, pooling)
+        missing = MissingReport.of(samples, len(losses))
+        reason = f"{reason} {missing.describe()}"
     if selection is None:
-        fit = build_field(samples, radius, pooling)
+        fit = build_field(expected, radius, pooling)
     else:
-        fit, pooling = settled_field(samples, radius, pooling)
+        fit, pooling = settled_field(expected, radius, pooling)
     warn_of(fit, len(samples))
+    if missing is not None:
+        samples = completed(samples, fit, options.seed, n_draws)
     fitted, y = time.perf_counter(), samples.standardized(fit.center, fit.scale)
     off, checked = moment_warning(moments(y, fit.field, options.seed)), time.perf_counter()
     correction = choose_correction(y, fit.field, radius, pooling, needed=off is not None, search=options.search)
@@ -131,4 +154,22 @@ def fit_chosen(samples: Samples, chosen: Chosen, options: FitOptions) -> FittedF
         reason += f" White noise of {pooling.nugget:g} of the variance gives the draws the variance of the data."
     checks = checked - fitted + time.perf_counter() - made
     seconds = {"select": selected, "fit": fitted - start, "correct": made - checked, "check": checks}
-    return FittedField(fit.center, fit.scale, field, radius, pooling, correction, selection, reason, seconds)
+    return FittedField(
+        fit.center, fit.scale, field, radius, pooling, correction, selection, reason, seconds, samples, missing
+    )
+
+
+def fitted_gaussian(samples: Samples, found: FittedField, options: FitOptions) -> Fitted:
+    """Choose the density and the width of conditional draws of a field, and return what a method returns."""
+    start = time.perf_counter()
+    y, given = (s.standardized(found.center, found.scale) for s in (found.samples, samples))
+    predictive, scored = None, _PLAIN
+    if not samples.incomplete:
+        predictive, scored = choose_predictive(y, found.field, found.radius, found.pooling, options.search)
+    band, widened = choose_band(given, found.radius, found.pooling, found.correction, options.search)
+    fitted = found.fitted(GaussianModel(found.field, predictive, band, y.largest_eigenvalue))
+    return replace(
+        fitted,
+        reason=" ".join(filter(None, (fitted.reason, scored, widened))),
+        seconds=fitted.seconds | {"score": time.perf_counter() - start},
+    )

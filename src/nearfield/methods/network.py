@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from nearfield.distribution import DiffusionModel
 from nearfield.fitting.acceleration import require_compiler
+from nearfield.fitting.context import Locality
 from nearfield.fitting.covariance import location_and_scale
-from nearfield.fitting.neural import Design, NetworkFit, default_recipe, fit_network
+from nearfield.fitting.elimination import predecessors
+from nearfield.fitting.expectation import DRAWS
+from nearfield.fitting.missing import MissingReport
+from nearfield.fitting.moments import MomentWarning
+from nearfield.fitting.neural import NETWORK_RADIUS, Design, NetworkFit, choose_levels, default_recipe, fit_network
 from nearfield.fitting.pooling import Pooling
+from nearfield.fitting.predictive import Moments
 from nearfield.fitting.recipe import Recipe
+from nearfield.fitting.redrawing import redrawn
 from nearfield.fitting.symmetry import named as named_symmetries
 from nearfield.methods.base import (
     FitOptions,
@@ -25,10 +33,14 @@ from nearfield.methods.base import (
     keep_radius,
     keep_recipe,
 )
-from nearfield.methods.gaussian import Chosen, choose
+from nearfield.methods.gaussian import Chosen, FittedField, choose, fit_chosen
+from nearfield.process import time_of
 from nearfield.samples import Samples
 from nearfield.sampling.device import usable_device
+from nearfield.score.base import Score
+from nearfield.score.field import GaussianField
 from nearfield.score.hybrid import HybridScore
+from nearfield.score.switch import SwitchedScore
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -37,6 +49,9 @@ __all__ = ["NetworkMethod", "Trained"]
 
 _CLEAR = 3.0
 """Standard errors beyond which vertices differ so clearly that a network must tell them apart."""
+_DRAWN = "Missing values are drawn anew at each step; errors count where values are data."
+_REDRAWN = 300
+"""Fewest steps of a training that begins with a shorter one, by which missing values are drawn."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,7 @@ class Trained:
     pooling: Pooling
     reason: str
     seconds: float
+    missing: MissingReport | None = None
 
 
 @dataclass(frozen=True)
@@ -91,8 +107,7 @@ class NetworkMethod(Method):
         return None not in (self.recipe, fixed(self.radius), fixed(self.pooling))
 
     def require(self, samples: Samples) -> None:
-        """Refuse missing values, symmetries that the graph lacks, and compilation without a compiler."""
-        super().require(samples)
+        """Refuse symmetries that the graph lacks, and compilation without a compiler; missing values are drawn."""
         graph = samples.graph
         if self.recipe is None:
             return
@@ -102,9 +117,10 @@ class NetworkMethod(Method):
             require_compiler()
 
     def choose_locality(self, samples: Samples, options: FitOptions) -> Chosen:
-        """Choose pooling and hops of the field; where both are given, nothing of the field is needed."""
+        """Choose pooling and hops of the field; where both are given, it is needed for gaps only."""
         radius, pooling = fixed(self.radius), fixed(self.pooling)
-        return choose(samples, 0 if None not in (radius, pooling) else None, pooling, options)
+        hops = None if None in (radius, pooling) else radius if samples.incomplete else 0
+        return choose(samples, hops, pooling, options)
 
     def train(
         self,
@@ -112,40 +128,68 @@ class NetworkMethod(Method):
         kind: Literal["neural", "hybrid"],
         chosen: Chosen,
         options: FitOptions,
-        located: tuple[np.ndarray, np.ndarray] | None = None,
+        found: FittedField | None = None,
     ) -> Trained:
-        """Train networks; ``located`` has location and scale where they are known already."""
+        """Train networks; ``found`` has location, scale, draws and correction where a field is fitted already."""
         start, pooling = time.perf_counter(), _shared_law(chosen)
-        center, scale = located or location_and_scale(samples, pooling)
+        if found is None and samples.incomplete:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", MomentWarning)  # of the field's draws
+                found = fit_chosen(samples, chosen, options, DRAWS)
+        samples, missing = (samples, None) if found is None else (found.samples, found.missing)
+        center, scale = location_and_scale(samples, pooling) if found is None else (found.center, found.scale)
+        locality = Locality(chosen.radius, pooling, None if found is None else found.correction)
         recipe = self.recipe or default_recipe(samples.graph, len(samples), self.validation_fraction, options.seed)
         tell, total = options.on_step, recipe.n_networks * recipe.steps
         y = samples.standardized(center, scale)
+        design, device = Design(kind, locality, fixed(self.radius)), usable_device(options.device)
+        if found is not None and y.drawn is not None and locality.correction is None and recipe.steps >= _REDRAWN:
+            brief = replace(recipe, steps=recipe.steps // 3, n_networks=1)
+            y = _redrawn(y, fit_network(y, design, brief, device=device), found, options.seed)
         fit = fit_network(
             y,
-            Design(kind, chosen.radius, pooling, fixed(self.radius)),
+            design,
             recipe,
             checkpoint=options.checkpoint,
             progress=None if tell is None else lambda step, loss: tell(step, total, loss),
-            device=usable_device(options.device),
+            device=device,
         )
-        return Trained(center, scale, y, fit, pooling, _described(fit), time.perf_counter() - start)
+        return Trained(center, scale, y, fit, pooling, _described(fit, y), time.perf_counter() - start, missing)
 
 
-def fitted_network(trained: Trained, chosen: Chosen) -> Fitted:
-    """Return what a method returns where networks are the score at every noise level."""
-    score = trained.fit.score
-    assert score.radius is not None
+def fitted_network(trained: Trained, chosen: Chosen, field: GaussianField | None = None) -> Fitted:
+    """Return the result of a method with networks at every noise level, beside a field for conditional laws."""
+    start = time.perf_counter()
+    field = _field_beside(trained, chosen) if field is None else field
     return Fitted(
         trained.center,
         trained.scale,
-        DiffusionModel(score, trained.samples.largest_eigenvalue),
-        score.radius,
+        DiffusionModel(trained.fit.score, trained.samples.largest_eigenvalue, field),
+        trained.fit.radius,
         trained.pooling,
-        trained.reason,
-        {"select": chosen.seconds, "train": trained.seconds},
+        " ".join(filter(None, (trained.missing and trained.missing.describe(), trained.reason))),
+        {"select": chosen.seconds, "train": trained.seconds, "fit": time.perf_counter() - start},
         chosen.selection,
         training=trained.fit.networks[0].training,
+        missing=trained.missing,
     )
+
+
+def _field_beside(trained: Trained, chosen: Chosen) -> GaussianField:
+    """Gaussian field of the same standardised samples, for conditional laws."""
+    hops = min(trained.fit.radius, NETWORK_RADIUS) if chosen.selection is None else chosen.radius  # nothing was chosen
+    windows = predecessors(trained.samples.graph, hops)
+    return Moments.of(trained.samples, windows, chosen.pooling).field(chosen.pooling, hops)
+
+
+def _redrawn(y: Samples, fit: NetworkFit, found: FittedField, seed: int) -> Samples:
+    """Draw what is missing by a network, and by the field at the noise levels where that is clearly better."""
+    score: Score = fit.score
+    if isinstance(score, HybridScore):
+        levels = choose_levels(y, fit, found.locality, seed)
+        choice = tuple((time_of(each.sigma), each.hybrid - each.gaussian <= each.error) for each in levels)
+        score = SwitchedScore(found.field, score, choice)
+    return redrawn(y, score, found.field, seed)
 
 
 def _shared_law(chosen: Chosen) -> Pooling:
@@ -155,18 +199,15 @@ def _shared_law(chosen: Chosen) -> Pooling:
     return Pooling(1.0) if any(c.difference <= _CLEAR * c.difference_error for c in alike) else chosen.pooling
 
 
-def _described(fit: NetworkFit) -> str:
-    score, training = fit.networks[0].score, fit.networks[0].training
-    context = (
-        f", with a Gaussian that reads {score.gaussian.radius} as context: {score.radius} in all"
-        if isinstance(score, HybridScore)
-        else ""
-    )
+def _described(fit: NetworkFit, samples: Samples) -> str:
+    score, training, context = fit.networks[0].score, fit.networks[0].training, fit.networks[0].context
     why = {"budget": "", "patience": ", then no better", "diverged": ", then diverging"}[training.reason]
-    images = f" Trained on images under {', '.join(training.symmetries)} as well." if training.symmetries else ""
+    images = f"Trained on images under {', '.join(training.symmetries)} as well." if training.symmetries else ""
     losses = ", ".join(f"{network.training.best.loss:.4f}" for network in fit.networks[1:])
-    others = f" Mean of {len(fit.networks)} networks; the losses of the others are {losses}." if losses else ""
-    return (
-        f"Network reading {score.network.radius} hops{context}; held-out loss {training.best.loss:.4f} after "
-        f"{training.best.step} of {len(training.losses)} steps{why}.{images}{others}"
+    others = f"Mean of {len(fit.networks)} networks; the losses of the others are {losses}." if losses else ""
+    loss = (
+        f"Network reading {score.network.radius} hops; held-out loss {training.best.loss:.4f} after "
+        f"{training.best.step} of {len(training.losses)} steps{why}."
     )
+    drawn = "" if samples.drawn is None else _DRAWN
+    return " ".join(filter(None, (loss, context, images, drawn, others)))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from torch import Tensor
 
-__all__ = ["Factors", "LocalDensity", "Part"]
+__all__ = ["Factors", "LocalDensity", "Part", "block_numbers"]
 
 
 @final
@@ -61,7 +61,7 @@ class Factors:
                 f"vertices must be non-negative integers of shape (factor, member), got {vertices.dtype} of shape "
                 f"{vertices.shape}"
             )
-        parameters = tuple(torch.from_numpy(np.array(p, dtype=np.float64)) for p in self.parameters)
+        parameters = tuple(torch.tensor(np.asarray(p), dtype=torch.float64) for p in self.parameters)
         for i, parameter in enumerate(parameters):
             if parameter.ndim == 0 or len(parameter) != len(vertices):
                 raise ValueError(
@@ -82,7 +82,7 @@ class Factors:
 
     def part(self, rows: Int[np.ndarray, " row"], vertices: Int[np.ndarray, "row member"]) -> Factors:
         """Take some of the factors, and give their members other numbers."""
-        parameters = [torch.as_tensor(p).numpy()[rows] for p in self.parameters]
+        parameters = [np.asarray(p)[rows] for p in self.parameters]
         return Factors(vertices, self.log_density, parameters)
 
 
@@ -173,7 +173,7 @@ class LocalDensity:
         self.factors = tuple(factors)
         members = [f.vertices for f in self.factors]
         _require_neighbors(graph, members)
-        self.blocks = _block_numbers(graph, blocks)
+        self.blocks = block_numbers(graph, blocks)
         if colors is None:
             self.colors = greedy_coloring(self.blocks, members)
         else:
@@ -302,7 +302,7 @@ def _require_neighbors(graph: DependencyGraph, members: Sequence[np.ndarray]) ->
         raise ValueError(f"factors must read every vertex, got none for vertex {np.flatnonzero(~read)[0]}")
 
 
-def _block_numbers(graph: DependencyGraph, blocks: int | ArrayLike) -> Int[np.ndarray, " vertex"]:
+def block_numbers(graph: DependencyGraph, blocks: int | ArrayLike) -> Int[np.ndarray, " vertex"]:
     """Block of each vertex, numbered from 0 without gaps."""
     if isinstance(blocks, int):
         step = whole_number("blocks", blocks, 1, "give the side of boxes")

@@ -165,7 +165,7 @@ class MALAWithinGibbs(BlockSampler):
     (2, 10, 2)
     """
 
-    target_acceptance: float | None = 0.574
+    target_acceptance: float | None = 0.574  # not .547: theorem 2 of Roberts and Rosenthal has the digits in this order
 
     def _propose(self, part: Part, x: Tensor, h: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
         here = x[:, part.support]

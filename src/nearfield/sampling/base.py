@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from nearfield.score.base import Score
 
-__all__ = ["Sampler", "Step"]
+__all__ = ["BYTES", "MEMORY", "Sampler", "Step", "on_device"]
 
 MEMORY = 2**30
 """Approximate bytes for denoising a batch, where no size is given: larger batches are hardly faster."""
@@ -124,7 +124,7 @@ class Sampler(abc.ABC):
             If a number is out of its range, or memory is too small for so many members at once.
         """
         _check_sizes(n_samples, batch_size, dtype)
-        score = _on(score, device)
+        score = on_device(score, device)
         size = min(batch_size or max(1, MEMORY // (BYTES * score.numbers_per_sample)), n_samples)
         batches = [range(i, min(i + size, n_samples)) for i in range(0, n_samples, size)]
         total = len(batches) * self.schedule.steps
@@ -222,7 +222,7 @@ def _check_sizes(n_samples: int, batch_size: int | None, dtype: torch.dtype) -> 
         raise ValueError(f"dtype must be a floating-point type, got {dtype}")
 
 
-def _on(score: Score, device: torch.device | str) -> Score:
+def on_device(score: Score, device: torch.device | str) -> Score:
     """Return the score if it is on the device, else a copy that is."""
     wanted = torch.empty(0, device=device).device
     if all(tensor.device == wanted for tensor in (*score.parameters(), *score.buffers())):

@@ -14,11 +14,11 @@ from nearfield.module import Module
 from nearfield.process import score_from_denoised
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
     from nearfield.graph import DependencyGraph
 
-__all__ = ["Score", "per_time"]
+__all__ = ["ContextScore", "Score", "per_time"]
 
 _STATES = 16
 """Approximate numbers that a closed form holds at once for each value of a sample: states, sums, differences."""
@@ -101,6 +101,32 @@ class Score(Module, abc.ABC):
         t = self.times(x, t)
         return score_from_denoised(x, self.forward(x, t), t.to(x.device) if isinstance(t, Tensor) else t).to(x)
 
+    def local_jacobian(
+        self,
+        x: Float[Tensor, "sample vertex channel"],  # noqa: ARG002
+        t: float,  # noqa: ARG002
+        index: Int[Tensor, "vertex width"],  # noqa: ARG002
+    ) -> Float[Tensor, "#sample vertex channel width channel"] | None:
+        r"""Return the derivatives of D at each vertex by the state at some others; None if they have no closed form.
+
+        They are :math:`\partial D_j / \partial x_i` for the vertices i in row j of `index`.
+
+        Parameters
+        ----------
+        x : Tensor
+            State.
+        t : float
+            OU time above 0.
+        index : Tensor of int
+            Some vertices for each vertex, such as itself or a window.
+
+        Returns
+        -------
+        Tensor or None
+            Of the dtype and device of `x`; once for all samples where D is linear.
+        """
+        return None
+
     def times(self, x: Tensor, t: float | Tensor) -> float | Float[Tensor, " sample"]:
         """Return the time of all samples, or one float64 number for each; refuse any other `t`."""
         if not isinstance(t, Tensor):
@@ -153,6 +179,20 @@ class Score(Module, abc.ABC):
             raise ValueError(f"x must have shape (sample, {self.n_vertices}, {self.n_channels}), got {tuple(x.shape)}")
         if not x.is_floating_point():
             raise TypeError(f"x must hold floating-point numbers, got {x.dtype}")
+
+
+class ContextScore(Score):
+    """A score whose denoiser and its variance a network is shown, as in `nearfield.score.hybrid.HybridScore`."""
+
+    @abc.abstractmethod
+    def denoise_with_variance(
+        self, x: Float[Tensor, "sample vertex channel"], t: float | Float[Tensor, " sample"]
+    ) -> tuple[Float[Tensor, "sample vertex channel"], Float[Tensor, "#sample vertex channel"]]:
+        r"""Return D(x, t) and its variance v under the law of the score.
+
+        :math:`v_j(t) = \mathrm{Var}\, D_j(x_t, t)`, once for a common time: the variance of the data at time 0, of the
+        order of :math:`1/\sigma^2` under strong noise. Arguments are as in `Score.denoise`.
+        """
 
 
 def per_time(

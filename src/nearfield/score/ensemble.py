@@ -28,8 +28,8 @@ class EnsembleScore(Score):
 
     Attributes
     ----------
-    radius : int
-        The largest of the networks'.
+    radius : int or None
+        The largest of the networks'; None if one reads the whole field.
 
     Raises
     ------
@@ -47,8 +47,6 @@ class EnsembleScore(Score):
     (2, [-1.0, -1.0, -1.0])
     """
 
-    radius: int
-
     def __init__(self, networks: tuple[HybridScore | NetworkScore, ...]) -> None:
         kinds = {(type(network).__name__, network.n_vertices, network.n_channels) for network in networks}
         if len(kinds) != 1:
@@ -56,7 +54,8 @@ class EnsembleScore(Score):
         super().__init__()
         self.networks = nn.ModuleList(networks)
         self.n_vertices, self.n_channels = networks[0].n_vertices, networks[0].n_channels
-        self.radius = max(network.radius or 0 for network in networks)
+        radii = [network.radius for network in networks if network.radius is not None]
+        self.radius = max(radii) if len(radii) == len(networks) else None
 
     @property
     def _scores(self) -> tuple[HybridScore | NetworkScore, ...]:

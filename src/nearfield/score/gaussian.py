@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from nearfield.module import Module, as_tensor
 from nearfield.process import noise_scale, noise_to_signal, signal_scale
-from nearfield.score.base import Score, per_time
+from nearfield.score.base import ContextScore, Score, per_time
 from nearfield.score.extension import alike
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from nearfield.graph import DependencyGraph
 
-__all__ = ["MaskedGaussianScore", "WindowSpectrum", "WindowedGaussianScore", "radii_in_use"]
+__all__ = ["MaskedGaussianScore", "WindowSpectrum", "WindowedGaussianScore", "blocks_of", "radii_in_use"]
 
 LARGEST_BATCH = 2**24
 """Numbers that `WindowedGaussianScore` holds at once in the eigenbases of its windows (64 MB in single precision)."""
@@ -94,6 +94,12 @@ class MaskedGaussianScore(Score):
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Return the denoised state by Tweedie's formula."""
         return per_time(self._denoise_at, x, t)
+
+    def local_jacobian(self, x: Tensor, t: float, index: Tensor) -> Tensor:
+        """Return entries of (I - s^2 P) / a, P the masked precision."""
+        pulled = noise_scale(t) ** 2 * self.precision(t)
+        whole = (torch.eye(len(pulled), dtype=pulled.dtype, device=pulled.device) - pulled) / signal_scale(t)
+        return blocks_of(whole, index, self.n_channels).to(x)[None]
 
     def _denoise_at(self, x: Tensor, t: float) -> Tensor:
         pulled = x.flatten(1) @ self.precision(t).to(x)
@@ -161,7 +167,7 @@ def radii_in_use(radius_by_time: tuple[tuple[float, int], ...]) -> set[int]:
 
 
 @final
-class WindowedGaussianScore(Score):
+class WindowedGaussianScore(ContextScore):
     """Minimiser of the localized score-matching loss (3.8) over linear scores, with a radius for each noise level.
 
     Parameters
@@ -332,6 +338,12 @@ class WindowedGaussianScore(Score):
         rows = (own @ window.vectors.mT)[window.law]
         return rows.reshape(self.n_vertices, self.n_channels, -1, self.n_channels)
 
+    def local_jacobian(self, x: Tensor, t: float, index: Tensor) -> Tensor:
+        """Return the `coefficients` of these vertices, 0 for those beyond the window."""
+        window = self.window(self.radius_at(t))
+        same = (index[:, :, None] == window.index[:, None]).to(x)  # absent entries of a window have coefficient 0
+        return torch.einsum("vkw,vcwd->vckd", same, self.coefficients(t).to(x))[None]
+
     def _denoise_at(self, x: Tensor, t: float) -> Tensor:
         index, rows = self.window(self.radius_at(t)).index, self.coefficients(t).to(x)
         out = torch.zeros_like(x)
@@ -347,6 +359,15 @@ class WindowedGaussianScore(Score):
             law = window.law[torch.tensor(like, device=window.law.device)]
             windows[radius] = WindowSpectrum(onto.neighborhood(radius).index, window.values, window.vectors, law)
         return WindowedGaussianScore(windows, self.radius_by_time, self.n_channels)
+
+
+def blocks_of(
+    matrix: Float[Tensor, "variable variable"], index: Int[Tensor, "vertex width"], n_channels: int
+) -> Float[Tensor, "vertex channel width channel"]:
+    """Return the blocks of a dense matrix at these vertices for each vertex."""
+    n = len(matrix) // n_channels
+    blocks = matrix.reshape(n, n_channels, n, n_channels)
+    return blocks[torch.arange(n, device=index.device)[:, None], :, index].transpose(1, 2)
 
 
 def _on_host(t: float | Tensor) -> Float[np.ndarray, " time"]:

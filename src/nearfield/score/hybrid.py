@@ -1,19 +1,25 @@
 r"""Scores made of networks, alone or conditioned on a Gaussian's denoiser.
 
 `NetworkScore` is :math:`D = a\,x + s\,F(x, \ln\sigma)`, :math:`\sigma = s/a`; where F is zero, as before training, this
-is the denoiser of white noise. The context of `HybridScore` is :math:`D_G`, the denoiser of the windowed Gaussian,
-and :math:`q = (D_G - a x)/s`, the F of it:
+is the denoiser of white noise. The context of `HybridScore` is :math:`D_G`, the denoiser of a law of closed
+form such as a Gaussian, and :math:`q = (D_G - a x)/s`, the F of it:
 
 .. math::
 
     D(x, t) = a\,x + s\,\bigl(s^2 q + s\,c(\sigma) (D_G^2 - v) + v\,F(x, D_G, q, \ln\sigma)\bigr), \qquad
     v_j(t) = \mathrm{Var}\, D_{G,j}(x_t, t).
 
-Where noise is strong, the Gaussian is nearly right whatever the data, and training sees few states. There :math:`s^2`
-is nearly 1 and D is :math:`D_G`, with corrections of the order of its square, so of v, the variance that the Gaussian
+Where noise is strong, a Gaussian is nearly right whatever the data, and training sees few states. There :math:`s^2`
+is nearly 1 and D is :math:`D_G`, with corrections of the order of its square, so of v, the variance that this law
 explains. That square itself has a coefficient c of closed form (:func:`~nearfield.fitting.quadratic.fit_quadratic`): of
 skewed data it decides the variance and the tail of draws, and a network learns half of c. Where noise is weak, v is the
 variance of the data, and the network is free to leave :math:`D_G` where it is wrong.
+
+With this start, :math:`s^2 q`, the network itself has to find what the context knows at weak noise. From windows it
+does; what the whole field tells no network of a few hops finds again. A context that reads the whole field is
+therefore the start in full, q in the place of :math:`s^2 q`:
+
+.. math:: D(x, t) = D_G + s\,\bigl(s\,c(\sigma) (D_G^2 - v) + v\,F(x, D_G, q, \ln\sigma)\bigr).
 """
 
 from __future__ import annotations
@@ -25,8 +31,7 @@ import numpy as np
 import torch
 
 from nearfield.module import as_tensor
-from nearfield.score.base import Score
-from nearfield.score.gaussian import WindowedGaussianScore
+from nearfield.score.base import ContextScore, Score
 from nearfield.score.network import Network
 from nearfield.score.preconditioning import Preconditioning, scales
 from nearfield.score.window import WindowedNetwork
@@ -95,21 +100,24 @@ class NetworkScore(Score):
 
 @final
 class HybridScore(Score):
-    """Score of a network whose context is what the windowed Gaussian makes of the state.
+    """Score of a network whose context is what a law of closed form makes of the state.
 
     Parameters
     ----------
     network : Network
         With ``n_context`` twice ``n_channels``.
-    gaussian : WindowedGaussianScore
+    context : ContextScore
         Fitted to the same standardised data; it does not change.
     quadratic : ndarray, shape (knot, channel), optional
         The coefficient c at noise-to-signal ratios 1, 2, 4 and 8, as `hats` goes on between them; 0 by default.
+    full_start : bool, default=False
+        Whether D is that of the context where F and c are 0, at weak noise too: q in the place of s^2 q.
 
     Attributes
     ----------
-    radius : int
-        The network's, or that of its context and the Gaussian's together, whichever is larger.
+    radius : int or None
+        The network's, or that with which it reads the context and the context's together, whichever is larger; None
+        if the context reads the whole field.
 
     Raises
     ------
@@ -117,45 +125,52 @@ class HybridScore(Score):
         If these are not of one field, or the network has another context.
     """
 
-    radius: int
+    settings = ("full_start",)
     quadratic: Tensor
 
     def __init__(
         self,
         network: Network,
-        gaussian: WindowedGaussianScore,
+        context: ContextScore,
         quadratic: Float[np.ndarray, "knot channel"] | Float[Tensor, "knot channel"] | None = None,
+        *,
+        full_start: bool = False,
     ) -> None:
         super().__init__()
+        self.full_start = full_start
         sizes = (len(network.graph), network.n_channels, network.n_context)
-        wanted = (gaussian.n_vertices, gaussian.n_channels, CONTEXT_PER_CHANNEL * gaussian.n_channels)
+        wanted = (context.n_vertices, context.n_channels, CONTEXT_PER_CHANNEL * context.n_channels)
         if sizes != wanted:
             raise ValueError(
-                f"network must have (vertices, n_channels, n_context) {wanted} as the Gaussian has, got {sizes}; "
+                f"network must have (vertices, n_channels, n_context) {wanted} as the context has, got {sizes}; "
                 "n_context is twice n_channels"
             )
-        quadratic = np.zeros((KNOTS, gaussian.n_channels)) if quadratic is None else quadratic
-        if tuple(quadratic.shape) != (KNOTS, gaussian.n_channels):
+        quadratic = np.zeros((KNOTS, context.n_channels)) if quadratic is None else quadratic
+        if tuple(quadratic.shape) != (KNOTS, context.n_channels):
             raise ValueError(
-                f"quadratic must have shape {(KNOTS, gaussian.n_channels)}, got {tuple(quadratic.shape)}; "
+                f"quadratic must have shape {(KNOTS, context.n_channels)}, got {tuple(quadratic.shape)}; "
                 "fit_quadratic makes it"
             )
         self.register_buffer("quadratic", as_tensor(quadratic))
-        self.network, self.gaussian = _whole(network), gaussian
-        self.n_vertices, self.n_channels = gaussian.n_vertices, gaussian.n_channels
-        self.radius = max(network.radius, network.context_radius + gaussian.radius)
+        self.network, self.context = _whole(network), context
+        self.n_vertices, self.n_channels = context.n_vertices, context.n_channels
+        reach = context.radius
+        self.radius = None if reach is None else max(network.radius, network.context_radius + reach)
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Return a x + s (s^2 q + s c (D_G^2 - v) + v F(x, D_G, q))."""
+        """Return a x + s (s^2 q + s c (D_G^2 - v) + v F(x, D_G, q)), or with q in the place of s^2 q."""
         return self.precondition(x, t).denoise(self.network, x, t)
 
     def precondition(self, x: Tensor, t: float | Tensor) -> Preconditioning:
-        """Return context D_G and q, skip s^2 q + s c (D_G^2 - v), c_out v; arguments as in `Score.denoise`."""
+        """Return context D_G and q, skip (q or s^2 q) + s c (D_G^2 - v), c_out v; arguments as in `Score.denoise`."""
+        return self.precondition_given(x, t, *self.context.denoise_with_variance(x, t))
+
+    def precondition_given(self, x: Tensor, t: float | Tensor, denoised: Tensor, variance: Tensor) -> Preconditioning:
+        """Return the preconditioning given D_G and its variance v: a local function of the state and D_G."""
         a, s, log_sigma = scales(x, t)
-        denoised, variance = self.gaussian.denoise_with_variance(x, t)
         q = torch.where(s > 0, (denoised - a * x) / torch.where(s > 0, s, 1.0), 0.0)
         coefficient = (hats(log_sigma) @ self.quadratic.to(log_sigma)).to(x)[:, None]
-        skip = s**2 * q + s * coefficient * (denoised**2 - variance)
+        skip = (q if self.full_start else s**2 * q) + s * coefficient * (denoised**2 - variance)
         return Preconditioning(torch.cat([denoised, q], dim=2), skip, variance)
 
     @property
@@ -164,8 +179,9 @@ class HybridScore(Score):
         return super().numbers_per_sample + self.network.numbers_per_sample
 
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> HybridScore:
-        """Return the network and the Gaussian on a larger lattice."""
-        return HybridScore(self.network.extended(graph, onto), self.gaussian.extended(graph, onto), self.quadratic)
+        """Return the network and the context on a larger lattice."""
+        network, context = self.network.extended(graph, onto), self.context.extended(graph, onto)
+        return HybridScore(network, context, self.quadratic, full_start=self.full_start)
 
 
 def hats(log_sigma: Float[Tensor, " sample"]) -> Float[Tensor, "sample knot"]:

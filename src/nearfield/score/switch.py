@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
-from nearfield.process import noise_to_signal
+from nearfield.process import noise_to_signal, time_of
 from nearfield.score.base import Score
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import GaussianField
@@ -70,6 +70,18 @@ class SwitchedScore(Score):
     def uses_hybrid(self, t: float) -> bool:
         """Whether the hybrid is selected at an OU time above 0."""
         return self.choice[bisect.bisect_left(self._border, math.log(noise_to_signal(t)))][1]
+
+    def experts(self, low: float, high: float) -> list[tuple[float, float, Score]]:
+        """Return the scores in use between two logs of the noise-to-signal ratio, each with its own two."""
+        inner = [
+            border
+            for border, (one, other) in zip(self._border, itertools.pairwise(self.choice), strict=True)
+            if one[1] != other[1] and low < border < high
+        ]
+        ends = [low, *inner, high]
+        middles = [(start + end) / 2 for start, end in itertools.pairwise(ends)]
+        chosen = [self.hybrid if self.uses_hybrid(time_of(math.exp(middle))) else self.field for middle in middles]
+        return list(zip(ends[:-1], ends[1:], chosen, strict=True))
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Denoise each sample by the score selected at its time."""

@@ -10,19 +10,24 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from nearfield.transform.quantile import Quantile
-from nearfield.transform.value import Identity, Logarithm, SquareRoot, Values, ValueTransform, like, namespace
+from nearfield.samples import FEWEST_TO_CHOOSE, Samples
+from nearfield.transform.choice import FITS, choose
+from nearfield.transform.latent import with_latents
+from nearfield.transform.point_mass import PointMass
+from nearfield.transform.rounding import Rounded, spread, step_of
+from nearfield.transform.value import Identity, Values, ValueTransform, like, namespace, subject
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
     from numpy import ndarray
 
 __all__ = ["Marginal", "MarginalChoice", "MarginalName", "check_choice"]
 
-MarginalName = Literal["standardize", "none", "log", "sqrt", "quantile"]
+MarginalName = Literal["auto", "standardize", "none", "log", "sqrt", "yeo-johnson", "quantile"]
 MarginalChoice: TypeAlias = MarginalName | Mapping[str | int, MarginalName]
 """A name for all variables, or names by variable (by channel number in arrays, 0 or "0"), "standardize" for others."""
 
+_FOLDS = 5
 _BLOCK = 1 << 16  # values mapped at once
 
 
@@ -41,6 +46,8 @@ class Marginal(ValueTransform):
         One for each channel; none at all leave the values as they are.
     variables : sequence of str
         Names of the channels, for messages; empty where there are none.
+    reason : str
+        What was chosen or found in the data, and why, in sentences.
 
     Raises
     ------
@@ -57,7 +64,7 @@ class Marginal(ValueTransform):
     [-2.0794]
     """
 
-    settings = ("variables",)
+    settings = ("variables", "reason")
     center: Tensor
     scale: Tensor
 
@@ -67,6 +74,7 @@ class Marginal(ValueTransform):
         scale: Float[ndarray | Tensor, "vertex channel"],
         transforms: Sequence[ValueTransform] = (),
         variables: Sequence[str] = (),
+        reason: str = "",
     ) -> None:
         super().__init__()
         center, scale = (torch.tensor(np.asarray(a, dtype=np.float64)) for a in (center, scale))
@@ -84,7 +92,7 @@ class Marginal(ValueTransform):
         self.register_buffer("scale", scale)
         each = tuple(transforms) or tuple(Identity() for _ in range(center.shape[1]))
         self.transforms = nn.ModuleList(each)
-        self.variables = tuple(variables) or ("",) * len(each)
+        self.variables, self.reason = tuple(variables) or ("",) * len(each), reason
         self.domain = constraints.stack([transform.domain for transform in each], dim=-1)
         self.uniform = all(transform.uniform for transform in each)
         names = [transform.name for transform in each]
@@ -93,9 +101,31 @@ class Marginal(ValueTransform):
 
     @classmethod
     def fit(
-        cls, x: Float[ndarray, "sample vertex channel"], choice: MarginalChoice, variables: Sequence[str | None]
+        cls,
+        x: Float[ndarray, "sample vertex channel"],
+        choice: MarginalChoice,
+        variables: Sequence[str | None],
+        *,
+        folds: Sequence[Int[ndarray, " _"]] = (),
+        ordered: bool = False,
+        seed: int = 0,
     ) -> Marginal:
-        """Fit the transforms of a choice to finite data; location and scale are left 0 and 1, for `rescaled`.
+        """Fit the transforms of a choice to data; location and scale are left 0 and 1, for `rescaled`.
+
+        Parameters
+        ----------
+        x : ndarray, shape (sample, vertex, channel)
+            Finite, or NaN where values are missing.
+        choice : str or mapping
+            As in `nearfield.LocalizedDiffusion`; ``"auto"`` chooses by held-out density.
+        variables : sequence of str or None
+            Names of the channels.
+        folds : sequence of ndarray, optional
+            Numbers of the samples of each fold, for ``"auto"``; by default five blocks.
+        ordered : bool
+            Whether the samples are in order of time.
+        seed : int
+            Of the values that rounded data are spread to.
 
         Raises
         ------
@@ -109,19 +139,90 @@ class Marginal(ValueTransform):
         'rain: sqrt, sst: standardize'
         """
         labels = [v or (f"channel {k}" if len(variables) > 1 else "") for k, v in enumerate(variables)]
+        parts = folds or np.array_split(np.arange(len(x)), max(1, min(5, len(x) // 2)))
         transforms: list[ValueTransform] = []
+        reasons = []
         for k, name in enumerate(_names(choice, variables)):
-            if name == "standardize" or name == "none":
-                transforms.append(Identity(name))
-            elif name == "log":
-                transforms.append(Logarithm())
-            else:
-                transforms.append((SquareRoot if name == "sqrt" else Quantile).fit(x[..., k], labels[k]))
-        return cls(np.zeros(x.shape[1:]), np.ones(x.shape[1:]), transforms, labels)
+            values, label = x[..., k], labels[k]
+            step = None if name == "none" else step_of(values)
+            if step is not None:
+                reasons.append(
+                    f"{subject(label).capitalize()} are rounded to steps of {step:.4g}: values are spread over these "
+                    "before the fit, and draws are rounded again."
+                )
+                values = spread(values, step, seed)
+            if name == "auto":
+                name, reason = choose(values, label, parts, ordered)
+                reasons.append(reason)
+            transform = FITS[name](values, label)
+            transforms.append(transform if step is None else Rounded(transform, step, float(np.nanmin(x[..., k]))))
+        return cls(np.zeros(x.shape[1:]), np.ones(x.shape[1:]), transforms, labels, " ".join(reasons))
+
+    @classmethod
+    def of(cls, samples: Samples, choice: MarginalChoice, variables: Sequence[str | None], seed: int = 0) -> Marginal:
+        """Fit to samples, missing values left out; ``"auto"`` takes their folds."""
+        folds = samples.folds(_FOLDS, seed % 2**32) if len(samples) >= FEWEST_TO_CHOOSE else ()
+        return cls.fit(samples.values, choice, variables, folds=folds, ordered=samples.ordered, seed=seed)
 
     def rescaled(self, center: Float[ndarray, "vertex channel"], scale: Float[ndarray, "vertex channel"]) -> Marginal:
         """Return the same transforms with this location and scale, of other vertices if they are `uniform`."""
-        return Marginal(center, scale, self._each, self.variables)
+        return Marginal(center, scale, self._each, self.variables, self.reason)
+
+    def latent(self, samples: Samples, seed: int = 0) -> Samples:
+        """Return transformed samples to fit a law to: rounded values spread over their steps, latents at a bound drawn.
+
+        Latent values of data at a bound with a mass are drawn given those of adjacent vertices
+        (`nearfield.transform.latent`); everything else is the transform.
+        """
+        x = samples.values
+        if any(isinstance(transform, Rounded) for transform in self._each):
+            x = x.copy()
+        for k, transform in enumerate(self._each):
+            if isinstance(transform, Rounded):
+                x[..., k] = spread(x[..., k], transform.step, seed)
+        z = self(x)
+        if self.has_masses:
+            z = with_latents(z, self.censored(x), self.censored(x, upper=True), samples.graph, seed)
+        return samples.with_values(z, standard=self.standard)
+
+    @property
+    def has_masses(self) -> bool:
+        """Whether values at a bound have a probability."""
+        return any(isinstance(_unrounded(transform), PointMass) for transform in self._each)
+
+    def censored(self, x: Values, *, upper: bool = False) -> Values:
+        """Tell which values stand for a latent one beyond a threshold, and which threshold, in standardised units.
+
+        Parameters
+        ----------
+        x : Tensor or ndarray, shape (..., vertex, channel)
+            Data, in their units.
+        upper : bool
+            Values at an upper bound, whose latent value is above the threshold, rather than those at a lower one, whose
+            latent value is below it.
+
+        Returns
+        -------
+        Tensor or ndarray, shape (..., vertex, channel)
+            Thresholds; NaN where the value is no bound with a mass.
+
+        Examples
+        --------
+        >>> x = np.maximum(np.random.default_rng(0).normal(size=(200, 4, 1)), 0.0)
+        >>> marginal = Marginal.fit(x, "quantile", [None])
+        >>> marginal.censored(np.array([[[0.0], [1.0], [0.0], [2.0]]])).round(1).ravel().tolist()
+        [0.0, nan, 0.0, nan]
+        """
+        xp = namespace(x)
+        parts = []
+        for k, transform in enumerate(self._each):
+            each, values = _unrounded(transform), x[..., k]
+            if isinstance(each, PointMass):
+                parts.append(each.censored(values, upper=upper))
+            else:
+                parts.append(xp.full_like(values, float("nan")))
+        threshold: Values = (xp.stack(parts, -1) - like(x, self.center)) / like(x, self.scale)
+        return threshold
 
     @property
     def standard(self) -> tuple[bool, ...]:
@@ -161,6 +262,11 @@ class Marginal(ValueTransform):
         mapped = [function(samples[part].to(torch.float64)).to(x.dtype) for part in parts]
         joined: Values = torch.concatenate(mapped).reshape(x.shape)
         return joined
+
+
+def _unrounded(transform: ValueTransform) -> ValueTransform:
+    """Return the transform of values that are not rounded."""
+    return transform.inner if isinstance(transform, Rounded) else transform
 
 
 def check_choice(choice: MarginalChoice) -> None:

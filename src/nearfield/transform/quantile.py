@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -13,13 +13,15 @@ from sklearn.preprocessing import QuantileTransformer
 from torch import Tensor
 from torch.distributions import constraints
 
+from nearfield.transform.location import Location
+from nearfield.transform.tail import HEAVIEST, with_tail
 from nearfield.transform.value import TIES_WARNED, Values, ValueTransform, Zeros, like, namespace, subject
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
     from numpy import ndarray
 
-__all__ = ["TIES_REFUSED", "Quantile"]
+__all__ = ["TIES_REFUSED", "Quantile", "upper_bound"]
 
 TIES_REFUSED = 0.25
 """One value that is more than this share of a variable is refused: its ranks say nothing."""
@@ -29,13 +31,10 @@ _MOST = 200_000  # values that quantiles are estimated from, drawn by a fixed se
 _COARSEST = 1000  # probabilities that scikit-learn is asked for, where there are as many values
 _BEYOND = 10  # values left beyond the outermost knot; 1 to 100 differ by less than .001 nats
 _STEP = 0.25  # between knots, in standard deviations; .1 to .5 differ by less than .001 nats
-_CHORD = 1.0  # standard deviations that the slope of a tail is taken over; .5 is worse by .003 nats for 50 samples
-_FARTHEST = 8.0  # standard deviations that a curved tail is tabulated to
-_CURVATURES = np.linspace(0.0, 0.5, 101)  # of a tail; at 1/2 the variance is infinite
-_CURVATURE_ERROR = 1.7  # standard error of a curvature times the root of the number of values: correlated normal values
+_CHORD = 1.0  # standard deviations that the slope beyond all knots is taken over
 _FEWEST_BOUNDED = 1000  # values from which on a bound can be told from a tail
-_CROWDED = 1.05  # see _bounded_above; in 150 trials normal values of correlated vertices had no less than 1.3
-_ALIKE = 5.0  # see _location_and_scale
+_HIGH = 0.95  # of the values, from which the highest count
+_CROWDED = 1.05  # see _crowded; in 150 trials normal values of correlated vertices had no less than 1.3
 
 
 @final
@@ -43,16 +42,17 @@ class Quantile(ValueTransform):
     r"""Quantiles of the data to quantiles of the normal law, by straight lines between knots and beyond them.
 
     scikit-learn's QuantileTransformer estimates the quantiles, one map for all vertices. It clips whatever lies beyond
-    the data; here the map goes on in a straight line with the slope of the outermost standard deviation, from where ten
-    values are left. Signed data whose tails are longer than normal ones by more than a standard error go on along
-    :math:`x = a + b\, y e^{h y^2 / 2}`, with the curvature :math:`h \ge 0` of the outer knots (Tukey's h-distribution;
-    Hoaglin, 1985). The map is continuous and strictly increasing, and is inverted by the same lines. Equal values have
-    one image, in the middle of those that they span. Where values crowd before the largest (for signed data, the
-    smallest) that is a bound, and values generated beyond it are put on it.
+    the data; here the map follows a generalised Pareto law beyond the 95th percentile and below the 5th
+    (`nearfield.transform.tail`), and a straight line beyond that: from 8 standard deviations on, or where the law has
+    an end, from ten times the record. The map is continuous and strictly increasing, and is inverted by the same lines.
+    Equal values have one image, in the middle of those that they span. Where values crowd before the largest (for
+    signed data, the smallest) that is a bound: the map keeps its knots up to where ten values are left, and values
+    generated beyond the bound are put on it.
 
-    Where vertices differ in location or scale by more than sampling error, each is standardised by its own before. Data
-    that are never negative are mapped through their logarithm, so that generated values are positive: there the tails
-    are straight in the logarithm.
+    Where vertices differ in location or scale by more than sampling error, each is standardised by its own before. The
+    knots are those of values standardised by the *others* of their vertex: a value that helped to make its own location
+    and scale lies closer to it than fresh ones do. Data that are never negative are mapped through their logarithm, so
+    that generated values are positive; the excesses above the 95th percentile are then those of the values themselves.
 
     Parameters
     ----------
@@ -103,26 +103,30 @@ class Quantile(ValueTransform):
 
     @classmethod
     def fit(cls, x: Float[ndarray, "sample vertex"], variable: str = "") -> Quantile:
-        """Fit the map to data; refuse fewer than 20 values, and one that is more than ``TIES_REFUSED`` of them."""
+        """Fit to observed data; refuse fewer than 20 values, and one that is more than ``TIES_REFUSED`` of them."""
         zeros = Zeros.fit(x, variable)
-        signed = x.min() < -zeros.noise
-        rng = np.random.default_rng(0)
-        chosen = np.arange(x.size) if x.size <= _MOST else rng.choice(x.size, _MOST, replace=False)
+        signed = np.nanmin(x) < -zeros.noise
+        observed = np.flatnonzero(np.isfinite(x))
+        chosen = observed
+        if len(observed) > _MOST:
+            chosen = observed[np.random.default_rng(0).choice(len(observed), _MOST, replace=False)]
         flat = x.ravel()[chosen]
         _judge_ties(flat if signed else np.where(flat <= zeros.noise, 0.0, flat), variable)
         y = x if signed else np.log(np.where(x <= zeros.noise, zeros.zero, x))
-        center, scale = _location_and_scale(y, chosen)
-        vertex = chosen % x.shape[1] if len(center) > 1 else 0
-        values, normals = _knots((y.ravel()[chosen] - center[vertex]) / scale[vertex])
-        if signed:  # in the logarithm a curved tail would have no moments
-            error = _CURVATURE_ERROR / math.sqrt(len(chosen))
-            high, low = _tail(values, normals, error), _tail(-values[::-1], -normals[::-1], error)
-            values, normals = (
-                np.concatenate([-b[::-1], k, a]) for a, b, k in zip(high, low, (values, normals), strict=True)
-            )
-        lower = float(x.min()) if signed and _bounded_above(-flat) else None
-        upper = float(x.max()) if _bounded_above(flat) else None
-        return cls(values, normals, center, scale, None if signed else zeros, lower, upper)
+        location = Location.fit(y)
+        standardized = location.left_out(y).ravel()[chosen]
+        values, normals = _knots(standardized)
+        upper, below = upper_bound(x), upper_bound(-x) if signed else None
+        lower = None if below is None else -below
+        if upper is None:
+            unit, inverse = (_same, _same) if signed else _exponential(float(location.scale.mean()))
+            values, normals = with_tail(values, normals, standardized, unit, inverse)
+        if lower is None:
+            # near a bound 0 the law is a power at most, which is a shape 0 in the logarithm
+            heaviest = HEAVIEST if signed else 0.0
+            low = with_tail(-values[::-1], -normals[::-1], -standardized, _same, _same, heaviest)
+            values, normals = (-part[::-1] for part in low)
+        return cls(values, normals, location.center, location.scale, None if signed else zeros, lower, upper)
 
     @property
     def _slopes(self) -> Float[Tensor, " line"]:
@@ -168,15 +172,30 @@ def _lines(knots: Any, at: Values) -> tuple[Any, Any]:
     return line, xp.clip(line - 1, 0, None)
 
 
-def _bounded_above(values: Float[ndarray, " value"]) -> bool:
-    """Whether values crowd before the largest, as they do before a bound.
+def upper_bound(x: Float[ndarray, "sample vertex"]) -> float | None:
+    """Largest value, if values crowd before it as they do before a bound.
 
-    Of the highest twentieth, the way from its least to its largest, over that to its least from the highest fifth. It
-    is 1/3 for a uniform law, 1 where the density falls to 0 in a line, and above 2 for normal and heavier tails.
+    They do so in all data together and at the vertices that reach it, as far as these are alike: vertices of different
+    levels crowd together at the highest level, which is no bound.
+    """
+    values = x[np.isfinite(x)]
+    if not _crowded(values):
+        return None
+    high = (x >= np.quantile(values, _HIGH)).sum(axis=0) / np.maximum(np.isfinite(x).sum(axis=0), 1)
+    reaching = x[:, high > 0.5 * (1 - _HIGH)]
+    standardized = Location.fit(reaching).left_out(reaching)
+    return float(values.max()) if _crowded(standardized[np.isfinite(standardized)]) else None
+
+
+def _crowded(values: Float[ndarray, " value"]) -> bool:
+    """Whether the highest twentieth of a thousand values at least is narrow.
+
+    Its width over that of the values between the highest twentieth and fifth is 1/3 for a uniform law, 1 where the
+    density falls to 0 in a line, and above 2 for normal and heavier tails.
     """
     if len(values) < _FEWEST_BOUNDED:
         return False
-    largest, near, far = np.quantile(values, (1.0, 0.95, 0.8))
+    largest, near, far = np.quantile(values, (1.0, _HIGH, 0.8))
     return bool(largest - near <= _CROWDED * (near - far))
 
 
@@ -203,53 +222,13 @@ def _judge_ties(values: Float[ndarray, " value"], variable: str) -> None:
         )
 
 
-def _location_and_scale(
-    y: Float[ndarray, "sample vertex"], chosen: Int[ndarray, " value"]
-) -> tuple[Float[ndarray, " #vertex"], Float[ndarray, " #vertex"]]:
-    """Location and scale: one for all where the vertices are alike in it, as a variance ratio tells, else their own.
-
-    Each vertex's own costs about 1 / n_samples nats per dimension for either where the vertices are alike, and its
-    error widens the tails of what is drawn; one for all costs half of what the ratio exceeds 1 by, over n_samples. With
-    a ratio of five held-out losses are lowest (Cox-Ingersoll-Ross paths, 50 and 200 samples). Samples that follow each
-    other in time count as independent, so that their vertices are told apart sooner.
-    """
-    own, spread = y.mean(axis=0), y.var(axis=0)
-    spread = np.maximum(spread, 1e-12 * spread.mean())
-    flat, vertex = y.ravel()[chosen], chosen % y.shape[1]
-    kurtosis = np.mean(((flat - own[vertex]) ** 2 / spread[vertex]) ** 2)
-    location_ratio = own.var() / (spread.mean() / len(y))
-    scale_ratio = np.log(spread).var() / (max(kurtosis - 1, 0.1) / len(y))  # two values have a kurtosis of 1
-    center = own if location_ratio > _ALIKE else np.full_like(own, own.mean())
-    square = spread + (own - center) ** 2
-    scale = np.sqrt(square if scale_ratio > _ALIKE else np.full_like(square, square.mean()))
-    if max(location_ratio, scale_ratio) <= _ALIKE:
-        return center[:1], scale[:1]  # of any number of vertices
-    return center, scale
+def _same(y: Any) -> Any:
+    return y
 
 
-def _tail(
-    values: Float[ndarray, " knot"], normals: Float[ndarray, " knot"], error: float
-) -> tuple[Float[ndarray, " further"], Float[ndarray, " further"]]:
-    """Further knots above the highest, where the curvature h of the outer ones is above its standard error.
-
-    The slope of ``y exp(h y^2 / 2)`` is ``(1 + h y^2) exp(h y^2 / 2)``: h is that of least squares of its logarithm.
-    """
-    outer = normals >= 0.5
-    slope = np.log(np.diff(values[outer]) / np.diff(normals[outer]))
-    if len(slope) < 3:
-        return values[:0], normals[:0]
-    middle = (normals[outer][1:] + normals[outer][:-1]) / 2
-    weight = np.sqrt(ndtr(-middle)) / np.sqrt(ndtr(-middle)).sum()
-    square = _CURVATURES[:, None] * middle**2
-    excess = slope - square / 2 - np.log1p(square)
-    excess -= (excess @ weight)[:, None]
-    curvature = max(0.0, _CURVATURES[np.argmin(excess**2 @ weight)] - error)
-    if curvature == 0.0:
-        return values[:0], normals[:0]
-    further = np.arange(normals[-1] + _STEP, _FARTHEST, _STEP)
-    inner = min(len(normals) - 2, int(np.searchsorted(normals, normals[-1] - _CHORD)))
-    last, first, *beyond = (y * np.exp(curvature * y**2 / 2) for y in (normals[-1], normals[inner], *further))
-    return values[-1] + (values[-1] - values[inner]) / (last - first) * (np.array(beyond) - last), further
+def _exponential(scale: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """From standardised logarithms to values over their typical size, and back."""
+    return lambda y: np.exp(scale * y), lambda w: np.log(w) / scale
 
 
 def _knots(y: Float[ndarray, " value"]) -> tuple[Float[ndarray, " knot"], Float[ndarray, " knot"]]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 __all__ = [
+    "NOISE",
     "TIES_WARNED",
     "Identity",
     "Logarithm",
@@ -47,7 +48,10 @@ _TAU = 0.2
 log-density for Cox-Ingersoll-Ross paths, and for Gamma (shape 4) and Rayleigh laws it is within .005 nats per dimension
 of the best."""
 
-_NOISE = 1e-3
+_OUTLYING = 1e-3
+"""Share of the first percentile of the positive values, below which the smallest is not typical of small ones."""
+
+NOISE = 1e-3
 """Share of the median positive value by which a positive law may be negative."""
 
 Values = TypeVar("Values", Tensor, np.ndarray)
@@ -186,8 +190,8 @@ class Zeros(Module):
     def fit(cls, x: Float[ndarray, "sample vertex"], variable: str = "") -> Zeros:
         """Fit to data and warn of noise; data that are negative by more than the tolerance have none."""
         positive = x[x > 0]
-        tolerance = _NOISE * float(np.median(positive)) if positive.size else 0.0
-        noise = max(0.0, -float(x.min()))
+        tolerance = NOISE * float(np.median(positive)) if positive.size else 0.0
+        noise = max(0.0, -float(np.nanmin(x)))
         if not 0.0 < noise <= tolerance:
             noise = 0.0
         else:
@@ -197,7 +201,11 @@ class Zeros(Module):
                 f"never negative, and for zeros like all up to {noise:.3g}; add a constant if the sign is meant",
                 stacklevel=3,
             )
-        return cls(0.5 * float(x.min(initial=np.inf, where=x > noise)), noise, tolerance)
+        above = x[x > noise]
+        if not above.size:
+            return cls(np.inf, noise, tolerance)
+        # one value far below all others does not say how small the unrecorded are
+        return cls(0.5 * max(float(above.min()), _OUTLYING * float(np.quantile(above, 0.01))), noise, tolerance)
 
     def forward(self, x: Values) -> Values:
         """Replace zeros and noise."""
@@ -245,15 +253,15 @@ class SquareRoot(ValueTransform):
     def fit(cls, x: Float[ndarray, "sample vertex"], variable: str = "") -> SquareRoot:
         """Fit to data, and warn if more than ``TIES_WARNED`` of them are zero."""
         zeros = Zeros.fit(x, variable)
-        share = np.count_nonzero(np.abs(x) <= zeros.noise) / x.size
+        share = np.count_nonzero(np.abs(x) <= zeros.noise) / np.count_nonzero(np.isfinite(x))
         if share > TIES_WARNED:
             warnings.warn(
                 f"{share:.0%} of the values of {subject(variable)} are zero: marginal='sqrt' takes them as "
-                f"{zeros.zero:g}, half the smallest positive one, and generates positive values only. Model where it "
-                "is zero apart.",
+                f"{zeros.zero:g}, half the smallest positive one, and generates positive values only. Take 'quantile' "
+                "or 'auto', which draw zeros as often.",
                 stacklevel=2,
             )
-        return cls(_TAU * float(np.sqrt(np.maximum(x, 0.0)).mean()), zeros)
+        return cls(_TAU * float(np.nanmean(np.sqrt(np.maximum(x, 0.0)))), zeros)
 
     def _call(self, x: Values) -> Values:
         xp = namespace(x)
