@@ -91,6 +91,7 @@ def test_a_model_file_repeats_the_model_and_a_refusal_is_no_match():
     assert short(old, Result({"refused": "why"}, {})) == ["refused"]
 
 
+@pytest.mark.slow
 def test_a_worker_agrees_with_this_process(monkeypatch, capsys):
     name = "latlon-gaussian"
     apart = behaviour.measured([name], behaviour.HERE / "src")

@@ -346,6 +346,7 @@ def test_wrong_usage_is_2(here, command):
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_the_old_file(files, here):
     out = "new.nc"
     (here / out).write_text("old")

@@ -69,6 +69,7 @@ def test_without_shrinkage_the_block_means_have_the_covariance_of_the_samples():
     np.testing.assert_allclose(mean @ law.covariance() @ mean.T, z.T @ z / 200, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_slow_wave_that_local_laws_lose_is_repaired():
     """The variance along the wave: without the correction the local field has .1 of it (seen by planting None)."""
     x = waves(200, 0.3, 3)

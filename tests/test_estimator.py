@@ -162,6 +162,7 @@ def test_fit_is_a_function_of_data_and_seed():
     assert nf.select_radius(x, random_state=0).choice == first.fit_report_.selection.choice
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:draws from the field:UserWarning")
 def test_a_report_tells_fitted_from_held_out_data(tmp_path):
     field = maps(40)
@@ -335,6 +336,7 @@ def test_means_that_differ_over_the_map_are_kept():
     np.testing.assert_allclose(pooled, alike.mean(), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*conditional variances were raised:UserWarning")
 def test_settings_whose_draws_have_the_wrong_variance_are_passed_over():
     """In very smooth fields the lowest conditional loss belongs to fields whose draws explode along the order."""
@@ -422,6 +424,7 @@ def test_a_record_without_a_time_dimension_is_warned_of():
     nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(rng.permutation(rows))  # a warning would be an error
 
 
+@pytest.mark.slow
 def test_the_report_of_a_network_names_its_own_pooling_and_whose_loss_it_shows(tmp_path):
     x = chain()
     for parameters in ({"pooling": 1.0, "radius": 2}, {"pooling": "auto"}):

@@ -21,6 +21,7 @@ with multiprocessing.get_context("fork").Pool(1) as pool:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
 def test_a_forked_worker_fits_after_its_parent():
     """In a process of its own, since a worker that hangs would take the tests with it."""

@@ -154,6 +154,7 @@ def drawn_from(told):
     return gravel.cut_patches(kept), kept, levels, gravel.Level(**told["mean"] | {"sigma": float("nan")})
 
 
+@pytest.mark.slow
 def test_the_seed_decides(tmp_path, small, monkeypatch):
     """Training and losses again, bit for bit; another seed, other numbers."""
     monkeypatch.setattr(gravel, "draw", lambda *_: Figure())

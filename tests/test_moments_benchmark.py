@@ -44,6 +44,7 @@ def test_roughness_and_modes_of_the_samples_own_law_are_the_samples():
     np.testing.assert_allclose(modes(3 * own, own), 3)
 
 
+@pytest.mark.slow
 def test_a_row_from_another_process_is_that_of_this_one(monkeypatch, capsys):
     apart = moments.measured("chain-100", 1, None)
     here = {figure.name: figure for figure in moments.ROWS["chain-100"](1)}

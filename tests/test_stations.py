@@ -232,6 +232,7 @@ def test_the_field_does_not_hang_on_the_numbers_of_the_vertices_or_on_the_date_l
     np.testing.assert_allclose(found, expected[np.ix_(shuffle, shuffle)], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_samples", "most"), [(50, 0.004), (400, 0.001)])
 def test_the_generated_law_of_stations(n_samples, most):
     """Exponential truth of length .3 on 200 points: .0727 and .0193 with windows of hops, pooled by rank."""
@@ -241,6 +242,7 @@ def test_the_generated_law_of_stations(n_samples, most):
     assert divergence(model.fit(draw(truth, n_samples)), truth) <= most
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:draws differ from:UserWarning")
 def test_a_law_that_is_not_isotropic_is_not_forced_to_be():
     """Lengths .1 and 1 along the axes: .0355 with windows of hops, .245 with one isotropic law for all."""

@@ -262,6 +262,7 @@ def long_run(checkpoint, resume, progress=None, steps=80):
     return score, report
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(tmp_path):
     """Killed while it goes on after its 23rd step, in the middle of a pass over the data and between checks."""
     score, report = long_run(tmp_path / "whole", False)
