@@ -186,7 +186,7 @@ class Distribution(Module, abc.ABC):
         n_samples: int,
         *,
         seed: int,
-        stream: Stream = Stream.EXACT,  # noqa: ARG002
+        stream: Stream = Stream.EXACT,
         sampler: Sampler | None = None,
         device: torch.device | str = "auto",
         batch_size: int | None = None,
@@ -211,6 +211,8 @@ class Distribution(Module, abc.ABC):
         progress : callable, optional
             Called after each step of a sampler with the steps done and their number.
         """
+        if self.exact and sampler is None:
+            return self._exactly(n_samples, seed, stream)
         with torch.no_grad():
             drawn = (sampler or self.default_sampler()).sample(
                 self.score,
@@ -222,6 +224,10 @@ class Distribution(Module, abc.ABC):
                 progress=progress,
             )
         return drawn.cpu().numpy()
+
+    def _exactly(self, n_samples: int, seed: int, stream: Stream) -> Float[np.ndarray, "member vertex channel"]:
+        """Draw without a sampler; laws that are exact have it."""
+        raise NotImplementedError
 
     def default_sampler(self, steps: int = 50) -> Sampler:
         """Return the stochastic second-order solver, from noise that exceeds the data."""
@@ -289,23 +295,8 @@ class GaussianModel(Distribution):
         self.score, self.predictive = score, predictive
         self.band, self.largest_eigenvalue = float(band), float(largest_eigenvalue)
 
-    def sample(
-        self,
-        n_samples: int,
-        *,
-        seed: int,
-        stream: Stream = Stream.EXACT,
-        sampler: Sampler | None = None,
-        device: torch.device | str = "auto",
-        batch_size: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Float[np.ndarray, "member vertex channel"]:
-        """Draw exactly, or with a sampler; arguments as in `Distribution.sample`."""
-        if sampler is None:
-            return self.score.sample(n_samples, seed=seed, stream=stream)
-        return super().sample(
-            n_samples, seed=seed, sampler=sampler, device=device, batch_size=batch_size, progress=progress
-        )
+    def _exactly(self, n_samples: int, seed: int, stream: Stream) -> Float[np.ndarray, "member vertex channel"]:
+        return self.score.sample(n_samples, seed=seed, stream=stream)
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
         """Log-density in nats, of the predictive law where there is one; of partial samples, that of the field."""

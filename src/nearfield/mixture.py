@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, final
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 
 from nearfield.distribution import Conditional, DiffusionModel, Distribution, GaussianModel
 from nearfield.noise import Stream
-from nearfield.sampling.base import Sampler
 from nearfield.sampling.conditioning import DecoupledSampler
 from nearfield.score.evidence import Evidence
 from nearfield.score.field import GaussianField
@@ -42,7 +40,6 @@ class MixtureConditional(Conditional):
         sampler: DecoupledSampler | None = None,  # noqa: ARG002
         device: torch.device | str = "auto",  # noqa: ARG002
         batch_size: int | None = None,  # noqa: ARG002
-        progress: Callable[[int, int], None] | None = None,  # noqa: ARG002
     ) -> Float[np.ndarray, "member case entry"]:
         """Draw exactly."""
         fields = self._evidence.values.reshape(-1, *self._shape)
@@ -71,23 +68,8 @@ class MixtureModel(Distribution):
         super().__init__()
         self.score, self.field, self.largest_eigenvalue = score, field, float(largest_eigenvalue)
 
-    def sample(
-        self,
-        n_samples: int,
-        *,
-        seed: int,
-        stream: Stream = Stream.EXACT,
-        sampler: Sampler | None = None,
-        device: torch.device | str = "auto",
-        batch_size: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Float[np.ndarray, "member vertex channel"]:
-        """Draw exactly, or with a sampler; arguments as in `Distribution.sample`."""
-        if sampler is None:
-            return self.score.sample(n_samples, seed=seed, stream=stream)
-        return super().sample(
-            n_samples, seed=seed, sampler=sampler, device=device, batch_size=batch_size, progress=progress
-        )
+    def _exactly(self, n_samples: int, seed: int, stream: Stream) -> Float[np.ndarray, "member vertex channel"]:
+        return self.score.sample(n_samples, seed=seed, stream=stream)
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
         """Log-density in nats."""

@@ -252,7 +252,6 @@ class _Clamped(Conditional):
         sampler: DecoupledSampler | None = None,  # noqa: ARG002
         device: torch.device | str = "auto",  # noqa: ARG002
         batch_size: int | None = None,  # noqa: ARG002
-        progress: Callable[[int, int], None] | None = None,  # noqa: ARG002
     ) -> Float[np.ndarray, "member case entry"]:
         """Draw members given the values of each case, each by a chain of its own."""
         bridge, shape, members = self._bridge, self._bridge.data.shape[1:], range(n_samples)
