@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 import numpy as np
+import scipy.sparse as sp
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from nearfield.graph.dependency import DependencyGraph
     from nearfield.graph.lattice import Lattice
 
-__all__ = ["distant_coloring"]
+__all__ = ["distant_coloring", "greedy_coloring"]
 
 _MOST = 200
 """Most colours that a linear map is sought for."""
@@ -44,6 +45,18 @@ def distant_coloring(graph: DependencyGraph, distance: int) -> Int[np.ndarray, "
     return np.unique(color, return_inverse=True)[1].reshape(-1)
 
 
+def greedy_coloring(near: sp.csr_array | sp.coo_array) -> Int[np.ndarray, " vertex"]:
+    """Colour greedily, those with the most neighbours first, so that no entry off the diagonal joins one colour.
+
+    Examples
+    --------
+    >>> greedy_coloring(sp.csr_array(np.array([[0, 1, 1], [1, 0, 0], [1, 0, 0]]))).tolist()
+    [0, 1, 1]
+    """
+    color = nx.greedy_color(nx.from_scipy_sparse_array(near), strategy="largest_first")
+    return np.array([color[vertex] for vertex in range(near.shape[0])], dtype=np.int64)
+
+
 def _linear(lattice: Lattice, distance: int) -> Int[np.ndarray, " cell"] | None:
     """Colour the cells by a linear map, which goes around periodic axes; None if there is none of few colours."""
     shape = np.array(lattice.shape)
@@ -62,11 +75,8 @@ def _linear(lattice: Lattice, distance: int) -> Int[np.ndarray, " cell"] | None:
 
 
 def _greedy(graph: DependencyGraph, distance: int) -> Int[np.ndarray, " vertex"]:
-    """Colour greedily, those with the most vertices within `distance` first."""
+    """Colour greedily the graph of vertices within `distance`."""
     table = graph.neighborhood(distance)
     rows, columns = np.nonzero(table.present[:, 1:])
-    near = nx.Graph()
-    near.add_nodes_from(range(len(graph)))
-    near.add_edges_from(np.stack([rows, table.index[:, 1:][rows, columns]], axis=1).tolist())
-    color = nx.greedy_color(near, strategy="largest_first")
-    return np.array([color[vertex] for vertex in range(len(graph))])
+    others = table.index[:, 1:][rows, columns]
+    return greedy_coloring(sp.csr_array((np.ones(len(rows)), (rows, others)), shape=(len(graph), len(graph))))

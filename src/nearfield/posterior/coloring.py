@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import networkx as nx
 import numpy as np
+import scipy.sparse as sp
+
+from nearfield.graph import coloring
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -16,12 +18,10 @@ __all__ = ["greedy_coloring", "require_proper"]
 
 def greedy_coloring(blocks: Int[np.ndarray, " vertex"], members: Sequence[np.ndarray]) -> Int[np.ndarray, " block"]:
     """Colour the blocks greedily, those with the most conflicts first."""
-    conflicts = nx.Graph()
-    conflicts.add_nodes_from(range(int(blocks.max()) + 1))
-    for vertices in members:
-        conflicts.add_edges_from(pairs_of(blocks[vertices]).tolist())
-    color = nx.greedy_color(conflicts, strategy="largest_first")
-    return np.array([color[block] for block in range(len(color))])
+    n = int(blocks.max()) + 1
+    pairs = np.concatenate([np.zeros((0, 2), dtype=np.int64), *(pairs_of(blocks[vertices]) for vertices in members)])
+    one_way = sp.coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    return coloring.greedy_coloring(sp.csr_array(one_way + one_way.T))
 
 
 def pairs_of(members: Int[np.ndarray, "factor member"]) -> Int[np.ndarray, "pair 2"]:

@@ -20,13 +20,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
-import networkx as nx
 import numpy as np
 import torch
 from scipy.sparse import block_diag, coo_array, csr_array, eye_array
 
 from nearfield._checks import whole_number
 from nearfield.graph import DependencyGraph
+from nearfield.graph.coloring import greedy_coloring
 from nearfield.noise import Stream, normals, seed_of
 from nearfield.posterior.coloring import pairs_of
 from nearfield.posterior.density import Factors, LocalDensity, block_numbers
@@ -238,16 +238,13 @@ def _probes(density: LocalDensity) -> Iterator[tuple[np.ndarray, list[np.ndarray
     pairs = np.concatenate([pairs_of(labels[f.vertices]) for f in density.factors])
     touching = coo_array((np.ones(len(pairs), dtype=bool), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
     near = csr_array(touching + touching.T + eye_array(n, dtype=bool))
-    conflicts = nx.from_scipy_sparse_array(near @ near)
-    conflicts.remove_edges_from(list(nx.selfloop_edges(conflicts)))
-    color = nx.greedy_color(conflicts, strategy="largest_first")
     order = np.argsort(labels, kind="stable")
     edges = np.searchsorted(labels[order], np.arange(n + 1))
     reached = [
         np.concatenate([order[edges[k] : edges[k + 1]] for k in near.indices[near.indptr[j] : near.indptr[j + 1]]])
         for j in range(n)
     ]
-    colors = np.array([color[j] for j in range(n)])
+    colors = greedy_coloring(near @ near)
     for c in range(colors.max() + 1):
         together = np.flatnonzero(colors == c)
         yield together, [reached[j] for j in together]

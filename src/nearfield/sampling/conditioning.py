@@ -14,12 +14,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-import networkx as nx
 import numpy as np
 import scipy.sparse as sp
 import torch
 from scipy.special import log_ndtr, ndtr, ndtri_exp
 
+from nearfield.graph.coloring import greedy_coloring
 from nearfield.process import signal_scale, time_of
 from nearfield.sampling.base import BYTES, MEMORY, on_device
 from nearfield.score.evidence import Evidence, Sites
@@ -220,10 +220,9 @@ class _Gibbs:
             rows = correction.rows.toarray()
             factors = (rows[:, sites.entry].T @ correction.inner, rows)
             diagonal = diagonal + (factors[0] * rows[:, sites.entry].T).sum(axis=1)
-            color = {k: k for k in range(len(sites.entry))}
+            of_site = np.arange(len(sites.entry))
         else:
-            color = nx.greedy_color(nx.from_scipy_sparse_array(pairs), strategy="largest_first")
-        of_site = np.array([color[k] for k in range(len(sites.entry))])
+            of_site = greedy_coloring(pairs)
         groups = [np.flatnonzero(of_site == c) for c in range(int(of_site.max(initial=-1)) + 1)]
         return cls(evidence, sites, sp.csr_array(own), factors, diagonal, groups)
 

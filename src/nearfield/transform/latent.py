@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 import scipy.sparse as sp
 from scipy.special import ndtr, ndtri
 
 from nearfield.graph import DependencyGraph
+from nearfield.graph.coloring import greedy_coloring
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -38,8 +38,7 @@ def with_latents(
     seed: int,
 ) -> Float[ndarray, "sample vertex channel"]:
     """Draw the values that are ``below`` or ``above`` a threshold, each NaN elsewhere."""
-    color = nx.greedy_color(nx.from_scipy_sparse_array(graph.adjacency))
-    colors = np.array([color[vertex] for vertex in range(graph.n_vertices)])
+    colors = greedy_coloring(graph.adjacency)
     adjacent = sp.csr_array(graph.adjacency.astype(bool).astype(float))
     rng, filled = np.random.default_rng(seed), z.copy()
     for k in range(z.shape[2]):
