@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, NamedTuple, final
+from typing import TYPE_CHECKING, Literal, NamedTuple, final
 
 import numpy as np
 import torch
@@ -31,10 +31,14 @@ from nearfield.process import time_of
 from nearfield.samples import Samples
 from nearfield.score.base import Score
 from nearfield.score.ensemble import EnsembleScore
+from nearfield.score.field import GaussianField
 from nearfield.score.hybrid import CONTEXT_PER_CHANNEL, HybridScore, NetworkScore
 from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
 from nearfield.score.window import WindowNetwork
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 __all__ = [
     "NETWORK_RADIUS",
@@ -45,6 +49,7 @@ __all__ = [
     "choose_levels",
     "default_recipe",
     "fit_network",
+    "keep_levels",
     "make_network",
 ]
 
@@ -58,6 +63,8 @@ EMBEDDING = 8
 """Learned numbers of each vertex, where vertices do not share one law."""
 FEWEST = 20
 """Fewest samples of which some are held out for a network."""
+COMPARED = 256
+"""Most samples that two closed forms are compared on."""
 
 
 class TrainedNetwork(NamedTuple):
@@ -330,3 +337,42 @@ def choose_levels(samples: Samples, fit: NetworkFit, locality: Locality, seed: i
         selected = bool(better and difference.mean() > error)
         levels.append(LevelChoice(sigma, float(of_field.mean()), float(of_hybrid.mean()), error, selected))
     return tuple(levels)
+
+
+def keep_levels(
+    samples: Samples, fit: NetworkFit, locality: Locality, field: GaussianField, seed: int
+) -> tuple[LevelChoice, ...]:
+    """Compare as `choose_levels` does, but select the hybrid unless its loss is clearly the higher one.
+
+    That is by more than one standard error, on the held-out samples or by `_excess`.
+    """
+    levels = choose_levels(samples, fit, locality, seed)
+    excess, error = _excess(samples, fit.networks[0], field, seed)
+    return tuple(
+        level._replace(selected=bool(level.hybrid - level.gaussian <= level.error and excess[k] <= error[k]))
+        for k, level in enumerate(levels)
+    )
+
+
+def _excess(
+    samples: Samples, trained: TrainedNetwork, field: GaussianField, seed: int
+) -> tuple[Float[np.ndarray, " level"], Float[np.ndarray, " level"]]:
+    """Excess loss of a hybrid over the field, by way of what it is shown, with its standard error; nothing without.
+
+    Held-out samples are few. At strong noise a network adds little to its windows, and what these lose by their ends is
+    lost among the differences of samples. So the excess of the network over its windows is that of the held-out
+    samples, and the excess of the windows over the field that of the samples both were fitted to: windows by least
+    squares, so that chance is on their side.
+    """
+    if not isinstance(trained.score, HybridScore):
+        return np.zeros(len(SIGMAS)), np.zeros(len(SIGMAS))
+    shown, some = trained.score.context, trained.used[:: math.ceil(len(trained.used) / COMPARED)]
+    pairs = ((trained.score, shown, trained.unseen), (shown, field, some))
+    excess, variance, times = np.zeros(len(SIGMAS)), np.zeros(len(SIGMAS)), [time_of(sigma) for sigma in SIGMAS]
+    for k, (*scores, numbers) in enumerate(pairs):
+        part, noise = samples.take(numbers), (seed + k) % 2**64
+        losses_of = partial(held_out, seed=noise, stream=Stream.EVALUATION, present=part.present)
+        one, other = (losses_of(score, torch.from_numpy(part.values), times) for score in scores)
+        excess += (one - other).mean(axis=1)
+        variance += np.square([part.standard_error(level) for level in one - other])
+    return excess, np.sqrt(variance)

@@ -10,7 +10,7 @@ from typing import final
 from nearfield.distribution import DiffusionModel
 from nearfield.fitting.expectation import DRAWS
 from nearfield.fitting.moments import MomentWarning
-from nearfield.fitting.neural import choose_levels
+from nearfield.fitting.neural import keep_levels
 from nearfield.methods.base import FitOptions, Fitted, fixed
 from nearfield.methods.gaussian import choose, fit_chosen
 from nearfield.methods.network import NetworkMethod, fitted_network
@@ -30,9 +30,10 @@ class Hybrid(NetworkMethod):
     """Network with the denoiser of a Gaussian as context; parameters as in `NetworkMethod`.
 
     A radius is what the network reads, on lattices half by itself and half by the Gaussian. At noise levels where the
-    held-out loss of the Gaussian field is lower by more than one standard error, mostly the strongest, the score is the
-    field's. Smaller differences are left to the network: what it adds there, the skewness of draws depends on. Fields
-    of more than 20,000 variables, whose denoiser is dear, are not compared.
+    loss of the Gaussian field is lower by more than one standard error, mostly the strongest, the score is the field's:
+    on held-out samples, or by way of what the network is shown. Smaller differences are left to the network: what it
+    adds there, the skewness of draws depends on. Fields of more than 20,000 variables, whose denoiser is dear, are not
+    compared.
     """
 
     def _fit(self, samples: Samples, options: FitOptions) -> Fitted:
@@ -46,8 +47,7 @@ class Hybrid(NetworkMethod):
             found = fit_chosen(samples, chosen, options, DRAWS)
         start = time.perf_counter()
         trained = self.train(samples, "hybrid", chosen, options, found)
-        levels = choose_levels(trained.samples, trained.fit, found.locality, options.seed)
-        levels = tuple(level._replace(selected=level.hybrid - level.gaussian <= level.error) for level in levels)
+        levels = keep_levels(trained.samples, trained.fit, found.locality, found.field, options.seed)
         seconds = found.seconds | {"train": time.perf_counter() - start}
         fitted = replace(fitted_network(trained, chosen, found.field), levels=levels, seconds=seconds)
         others = [level.sigma for level in levels if not level.selected]
@@ -60,5 +60,5 @@ class Hybrid(NetworkMethod):
             fitted,
             law=DiffusionModel(score, trained.samples.largest_eigenvalue),
             reason=f"{fitted.reason} The Gaussian field is the score at {len(others)} of {len(levels)} noise levels, "
-            f"between {others[0]:.2g} and {others[-1]:.2g} times the signal, where its held-out loss is clearly lower.",
+            f"between {others[0]:.2g} and {others[-1]:.2g} times the signal, where its loss is clearly lower.",
         )

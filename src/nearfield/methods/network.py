@@ -17,7 +17,7 @@ from nearfield.fitting.elimination import predecessors
 from nearfield.fitting.expectation import DRAWS
 from nearfield.fitting.missing import MissingReport
 from nearfield.fitting.moments import MomentWarning
-from nearfield.fitting.neural import NETWORK_RADIUS, Design, NetworkFit, choose_levels, default_recipe, fit_network
+from nearfield.fitting.neural import NETWORK_RADIUS, Design, NetworkFit, default_recipe, fit_network, keep_levels
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.predictive import Moments
 from nearfield.fitting.recipe import Recipe
@@ -186,8 +186,8 @@ def _redrawn(y: Samples, fit: NetworkFit, found: FittedField, seed: int) -> Samp
     """Draw what is missing by a network, and by the field at the noise levels where that is clearly better."""
     score: Score = fit.score
     if isinstance(score, HybridScore):
-        levels = choose_levels(y, fit, found.locality, seed)
-        choice = tuple((time_of(each.sigma), each.hybrid - each.gaussian <= each.error) for each in levels)
+        levels = keep_levels(y, fit, found.locality, found.field, seed)
+        choice = tuple((time_of(each.sigma), each.selected) for each in levels)
         score = SwitchedScore(found.field, score, choice)
     return redrawn(y, score, found.field, seed)
 
