@@ -127,10 +127,13 @@ def test_the_score_given_a_field_is_that_of_the_conditional_law():
 
 
 def test_draws_have_the_joint_law():
-    """Covariance of means and details; each entry within 5 standard errors, a false alarm in 80,000 runs."""
+    """Covariance of means and details; each entry within 5 standard errors, a false alarm in 80,000 runs.
+
+    The sampler draws the means too: details must have noise of their own.
+    """
     law, coarse = law_of_pairs()
     n = 3000
-    drawn = law.haar.split(law.sample(n, seed=3)) / law.scale.numpy()
+    drawn = law.haar.split(law.sample(n, seed=3, sampler=law.default_sampler())) / law.scale.numpy()
     drawn = np.concatenate([drawn[..., 0], drawn[..., 1]], axis=1)
     c = coarse.score.covariance()
     wanted = np.block([[c, 0.6 * c], [0.6 * c, 0.36 * c + 0.25 * np.eye(3)]])
