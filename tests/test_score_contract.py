@@ -31,7 +31,7 @@ from nearfield.score.context import FieldContext
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import CoarseLaw, GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore
-from nearfield.score.hybrid import HybridScore, NetworkScore
+from nearfield.score.hybrid import ConditionalScore, HybridScore, NetworkScore
 from nearfield.score.local_mixture import LocalMixtureScore
 from nearfield.score.mixture_components import Components
 from nearfield.score.scale_mixture import ScaleMixtureField
@@ -124,6 +124,12 @@ def hybrid_of_mixture(x, graph) -> HybridScore:
     return HybridScore(stirred(kind(graph, 1, 2, n_context=4, width=16)), mixture(x, graph))
 
 
+def conditional(x, graph) -> ConditionalScore:
+    """Given one field for all states."""
+    kind = WindowNetwork if graph.lattice is None else StencilNetwork
+    return ConditionalScore(stirred(kind(graph, 2, 2, n_context=2, width=16)), x[:1])
+
+
 MAKERS = {
     "field": lambda x, graph: fit_field(Samples(x, graph), 9, Pooling(0.0))[2],
     "pooled field": lambda x, graph: fit_field(Samples(x, graph), 1, Pooling(0.7))[2],
@@ -139,6 +145,7 @@ MAKERS = {
     "network 2": lambda x, graph: NetworkScore(stirred(VertexNetworks(graph, 2, 2, widths=(16, 16)))),
     "paper 2": lambda x, graph: paper(graph, "noise"),
     "paper 2, score": lambda x, graph: paper(graph, "score"),
+    "given a field": conditional,
     "hybrid 0, 2": lambda x, graph: hybrid(x, graph, 0, 2),
     "hybrid 2, 1": lambda x, graph: hybrid(x, graph, 2, 1),
     "hybrid of a field": hybrid_of_field,
@@ -188,7 +195,14 @@ def test_every_score_class_is_held_to_the_contract():
         ScaleMixtureField,
         LocalMixtureScore,
     }
-    assert ours == closed | {NetworkScore, HybridScore, EnsembleScore, PaperScore, SwitchedScore}
+    assert ours == closed | {
+        NetworkScore,
+        ConditionalScore,
+        HybridScore,
+        EnsembleScore,
+        PaperScore,
+        SwitchedScore,
+    }
 
 
 def test_score_reads_its_neighbourhood_and_nothing_beyond(score, graph):
@@ -210,7 +224,8 @@ def test_denoised_state_tends_to_the_state(score, graph):
     x = state(graph)
     near, nearer = ((score.denoise(x, t) - x).abs().max() for t in (1e-7, 1e-9))
     learned = (
-        isinstance(score, NetworkScore | HybridScore | EnsembleScore) or getattr(score, "predicts", "score") == "noise"
+        isinstance(score, NetworkScore | ConditionalScore | HybridScore | EnsembleScore)
+        or getattr(score, "predicts", "score") == "noise"
     )
     assert nearer < (1e-3 if learned else 1e-5)
     rate = torch.tensor(10.0 if learned else 100.0, dtype=torch.float64)

@@ -24,7 +24,9 @@ _LOCATIONS = {
     "DenseBasis": "nearfield.score.eigenbasis",
     "DiffusionModel": "nearfield.distribution",
     "GaussianModel": "nearfield.distribution",
+    "CascadeModel": "nearfield.cascade",
     "CoarseLaw": "nearfield.score.field",
+    "ConditionalScore": "nearfield.score.hybrid",
     "EnsembleScore": "nearfield.score.ensemble",
     "FieldContext": "nearfield.score.context",
     "GaussianField": "nearfield.score.field",
@@ -76,6 +78,11 @@ class Module(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_load_state_dict_post_hook(_loaded)
+
+    @classmethod
+    def graph_of_parts(cls, graph: object) -> object:
+        """Graph of the networks in a module on this graph."""
+        return graph
 
     def derive(self) -> None:
         """Forget the cached properties, once other tensors are loaded."""
@@ -165,7 +172,8 @@ def _made(description: Any, tensors: Mapping[str, Tensor], graph: object) -> Any
         return {key: _made(part, part_of(tensors, key), graph) for key, part in description["of"].items()}
     kind = _kind(description["class"])
     names = _arguments(kind)
-    parts = {key: _made(part, part_of(tensors, key), graph) for key, part in description["parts"].items()}
+    within = kind.graph_of_parts(graph)
+    parts = {key: _made(part, part_of(tensors, key), within) for key, part in description["parts"].items()}
     arrays = {key: tensors[key] for key in names if key in tensors}
     return kind(**description["settings"], **parts, **arrays, **({"graph": graph} if "graph" in names else {}))
 

@@ -25,7 +25,7 @@ from nearfield._checks import keep_floats
 from nearfield.noise import Stream, normals
 from nearfield.process import noise_scale, signal_scale, time_of
 from nearfield.score.base import Score
-from nearfield.score.hybrid import CONTEXT_PER_CHANNEL, HybridScore, NetworkScore
+from nearfield.score.hybrid import CONTEXT_PER_CHANNEL, ConditionalScore, NetworkScore, Trainable
 from nearfield.score.network import Network
 from nearfield.score.preconditioning import scales
 from nearfield.score.window import WindowedNetwork
@@ -153,7 +153,7 @@ class DenoisingBatch:
     @torch.no_grad()
     def of_score(
         cls,
-        score: NetworkScore | HybridScore,
+        score: Trainable,
         clean: Float[Tensor, "sample vertex channel"],
         t: Float[Tensor, " sample"],
         noise: Float[Tensor, "sample vertex channel"],
@@ -161,7 +161,11 @@ class DenoisingBatch:
         r"""Noise a batch for the network of a score, with one field of noise for each sample.
 
         The target is :math:`F = (D - a x)/s` at :math:`D = x_0`, written as :math:`s x_0 - a \xi`, less the skip.
+        Of a `ConditionalScore`, the first channels are those of the given field, which has no noise.
         """
+        if isinstance(score, ConditionalScore):
+            given, clean = clean.split([score.n_given, score.n_channels], dim=2)
+            score, noise = score.at(given), noise[..., score.n_given :]
         a, s, log_sigma = scales(clean, t)
         x, target = a * clean + s * noise, s * clean - a * noise
         known = score.precondition(x, t)
@@ -315,7 +319,7 @@ class HeldOut:
 
     Parameters
     ----------
-    score : NetworkScore or HybridScore
+    score : NetworkScore, HybridScore or ConditionalScore
         Its preconditioning is what the network is trained for.
     clean, times, seed, batch_size, present
         As in `held_out`. Above `LARGEST_STORE` numbers nothing is kept.
@@ -323,7 +327,7 @@ class HeldOut:
 
     def __init__(
         self,
-        score: NetworkScore | HybridScore,
+        score: Trainable,
         clean: Float[Tensor, "sample vertex channel"],
         times: Sequence[float],
         *,

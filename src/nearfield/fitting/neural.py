@@ -32,7 +32,7 @@ from nearfield.samples import Samples
 from nearfield.score.base import Score
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import GaussianField
-from nearfield.score.hybrid import CONTEXT_PER_CHANNEL, HybridScore, NetworkScore
+from nearfield.score.hybrid import CONTEXT_PER_CHANNEL, ConditionalScore, HybridScore, NetworkScore
 from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
 from nearfield.score.window import WindowNetwork
@@ -48,6 +48,7 @@ __all__ = [
     "TrainedNetwork",
     "choose_levels",
     "default_recipe",
+    "fit_conditional",
     "fit_network",
     "keep_levels",
     "make_network",
@@ -291,6 +292,32 @@ def _fit_one(
             number=number,
         )
     return TrainedNetwork(score, training, used, unseen, context)
+
+
+def fit_conditional(
+    samples: Samples,
+    n_given: int,
+    radius: int,
+    recipe: Recipe,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, float], object] | None = None,
+    device: str | torch.device = "cpu",
+) -> tuple[ConditionalScore, TrainingReport]:
+    """Train a network of the last channels of standardised samples given the first ``n_given``, one law for all.
+
+    An image of the lattice may change the meaning of a channel, so that no images are trained on.
+    """
+    channels = samples.n_channels - n_given
+    network = make_network(
+        samples.graph, radius=radius, n_channels=channels, n_context=n_given, embedding=0, seed=recipe.seed
+    )
+    score, recipe = ConditionalScore(network), replace(recipe, symmetries=(), n_networks=1)
+    with placed(score, device):
+        training = train(
+            score, samples, recipe, checkpoint=checkpoint, resume=checkpoint is not None, progress=progress
+        )
+    return score, training
 
 
 def _counting(tell: Callable[[int, float], object] | None, before: int) -> Callable[[int, float], object] | None:

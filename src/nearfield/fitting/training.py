@@ -27,7 +27,7 @@ from nearfield.fitting.symmetry import Symmetry, chosen, drawn
 from nearfield.fitting.training_state import Check, TrainingState
 from nearfield.module import describe
 from nearfield.samples import Completions, Samples
-from nearfield.score.hybrid import HybridScore, NetworkScore
+from nearfield.score.hybrid import ConditionalScore, Trainable
 from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
 
@@ -74,7 +74,7 @@ class TrainingReport:
 
 @kept_memory()
 def train(
-    score: NetworkScore | HybridScore,
+    score: Trainable,
     samples: Samples,
     recipe: Recipe,
     *,
@@ -156,7 +156,7 @@ def _report(state: TrainingState, reason: Reason, symmetries: tuple[Symmetry, ..
 
 def step(
     state: TrainingState,
-    score: NetworkScore | HybridScore,
+    score: Trainable,
     clean: Float[Tensor, "sample vertex channel"] | Gaps,
     recipe: Recipe,
     maps: Sequence[tuple[Int[Tensor, " vertex"], float]] = (),
@@ -220,16 +220,17 @@ def _stopped(state: TrainingState, recipe: Recipe) -> Reason | None:
     return "budget" if state.step >= recipe.steps else None
 
 
-def _refuse_unusable(score: NetworkScore | HybridScore, samples: Samples) -> None:
+def _refuse_unusable(score: Trainable, samples: Samples) -> None:
     """Refuse samples that cannot be trained on."""
     samples.require_complete()
-    score.check(torch.from_numpy(samples.values))
+    given = score.n_given if isinstance(score, ConditionalScore) else 0
+    score.check(torch.from_numpy(samples.values[..., given:]))
     if not np.isfinite(samples.values).all():
         raise ValueError("samples must be finite, got missing or infinite values")
 
 
 def _identity_of(
-    score: NetworkScore | HybridScore,
+    score: Trainable,
     recipe: Recipe,
     x: Float[Tensor, "sample vertex channel"],
     samples: Samples,

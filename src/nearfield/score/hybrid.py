@@ -1,4 +1,4 @@
-r"""Scores made of networks, alone or conditioned on a Gaussian's denoiser.
+r"""Scores made of networks, alone, given another field, or conditioned on a Gaussian's denoiser.
 
 `NetworkScore` is :math:`D = a\,x + s\,F(x, \ln\sigma)`, :math:`\sigma = s/a`; where F is zero, as before training, this
 is the denoiser of white noise. The context of `HybridScore` is :math:`D_G`, the denoiser of a law of closed
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from nearfield.graph import DependencyGraph
 
-__all__ = ["CONTEXT_PER_CHANNEL", "KNOTS", "HybridScore", "NetworkScore", "hats"]
+__all__ = ["CONTEXT_PER_CHANNEL", "KNOTS", "ConditionalScore", "HybridScore", "NetworkScore", "Trainable", "hats"]
 
 CONTEXT_PER_CHANNEL = 2
 """Values of the context of a hybrid for each channel: D_G and q, those of all channels in this order."""
@@ -182,6 +182,78 @@ class HybridScore(Score):
         """Return the network and the context on a larger lattice."""
         network, context = self.network.extended(graph, onto), self.context.extended(graph, onto)
         return HybridScore(network, context, self.quadratic, full_start=self.full_start)
+
+
+@final
+class ConditionalScore(Score):
+    """Score of a field given another one on the same graph, by a network that is shown this as it is.
+
+    Parameters
+    ----------
+    network : Network
+        With ``n_context`` the number of channels of the given field.
+    given : ndarray or Tensor, shape (sample, vertex, context), optional
+        The given field of each state, or one for all; without it, `at` makes a score that denoises.
+
+    Raises
+    ------
+    ValueError
+        If the network has no context, or states are denoised without a given field.
+
+    Examples
+    --------
+    >>> from nearfield.graph import DependencyGraph
+    >>> from nearfield.score.stencil import StencilNetwork
+    >>> score = ConditionalScore(StencilNetwork(DependencyGraph.chain(3), radius=1, n_context=1))
+    >>> score.at(torch.zeros(1, 3, 1)).score(torch.ones(1, 3, 1), 0.5).flatten().tolist()
+    [-1.0, -1.0, -1.0]
+    """
+
+    given: Tensor | None
+
+    def __init__(
+        self,
+        network: Network,
+        given: Float[np.ndarray, "#sample vertex context"] | Float[Tensor, "#sample vertex context"] | None = None,
+    ) -> None:
+        if not network.n_context:
+            raise ValueError("network must have n_context above 0, got 0; a NetworkScore has no context")
+        super().__init__()
+        self.network = _whole(network)
+        self.n_vertices, self.n_channels, self.radius = len(network.graph), network.n_channels, network.radius
+        self.register_buffer("given", None if given is None else as_tensor(given))
+
+    @property
+    def n_given(self) -> int:
+        """Channels of the given field."""
+        return self.network.n_context
+
+    def at(self, given: Float[Tensor, "#sample vertex context"]) -> ConditionalScore:
+        """Return the score given a field for each state, or one for all."""
+        return ConditionalScore(self.network, given)
+
+    def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Return a x + s F(x, given)."""
+        return self.precondition(x, t).denoise(self.network, x, t)
+
+    def precondition(self, x: Tensor, t: float | Tensor) -> Preconditioning:  # noqa: ARG002
+        """Return the preconditioning with the given field as context; arguments as in `Score.denoise`."""
+        if self.given is None:
+            raise ValueError("the score of a field given another one needs that field; at(given) has it")
+        return Preconditioning(self.given.to(x).expand(len(x), -1, -1))
+
+    @property
+    def numbers_per_sample(self) -> int:
+        """Those of the network too."""
+        return super().numbers_per_sample + self.network.numbers_per_sample
+
+    def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> ConditionalScore:
+        """Return the score of the network on a larger lattice, without a given field."""
+        return ConditionalScore(self.network.extended(graph, onto))
+
+
+Trainable = NetworkScore | HybridScore | ConditionalScore
+"""Scores whose network is trained by the denoising loss."""
 
 
 def hats(log_sigma: Float[Tensor, " sample"]) -> Float[Tensor, "sample knot"]:
