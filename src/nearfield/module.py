@@ -51,6 +51,7 @@ _LOCATIONS = {
     "SquareRoot": "nearfield.transform.value",
     "StencilNetwork": "nearfield.score.stencil",
     "SwitchedScore": "nearfield.score.switch",
+    "TiledFactor": "nearfield.score.tiled_factor",
     "VertexNetworks": "nearfield.paper.vertex",
     "WaveBasis": "nearfield.score.eigenbasis",
     "WindowNetwork": "nearfield.score.window",

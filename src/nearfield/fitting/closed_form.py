@@ -27,7 +27,7 @@ from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore, WindowSpectrum, radii_in_use
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 __all__ = [
     "NUGGETS",
@@ -41,6 +41,7 @@ __all__ = [
     "torus_spectrum",
     "warn_of",
     "whitening_factor",
+    "whitening_rows",
     "window_spectrum",
 ]
 
@@ -52,18 +53,30 @@ NUGGETS = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 
 def whitening_factor(regression: Regression, table: Neighborhood, order: np.ndarray) -> sp.csr_array:
     """Sparse lower triangular F with F x standard normal, rows and columns in elimination order."""
-    n, width = table.index.shape
+    position = np.empty(len(order), dtype=np.int32)  # as the matrix keeps them
+    position[order] = np.arange(len(order), dtype=np.int32)
+    return whitening_rows(regression, table.present, position, position[table.index], len(order))
+
+
+def whitening_rows(
+    regression: Regression,
+    present: Bool[np.ndarray, "row width"],
+    place: Int[np.ndarray, " row"],
+    other: Int[np.ndarray, "row width"],
+    n_columns: int,
+) -> sp.csr_array:
+    """Rows of F at some places, for regressions on windows whose entries are at other places."""
+    n, width = other.shape
     c = regression.root.shape[1]
     inverse = np.linalg.inv(regression.root)
     rows = np.concatenate([inverse, -inverse @ regression.coefficient.transpose(0, 2, 1)], axis=2)
-    position, channel = np.empty(n, dtype=np.int32), np.arange(c, dtype=np.int32)  # as the matrix keeps them
-    position[order] = np.arange(n)
-    column = (position[table.index][:, :, None] * c + channel).reshape(n, 1, width * c)
-    row = (position[:, None] * c + channel)[:, :, None]
-    used = np.broadcast_to(np.repeat(table.present, c, axis=1)[:, None], rows.shape).copy()
+    channel = np.arange(c, dtype=other.dtype)
+    column = (other[:, :, None] * c + channel).reshape(n, 1, width * c)
+    row = (place[:, None] * c + channel)[:, :, None]
+    used = np.broadcast_to(np.repeat(present, c, axis=1)[:, None], rows.shape).copy()
     used[:, :, :c] &= np.tri(c, dtype=bool)
     row, column = np.broadcast_to(row, rows.shape)[used], np.broadcast_to(column, rows.shape)[used]
-    factor = sp.csr_array((rows[used], (row, column)), shape=(n * c, n * c))
+    factor = sp.csr_array((rows[used], (row, column)), shape=(n * c, n_columns * c))
     factor.sort_indices()
     return factor
 
