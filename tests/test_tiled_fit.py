@@ -47,10 +47,6 @@ class Cells:
         return self.values[:, numbers]
 
 
-def here(function, items, *common):
-    return [function(item, *common) for item in items]
-
-
 def rough(graph, n, channels, seed=0):
     """Correlated samples on all cells of a lattice, of varying scale."""
     rng, shape = np.random.default_rng(seed), graph.lattice.shape
@@ -96,7 +92,7 @@ def test_a_tiled_fit_is_the_fit_in_the_order_of_the_tiles(name, pooling):
     tiling = Tiling(graph, side)
     x = rough(graph, 40, channels)
     samples = TiledSamples(Cells(x, graph.lattice), tiling)
-    tiled = build_tiled(samples, radius, pooling, Kept(), here)
+    tiled = build_tiled(samples, radius, pooling, Kept())
     present = x if graph.keep is None else x[:, graph.keep.ravel()]
     whole_graph = DependencyGraph(lattice=graph.lattice, keep=graph.keep)
     in_order(whole_graph, tiling.order(), radius)
@@ -116,7 +112,7 @@ def test_a_tiled_fit_is_the_fit_in_the_order_of_the_tiles(name, pooling):
 def test_draws_of_tiles_do_not_depend_on_their_number():
     graph, side, channels = CASES["plane"]
     samples = TiledSamples(Cells(rough(graph, 40, channels), graph.lattice), Tiling(graph, side))
-    drawn = build_tiled(samples, 2, Pooling(1.0), Kept(), here).field
+    drawn = build_tiled(samples, 2, Pooling(1.0), Kept()).field
     together = drawn.sample(5, seed=0)
     assert np.array_equal(together[3:], drawn.sample(2, seed=0, first_member=3))
 
@@ -124,7 +120,7 @@ def test_draws_of_tiles_do_not_depend_on_their_number():
 def test_the_factor_solves_what_it_multiplies():
     graph, side, channels = CASES["ring"]
     samples = TiledSamples(Cells(rough(graph, 40, channels), graph.lattice), Tiling(graph, side))
-    factor = build_tiled(samples, 2, Pooling(0.5), Kept(), here).field.factor
+    factor = build_tiled(samples, 2, Pooling(0.5), Kept()).field.factor
     x = np.random.default_rng(0).normal(size=(factor.n_variables, 3))
     assert np.allclose(factor.times(x), factor.matrix @ x)
     assert np.allclose(factor.solve(factor.times(x)), x)
@@ -138,4 +134,4 @@ def test_tiles_narrower_than_the_windows_are_refused():
     graph = DependencyGraph.grid((12, 12))
     samples = TiledSamples(Cells(rough(graph, 20, 1), graph.lattice), Tiling(graph, (3, 3)))
     with pytest.raises(ValueError, match="tiles must be wider than 3 cells"):
-        build_tiled(samples, 3, Pooling(1.0), Kept(), here)
+        build_tiled(samples, 3, Pooling(1.0), Kept())

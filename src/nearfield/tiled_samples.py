@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 import numpy as np
 
@@ -15,7 +15,15 @@ from nearfield.samples import Samples, folds_of, standard_error
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-__all__ = ["Source", "TiledSamples"]
+__all__ = ["Run", "Source", "TiledSamples", "one_by_one"]
+
+Run = Callable[..., list[Any]]
+"""Runs a function of each item and of common arguments, and returns the results in order."""
+
+
+def one_by_one(function: Callable[..., Any], items: Iterable[Any], *common: Any) -> list[Any]:
+    """Run a function of each item in this process."""
+    return [function(item, *common) for item in items]
 
 
 class Source(Protocol):
@@ -51,6 +59,9 @@ class TiledSamples:
         Samples in use; by default all.
     center, scale : ndarray, shape (vertex, channel), optional
         Values are less the centre and over the scale.
+    run : callable, optional
+        Runs tasks, ``run(function, items, *common)``, in parallel perhaps; by default one after the other. Samples that
+        are sent to tasks run what they start themselves.
 
     Examples
     --------
@@ -70,6 +81,14 @@ class TiledSamples:
     numbers: Int[np.ndarray, " some"] | None = None
     center: Float[np.ndarray, "vertex channel"] | None = None
     scale: Float[np.ndarray, "vertex channel"] | None = None
+    run: Run | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"run": None}
+
+    def over_tiles(self, function: Callable[..., Any], *common: Any) -> list[Any]:
+        """Return the results of a function of each tile, of these samples and of common arguments."""
+        return (self.run or one_by_one)(function, range(len(self.tiling)), self, *common)
 
     def __len__(self) -> int:
         return self.source.n_samples if self.numbers is None else len(self.numbers)

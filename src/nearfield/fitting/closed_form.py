@@ -8,6 +8,7 @@ neighbours. In a perfect elimination ordering of a chordal graph this is the max
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from nearfield.graph import DependencyGraph, Neighborhood
 from nearfield.samples import Samples
 from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore, WindowSpectrum, radii_in_use
+from nearfield.tiled_samples import Run, one_by_one
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -47,6 +49,10 @@ __all__ = [
 
 VARIANCE_RANGE = (0.5, 2.0)
 """Multiples of the fitted variance outside which the variance of draws gives a warning, and the choice skips them."""
+NUMBERS = 2e7
+"""Numbers in the draws that check a field (160 MiB), unless 64 draws are more."""
+TOGETHER = 16
+"""Draws of these at once."""
 NUGGETS = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 """White noise added to fields so smooth that their conditionals are inconsistent, as a share of the variance."""
 
@@ -116,12 +122,19 @@ def warn_of(fit: FieldFit, n_samples: int) -> None:
         )
 
 
+def _squares(first: int, field: GaussianField, n_draws: int) -> Float[np.ndarray, "vertex channel"]:
+    """Sum of the squares of some draws."""
+    drawn = field.sample(min(TOGETHER, n_draws - first), seed=0, first_member=first)
+    total: np.ndarray = np.square(drawn, out=drawn).sum(axis=0)
+    return total
+
+
 @dataclass(frozen=True)
 class FieldFit:
     """A field with the reasons to warn of it.
 
     ``variance`` is the fitted one; ``full_width`` and ``width`` count the entries of the largest window before and
-    after the cut, ``raised`` the conditional variances at the floor.
+    after the cut, ``raised`` the conditional variances at the floor; ``run`` runs the tasks of the check.
     """
 
     center: Float[np.ndarray, "vertex channel"]
@@ -131,17 +144,23 @@ class FieldFit:
     full_width: int
     width: int
     raised: int
+    run: Run = one_by_one
 
     @cached_property
     def ratio(self) -> tuple[float, float]:
-        """5 % and 95 % quantiles over the vertices of the variance of 200 exact draws over the fitted variance.
+        """5 % and 95 % quantiles over the vertices of the variance of exact draws over the fitted variance.
 
         A field is fitted by its conditional laws; in very smooth fields their errors add up along the elimination
         order, which no conditional loss measures.
         """
-        drawn = self.field.sample(200, seed=0)
-        low, high = np.quantile(np.square(drawn, out=drawn).mean(axis=0) / self.variance, [0.05, 0.95]).tolist()
+        total = sum(self.run(_squares, range(0, self.n_draws, TOGETHER), self.field, self.n_draws))
+        low, high = np.quantile(total / self.n_draws / self.variance, [0.05, 0.95]).tolist()
         return low, high
+
+    @property
+    def n_draws(self) -> int:
+        """Draws of this comparison."""
+        return int(min(200, max(64, NUMBERS / self.variance.size)))
 
     @property
     def sound(self) -> bool:
@@ -163,19 +182,19 @@ def build_field(samples: Samples, radius: int, pooling: Pooling, law: Matern | N
     return FieldFit(center, scale, field, fit.variance, largest, kept, int(fit.raised.sum()))
 
 
-def settled_field(samples: Samples, radius: int, pooling: Pooling) -> tuple[FieldFit, Pooling]:
-    """Fit as `fit_field` does, with a nugget if draws have the fitted variance only then.
+def settled_field(build: Callable[[Pooling], FieldFit], pooling: Pooling) -> tuple[FieldFit, Pooling]:
+    """Fit with a pooling, and with a nugget if draws have the fitted variance only then.
 
     The locality of large graphs is chosen on patches; errors that grow along the elimination order may first appear on
     the whole. If no nugget helps, the field has that of `pooling`.
     """
-    first = build_field(samples, radius, pooling)
+    first = build(pooling)
     if first.sound:
         return first, pooling
     for nugget in NUGGETS[::2]:
         if nugget > pooling.nugget:
             noised = replace(pooling, nugget=nugget)
-            fit = build_field(samples, radius, noised)
+            fit = build(noised)
             if fit.sound:
                 return fit, noised
     return first, pooling

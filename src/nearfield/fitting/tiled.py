@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -29,15 +29,12 @@ from nearfield.graph.tiling import Box, Tiling
 from nearfield.samples import Samples
 from nearfield.score.field import GaussianField
 from nearfield.score.tiled_factor import TiledFactor
-from nearfield.tiled_samples import TiledSamples
+from nearfield.tiled_samples import TiledSamples, one_by_one
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
-__all__ = ["Keeper", "Run", "build_tiled", "vertex_statistics"]
-
-Run = Callable[..., list[Any]]
-"""Runs a function of each item, and of common arguments, in order or in parallel: ``run(function, items, *common)``."""
+__all__ = ["Keeper", "build_tiled", "vertex_statistics"]
 
 
 class Keeper(Protocol):
@@ -53,16 +50,14 @@ class Keeper(Protocol):
         """Return the tiles that are kept."""
 
 
-def build_tiled(
-    samples: TiledSamples, radius: int, pooling: Pooling, keeper: Keeper, run: Run, stage: str = "field"
-) -> FieldFit:
+def build_tiled(samples: TiledSamples, radius: int, pooling: Pooling, keeper: Keeper, stage: str = "field") -> FieldFit:
     """Fit as `nearfield.fitting.closed_form.build_field` does, in the elimination order of the tiles.
 
     The rows of tiles that the keeper has are not fitted again.
     """
     tiling, reach = samples.tiling, radius
     require_wide(tiling, reach)
-    moments = vertex_statistics(samples, run)
+    moments = vertex_statistics(samples)
     fitted = np.full(moments.mean.shape, samples.center is None)
     location = pooling.of_location
     smooth = None if math.isinf(location.bandwidth) else TiledSmoother(tiling, location.bandwidth)
@@ -74,9 +69,9 @@ def build_tiled(
     tiles = range(len(tiling))
     shared = None
     if pooling.strength > 0.0 and math.isinf(pooling.bandwidth):
-        shared = WindowSums.joined(run(_window_sums, tiles, samples, radius))
+        shared = WindowSums.joined(samples.over_tiles(_window_sums, radius))
     left = sorted(set(tiles) - keeper.done(stage))
-    run(_fit_tile, left, samples, radius, pooling, shared, keeper, stage)
+    (samples.run or one_by_one)(_fit_tile, left, samples, radius, pooling, shared, keeper, stage)
     factor = TiledFactor.reading(tiling, reach, samples.n_channels, partial(keeper.read, stage=stage))
     field = GaussianField(factor, tiling.order(), samples.n_channels, radius)
     variance, raised, widths = np.empty_like(center), 0, (0, 0)
@@ -85,7 +80,7 @@ def build_tiled(
         variance[tiling.vertices(tiling.box(tile))] = arrays["variance"]
         raised += int(arrays["raised"][0])
         widths = (max(widths[0], int(arrays["widths"][0])), max(widths[1], int(arrays["widths"][1])))
-    return FieldFit(center, scale, field, variance, *widths, raised)
+    return FieldFit(center, scale, field, variance, *widths, raised, samples.run or one_by_one)
 
 
 def require_wide(tiling: Tiling, reach: int) -> None:
@@ -99,12 +94,12 @@ def require_wide(tiling: Tiling, reach: int) -> None:
         raise ValueError(f"tiles must be wider than {reach} cells, which their windows reach, got {tiling.side}")
 
 
-def vertex_statistics(samples: TiledSamples, run: Run) -> VertexMoments:
+def vertex_statistics(samples: TiledSamples) -> VertexMoments:
     """Moments of each vertex."""
     tiling = samples.tiling
     shape = samples.n_vertices, samples.n_channels
     mean, variance, rare = np.empty(shape), np.empty(shape), np.empty(shape, dtype=bool)
-    for tile, found in enumerate(run(_vertex_moments, range(len(tiling)), samples)):
+    for tile, found in enumerate(samples.over_tiles(_vertex_moments)):
         own = tiling.vertices(tiling.box(tile))
         mean[own], variance[own], rare[own] = found.mean, found.variance, found.rare
     return VertexMoments(mean, variance, rare, len(samples))
