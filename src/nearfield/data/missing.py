@@ -11,19 +11,20 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
     from numpy import ndarray
 
     from nearfield.samples import Samples
 
 __all__ = [
-    "MISSING_NAMES", "customary", "declared", "refuse_fill", "refuse_observed", "valid_range", "warn_of_gaps",
-    "without_empty",
+    "MISSING_NAMES", "Declaration", "customary", "declared", "fill_numbers", "refuse_fill", "refuse_observed",
+    "valid_range", "warn_of_gaps", "without_empty",
 ]  # fmt: skip
 
 FILL_NAMES = ("_FillValue", "missing_value", "fill_value", "nodata", "_nodata", "nodatavals")
@@ -76,6 +77,64 @@ def customary(x: ndarray) -> Bool[ndarray, "*shape"]:
     return found
 
 
+@final
+@dataclass(frozen=True)
+class Declaration:
+    """Numbers that mean missing with the attributes that say so, and the lowest and highest valid value.
+
+    Examples
+    --------
+    >>> Declaration.of({"_FillValue": -9999.0}, {}).missing(np.array([1.0, -9999.0])).tolist()
+    [False, True]
+    """
+
+    numbers: tuple[tuple[str, float], ...]
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, attrs: Mapping[Any, Any], encoding: Mapping[Any, Any]) -> Declaration:
+        """Read the attributes of a variable, and how it was stored."""
+        packed = "scale_factor" in encoding or "add_offset" in encoding
+        sources = (attrs, {} if packed else encoding)
+        numbers = [(name, k) for source in sources for name in FILL_NAMES for k in _numbers(source.get(name))]
+        return cls(tuple(numbers), *valid_range(attrs, encoding))
+
+    def hits(self, values: ndarray, number: float) -> Bool[ndarray, "*shape"]:
+        """Whether values are a number, to the rounding of float32."""
+        with np.errstate(invalid="ignore"):
+            found: ndarray = np.abs(values - number) <= _EXACT * abs(number)
+        return found
+
+    def beyond(self, values: ndarray) -> Bool[ndarray, "*shape"]:
+        """Which values that no number names are outside the valid ones."""
+        if (self.low, self.high) == (-math.inf, math.inf):
+            return np.zeros(values.shape, dtype=bool)
+        found: ndarray = (values < self.low) | (values > self.high)
+        for _, number in self.numbers:
+            found &= ~self.hits(values, number)
+        return found
+
+    def missing(self, values: ndarray) -> Bool[ndarray, "*shape"]:
+        """Which values mean missing."""
+        found = self.beyond(values)
+        for _, number in self.numbers:
+            found |= self.hits(values, number)
+        return found
+
+    def checked(self, values: ndarray) -> Declaration:
+        """Ignore the valid ones, with a warning, where they leave out most values."""
+        beyond = self.beyond(values)
+        if np.count_nonzero(beyond) <= 0.5 * values.size or len(np.unique(values[beyond])) <= _FILLS:
+            return self
+        warnings.warn(
+            f"the attribute valid_range or the like is ignored: {np.count_nonzero(beyond)} of {values.size} values are "
+            "beyond it, as if it were of other units or of the values that anomalies were taken of; drop or mend it",
+            stacklevel=5,
+        )
+        return replace(self, low=-math.inf, high=math.inf)
+
+
 def declared(
     values: ndarray, attrs: Mapping[Any, Any], encoding: Mapping[Any, Any]
 ) -> tuple[Bool[ndarray, "*shape"], str]:
@@ -86,26 +145,16 @@ def declared(
     >>> declared(np.array([1.0, -9999.0]), {"_FillValue": -9999.0}, {})[1]
     '-9999 in 1 of 2 values (_FillValue)'
     """
-    packed = "scale_factor" in encoding or "add_offset" in encoding
+    declaration = Declaration.of(attrs, encoding).checked(values)
     missing = np.zeros(values.shape, dtype=bool)
     found = []
-    for source, names in ((attrs, FILL_NAMES), ({} if packed else encoding, FILL_NAMES)):
-        for name in names:
-            for number in _numbers(source.get(name)):
-                with np.errstate(invalid="ignore"):
-                    hit = (np.abs(values - number) <= _EXACT * abs(number)) & ~missing
-                if hit.any():
-                    found.append(f"{number:g} in {np.count_nonzero(hit)} of {values.size} values ({name})")
-                    missing |= hit
-    low, high = valid_range(attrs, encoding)
-    beyond = ((values < low) | (values > high)) & ~missing
-    if np.count_nonzero(beyond) > 0.5 * values.size and len(np.unique(values[beyond])) > _FILLS:
-        warnings.warn(
-            f"the attribute valid_range or the like is ignored: {np.count_nonzero(beyond)} of {values.size} values are "
-            "beyond it, as if it were of other units or of the values that anomalies were taken of; drop or mend it",
-            stacklevel=4,
-        )
-    elif beyond.any():
+    for name, number in declaration.numbers:
+        hit = declaration.hits(values, number) & ~missing
+        if hit.any():
+            found.append(f"{number:g} in {np.count_nonzero(hit)} of {values.size} values ({name})")
+            missing |= hit
+    beyond = declaration.beyond(values)
+    if beyond.any():
         first = float(values[beyond][0])
         found.append(f"{first:g} and the like in {np.count_nonzero(beyond)} of {values.size} values (valid_range)")
         missing |= beyond
@@ -146,27 +195,28 @@ def _rounding(number: float) -> float:
     return _EXACT * abs(number) if math.isfinite(number) else 0.0
 
 
-def refuse_fill(x: Float[ndarray, "sample vertex"], what: str, allowed: tuple[float, float]) -> None:
-    """Refuse customary fill numbers that lie further from the other values of a vertex than these are wide.
+def fill_numbers(
+    x: Float[ndarray, "sample vertex"], allowed: tuple[float, float]
+) -> tuple[Float[ndarray, " number"], Int[ndarray, " number"]]:
+    """Find customary fill numbers that lie further from the other values of a vertex than these are wide, and count.
 
     Examples
     --------
     >>> x = np.random.default_rng(0).normal(size=(50, 3))
     >>> x[4, 1] = -9999
-    >>> refuse_fill(x, "data", (-np.inf, np.inf))
-    Traceback (most recent call last):
-    ...
-    ValueError: data must not hold fill numbers, got -9999 in 1 of 150 values, far beyond the rest; ...
+    >>> [found.tolist() for found in fill_numbers(x, (-np.inf, np.inf))]
+    [[-9999.0], [1]]
     """
+    none = np.zeros(0), np.zeros(0, dtype=np.int64)
     likely = customary(x)
     if not likely.any():
-        return
+        return none
     columns = np.flatnonzero(likely.any(axis=0))
     some, hit = x[:, columns], likely[:, columns]
     rest = np.where(hit, np.nan, some)
     enough = (np.isfinite(rest).sum(axis=0) >= 2) & hit.any(axis=0)
     if not enough.any():
-        return  # a constant variable is refused elsewhere
+        return none  # a constant variable is refused elsewhere
     some, hit, rest = some[:, enough], hit[:, enough], rest[:, enough]
     low, high = np.nanmin(rest, axis=0), np.nanmax(rest, axis=0)
     width = high - low
@@ -177,11 +227,24 @@ def refuse_fill(x: Float[ndarray, "sample vertex"], what: str, allowed: tuple[fl
     wrong = hit & (np.maximum(low - some, some - high) > width)
     if all(math.isfinite(end) for end in allowed):
         wrong &= (some < allowed[0]) | (some > allowed[1])
-    if wrong.any():
-        numbers, counts = np.unique(some[wrong], return_counts=True)
+    numbers, counts = np.unique(some[wrong].astype(np.float64), return_counts=True)
+    return numbers, counts
+
+
+def refuse_fill(numbers: Float[ndarray, " number"], counts: Int[ndarray, " number"], size: int, what: str) -> None:
+    """Refuse fill numbers that occur so often among so many values.
+
+    Examples
+    --------
+    >>> refuse_fill(np.array([-9999.0]), np.array([1]), 150, "data")
+    Traceback (most recent call last):
+    ...
+    ValueError: data must not hold fill numbers, got -9999 in 1 of 150 values, far beyond the rest; ...
+    """
+    if len(numbers):
         listed = ", ".join(f"{number:g} in {count}" for number, count in zip(numbers, counts, strict=True))
         raise ValueError(
-            f"{what} must not hold fill numbers, got {listed} of {x.size} values, far beyond the rest; set what means "
+            f"{what} must not hold fill numbers, got {listed} of {size} values, far beyond the rest; set what means "
             "missing to NaN and fill it or drop those samples (if the numbers are meant, say so with the attribute "
             "valid_range of a DataArray)"
         )
