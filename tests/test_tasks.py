@@ -195,8 +195,6 @@ def test_a_scheduler_that_goes_away_is_one_line(tmp_path):
     try:
         while not file.exists():
             time.sleep(0.05)
-        import json
-
         address = json.loads(file.read_text())["address"]
         with (
             pytest.raises(ConnectionError, match=rf"the Dask scheduler at {address} went away; run the same call"),

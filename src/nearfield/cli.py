@@ -79,9 +79,7 @@ def _marginal(options: list[str]) -> Any:
     return {variable: name for variable, _, name in parts} if parts[0][1] else parts[0][2]
 
 
-Model = Annotated[
-    Path, typer.Argument(help="Model file, written by nearfield fit.", metavar="MODEL", show_default=False)
-]
+Model = Annotated[Path, typer.Argument(help="Model, written by nearfield fit.", metavar="MODEL", show_default=False)]
 Data = Annotated[
     Path,
     typer.Argument(
@@ -362,8 +360,9 @@ def _print_result(result: dict[str, Any], *, as_json: bool, quiet: bool) -> None
 def _summary(path: Path) -> dict[str, Any]:
     """Read the summary in a model file without importing PyTorch, which takes seconds."""
     from nearfield.data.store import read
+    from nearfield.data.tile_store import model_file
 
-    metadata, _ = read(path)
+    metadata, _ = read(model_file(path))
     if "summary" not in metadata:
         raise ValueError(
             f"{path} is no model of this version of nearfield, or the checkpoint of a training; fit and save again"
