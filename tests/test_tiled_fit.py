@@ -28,6 +28,9 @@ class Kept:
     def read(self, tile, stage):
         return self.tiles[stage, tile]
 
+    def forget(self, stage):
+        self.tiles = {key: arrays for key, arrays in self.tiles.items() if key[0] != stage}
+
     def done(self, stage):
         return {tile for name, tile in self.tiles if name == stage}
 
@@ -39,12 +42,12 @@ class Cells:
         self.values, self.lattice = values, lattice
         self.n_samples, self.n_channels = len(values), values.shape[-1]
 
-    def read(self, box):
+    def read(self, box, samples=None):
         shape = self.lattice.shape
         numbers = np.zeros(1, dtype=int)
         for start, stop, length in zip(box.start, box.stop, shape, strict=True):
             numbers = (numbers[:, None] * length + np.arange(start, stop) % length).ravel()
-        return self.values[:, numbers]
+        return self.values[:, numbers] if samples is None else self.values[samples][:, numbers]
 
 
 def rough(graph, n, channels, seed=0):

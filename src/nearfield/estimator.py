@@ -13,12 +13,14 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nearfield._conditioning import Conditioning
+from nearfield._large import fit_large
 from nearfield._parameters import check_checkpoint, check_parameters, check_sampling, plain_parameters
 from nearfield._parts import ModelParts
 from nearfield._scoring import Scoring
 from nearfield._warnings import recorded_warnings
 from nearfield.data.codec import Codec
 from nearfield.data.features import Features
+from nearfield.data.lazy import in_memory, is_lazy
 from nearfield.data.missing import without_empty
 from nearfield.data.suspicion import warn_of_samples
 from nearfield.data.table import as_frame
@@ -184,9 +186,15 @@ class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEs
         names = ("radius", "pooling", "recipe", "validation_fraction")
         method = method_of(self.method, **{name: getattr(self, name) for name in names})
         check_parameters(self.get_params(deep=False))
-        if checkpoint is not None:
+        if checkpoint is not None and not is_lazy(X):
             check_checkpoint(checkpoint, self.method, method, self.random_state)
         seed, start = seed_of(self.random_state), time.perf_counter()
+        X = in_memory(X, self.graph)
+        if is_lazy(X):
+            kept: dict[str, Any] = {"sample_dim": sample_dim, "missing": missing, "folder": checkpoint}
+            self.model_ = fit_large(X, method, self.get_params(deep=False), seed, **kept)
+            self.digest_ = self.model_.digest(self._plain_parameters())
+            return self
         codec = Codec.fit(X, sample_dim=sample_dim, graph=self.graph, missing=missing)
         features = Features.of(X, codec)
         samples, encoded = codec.samples(X, allow_missing=True), time.perf_counter()

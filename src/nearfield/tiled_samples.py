@@ -27,19 +27,20 @@ def one_by_one(function: Callable[..., Any], items: Iterable[Any], *common: Any)
 
 
 class Source(Protocol):
-    """Where samples are read from.
+    """Where samples are read from."""
 
-    Attributes
-    ----------
-    n_samples, n_channels : int
-        Numbers of samples, and of channels of a vertex.
-    """
+    @property
+    def n_samples(self) -> int:
+        """Number of samples."""
 
-    n_samples: int
-    n_channels: int
+    @property
+    def n_channels(self) -> int:
+        """Number of channels of a vertex."""
 
-    def read(self, box: Box) -> Float[np.ndarray, "sample cell channel"]:
-        """Read the samples on the cells of a box, in the order of the box; NaN where they are missing."""
+    def read(
+        self, box: Box, samples: Int[np.ndarray, " some"] | None = None
+    ) -> Float[np.ndarray, "sample cell channel"]:
+        """Read all samples, or those of some numbers, on the cells of a box in its order; NaN where missing."""
 
 
 @final
@@ -59,6 +60,10 @@ class TiledSamples:
         Samples in use; by default all.
     center, scale : ndarray, shape (vertex, channel), optional
         Values are less the centre and over the scale.
+    channels : tuple of str
+        Names of the channels; by default their numbers.
+    standard : tuple of bool
+        Channels that have mean 0 and unit scale; by default none.
     run : callable, optional
         Runs tasks, ``run(function, items, *common)``, in parallel perhaps; by default one after the other. Samples that
         are sent to tasks run what they start themselves.
@@ -67,7 +72,7 @@ class TiledSamples:
     --------
     >>> class Zeros:
     ...     n_samples, n_channels = 3, 1
-    ...     def read(self, box):
+    ...     def read(self, box, samples=None):
     ...         return np.zeros((3, box.n_cells, 1))
     >>> samples = TiledSamples(Zeros(), Tiling(DependencyGraph.grid((8, 8)), (4, 4)))
     >>> len(samples), samples.on(samples.tiling.around(0, 1)).values.shape
@@ -81,6 +86,8 @@ class TiledSamples:
     numbers: Int[np.ndarray, " some"] | None = None
     center: Float[np.ndarray, "vertex channel"] | None = None
     scale: Float[np.ndarray, "vertex channel"] | None = None
+    channels: tuple[str, ...] = ()
+    standard: tuple[bool, ...] = ()
     run: Run | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -110,9 +117,7 @@ class TiledSamples:
 
     def on(self, box: Box) -> Samples:
         """Read the samples on the vertices of a box, in double precision."""
-        values = self.source.read(box)
-        if self.numbers is not None:
-            values = values[self.numbers]
+        values = self.source.read(box, self.numbers)
         if self.graph.keep is not None:
             values = values[:, self.graph.keep.reshape(-1)[self.tiling.cells(box)]]
         values = values.astype(np.float64)
@@ -121,8 +126,7 @@ class TiledSamples:
         if self.center is not None and self.scale is not None:
             vertices = self.tiling.vertices(box)
             values = (values - self.center[vertices]) / self.scale[vertices]
-        standard = (self.center is not None,) * self.n_channels
-        return Samples(values, self.tiling.graph_of(box), ordered=self.ordered, standard=standard)
+        return Samples(values, self.tiling.graph_of(box), None, self.ordered, self.channels, self.standard)
 
     def standardized(
         self, center: Float[np.ndarray, "vertex channel"], scale: Float[np.ndarray, "vertex channel"]
@@ -130,7 +134,7 @@ class TiledSamples:
         """Return values less their centre over their scale, every channel standard."""
         if self.center is not None and self.scale is not None:
             center, scale = self.center + self.scale * center, self.scale * scale
-        return replace(self, center=center, scale=scale)
+        return replace(self, center=center, scale=scale, standard=(True,) * self.n_channels)
 
     def take(self, numbers: Int[np.ndarray, " some"]) -> TiledSamples:
         """Return the samples of these numbers."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -49,6 +48,9 @@ class Keeper(Protocol):
     def done(self, stage: str) -> set[int]:
         """Return the tiles that are kept."""
 
+    def forget(self, stage: str) -> None:
+        """Remove all tiles of a stage."""
+
 
 def build_tiled(samples: TiledSamples, radius: int, pooling: Pooling, keeper: Keeper, stage: str = "field") -> FieldFit:
     """Fit as `nearfield.fitting.closed_form.build_field` does, in the elimination order of the tiles.
@@ -58,21 +60,18 @@ def build_tiled(samples: TiledSamples, radius: int, pooling: Pooling, keeper: Ke
     tiling, reach = samples.tiling, radius
     require_wide(tiling, reach)
     moments = vertex_statistics(samples)
-    fitted = np.full(moments.mean.shape, samples.center is None)
+    fitted = np.broadcast_to(np.logical_not(samples.standard or False), moments.mean.shape)
     location = pooling.of_location
     smooth = None if math.isinf(location.bandwidth) else TiledSmoother(tiling, location.bandwidth)
     center, scale = pooled_location(moments, samples.graph, location, fitted, smooth)
-    if samples.center is not None:
-        center, scale = np.zeros_like(center), np.ones_like(scale)
-    else:
-        samples = samples.standardized(center, scale)
+    samples = samples.standardized(center, scale)
     tiles = range(len(tiling))
     shared = None
     if pooling.strength > 0.0 and math.isinf(pooling.bandwidth):
         shared = WindowSums.joined(samples.over_tiles(_window_sums, radius))
     left = sorted(set(tiles) - keeper.done(stage))
     (samples.run or one_by_one)(_fit_tile, left, samples, radius, pooling, shared, keeper, stage)
-    factor = TiledFactor.reading(tiling, reach, samples.n_channels, partial(keeper.read, stage=stage))
+    factor = TiledFactor(tiling.graph, tiling.side, reach, samples.n_channels, stage, keeper)
     field = GaussianField(factor, tiling.order(), samples.n_channels, radius)
     variance, raised, widths = np.empty_like(center), 0, (0, 0)
     for tile in tiles:

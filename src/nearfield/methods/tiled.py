@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nearfield.data.patches import patches_of
 from nearfield.distribution import GaussianModel
 from nearfield.fitting.band import choose_band
 from nearfield.fitting.closed_form import FieldFit, settled_field, warn_of
@@ -19,18 +20,15 @@ from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.selection import SelectionReport, select_field
 from nearfield.fitting.tiled import Keeper, build_tiled
 from nearfield.fitting.tiled_moments import tiled_moments
-from nearfield.graph.tiling import Box, Tiling
 from nearfield.methods.base import FitOptions, Fitted, locality_reason
 from nearfield.samples import Samples
+from nearfield.score.field import GaussianField
 from nearfield.tiled_samples import TiledSamples
 
 if TYPE_CHECKING:
     from jaxtyping import Int
 
-__all__ = ["fit_tiled", "patch_boxes", "patches"]
-
-PATCHES, PATCH = 4, 512
-"""Patches on which the locality is chosen, and their vertices, about."""
+__all__ = ["fit_tiled", "patches"]
 
 
 def fit_tiled(
@@ -55,15 +53,17 @@ def fit_tiled(
     near = patch.standardized(fit.center[at], fit.scale[at])
     off = moment_warning(tiled_moments(y, fit.field, near, at, options.seed))
     checked = time.perf_counter()
-    halves = iter(range(1_000_000))
+    parts: list[str] = []
     correction = choose_correction(
         y,
         fit.field,
-        lambda part: build_tiled(part, radius, settled, keeper, f"half-{next(halves)}").field,
+        partial(tiles.fit_part, settled, parts),
         settled,
         needed=off is not None,
-        search=options.search,
+        search=replace(options.search, n_jobs=None),
     )
+    for stage in parts:
+        keeper.forget(stage)
     field, made = corrected(fit.field, y, correction), time.perf_counter()
     if correction is not None:
         off = moment_warning(tiled_moments(y, field, near, at, options.seed))
@@ -104,51 +104,22 @@ class _Tiles:
         stage = "field" if pooling.nugget == 0 else f"field-{pooling.nugget:g}"
         return build_tiled(self.samples, self.radius, pooling, self.keeper, stage)
 
-
-def patch_boxes(tiling: Tiling) -> Iterator[Box]:
-    """Yield boxes spread over the lattice, that of most vertices of each row of places."""
-    shape = tiling.lattice.shape
-    lengths = _box_lengths(shape, PATCH)
-    for part in range(PATCHES):
-        best, most = None, -1
-        for other in (part, *(k for k in range(PATCHES) if k != part)):
-            start = []
-            for axis, (length, side) in enumerate(zip(shape, lengths, strict=True)):
-                share = ((part if axis == 0 else other) + 0.5) / PATCHES
-                start.append(min(length - side, max(0, round(length * share - side / 2))))
-            box = Box(tuple(start), tuple(s + side for s, side in zip(start, lengths, strict=True)))
-            found = len(tiling.vertices(box))
-            if found > most:
-                best, most = box, found
-            if most == box.n_cells:
-                break
-        assert best is not None
-        yield best
-
-
-def _box_lengths(shape: tuple[int, ...], n_cells: int) -> tuple[int, ...]:
-    """Lengths of a box of about so many cells within a shape."""
-    lengths, left, axes = [0] * len(shape), n_cells, len(shape)
-    for k, axis in enumerate(np.argsort(shape, kind="stable").tolist()):
-        lengths[axis] = min(shape[axis], max(1, round(left ** (1 / (axes - k)))))
-        left = max(1, left // lengths[axis])
-    return tuple(lengths)
+    def fit_part(self, pooling: Pooling, stages: list[str], part: TiledSamples) -> GaussianField:
+        """Fit some of the samples, in a stage of their own that is added to the others."""
+        stages.append(f"part-{len(stages)}")
+        return build_tiled(part, self.radius, pooling, self.keeper, stages[-1]).field
 
 
 def patches(samples: TiledSamples) -> tuple[Samples, Int[np.ndarray, " vertex"]]:
     """Read some patches as ordinary samples, with the numbers of their vertices."""
     tiling = samples.tiling
-    values, numbers = [], []
-    for box in patch_boxes(tiling):
-        values.append(samples.on(box).values)
-        numbers.append(tiling.vertices(box))
+    boxes = patches_of(tiling)
+    parts, numbers = [samples.on(box) for box in boxes], [tiling.vertices(box) for box in boxes]
     at, first = np.unique(np.concatenate(numbers), return_index=True)
     keep = np.zeros(samples.n_vertices, dtype=bool)
     keep[at] = True
-    first_box = samples.on(next(patch_boxes(tiling)))
-    joined = np.concatenate(values, axis=1)[:, first]
-    graph = samples.graph.subgraph(keep)
-    return Samples(joined, graph, ordered=samples.ordered, standard=first_box.standard), at
+    values = np.concatenate([part.values for part in parts], axis=1)[:, first]
+    return parts[0].with_values(values, samples.graph.subgraph(keep), observed=None), at
 
 
 def _gram(tile: int, samples: TiledSamples) -> np.ndarray:

@@ -10,9 +10,9 @@ one tile after the other; those of one colour do not read each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, final
 
 import numpy as np
 import scipy.sparse as sp
@@ -31,8 +31,12 @@ __all__ = ["TileReader", "TileRows", "TiledFactor"]
 KEPT = 1 << 29
 """Bytes of tiles kept in memory (512 MiB)."""
 
-TileReader = Callable[[int], Mapping[str, np.ndarray]]
-"""Reads the arrays of a tile: ``data``, ``indices`` and ``indptr`` of its rows of the factor."""
+
+class TileReader(Protocol):
+    """Arrays of tiles, which a fit wrote."""
+
+    def read(self, tile: int, stage: str) -> Mapping[str, np.ndarray]:
+        """Return those of a tile from one stage of the fit."""
 
 
 class TileRows(NamedTuple):
@@ -73,28 +77,28 @@ class TiledFactor(Factor):
         Cells around a tile that its rows read.
     n_channels : int
         Channels of a vertex.
-
-    Attributes
-    ----------
-    reader : TileReader
-        Reads the rows of a tile, of the variables in the box `Tiling.around` it, by vertex with channels fastest.
+    stage : str
+        Stage of the fit that wrote the tiles.
+    stored : TileReader
+        Has ``data``, ``indices`` and ``indptr``, the compressed rows of a tile over the variables in the box
+        `Tiling.around` it, by vertex with channels fastest.
     """
 
-    settings = ("side", "reach", "n_channels")
-    reader: TileReader
+    settings = ("side", "reach", "n_channels", "stage")
 
-    def __init__(self, graph: DependencyGraph, side: Sequence[int], reach: int, n_channels: int = 1) -> None:
+    def __init__(
+        self,
+        graph: DependencyGraph,
+        side: Sequence[int],
+        reach: int,
+        n_channels: int,
+        stage: str,
+        stored: TileReader,
+    ) -> None:
         super().__init__()
-        self.side, self.reach, self.n_channels = tuple(side), reach, n_channels
-        self.tiling = Tiling(graph, self.side)
+        self.side, self.reach, self.n_channels, self.stage = tuple(side), reach, n_channels, stage
+        self.tiling, self.stored = Tiling(graph, self.side), stored
         self._kept = Memory(KEPT)
-
-    @classmethod
-    def reading(cls, tiling: Tiling, reach: int, n_channels: int, reader: TileReader) -> TiledFactor:
-        """Make a factor with its reader."""
-        factor = cls(tiling.graph, tiling.side, reach, n_channels)
-        factor.reader = reader
-        return factor
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_kept": None}
@@ -123,7 +127,7 @@ class TiledFactor(Factor):
         box, outer = self.tiling.box(tile), self.tiling.around(tile, self.reach)
         places = self._variables(self._position[self.tiling.vertices(outer)])
         inside = np.repeat(self.tiling.within(box, outer), self.n_channels)
-        arrays = self.reader(tile)
+        arrays = self.stored.read(tile, self.stage)
         rows = sp.csc_array(
             sp.csr_array(
                 (arrays["data"].astype(np.float64, copy=False), arrays["indices"], arrays["indptr"]),
