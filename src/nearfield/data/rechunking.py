@@ -39,8 +39,8 @@ def chunk_advice(source: Source, tiling: Tiling) -> str | None:
     --------
     >>> import dask.array
     >>> data = LazyData.of(dask.array.zeros((50, 400, 400), chunks=(1, 400, 400)))
-    >>> chunk_advice(data.source, Tiling(data.graph, (100, 100)))[:89]
-    'reading 16 tiles reads 1.02 GB for 0.064 GB, since data is stored in chunks of 1 x 400 x 400 '
+    >>> print(chunk_advice(data.source, Tiling(data.graph, (100, 100))))
+    reading 16 tiles reads 1.02 GB for 0.064 GB, since data is stored in chunks of 1 x 400 x 400 (sample, y, x); ...
     """
     for variable, name in zip(source.variables, source.names, strict=True):
         if variable.chunks is None:
