@@ -122,7 +122,7 @@ def test_stores_are_read_and_pickled_without_their_values(store, tmp_path):
 
 
 def test_a_large_store_pickles_small(tmp_path):
-    data = in_zarr(xr.DataArray(np.zeros((2, 400, 400), "f4"), dims=("time", "y", "x")), tmp_path, (2, 10, 10))
+    data = in_zarr(xr.DataArray(np.zeros((2, 200, 200), "f4"), dims=("time", "y", "x")), tmp_path, (2, 10, 10))
     assert len(pickle.dumps(LazyData.of(data).source)) < 10_000
 
 

@@ -58,9 +58,9 @@ def _method_name(value: str) -> str:
 
 
 def _field_file(path: Path) -> Path:
-    """Accept the two kinds of file that hold fields."""
-    if path.suffix not in (".nc", ".npy"):
-        raise typer.BadParameter(f"must end in .nc (labelled) or .npy (plain array), got {str(path)!r}")
+    """Accept the kinds of file that hold fields."""
+    if path.suffix not in (".nc", ".zarr", ".npy"):
+        raise typer.BadParameter(f"must end in .nc or .zarr (labelled), or .npy (plain array), got {str(path)!r}")
     return path
 
 
@@ -83,11 +83,12 @@ Model = Annotated[Path, typer.Argument(help="Model, written by nearfield fit.", 
 Data = Annotated[
     Path,
     typer.Argument(
-        help="netCDF, or .npy with samples first.", metavar="DATA", callback=_field_file, show_default=False
+        help="netCDF, zarr, or .npy with samples first.", metavar="DATA", callback=_field_file, show_default=False
     ),
 ]
 Fields = Annotated[
-    Path, typer.Option("--out", "-o", help="Fields to write: .nc or .npy.", callback=_field_file, show_default=False)
+    Path,
+    typer.Option("--out", "-o", help="Fields to write: .nc, .zarr or .npy.", callback=_field_file, show_default=False),
 ]
 Count = Annotated[int, typer.Option("-n", "--n-samples", min=1, help="Number of members to draw.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed; by default a fresh one, which is printed.")]
@@ -181,7 +182,10 @@ def impute(
     data: Annotated[
         Path | None,
         typer.Argument(
-            help="Fields with gaps: netCDF, or .npy.", metavar="[DATA]", callback=_optional_file, show_default=False
+            help="Fields with gaps: netCDF, zarr, or .npy.",
+            metavar="[DATA]",
+            callback=_optional_file,
+            show_default=False,
         ),
     ] = None,
     observations: Annotated[
@@ -223,7 +227,7 @@ def score(
     surprise: Annotated[
         Path | None,
         typer.Option(
-            help="Also write how surprising each value is given all others: .nc or .npy, in nats.",
+            help="Also write how surprising each value is given all others: .nc, .zarr or .npy, in nats.",
             callback=_optional_file,
             show_default=False,
         ),
@@ -339,7 +343,7 @@ def _one_line_failure(*, quiet: bool) -> Iterator[None]:
             warnings.simplefilter("default", UserWarning)
             warnings.showwarning = show
             yield
-    except (ValueError, TypeError, OSError, MemoryError, ArithmeticError) as error:
+    except (ValueError, TypeError, OSError, MemoryError, ArithmeticError, ImportError) as error:
         typer.echo(f"error: {' '.join(str(error).split()) or type(error).__name__}", err=True)
         raise typer.Exit(1) from error
 

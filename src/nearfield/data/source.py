@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nearfield.graph.lattice import Lattice
     from nearfield.graph.tiling import Box
 
-__all__ = ["Source", "mapped"]
+__all__ = ["Source", "loaded", "mapped"]
 
 _BYTES = 1 << 26  # of one reading beside the result, at most, or one chunk
 
@@ -167,13 +167,7 @@ class Source:
         at[self.sample_dims[0]] = slice(first // each, last // each)
         other = {dim: 0 for dim in self.variables[k].dims if dim not in (*at, *self.sample_dims)}
         part = self.variables[k].isel(at | other)
-        try:
-            # a scheduler of its own would start threads in each worker
-            found = part.compute(scheduler="synchronous")
-        except (MemoryError, RecursionError):
-            raise
-        except Exception as error:  # of a codec, a file system or a scheduler: they share no class
-            raise OSError(self._failure(k, at, part, error)) from error
+        found = loaded(part, self.names[k], {dim: run.start for dim, run in at.items()}, self.place)
         ordered = found.transpose(*self.sample_dims, *(dim for dim in self.axes if dim is not None)).values
         values = ordered.reshape(last - first, *(cell.stop - cell.start for cell in cells)).astype(
             self.dtype, copy=False
@@ -181,22 +175,40 @@ class Source:
         missing = self.declarations[k].missing(values)
         return np.where(missing, values.dtype.type(np.nan), values) if missing.any() else values
 
-    def _failure(self, k: int, at: dict[Any, slice], part: xr.Variable, error: Exception) -> str:
-        """Name the first chunk that cannot be read."""
-        steps = [_spans(part.chunksizes.get(dim, (part.sizes[dim],))) for dim in part.dims]
-        for spans in itertools.product(*steps):
-            try:
-                part.isel(dict(zip(part.dims, spans, strict=True))).compute(scheduler="synchronous")
-            except Exception as found:
-                error = found
-                break
-        else:
-            spans = tuple(slice(0, part.sizes[dim]) for dim in part.dims)
-        starts = [at[dim].start if dim in at else 0 for dim in part.dims]
-        ranges = [f"{d} {a + s.start}:{a + s.stop}" for d, a, s in zip(part.dims, starts, spans, strict=True)]
-        place = f" in {self.place}" if self.place else ""
-        reason = " ".join(str(error).split()) or type(error).__name__
-        return f"could not read {self.names[k]} at {', '.join(ranges)}{place}: {reason}; write that part again"
+
+def loaded(part: xr.Variable, name: str, starts: Mapping[Hashable, int], place: str = "") -> xr.Variable:
+    """Read a part of a variable, which begins there along its dimensions, in this thread.
+
+    Raises
+    ------
+    OSError
+        If a chunk cannot be read; the message names the first.
+    """
+    try:
+        return part.compute(scheduler="synchronous")  # any other starts threads in each worker
+    except (MemoryError, RecursionError):
+        raise
+    except Exception as error:  # of a codec, a file system or a scheduler: they share no class
+        spans, reason = _first_failure(part, error)
+        ranges = [
+            f"{dim} {starts.get(dim, 0) + span.start}:{starts.get(dim, 0) + span.stop}"
+            for dim, span in zip(part.dims, spans, strict=True)
+        ]
+        where = f" in {place}" if place else ""
+        message = f"could not read {name} at {', '.join(ranges)}{where}: {reason}; write that part again"
+        raise OSError(message) from error
+
+
+def _first_failure(part: xr.Variable, error: Exception) -> tuple[tuple[slice, ...], str]:
+    """Find the first chunk that cannot be read, and why."""
+    spans = tuple(slice(0, n) for n in part.shape)
+    for chunk in itertools.product(*(_spans(part.chunksizes.get(dim, (part.sizes[dim],))) for dim in part.dims)):
+        try:
+            part.isel(dict(zip(part.dims, chunk, strict=True))).compute(scheduler="synchronous")
+        except Exception as found:
+            spans, error = chunk, found
+            break
+    return spans, " ".join(str(error).split()) or type(error).__name__
 
 
 def mapped(array: np.memmap[Any, Any]) -> Any:
