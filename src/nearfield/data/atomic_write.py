@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
-__all__ = ["replace_files", "require_target"]
+__all__ = ["replace_files", "require_new", "require_target"]
 
 
 def replace_files(contents: Mapping[Path, bytes | memoryview]) -> None:
@@ -67,6 +67,32 @@ def require_target(name: str, path: str | PathLike[str]) -> Path:
     ...
     FileNotFoundError: path must be in an existing folder, got 'nowhere/report.html'; create nowhere first
     """
+    target = _in_folder(name, path)
+    if target.exists() and not target.is_file():  # replacing a device such as /dev/null would take it from the system
+        if target.is_dir():
+            raise IsADirectoryError(f"{name} must be a file, {str(path)!r} is a folder; choose another name")
+        raise OSError(f"{name} must be a file, {str(path)!r} is a device; choose another name")
+    return target
+
+
+def require_new(name: str, path: str | PathLike[str]) -> Path:
+    """Return a path that a folder can be moved to, or refuse it.
+
+    Examples
+    --------
+    >>> require_new("store", ".")
+    Traceback (most recent call last):
+    ...
+    ValueError: store must be a new folder, got '.', which exists; remove it or choose another
+    """
+    target = _in_folder(name, path)
+    if target.exists():
+        raise ValueError(f"{name} must be a new folder, got {str(path)!r}, which exists; remove it or choose another")
+    return target
+
+
+def _in_folder(name: str, path: str | PathLike[str]) -> Path:
+    """Return a path in a folder that can be written to."""
     if not isinstance(path, str | PathLike):
         raise TypeError(f"{name} must be a path, got {path!r}; give the name of a file")
     target = Path(path)
@@ -76,8 +102,4 @@ def require_target(name: str, path: str | PathLike[str]) -> Path:
         )
     if not os.access(target.parent, os.W_OK):
         raise PermissionError(f"{name} must be in a folder that can be written to, got {str(path)!r}; choose another")
-    if target.exists() and not target.is_file():  # replacing a device such as /dev/null would take it from the system
-        if target.is_dir():
-            raise IsADirectoryError(f"{name} must be a file, {str(path)!r} is a folder; choose another name")
-        raise OSError(f"{name} must be a file, {str(path)!r} is a device; choose another name")
     return target
