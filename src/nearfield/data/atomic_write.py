@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 
-__all__ = ["replace_files", "replace_folder", "require_target"]
+__all__ = ["replace_files", "replace_folder", "require_new", "require_target"]
 
 
 def replace_files(contents: Mapping[Path, bytes | memoryview]) -> None:
@@ -98,15 +98,7 @@ def require_target(name: str, path: str | PathLike[str]) -> Path:
     ...
     FileNotFoundError: path must be in an existing folder, got 'nowhere/report.html'; create nowhere first
     """
-    if not isinstance(path, str | PathLike):
-        raise TypeError(f"{name} must be a path, got {path!r}; give the name of a file")
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"{name} must be in an existing folder, got {str(path)!r}; create {target.parent} first"
-        )
-    if not os.access(target.parent, os.W_OK):
-        raise PermissionError(f"{name} must be in a folder that can be written to, got {str(path)!r}; choose another")
+    target = _in_folder(name, path)
     if target.suffix == ".zarr" and target.is_dir():
         if not any((target / marker).exists() for marker in ("zarr.json", ".zgroup")):
             raise FileExistsError(
@@ -116,4 +108,34 @@ def require_target(name: str, path: str | PathLike[str]) -> Path:
         if target.is_dir():
             raise IsADirectoryError(f"{name} must be a file, {str(path)!r} is a folder; choose another name")
         raise OSError(f"{name} must be a file, {str(path)!r} is a device; choose another name")
+    return target
+
+
+def require_new(name: str, path: str | PathLike[str]) -> Path:
+    """Return a path that a folder can be moved to, or refuse it.
+
+    Examples
+    --------
+    >>> require_new("store", ".")
+    Traceback (most recent call last):
+    ...
+    ValueError: store must be a new folder, got '.', which exists; remove it or choose another
+    """
+    target = _in_folder(name, path)
+    if target.exists():
+        raise ValueError(f"{name} must be a new folder, got {str(path)!r}, which exists; remove it or choose another")
+    return target
+
+
+def _in_folder(name: str, path: str | PathLike[str]) -> Path:
+    """Return a path in a folder that can be written to."""
+    if not isinstance(path, str | PathLike):
+        raise TypeError(f"{name} must be a path, got {path!r}; give the name of a file")
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(
+            f"{name} must be in an existing folder, got {str(path)!r}; create {target.parent} first"
+        )
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(f"{name} must be in a folder that can be written to, got {str(path)!r}; choose another")
     return target
