@@ -51,6 +51,7 @@ _LOCATIONS = {
     "SquareRoot": "nearfield.transform.value",
     "StencilNetwork": "nearfield.score.stencil",
     "SwitchedScore": "nearfield.score.switch",
+    "TiledScore": "nearfield.score.tiled",
     "VertexNetworks": "nearfield.paper.vertex",
     "WaveBasis": "nearfield.score.eigenbasis",
     "WindowNetwork": "nearfield.score.window",
@@ -76,6 +77,11 @@ class Module(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_load_state_dict_post_hook(_loaded)
+
+    @classmethod
+    def graph_of_parts(cls, settings: Mapping[str, Any], graph: Any) -> Any:  # noqa: ARG003
+        """Return the graph of the parts: that of the whole, unless a class says otherwise."""
+        return graph
 
     def derive(self) -> None:
         """Forget the cached properties, once other tensors are loaded."""
@@ -165,7 +171,8 @@ def _made(description: Any, tensors: Mapping[str, Tensor], graph: object) -> Any
         return {key: _made(part, part_of(tensors, key), graph) for key, part in description["of"].items()}
     kind = _kind(description["class"])
     names = _arguments(kind)
-    parts = {key: _made(part, part_of(tensors, key), graph) for key, part in description["parts"].items()}
+    inner = kind.graph_of_parts(description["settings"], graph)
+    parts = {key: _made(part, part_of(tensors, key), inner) for key, part in description["parts"].items()}
     arrays = {key: tensors[key] for key in names if key in tensors}
     return kind(**description["settings"], **parts, **arrays, **({"graph": graph} if "graph" in names else {}))
 
