@@ -34,7 +34,9 @@ def smooth(n, shape, seed=0):
 
 def test_a_lazy_fit_is_labelled_and_draws_the_law_of_the_data(small):
     x = smooth(60, (40, 44))
-    model = nf.LocalizedDiffusion(method="gaussian", random_state=0, radius=3, pooling=1.0).fit(x.chunk({"y": 15, "x": 15}))
+    model = nf.LocalizedDiffusion(method="gaussian", random_state=0, radius=3, pooling=1.0).fit(
+        x.chunk({"y": 15, "x": 15})
+    )
     assert "Fitted in 4 tiles of 20 x 20 cells" in model.fit_report_.reason
     drawn = model.sample(200, random_state=1)
     assert drawn.dims == ("member", "y", "x")
