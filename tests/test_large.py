@@ -111,3 +111,34 @@ def test_gaps_of_lazy_data_are_refused(small):
     x[3, 5, 7] = np.nan
     with pytest.raises(ValueError, match="data that do not fit into memory must be complete"):
         nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(x.chunk({"y": 20}))
+
+
+def test_draws_in_a_store_are_those_in_memory(small, tmp_path):
+    x = smooth(30, (40, 44))
+    lazily = nf.LocalizedDiffusion(method="gaussian", radius=3, pooling=1.0, random_state=0).fit(x.chunk({"y": 20}))
+    stored = lazily.sample(3, random_state=1, store=tmp_path / "new.zarr")
+    assert stored.chunks is not None
+    assert stored.dims == ("member", "y", "x")
+    assert stored.attrs["units"] == "K"
+    assert np.array_equal(stored.load(), lazily.sample(3, random_state=1))
+    with pytest.raises(ValueError, match="store must be a new folder"):
+        lazily.sample(3, random_state=1, store=tmp_path / "new.zarr")
+
+
+def test_any_model_draws_into_a_store(tmp_path):
+    x = smooth(30, (8, 9)).to_dataset()
+    model = nf.LocalizedDiffusion(method="windowed", radius=1, pooling=1.0, random_state=0).fit(x)
+    stored = model.sample(2, random_state=1, steps=5, store=tmp_path / "new.zarr")
+    assert np.allclose(stored["t"], model.sample(2, random_state=1, steps=5)["t"])
+
+
+@pytest.mark.slow
+def test_one_two_and_four_processes_give_the_same_bits(small, tmp_path):
+    x = smooth(30, (40, 44)).chunk({"y": 20})
+    settings = {"method": "gaussian", "radius": 3, "pooling": 1.0, "random_state": 0}
+    drawn = []
+    for workers in (None, 2, 4):
+        model = nf.LocalizedDiffusion(**settings, n_jobs=workers).fit(x)
+        drawn.append(model.sample(2, random_state=1, store=tmp_path / f"{workers}.zarr").load())
+    assert np.array_equal(drawn[0], drawn[1])
+    assert np.array_equal(drawn[0], drawn[2])

@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nearfield._conditioning import Conditioning
+from nearfield._drawing import draw_to_store
 from nearfield._large import fit_large
 from nearfield._parameters import check_checkpoint, check_parameters, check_sampling, plain_parameters
 from nearfield._parts import ModelParts
@@ -220,6 +221,7 @@ class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEs
         sampler: Sampler | None = None,
         steps: int | None = None,
         batch_size: int | None = None,
+        store: str | os.PathLike[str] | None = None,
     ) -> Any:
         """Draw new members.
 
@@ -235,11 +237,16 @@ class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEs
             Steps of that solver (50), which then replaces exact sampling too.
         batch_size : int, optional
             Members that the solver denoises at once; by default as many as take about 1 GiB.
+        store : path, optional
+            New zarr store that the members are written to, each by itself and on all workers there are, for fields that
+            are too large to return. If draws of the same model and seed were begun there, they go on. Needs the extra
+            ``dask``.
 
         Returns
         -------
         DataArray, Dataset, ndarray or DataFrame
-            As the training data, with the axis ``member`` in place of the samples.
+            As the training data, with the axis ``member`` in place of the samples; of a store its labelled content,
+            with the values unread.
 
         Raises
         ------
@@ -253,6 +260,12 @@ class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEs
         if steps is not None:
             sampler = self.model_.law.default_sampler(int(steps))
         seed = seed_of(random_state)
+        if store is not None:
+            kept: dict[str, Any] = {"attrs": self._provenance(seed), "workers": self.n_jobs}
+            with sample_bar(verbose=self.verbose) as progress:
+                return draw_to_store(
+                    self.model_, store, int(n_samples), seed, sampler=sampler, progress=progress, **kept
+                )
         # nested, so that each array is free once the next is made
         drawn = self.codec_.decode(
             self.marginal_.inv(self._draw(int(n_samples), seed, sampler=sampler, batch_size=batch_size)),
