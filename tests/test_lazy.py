@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import xarray as xr
 
 from nearfield.data.codec import Codec
 from nearfield.data.lazy import LazyData, in_memory, is_lazy
+from nearfield.data.outlier import warn_of_gaps, warn_of_gaps_in_tiles
 from nearfield.data.patches import crops_of, patches_of, samples_on
 from nearfield.data.statistics import VertexStatistics, statistics_of
 from nearfield.graph import DependencyGraph
@@ -195,6 +197,26 @@ def test_gaps_are_refused_by_name():
     with pytest.raises(ValueError, match="contains NaN") as tiled:
         fitted(data.chunk(lat=7), missing="error")
     assert str(tiled.value) == str(whole.value)
+
+
+@pytest.mark.parametrize("kind", ["value", "sample", "none"])
+def test_what_is_far_beyond_the_rest_is_seen_in_any_tile(kind):
+    data = globe()
+    if kind == "value":
+        data.values[5, 17, 20] = 1e7
+    elif kind == "sample":
+        data.values[5] *= 1e4
+    lazy = LazyData.of(data.chunk(lat=7))
+    tiling = Tiling.of(lazy.graph, 40)
+    tiles = [statistics_of(lazy.source, tiling, tile) for tile in range(len(tiling))]
+    said = []
+    for warn in (lambda: warn_of_gaps(Codec.fit(data).samples(data).values), lambda: warn_of_gaps_in_tiles(tiles, 448)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            warn()
+        said.append([str(warning.message) for warning in caught])
+    assert said[0] == said[1]
+    assert len(said[0]) == (kind != "none")
 
 
 def test_a_valid_range_of_other_data_is_ignored_everywhere():
