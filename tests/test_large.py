@@ -14,7 +14,7 @@ pytest.importorskip("dask")
 @pytest.fixture
 def small(monkeypatch):
     """Small tiles, and no data small enough to be loaded."""
-    monkeypatch.setattr(lazy.in_memory, "__defaults__", (None, 0))
+    monkeypatch.setattr(lazy, "WHOLE", 0)
     monkeypatch.setattr(tiling.Tiling.of.__func__, "__defaults__", (400,))
 
 

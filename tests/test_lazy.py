@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from nearfield.data import lazy
 from nearfield.data.codec import Codec
 from nearfield.data.lazy import LazyData, in_memory, is_lazy
 from nearfield.data.outlier import warn_of_gaps, warn_of_gaps_in_tiles
@@ -258,12 +259,13 @@ def test_memory_is_that_of_a_box(tmp_path):
         assert peak < 6e6  # of 9.6: a box and two of its chunks in memory, and the deviations in double precision
 
 
-def test_few_numbers_are_loaded():
+def test_few_numbers_are_loaded(monkeypatch):
     data = globe().chunk(lat=4)
     assert not is_lazy(in_memory(data))
-    assert is_lazy(in_memory(data, largest=10))
-    assert not is_lazy(in_memory(data, DependencyGraph.from_edges(3, [[0, 1]]), largest=10))
     assert isinstance(in_memory(data.data), np.ndarray)
+    monkeypatch.setattr(lazy, "WHOLE", 10)
+    assert is_lazy(in_memory(data))
+    assert not is_lazy(in_memory(data, DependencyGraph.from_edges(3, [[0, 1]])))
     assert is_lazy(data.to_dataset())
     assert not is_lazy(data.compute().to_dataset())
 

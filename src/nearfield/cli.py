@@ -115,6 +115,7 @@ def fit(
     """Learn a model from samples of a field."""
     with _one_line_failure(quiet=quiet or as_json), cluster(workers, scheduler):
         check_writable(out, data, folder=True)
+        from nearfield.data.lazy import is_large
         from nearfield.estimator import LocalizedDiffusion
         from nearfield.noise import seed_of
 
@@ -129,7 +130,8 @@ def fit(
             verbose=_progress(quiet or as_json),
             strict=strict,
         )
-        model.fit(field, sample_dim=dims, missing=missing)
+        kept = out if is_large(field) else None  # tiles go where the model is to be
+        model.fit(field, sample_dim=dims, missing=missing, checkpoint=kept)
         model.save(out)
         _print_result({"model": str(out)} | _summary(out), as_json=as_json, quiet=quiet)
 
@@ -151,7 +153,10 @@ def sample(
         from nearfield.noise import seed_of
 
         fitted, used = _load(model, quiet=quiet or as_json), seed_of(seed)
-        write(out, fitted.sample(n, random_state=used))
+        if out.suffix == ".zarr":
+            fitted.sample(n, random_state=used, store=out)
+        else:
+            write(out, fitted.sample(n, random_state=used))
         _print_result({"out": str(out), "members": n, "seed": used}, as_json=as_json, quiet=quiet)
 
 

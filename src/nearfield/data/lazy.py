@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nearfield.data.statistics import VertexStatistics
     from nearfield.data.validation import Data
 
-__all__ = ["WHOLE", "LazyData", "in_memory", "is_lazy"]
+__all__ = ["WHOLE", "LazyData", "in_memory", "is_large", "is_lazy"]
 
 WHOLE = 1 << 24
 """Numbers up to which lazily stored data are simply loaded."""
@@ -41,7 +41,15 @@ def is_lazy(data: Any) -> bool:
     return isinstance(data, np.memmap) or _of_dask(data)
 
 
-def in_memory(data: Any, graph: DependencyGraph | None = None, largest: int = WHOLE) -> Any:
+def is_large(data: Any, graph: DependencyGraph | None = None) -> bool:
+    """Whether data are lazily stored, of more than `WHOLE` numbers, and on a lattice: they are read in parts."""
+    if not is_lazy(data) or (graph is not None and graph.lattice is None):
+        return False
+    variables = data.data_vars.values() if isinstance(data, xr.Dataset) else [data]
+    return sum(int(variable.size) for variable in variables) > WHOLE
+
+
+def in_memory(data: Any, graph: DependencyGraph | None = None) -> Any:
     """Load lazily stored data of few numbers, or on a graph that is no lattice; leave others as they are.
 
     Examples
@@ -49,15 +57,7 @@ def in_memory(data: Any, graph: DependencyGraph | None = None, largest: int = WH
     >>> in_memory(np.zeros((2, 3))).shape
     (2, 3)
     """
-    if not is_lazy(data):
-        return data
-    if isinstance(data, xr.DataArray):
-        size = data.size
-    elif isinstance(data, xr.Dataset):
-        size = sum(variable.size for variable in data.data_vars.values())
-    else:
-        size = int(data.size)
-    if size > largest and (graph is None or graph.lattice is not None):
+    if not is_lazy(data) or is_large(data, graph):
         return data
     return data.compute() if hasattr(data, "compute") else np.asarray(data)
 
