@@ -182,21 +182,32 @@ def test_large_files_stay_on_disk(tmp_path, monkeypatch):
 
 
 KILLED = """
-import os, signal, sys, time
+import json, os, signal, sys, time
 import numpy as np, xarray as xr, zarr, dask.array
 from nearfield.data import rechunking
 
 rechunking._BYTES = 1 << 14
 target = sys.argv[1]
 again, killed, done = np.random.default_rng(0), 0, False
+
+def written():
+    try:
+        with open(os.path.dirname(target) + "/.a.zarr.partial/progress.json") as file:
+            return json.load(file)["samples"]
+    except OSError:
+        return 0
+
 while not done:
+    before = written()
     child = os.fork()
     if child == 0:
         x = dask.array.arange(200 * 40 * 50, chunks=-1, dtype="f4").reshape(200, 40, 50).rechunk((1, 40, 50))
         rechunking.rechunked(xr.DataArray(x, dims=("time", "y", "x"), name="f"), target, n_cells=400)
         os._exit(0)
     if killed < 20:
-        time.sleep(again.uniform(0.0, 0.6))
+        while written() < before + 2 and not os.path.exists(target):
+            time.sleep(0.005)
+        time.sleep(again.uniform(0.0, 0.1))
         os.kill(child, signal.SIGKILL)
     assert os.waitpid(child, 0)[1] in (0, signal.SIGKILL)
     done = os.path.exists(target)
