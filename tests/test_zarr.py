@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -177,3 +179,48 @@ def test_large_files_stay_on_disk(tmp_path, monkeypatch):
     (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:2000])
     with pytest.raises(ValueError, match="must hold one array of numbers"):
         _files.read(tmp_path / "a.npy", None)
+
+
+KILLED = """
+import json, os, signal, sys, time
+import numpy as np, xarray as xr, zarr, dask.array
+from nearfield.data import rechunking
+
+rechunking._BYTES = 1 << 14
+target = sys.argv[1]
+again, killed, done = np.random.default_rng(0), 0, False
+
+def written():
+    try:
+        with open(os.path.dirname(target) + "/.a.zarr.partial/progress.json") as file:
+            return json.load(file)["samples"]
+    except OSError:
+        return 0
+
+while not done:
+    before = written()
+    child = os.fork()
+    if child == 0:
+        x = dask.array.arange(200 * 40 * 50, chunks=-1, dtype="f4").reshape(200, 40, 50).rechunk((1, 40, 50))
+        rechunking.rechunked(xr.DataArray(x, dims=("time", "y", "x"), name="f"), target, n_cells=400)
+        os._exit(0)
+    if killed < 20:
+        while written() < before + 2 and not os.path.exists(target):
+            time.sleep(0.005)
+        time.sleep(again.uniform(0.0, 0.1))
+        os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] in (0, signal.SIGKILL)
+    done = os.path.exists(target)
+    killed += not done
+print(killed)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_rechunking_goes_on_with_the_same_bits(tmp_path):
+    told = subprocess.run(
+        [sys.executable, "-c", KILLED, tmp_path / "a.zarr"], check=True, capture_output=True, text=True, timeout=120
+    )
+    assert int(told.stdout) > 5
+    expected = np.arange(200 * 40 * 50, dtype="f4").reshape(200, 40, 50)
+    np.testing.assert_array_equal(open_zarr(tmp_path / "a.zarr").f.values, expected)

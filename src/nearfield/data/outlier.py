@@ -31,27 +31,40 @@ def warn_of_gaps(x: Float[ndarray, "sample vertex channel"]) -> None:
     rest than the rest is wide.
     """
     n, vertices, channels = x.shape
-    step = max(1, _BLOCK // n)
-    kept = max(1, int(_ASIDE * n * vertices / math.ceil(vertices / step)))
+    kept = max(1, int(_ASIDE * n * vertices / math.ceil(vertices / _step(n))))
     for channel in range(channels):
         values = x[..., channel]
-        blocks = [_furthest(values[:, start : start + step], kept) for start in range(0, vertices, step)]
-        _warn(_gap([far for far, _ in blocks], [members for _, members in blocks], values.size) or _repeated(values))
+        _warn(_gap(*_blocks(values, kept), values.size) or _repeated(values))
 
 
 def furthest(x: Float[ndarray, "sample vertex channel"]) -> dict[str, ndarray]:
     """Return what `warn_of_gaps_in_tiles` needs of a tile: its furthest values, and each sample's median deviation."""
-    found = [_furthest(x[..., channel], _KEPT) for channel in range(x.shape[2])]
+    found = [_blocks(x[..., channel], _KEPT) for channel in range(x.shape[2])]
     rows = [np.column_stack([np.full(len(far), float(k)), far]) for k, (far, _) in enumerate(found)]
     return {"furthest": np.concatenate(rows), "members": np.stack([members for _, members in found])}
 
 
 def warn_of_gaps_in_tiles(tiles: Sequence[Mapping[str, ndarray]], n_vertices: int) -> None:
     """Warn of values or samples beyond a gap, as `warn_of_gaps` does, of whose tiles `furthest` tells."""
-    channels, n = tiles[0]["members"].shape
+    channels, _, n = tiles[0]["members"].shape
     for channel in range(channels):
-        far = [tile["furthest"][tile["furthest"][:, 0] == channel, 1:] for tile in tiles]
-        _warn(_gap(far, [tile["members"][channel] for tile in tiles], n * n_vertices))
+        far = np.concatenate([tile["furthest"][tile["furthest"][:, 0] == channel, 1:] for tile in tiles])
+        members = np.concatenate([tile["members"][channel] for tile in tiles])
+        _warn(_gap(far, members, n * n_vertices))
+
+
+def _step(n_samples: int) -> int:
+    """Vertices at once."""
+    return max(1, _BLOCK // n_samples)
+
+
+def _blocks(
+    x: Float[ndarray, "sample vertex"], kept: int
+) -> tuple[Float[ndarray, "value 2"], Float[ndarray, "block sample"]]:
+    """Return distances and values of the furthest values, and each sample's median distance in each block."""
+    step = _step(len(x))
+    found = [_furthest(x[:, start : start + step], kept) for start in range(0, x.shape[1], step)]
+    return np.concatenate([far for far, _ in found]), np.stack([share for _, share in found])
 
 
 def _warn(message: str) -> None:
@@ -85,12 +98,12 @@ def _furthest(
     return np.column_stack([flat[top], values[top]]), np.median(distance, axis=1)
 
 
-def _gap(far: Sequence[Float[ndarray, "value 2"]], members: Sequence[Float[ndarray, " sample"]], size: int) -> str:
+def _gap(far: Float[ndarray, "value 2"], members: Float[ndarray, "block sample"], size: int) -> str:
     """Name the value or the sample beyond a gap, from the furthest values and median distances of blocks."""
-    shares = [share for share in members if not np.isnan(share).any()]
-    if not shares:
+    members = members[~np.isnan(members).any(axis=1)]
+    if not len(members):
         return ""
-    sizes, values = np.concatenate(far).T
+    sizes, values = far.T
     order = np.argsort(sizes)
     found = _beyond(sizes[order], max(1, int(_ASIDE * size)))
     if found:
@@ -98,7 +111,7 @@ def _gap(far: Sequence[Float[ndarray, "value 2"]], members: Sequence[Float[ndarr
             f"{found} of {size} values are far beyond all others, the furthest {values[order[-1]]:g}, an outlier "
             f"{sizes[order[-1]]:.3g} interquartile ranges from the median of its vertex"
         )
-    middle = np.median(shares, axis=0)
+    middle = np.median(members, axis=0)
     n, order = len(middle), np.argsort(middle)
     found = _beyond(middle[order], max(1, int(_ASIDE * n)))
     if found:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["chunk_advice", "rechunked"]
 
-_BYTES = 1 << 27  # of the samples that are held at once
+_BYTES = 1 << 26  # of the samples that are held at once
 _OFTEN = 4.0  # readings of each chunk from which on it is worth to write them anew
 _STORE, _PROGRESS = "store.zarr", "progress.json"
 
@@ -70,8 +70,8 @@ def rechunked(
 ) -> Any:
     """Write data as a zarr store whose chunks are tiles with many samples, and open it lazily.
 
-    Samples are read once, as many at a time as take 128 MiB. The store is there when it is whole; called again after
-    an interruption, the function goes on where it was.
+    Samples are read once, as many at a time as take 64 MiB (three times that while they are written). The store is
+    there when it is whole; called again after an interruption, the function goes on where it was.
 
     Parameters
     ----------
