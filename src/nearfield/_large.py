@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,8 @@ from nearfield._warnings import recorded_warnings
 from nearfield.data.codec import Codec
 from nearfield.data.features import Features
 from nearfield.data.lazy import LazyData
+from nearfield.data.outlier import warn_of_gaps_in_tiles
+from nearfield.data.rechunking import chunk_advice
 from nearfield.data.source import Source
 from nearfield.data.statistics import VertexStatistics, statistics_of
 from nearfield.data.tile_store import TileStore
@@ -56,8 +59,8 @@ def fit_large(
     start = time.perf_counter()
     run = partial(_run, parameters["n_jobs"], progress)
     lazy = LazyData.of(X, sample_dim, parameters["graph"])
-    codec, statistics = _codec(lazy, run, missing)
     with recorded_warnings(strict=parameters["strict"]) as messages:
+        codec, statistics = _codec(lazy, run, missing)
         tiling, names = Tiling.of(codec.graph), [channel.name for channel in codec.channels]
         samples = TiledSamples(lazy.source, tiling, ordered=codec.ordered, run=run)
         near, _ = patches(samples)
@@ -108,9 +111,13 @@ def _statistics(tile: int, source: Source, tiling: Tiling) -> dict[str, np.ndarr
 def _codec(lazy: LazyData, run: Callable[..., list[Any]], missing: str) -> tuple[Codec, VertexStatistics]:
     """Read the statistics of all cells, and check them."""
     tiling = Tiling.of(lazy.graph)
+    if (advice := chunk_advice(lazy.source, tiling)) is not None:
+        warnings.warn(advice, stacklevel=2)
     found = run(_statistics, range(len(tiling)), lazy.source, tiling)
     statistics = VertexStatistics.gathered(tiling, lazy.source.n_samples, found)
-    return lazy.codec(statistics, missing), statistics
+    codec = lazy.codec(statistics, missing)
+    warn_of_gaps_in_tiles(found, codec.n_vertices)
+    return codec, statistics
 
 
 def _digest(found: VertexStatistics, source: Source) -> str:
