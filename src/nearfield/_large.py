@@ -24,13 +24,15 @@ from nearfield.data.rechunking import chunk_advice
 from nearfield.data.source import Source
 from nearfield.data.statistics import VertexStatistics, statistics_of
 from nearfield.data.tile_store import TileStore
+from nearfield.fitting.gaussianity import check_gaussianity
 from nearfield.fitting.search import Search
 from nearfield.graph.tiling import Tiling
 from nearfield.methods.auto import Auto
-from nearfield.methods.base import FitOptions, Method, fixed
+from nearfield.methods.base import FitOptions, Fitted, Method, fixed
 from nearfield.methods.gaussian import Gaussian
 from nearfield.methods.tiled import fit_tiled, patches
 from nearfield.model import Model
+from nearfield.samples import Samples
 from nearfield.tiled_samples import TiledSamples
 from nearfield.transform.marginal import Marginal
 
@@ -39,6 +41,10 @@ if TYPE_CHECKING:
 
 __all__ = ["fit_large"]
 
+_NETWORKS = (
+    "networks learn from a part in memory and are extended: LocalizedDiffusion(method='hybrid', pooling=1).fit(part)"
+    ".extend(shape)"
+)
 _MARGINALS = ("standardize", "none", "log", "sqrt", "yeo-johnson")
 
 
@@ -63,7 +69,7 @@ def fit_large(
         codec, statistics = _codec(lazy, run, missing)
         tiling, names = Tiling.of(codec.graph), [channel.name for channel in codec.channels]
         samples = TiledSamples(lazy.source, tiling, ordered=codec.ordered, run=run)
-        near, _ = patches(samples)
+        near, at = patches(samples)
         marginal = Marginal.of(near, parameters["marginal"], names, seed)
         samples = replace(samples, transform=_Transform(marginal), standard=marginal.standard)
         tiles = TileStore.temporary() if folder is None else TileStore(Path(folder))
@@ -72,6 +78,9 @@ def fit_large(
         options = FitOptions(Search(seed % 2**32, parameters["n_jobs"]))
         encoded = time.perf_counter()
         fitted = fit_tiled(samples, radius, pooling, tiles, options).noted(marginal.reason)
+        if isinstance(method, Auto):
+            near = marginal.latent(near).standardized(fitted.center[at], fitted.scale[at])
+            fitted = fitted.noted(_tested(near, fitted, options.seed))
     report = fitted.report(lazy.source.n_samples, seed, messages, encoded - start)
     return Model(
         codec,
@@ -128,14 +137,20 @@ def _digest(found: VertexStatistics, source: Source) -> str:
     return state.hexdigest()
 
 
+def _tested(near: Samples, fitted: Fitted, seed: int) -> str:
+    """Say whether a network could learn more than the field, by the patches."""
+    assert isinstance(fitted.radius, int)
+    tested = check_gaussianity(near, fitted.radius, fitted.pooling, seed)
+    remedy = "" if tested.found is None else f" No network was trained: {_NETWORKS}"
+    return f"On patches: {tested.describe()}{remedy}"
+
+
 def _locality(method: Method) -> tuple[Any, Any]:
     """Radius and pooling of a method that is fitted in tiles."""
     if isinstance(method, Gaussian | Auto):
         return fixed(method.radius), fixed(method.pooling)
     raise ValueError(
-        f"method must be 'gaussian' or 'auto' for data that are read in parts, got {type(method).__name__}; networks "
-        "learn from a part in memory and are extended: LocalizedDiffusion(method='hybrid', pooling=1).fit(part)"
-        ".extend(shape)"
+        f"method must be 'gaussian' or 'auto' for data that are read in parts, got {type(method).__name__}; {_NETWORKS}"
     )
 
 
