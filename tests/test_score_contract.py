@@ -37,6 +37,7 @@ from nearfield.score.mixture_components import Components
 from nearfield.score.scale_mixture import ScaleMixtureField
 from nearfield.score.stencil import StencilNetwork
 from nearfield.score.switch import SwitchedScore
+from nearfield.score.tiled import TiledScore
 from nearfield.score.window import WindowNetwork
 from one_device import OneDevice
 
@@ -202,6 +203,7 @@ def test_every_score_class_is_held_to_the_contract():
         EnsembleScore,
         PaperScore,
         SwitchedScore,
+        TiledScore,
     }
 
 

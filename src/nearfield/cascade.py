@@ -12,8 +12,8 @@ al. (JMLR 2022); local laws of wavelet coefficients given coarser ones, of Kadkh
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn, final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, final
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ class CascadeModel(Distribution):
         self.register_buffer("scale", as_tensor(scale))
 
     @classmethod
-    def graph_of_parts(cls, graph: object) -> DependencyGraph:
+    def graph_of_parts(cls, settings: Mapping[str, Any], graph: Any) -> DependencyGraph:  # noqa: ARG003
         """Lattice of the blocks, where both laws live."""
         assert isinstance(graph, DependencyGraph)
         return Haar.of(graph).graph
