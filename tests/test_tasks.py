@@ -180,6 +180,18 @@ def test_a_lost_worker_costs_only_its_tasks(tmp_path):
 
 
 @pytest.mark.slow
+def test_workers_that_die_always_are_given_up():
+    import dask
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        cluster(workers=2),
+        pytest.raises(ChildProcessError, match="workers were lost again and again"),
+    ):
+        run(die_always, range(2))
+
+
+@pytest.mark.slow
 def test_what_tasks_share_is_sent_again_when_its_last_copy_is_lost(tmp_path):
     with cluster(workers=2) as client:
         pids = list(client.run(os.getpid).values())

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dask.delayed import Delayed
     from distributed import Client
 
-__all__ = ["cluster", "node", "run", "run_graph"]
+__all__ = ["active_client", "cluster", "node", "run", "run_graph"]
 
 _Result = TypeVar("_Result")
 
@@ -85,7 +85,7 @@ def run(
     >>> run(pow, [2, 3, 4], 2)
     [4, 9, 16]
     """
-    client, processes = _client(), joblib.effective_n_jobs(workers or 1)
+    client, processes = active_client(), joblib.effective_n_jobs(workers or 1)
     way = _here
     if client is not None:
         way = functools.partial(_on_cluster, client)
@@ -138,7 +138,7 @@ def run_graph(nodes: Any, *, workers: int | None = None) -> Any:
     >>> run_graph({"sum": node(sum, [half, half])})
     {'sum': 1.0}
     """
-    dask, client = _dask(), _client()
+    dask, client = _dask(), active_client()
     if client is None:
         processes = joblib.effective_n_jobs(workers or 1)
         with _one_thread():
@@ -243,7 +243,7 @@ def _dask() -> Any:
     return dask
 
 
-def _client() -> Client | None:
+def active_client() -> Client | None:
     """Return the active client, if there is one; tasks within a task run where it does."""
     if "distributed" not in sys.modules:
         return None

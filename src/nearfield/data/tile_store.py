@@ -67,6 +67,9 @@ class TileStore:
 
     path: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path).absolute())  # workers may be elsewhere
+
     def claim(self, key: Mapping[str, Any]) -> None:
         """Make the folder for a fit that a key of plain values tells from any other, or go on with that fit.
 
