@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nearfield import tasks
-from nearfield.tasks import cluster, node, run, run_graph
+from nearfield.tasks import cluster, run
 
 MATRIX = np.random.default_rng(0).normal(size=(400, 400))
 
@@ -115,21 +115,6 @@ def test_dask_is_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "dask", None)
     with pytest.raises(ImportError, match=r"pip install 'nearfield\[dask\]'"), cluster(workers=2):
         pass
-    with pytest.raises(ImportError, match=r"pip install 'nearfield\[dask\]'"):
-        node(pow, 2, 3)
-
-
-def test_a_graph_hands_results_on():
-    half = node(pow, 2, -1)
-    assert run_graph({"a": [node(sum, [half, half]), half]}) == {"a": [1.0, 0.5]}
-    with pytest.raises(ValueError, match=r"^item 3 is bad$"):
-        run_graph([node(refuse, node(sum, [1, 2]), 3)])
-
-
-@pytest.mark.slow
-def test_a_graph_on_processes():
-    half = node(pow, 2, -1)
-    assert run_graph([node(sum, [half, half])], workers=2) == [1.0]
 
 
 @pytest.mark.slow
@@ -138,8 +123,6 @@ def test_a_cluster_returns_the_same_bits(client):
     found = run(product, range(5), MATRIX, 0.1, progress=lambda *done: told.append(done))
     assert told[-1] == (5, 5)
     assert same(found, [product(item, MATRIX, 0.1) for item in range(5)])
-    half = node(pow, 2, -1)
-    assert run_graph({"a": [node(sum, [half, half]), half]}) == {"a": [1.0, 0.5]}
     assert len(client.run(os.getpid)) == 2
 
 
@@ -168,8 +151,6 @@ def test_tasks_read_lazy_arrays_by_themselves(client):
 def test_errors_of_a_cluster_are_raised_as_they_are(client):
     with pytest.raises(ValueError, match=r"^item 2 is bad$"):
         run(refuse, range(5), 2)
-    with pytest.raises(ValueError, match=r"^item 3 is bad$"):
-        run_graph([node(refuse, node(sum, [1, 2]), 3)])
 
 
 @pytest.mark.slow
