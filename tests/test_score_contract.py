@@ -37,6 +37,7 @@ from nearfield.score.mixture_components import Components
 from nearfield.score.scale_mixture import ScaleMixtureField
 from nearfield.score.stencil import StencilNetwork
 from nearfield.score.switch import SwitchedScore
+from nearfield.score.tiled import TiledScore
 from nearfield.score.window import WindowNetwork
 from one_device import OneDevice
 
@@ -188,7 +189,7 @@ def test_every_score_class_is_held_to_the_contract():
         ScaleMixtureField,
         LocalMixtureScore,
     }
-    assert ours == closed | {NetworkScore, HybridScore, EnsembleScore, PaperScore, SwitchedScore}
+    assert ours == closed | {NetworkScore, HybridScore, EnsembleScore, PaperScore, SwitchedScore, TiledScore}
 
 
 def test_score_reads_its_neighbourhood_and_nothing_beyond(score, graph):

@@ -39,9 +39,9 @@ app = typer.Typer(
 
 
 def _field_file(path: Path) -> Path:
-    """Accept the two kinds of file that hold fields."""
-    if path.suffix not in (".nc", ".npy"):
-        raise typer.BadParameter(f"must end in .nc (labelled) or .npy (plain array), got {str(path)!r}")
+    """Accept the kinds of file that hold fields."""
+    if path.suffix not in (".nc", ".zarr", ".npy"):
+        raise typer.BadParameter(f"must end in .nc or .zarr (labelled), or .npy (plain array), got {str(path)!r}")
     return path
 
 
@@ -54,11 +54,12 @@ Model = Annotated[Path, typer.Argument(help="Model, written by nearfield fit.", 
 Data = Annotated[
     Path,
     typer.Argument(
-        help="netCDF, or .npy with samples first.", metavar="DATA", callback=_field_file, show_default=False
+        help="netCDF, zarr, or .npy with samples first.", metavar="DATA", callback=_field_file, show_default=False
     ),
 ]
 Fields = Annotated[
-    Path, typer.Option("--out", "-o", help="Fields to write: .nc or .npy.", callback=_field_file, show_default=False)
+    Path,
+    typer.Option("--out", "-o", help="Fields to write: .nc, .zarr or .npy.", callback=_field_file, show_default=False),
 ]
 Count = Annotated[int, typer.Option("-n", "--n-samples", min=1, help="Number of members to draw.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed; by default a fresh one, which is printed.")]
@@ -114,6 +115,7 @@ def fit(
     """Learn a model from samples of a field."""
     with _one_line_failure(quiet=quiet or as_json), cluster(workers, scheduler):
         check_writable(out, data, folder=True)
+        from nearfield.data.lazy import is_large
         from nearfield.estimator import LocalizedDiffusion
         from nearfield.noise import seed_of
 
@@ -128,7 +130,8 @@ def fit(
             verbose=_progress(quiet or as_json),
             strict=strict,
         )
-        model.fit(field, sample_dim=dims, missing=missing)
+        kept = out if is_large(field) else None  # tiles go where the model is to be
+        model.fit(field, sample_dim=dims, missing=missing, checkpoint=kept)
         model.save(out)
         _print_result({"model": str(out)} | _summary(out), as_json=as_json, quiet=quiet)
 
@@ -150,7 +153,10 @@ def sample(
         from nearfield.noise import seed_of
 
         fitted, used = _load(model, quiet=quiet or as_json), seed_of(seed)
-        write(out, fitted.sample(n, random_state=used))
+        if out.suffix == ".zarr":
+            fitted.sample(n, random_state=used, store=out)
+        else:
+            write(out, fitted.sample(n, random_state=used))
         _print_result({"out": str(out), "members": n, "seed": used}, as_json=as_json, quiet=quiet)
 
 
@@ -161,7 +167,10 @@ def impute(
     data: Annotated[
         Path | None,
         typer.Argument(
-            help="Fields with gaps: netCDF, or .npy.", metavar="[DATA]", callback=_optional_file, show_default=False
+            help="Fields with gaps: netCDF, zarr, or .npy.",
+            metavar="[DATA]",
+            callback=_optional_file,
+            show_default=False,
         ),
     ] = None,
     observations: Annotated[
@@ -205,7 +214,7 @@ def score(
     surprise: Annotated[
         Path | None,
         typer.Option(
-            help="Also write how surprising each value is given all others: .nc or .npy, in nats.",
+            help="Also write how surprising each value is given all others: .nc, .zarr or .npy, in nats.",
             callback=_optional_file,
             show_default=False,
         ),

@@ -30,6 +30,7 @@ from nearfield.score.leave_one_out import observed_log_prob
 from nearfield.score.posterior_field import PosteriorField
 from nearfield.score.predictive import PredictiveField
 from nearfield.score.switch import SwitchedScore
+from nearfield.score.tiled import extended_score
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -378,6 +379,8 @@ class DiffusionModel(Distribution):
         return found.values
 
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> DiffusionModel:
-        """Return the same law on a larger lattice."""
-        field = self.field and self.field.extended(graph, onto)
-        return DiffusionModel(self.score.extended(graph, onto), self.largest_eigenvalue, field)
+        """Return the same law on a larger lattice, its score tile by tile where that is large."""
+        field, score = self.field, extended_score(self.score, graph, onto)
+        if field is None and isinstance(self.score, SwitchedScore) and not isinstance(score, SwitchedScore):
+            field = self.score.field
+        return DiffusionModel(score, self.largest_eigenvalue, field and field.extended(graph, onto))

@@ -51,6 +51,8 @@ _LOCATIONS = {
     "SquareRoot": "nearfield.transform.value",
     "StencilNetwork": "nearfield.score.stencil",
     "SwitchedScore": "nearfield.score.switch",
+    "TiledFactor": "nearfield.score.tiled_factor",
+    "TiledScore": "nearfield.score.tiled",
     "VertexNetworks": "nearfield.paper.vertex",
     "WaveBasis": "nearfield.score.eigenbasis",
     "WindowNetwork": "nearfield.score.window",
@@ -77,6 +79,11 @@ class Module(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_load_state_dict_post_hook(_loaded)
+
+    @classmethod
+    def graph_of_parts(cls, settings: Mapping[str, Any], graph: Any) -> Any:  # noqa: ARG003
+        """Return the graph of the parts: that of the whole, unless a class says otherwise."""
+        return graph
 
     def derive(self) -> None:
         """Forget the cached properties, once other tensors are loaded."""
@@ -170,7 +177,8 @@ def _made(description: Any, tensors: Mapping[str, Tensor], given: Mapping[str, o
         return {key: _made(part, part_of(tensors, key), given) for key, part in description["of"].items()}
     kind = _kind(description["class"])
     names = _arguments(kind)
-    parts = {key: _made(part, part_of(tensors, key), given) for key, part in description["parts"].items()}
+    inner = dict(given) | {"graph": kind.graph_of_parts(description["settings"], given["graph"])}
+    parts = {key: _made(part, part_of(tensors, key), inner) for key, part in description["parts"].items()}
     arrays = {key: tensors[key] for key in names if key in tensors}
     others = {key: value for key, value in given.items() if key in names}
     return kind(**description["settings"], **parts, **arrays, **others)

@@ -159,6 +159,13 @@ class DrawStore:
         os.replace(self._draws, self.path)
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def opened(self) -> xr.DataArray | xr.Dataset:
+        """Open the complete store, its values unread: a Dataset if the data were one, else a DataArray."""
+        import xarray
+
+        found: xr.Dataset = xarray.open_zarr(self.path)
+        return found if self.codec.container == "Dataset" else found[self._variables[0][0]]
+
     @property
     def _draws(self) -> Path:
         return self.folder / "draws"

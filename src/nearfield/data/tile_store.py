@@ -9,6 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -70,6 +73,14 @@ class TileStore:
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path).absolute())  # workers may be elsewhere
 
+    @classmethod
+    def temporary(cls) -> TileStore:
+        """Return a folder to be made that goes away with this object, or with the process."""
+        parent = tempfile.mkdtemp(prefix="nearfield-")
+        made = cls(Path(parent) / "fit")
+        weakref.finalize(made, shutil.rmtree, parent, ignore_errors=True)
+        return made
+
     def claim(self, key: Mapping[str, Any]) -> None:
         """Make the folder for a fit that a key of plain values tells from any other, or go on with that fit.
 
@@ -113,6 +124,11 @@ class TileStore:
     def done(self, stage: str = "field") -> set[int]:
         """Tiles that are written."""
         return {tile for tile, found in self._tiles() if found == stage}
+
+    def forget(self, stage: str) -> None:
+        """Remove the tiles of a stage."""
+        for tile in self.done(stage):
+            self._file(tile, stage).unlink(missing_ok=True)
 
     def digest(self) -> str:
         """Digest of all tiles, from that in the head of each file."""

@@ -144,7 +144,7 @@ class Sampler(abc.ABC):
                         x = x + std * noise(Stream.STEP, batch, k)
                     if progress is not None:
                         progress(i * self.schedule.steps + k + 1, total)
-                out[batch.start : batch.stop] = self._finish(score, x)
+                out[batch.start : batch.stop] = self.finish(score, x)
             return out
 
     def push_forward(
@@ -205,10 +205,11 @@ class Sampler(abc.ABC):
                 images = image if memory is None else torch.cat([image.flatten(1), memory.flatten(1)], 1)
                 mean, cov = _affine_image(images.flatten(1), mean, cov)
                 cov[:d, :d].diagonal().add_(std**2)
-            images = self._finish(score, field(_probes(d)))
+            images = self.finish(score, field(_probes(d)))
             return _affine_image(images.flatten(1), mean[:d], cov[:d, :d])
 
-    def _finish(self, score: Score, x: Tensor) -> Tensor:
+    def finish(self, score: Score, x: Tensor) -> Tensor:
+        """Return the members, given the states at the last time."""
         t = self.schedule.times[-1]
         return score.denoise(x, t) if self.final_denoise and t > 0 else x
 

@@ -1,0 +1,142 @@
+"""Fits of data that are read in parts: checked, fitted and kept tile by tile."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nearfield import tasks
+from nearfield._warnings import recorded_warnings
+from nearfield.data.codec import Codec
+from nearfield.data.features import Features
+from nearfield.data.lazy import LazyData
+from nearfield.data.source import Source
+from nearfield.data.statistics import VertexStatistics, statistics_of
+from nearfield.data.tile_store import TileStore
+from nearfield.fitting.search import Search
+from nearfield.graph.tiling import Tiling
+from nearfield.methods.auto import Auto
+from nearfield.methods.base import FitOptions, Method, fixed
+from nearfield.methods.gaussian import Gaussian
+from nearfield.methods.tiled import fit_tiled, patches
+from nearfield.model import Model
+from nearfield.tiled_samples import TiledSamples
+from nearfield.transform.marginal import Marginal
+
+if TYPE_CHECKING:
+    from nearfield.data.validation import Data
+
+__all__ = ["fit_large"]
+
+_MARGINALS = ("standardize", "none", "log", "sqrt", "yeo-johnson")
+
+
+def fit_large(
+    X: Data,
+    method: Method,
+    parameters: Mapping[str, Any],
+    seed: int,
+    *,
+    sample_dim: Any = None,
+    missing: str = "allow",
+    folder: str | os.PathLike[str] | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> Model:
+    """Fit lazily stored data, and keep the tiles in a folder; by default one that goes away with the model."""
+    radius, pooling = _locality(method)
+    _require_marginal(parameters["marginal"])
+    start = time.perf_counter()
+    run = partial(_run, parameters["n_jobs"], progress)
+    lazy = LazyData.of(X, sample_dim, parameters["graph"])
+    codec, statistics = _codec(lazy, run, missing)
+    with recorded_warnings(strict=parameters["strict"]) as messages:
+        tiling, names = Tiling.of(codec.graph), [channel.name for channel in codec.channels]
+        samples = TiledSamples(lazy.source, tiling, ordered=codec.ordered, run=run)
+        near, _ = patches(samples)
+        marginal = Marginal.of(near, parameters["marginal"], names, seed)
+        samples = replace(samples, transform=_Transform(marginal), standard=marginal.standard)
+        tiles = TileStore.temporary() if folder is None else TileStore(Path(folder))
+        key = {"data": _digest(statistics, lazy.source), "seed": seed, "method": repr(method)}
+        tiles.claim(key | {"marginal": str(parameters["marginal"]), "side": tiling.side})
+        options = FitOptions(Search(seed % 2**32, parameters["n_jobs"]))
+        encoded = time.perf_counter()
+        fitted = fit_tiled(samples, radius, pooling, tiles, options).noted(marginal.reason)
+    report = fitted.report(lazy.source.n_samples, seed, messages, encoded - start)
+    return Model(
+        codec,
+        marginal.rescaled(fitted.center, fitted.scale),
+        fitted.law,
+        fitted.radius,
+        fitted.pooling,
+        Features(codec.n_vertices * codec.n_channels),
+        report,
+        np.empty(0, dtype=np.uint64),
+    )
+
+
+class _Transform:
+    """The transforms of a marginal, whatever the vertices."""
+
+    def __init__(self, marginal: Marginal) -> None:
+        self._each = tuple(marginal.transforms)
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Transform each channel."""
+        return np.stack([each(values[..., k]) for k, each in enumerate(self._each)], axis=-1)
+
+
+def _run(
+    workers: int | None, progress: Callable[[str, int, int], object] | None, function: Any, items: Any, *common: Any
+) -> list[Any]:
+    name = getattr(function, "__name__", "tiles").strip("_").replace("_", " ")
+    shown = None if progress is None else partial(progress, name)
+    return tasks.run(function, list(items), *common, workers=workers, progress=shown)
+
+
+def _statistics(tile: int, source: Source, tiling: Tiling) -> dict[str, np.ndarray]:
+    return statistics_of(source, tiling, tile)
+
+
+def _codec(lazy: LazyData, run: Callable[..., list[Any]], missing: str) -> tuple[Codec, VertexStatistics]:
+    """Read the statistics of all cells, and check them."""
+    tiling = Tiling.of(lazy.graph)
+    found = run(_statistics, range(len(tiling)), lazy.source, tiling)
+    statistics = VertexStatistics.gathered(tiling, lazy.source.n_samples, found)
+    return lazy.codec(statistics, missing), statistics
+
+
+def _digest(found: VertexStatistics, source: Source) -> str:
+    """Fingerprint of data: of the moments and extremes of each vertex."""
+    state = hashlib.sha256(f"{source.n_samples} {source.shape} {source.names}".encode())
+    for array in (found.mean, found.variance, found.low, found.high):
+        state.update(np.ascontiguousarray(array).tobytes())
+    return state.hexdigest()
+
+
+def _locality(method: Method) -> tuple[Any, Any]:
+    """Radius and pooling of a method that is fitted in tiles."""
+    if isinstance(method, Gaussian | Auto):
+        return fixed(method.radius), fixed(method.pooling)
+    raise ValueError(
+        f"method must be 'gaussian' or 'auto' for data that are read in parts, got {type(method).__name__}; networks "
+        "learn from a part in memory and are extended: LocalizedDiffusion(method='hybrid', pooling=1).fit(part)"
+        ".extend(shape)"
+    )
+
+
+def _require_marginal(choice: Any) -> None:
+    """Refuse transforms that are fitted to all values of a vertex."""
+    names = choice.values() if isinstance(choice, Mapping) else [choice]
+    for name in names:
+        if name not in _MARGINALS:
+            raise ValueError(
+                f"marginal must be one of {', '.join(_MARGINALS)} for data that are read in parts, got {name!r}"
+            )

@@ -1,0 +1,144 @@
+"""Fits of data that are read in parts, through the estimator."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import nearfield as nf
+from nearfield.data import lazy
+from nearfield.graph import tiling
+
+pytest.importorskip("dask")
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Small tiles, and no data small enough to be loaded."""
+    monkeypatch.setattr(lazy, "WHOLE", 0)
+    monkeypatch.setattr(tiling.Tiling.of.__func__, "__defaults__", (400,))
+
+
+def smooth(n, shape, seed=0):
+    """Correlated fields with a mean of 280 and a scale of 3."""
+    x = np.random.default_rng(seed).normal(size=(n, *shape))
+    for axis in (1, 2):
+        x = x + 0.7 * np.roll(x, 1, axis=axis)
+    return xr.DataArray(
+        280 + 3 * x / x.std(),
+        dims=("time", "y", "x"),
+        name="t",
+        coords={"y": np.arange(shape[0]) * 2.0, "x": np.arange(shape[1])},
+        attrs={"units": "K"},
+    )
+
+
+def test_a_lazy_fit_is_labelled_and_draws_the_law_of_the_data(small):
+    x = smooth(60, (40, 44))
+    model = nf.LocalizedDiffusion(method="gaussian", random_state=0, radius=3, pooling=1.0).fit(
+        x.chunk({"y": 15, "x": 15})
+    )
+    assert "Fitted in 4 tiles of 20 x 20 cells" in model.fit_report_.reason
+    drawn = model.sample(200, random_state=1)
+    assert drawn.dims == ("member", "y", "x")
+    assert drawn.attrs["units"] == "K"
+    assert np.array_equal(drawn.y, x.y)
+    spread = ((drawn - 280) ** 2).mean() / ((x - 280) ** 2).mean()
+    assert 0.93 < float(spread) < 1.07
+    lag = [float(((f - 280) * (f.shift(x=1) - 280)).mean() / 9) for f in (x, drawn)]
+    assert abs(lag[0] - lag[1]) < 0.03
+
+
+def test_a_lazy_fit_agrees_with_the_fit_in_memory(small):
+    x = smooth(60, (40, 44))
+    settings = {"method": "gaussian", "radius": 2, "pooling": 1.0, "random_state": 0}
+    lazily = nf.LocalizedDiffusion(**settings).fit(x.chunk({"y": 20, "x": 20}))
+    whole = nf.LocalizedDiffusion(**settings).fit(x)
+    assert np.allclose(lazily.marginal_.center, whole.marginal_.center)
+    held_out = smooth(40, (40, 44), seed=1)
+    difference = (lazily.score_samples(held_out) - whole.score_samples(held_out)) / (40 * 44)
+    assert abs(difference.mean()) < 0.005
+
+
+def test_a_lazy_model_is_saved_and_loaded_as_a_folder(small, tmp_path):
+    x = smooth(30, (40, 44))
+    model = nf.LocalizedDiffusion(method="gaussian", radius=3, pooling=1.0, random_state=0).fit(x.chunk({"y": 20}))
+    model.save(tmp_path / "maps.nearfield")
+    loaded = nf.load(tmp_path / "maps.nearfield")
+    assert np.array_equal(loaded.sample(2, random_state=5), model.sample(2, random_state=5))
+    assert loaded.digest_ == model.digest_
+
+
+def test_a_fit_goes_on_with_the_tiles_of_its_folder(small, tmp_path, monkeypatch):
+    x = smooth(30, (40, 44)).chunk({"y": 20})
+    settings = {"method": "gaussian", "radius": 3, "pooling": 1.0, "random_state": 0}
+    whole = nf.LocalizedDiffusion(**settings).fit(x, checkpoint=tmp_path / "whole")
+    from nearfield.data.tile_store import TileStore
+
+    written, write = [], TileStore.write
+
+    def failing(self, tile, arrays, stage="field"):
+        if len(written) == 3:
+            raise OSError("no space left")
+        written.append(tile)
+        write(self, tile, arrays, stage)
+
+    monkeypatch.setattr(TileStore, "write", failing)
+    with pytest.raises(OSError, match="no space left"):
+        nf.LocalizedDiffusion(**settings).fit(x, checkpoint=tmp_path / "part")
+    monkeypatch.setattr(TileStore, "write", write)
+    with pytest.raises(ValueError, match="unfinished fit"):
+        nf.load(tmp_path / "part")
+    with pytest.raises(ValueError, match="other data or settings"):
+        nf.LocalizedDiffusion(**settings | {"radius": 2}).fit(x, checkpoint=tmp_path / "part")
+    resumed = nf.LocalizedDiffusion(**settings).fit(x, checkpoint=tmp_path / "part")
+    assert np.array_equal(resumed.sample(1, random_state=0), whole.sample(1, random_state=0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "windowed"}, "method must be 'gaussian' or 'auto' for data that are read in parts"),
+        ({"method": "gaussian", "marginal": "quantile"}, "marginal must be one of .* for data that are read in parts"),
+    ],
+)
+def test_what_cannot_be_fitted_in_parts_is_refused(small, settings, message):
+    with pytest.raises(ValueError, match=message):
+        nf.LocalizedDiffusion(random_state=0, **settings).fit(smooth(20, (40, 44)).chunk({"y": 20}))
+
+
+def test_gaps_of_lazy_data_are_refused(small):
+    x = smooth(20, (40, 44))
+    x[3, 5, 7] = np.nan
+    with pytest.raises(ValueError, match="data that do not fit into memory must be complete"):
+        nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(x.chunk({"y": 20}))
+
+
+def test_draws_in_a_store_are_those_in_memory(small, tmp_path):
+    x = smooth(30, (40, 44))
+    lazily = nf.LocalizedDiffusion(method="gaussian", radius=3, pooling=1.0, random_state=0).fit(x.chunk({"y": 20}))
+    stored = lazily.sample(3, random_state=1, store=tmp_path / "new.zarr")
+    assert stored.chunks is not None
+    assert stored.dims == ("member", "y", "x")
+    assert stored.attrs["units"] == "K"
+    assert np.array_equal(stored.load(), lazily.sample(3, random_state=1))
+    with pytest.raises(ValueError, match="store must be a new folder"):
+        lazily.sample(3, random_state=1, store=tmp_path / "new.zarr")
+
+
+def test_any_model_draws_into_a_store(tmp_path):
+    x = smooth(30, (8, 9)).to_dataset()
+    model = nf.LocalizedDiffusion(method="windowed", radius=1, pooling=1.0, random_state=0).fit(x)
+    stored = model.sample(2, random_state=1, steps=5, store=tmp_path / "new.zarr")
+    assert np.allclose(stored["t"], model.sample(2, random_state=1, steps=5)["t"])
+
+
+@pytest.mark.slow
+def test_one_two_and_four_processes_give_the_same_bits(small, tmp_path):
+    x = smooth(30, (40, 44)).chunk({"y": 20})
+    settings = {"method": "gaussian", "radius": 3, "pooling": 1.0, "random_state": 0}
+    drawn = []
+    for workers in (None, 2, 4):
+        model = nf.LocalizedDiffusion(**settings, n_jobs=workers).fit(x)
+        drawn.append(model.sample(2, random_state=1, store=tmp_path / f"{workers}.zarr").load())
+    assert np.array_equal(drawn[0], drawn[1])
+    assert np.array_equal(drawn[0], drawn[2])
