@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
+import torch
 
 from nearfield import tasks
 from nearfield.tasks import cluster, run
@@ -144,7 +146,27 @@ def test_tasks_read_lazy_arrays_by_themselves(client):
     lazy = da.from_array(MATRIX, chunks=(1, 100))
     assert run(box_of, range(4), lazy) == [float(MATRIX[k].reshape(4, 100).sum(1).sum()) for k in range(4)]
     keys = client.run_on_scheduler(lambda dask_scheduler: [str(key) for key in dask_scheduler.tasks])
-    assert not [key for key in keys if "box_of" not in key and "tuple" not in key]
+    assert not [key for key in keys if "box_of" not in key and "Shared" not in key]
+
+
+class Locked(torch.nn.Module):
+    """Module with something that cannot be sent, and says how to be pickled."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def __getstate__(self):
+        return self.__dict__ | {"lock": None}
+
+
+def has_lock(item, module):
+    return module.lock is not None
+
+
+@pytest.mark.slow
+def test_modules_are_sent_as_they_are_pickled(client):
+    assert run(has_lock, range(3), Locked()) == [False, False, False]
 
 
 @pytest.mark.slow

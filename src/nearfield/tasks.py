@@ -14,8 +14,9 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import joblib
 from threadpoolctl import threadpool_limits
@@ -255,7 +256,7 @@ def _on_cluster(
 ) -> Iterator[tuple[int, _Result]]:
     name = f"{getattr(function, '__name__', 'task')}-{secrets.token_hex(8)}"
     with _reached(client):
-        (shared,) = client.scatter([common], broadcast=True, hash=False) if common else (common,)
+        shared = client.scatter(_Shared(common), broadcast=True, hash=False)
         futures = {
             client.submit(_with_shared, function, item, shared, key=f"{name}-{number}", pure=False): number
             for number, item in items.items()
@@ -263,8 +264,16 @@ def _on_cluster(
     yield from _gathered(client, futures)
 
 
-def _with_shared(function: Callable[..., _Result], item: Any, common: tuple[Any, ...]) -> _Result:
-    return _alone(function, item, *common)
+@final
+@dataclass(frozen=True)
+class _Shared:
+    """What tasks share, in one object: Dask looks into lists, and sends modules without their own way to be pickled."""
+
+    values: tuple[Any, ...]
+
+
+def _with_shared(function: Callable[..., _Result], item: Any, shared: _Shared) -> _Result:
+    return _alone(function, item, *shared.values)
 
 
 def _gathered(client: Client, futures: dict[Any, int]) -> Iterator[tuple[int, Any]]:
