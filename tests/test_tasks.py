@@ -5,13 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
+import torch
 
 from nearfield import tasks
-from nearfield.tasks import cluster, node, run, run_graph
+from nearfield.tasks import cluster, run
 
 MATRIX = np.random.default_rng(0).normal(size=(400, 400))
 
@@ -115,21 +117,6 @@ def test_dask_is_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "dask", None)
     with pytest.raises(ImportError, match=r"pip install 'nearfield\[dask\]'"), cluster(workers=2):
         pass
-    with pytest.raises(ImportError, match=r"pip install 'nearfield\[dask\]'"):
-        node(pow, 2, 3)
-
-
-def test_a_graph_hands_results_on():
-    half = node(pow, 2, -1)
-    assert run_graph({"a": [node(sum, [half, half]), half]}) == {"a": [1.0, 0.5]}
-    with pytest.raises(ValueError, match=r"^item 3 is bad$"):
-        run_graph([node(refuse, node(sum, [1, 2]), 3)])
-
-
-@pytest.mark.slow
-def test_a_graph_on_processes():
-    half = node(pow, 2, -1)
-    assert run_graph([node(sum, [half, half])], workers=2) == [1.0]
 
 
 @pytest.mark.slow
@@ -138,8 +125,6 @@ def test_a_cluster_returns_the_same_bits(client):
     found = run(product, range(5), MATRIX, 0.1, progress=lambda *done: told.append(done))
     assert told[-1] == (5, 5)
     assert same(found, [product(item, MATRIX, 0.1) for item in range(5)])
-    half = node(pow, 2, -1)
-    assert run_graph({"a": [node(sum, [half, half]), half]}) == {"a": [1.0, 0.5]}
     assert len(client.run(os.getpid)) == 2
 
 
@@ -161,15 +146,33 @@ def test_tasks_read_lazy_arrays_by_themselves(client):
     lazy = da.from_array(MATRIX, chunks=(1, 100))
     assert run(box_of, range(4), lazy) == [float(MATRIX[k].reshape(4, 100).sum(1).sum()) for k in range(4)]
     keys = client.run_on_scheduler(lambda dask_scheduler: [str(key) for key in dask_scheduler.tasks])
-    assert not [key for key in keys if "box_of" not in key and "tuple" not in key]
+    assert not [key for key in keys if "box_of" not in key and "Shared" not in key]
+
+
+class Locked(torch.nn.Module):
+    """Module with something that cannot be sent, and says how to be pickled."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def __getstate__(self):
+        return self.__dict__ | {"lock": None}
+
+
+def has_lock(item, module):
+    return module.lock is not None
+
+
+@pytest.mark.slow
+def test_modules_are_sent_as_they_are_pickled(client):
+    assert run(has_lock, range(3), Locked()) == [False, False, False]
 
 
 @pytest.mark.slow
 def test_errors_of_a_cluster_are_raised_as_they_are(client):
     with pytest.raises(ValueError, match=r"^item 2 is bad$"):
         run(refuse, range(5), 2)
-    with pytest.raises(ValueError, match=r"^item 3 is bad$"):
-        run_graph([node(refuse, node(sum, [1, 2]), 3)])
 
 
 @pytest.mark.slow
@@ -177,6 +180,18 @@ def test_a_lost_worker_costs_only_its_tasks(tmp_path):
     with cluster(workers=2):
         assert run(die_once, range(6), tmp_path) == [0, 2, 4, 6, 8, 10]
     assert [(tmp_path / f"runs-{k}").read_text() for k in range(6)].count("x") >= 5
+
+
+@pytest.mark.slow
+def test_workers_that_die_always_are_given_up():
+    import dask
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        cluster(workers=2),
+        pytest.raises(ChildProcessError, match="workers were lost again and again"),
+    ):
+        run(die_always, range(2))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Tasks that know nothing of each other, or of each other's results: here, on processes, or on a Dask cluster.
+"""Tasks that know nothing of each other: here, on processes, or on a Dask cluster.
 
 What a task returns depends on its arguments alone, never on where it runs: each computes on one thread, since sums over
 several round otherwise. Tasks of one call share their further arguments, which every worker gets once.
@@ -14,17 +14,17 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import joblib
 from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
-    from dask.delayed import Delayed
     from distributed import Client
 
-__all__ = ["active_client", "cluster", "node", "run", "run_graph"]
+__all__ = ["active_client", "cluster", "run"]
 
 _Result = TypeVar("_Result")
 
@@ -75,10 +75,9 @@ def run(
     ------
     Exception
         That of the first task that fails, as it is.
-    ChildProcessError
-        If workers are lost again and again. The loss of one costs the tasks it worked on, which are done again.
-    ConnectionError
-        If the scheduler of the cluster goes away.
+    ChildProcessError, ConnectionError
+        If workers are lost again and again, or the scheduler is. The loss of one worker costs its tasks alone, which
+        are done again.
 
     Examples
     --------
@@ -104,75 +103,6 @@ def run(
     return _until_done(work)
 
 
-def node(function: Callable[..., Any], *arguments: Any) -> Delayed:
-    """Task of a graph: a function of plain arguments and of other tasks' results; see `run_graph`."""
-    delayed: Delayed = _dask().delayed(_alone, pure=False)(function, *arguments)
-    return delayed
-
-
-def run_graph(nodes: Any, *, workers: int | None = None) -> Any:
-    """Compute tasks that take each other's results, on the workers that `run` takes.
-
-    Parameters
-    ----------
-    nodes : Delayed, or list or dict of them
-        Made by `node`.
-    workers : int, optional
-        As for `run`.
-
-    Returns
-    -------
-    object
-        What the tasks return, in the same list or dict.
-
-    Raises
-    ------
-    ImportError
-        If Dask is not installed.
-    Exception, ChildProcessError, ConnectionError
-        As for `run`.
-
-    Examples
-    --------
-    >>> half = node(pow, 2, -1)
-    >>> run_graph({"sum": node(sum, [half, half])})
-    {'sum': 1.0}
-    """
-    dask, client = _dask(), active_client()
-    if client is None:
-        processes = joblib.effective_n_jobs(workers or 1)
-        with _one_thread():
-            where = {"scheduler": "processes", "num_workers": processes} if processes > 1 else {"scheduler": "sync"}
-            return dask.compute(nodes, **where)[0]
-    wanted: list[Delayed] = []
-    shape = _collect(nodes, wanted)
-
-    def work() -> dict[int, Any]:
-        with _reached(client):
-            futures = client.compute(wanted)
-        return dict(_gathered(client, {future: number for number, future in enumerate(futures)}))
-
-    return _put_back(shape, _until_done(work))
-
-
-def _collect(nodes: Any, wanted: list[Any]) -> Any:
-    """Return a nest of lists and dictionaries with numbers in place of its tasks, which go to `wanted`."""
-    if isinstance(nodes, Mapping):
-        return {key: _collect(each, wanted) for key, each in nodes.items()}
-    if isinstance(nodes, list | tuple):
-        return [_collect(each, wanted) for each in nodes]
-    wanted.append(nodes)
-    return len(wanted) - 1
-
-
-def _put_back(shape: Any, results: Mapping[int, Any]) -> Any:
-    if isinstance(shape, dict):
-        return {key: _put_back(each, results) for key, each in shape.items()}
-    if isinstance(shape, list):
-        return [_put_back(each, results) for each in shape]
-    return results[shape]
-
-
 @contextlib.contextmanager
 def cluster(workers: int | None = None, scheduler: str | None = None) -> Iterator[Client | None]:
     """Run tasks on a Dask cluster: one of processes of this machine, or one that runs already.
@@ -187,7 +117,7 @@ def cluster(workers: int | None = None, scheduler: str | None = None) -> Iterato
     Yields
     ------
     Client or None
-        What `run` and `run_graph` take; None where tasks run in this process.
+        What `run` takes; None where tasks run in this process.
 
     Raises
     ------
@@ -210,7 +140,7 @@ def cluster(workers: int | None = None, scheduler: str | None = None) -> Iterato
     if scheduler is None and processes == 1:
         yield None
         return
-    _dask()
+    _require_dask()
     from distributed import Client, LocalCluster
 
     with contextlib.ExitStack() as stack:
@@ -234,13 +164,12 @@ def cluster(workers: int | None = None, scheduler: str | None = None) -> Iterato
             _ENTERED.reset(token)
 
 
-def _dask() -> Any:
+def _require_dask() -> None:
     try:
-        import dask
+        import dask  # noqa: F401
         import distributed  # noqa: F401
     except ImportError as error:
-        raise ImportError("clusters and graphs of tasks need Dask: pip install 'nearfield[dask]'") from error
-    return dask
+        raise ImportError("clusters need Dask: pip install 'nearfield[dask]'") from error
 
 
 def active_client() -> Client | None:
@@ -327,7 +256,7 @@ def _on_cluster(
 ) -> Iterator[tuple[int, _Result]]:
     name = f"{getattr(function, '__name__', 'task')}-{secrets.token_hex(8)}"
     with _reached(client):
-        (shared,) = client.scatter([common], broadcast=True, hash=False) if common else (common,)
+        shared = client.scatter(_Shared(common), broadcast=True, hash=False)
         futures = {
             client.submit(_with_shared, function, item, shared, key=f"{name}-{number}", pure=False): number
             for number, item in items.items()
@@ -335,8 +264,16 @@ def _on_cluster(
     yield from _gathered(client, futures)
 
 
-def _with_shared(function: Callable[..., _Result], item: Any, common: tuple[Any, ...]) -> _Result:
-    return _alone(function, item, *common)
+@final
+@dataclass(frozen=True)
+class _Shared:
+    """What tasks share, in one object: Dask looks into lists, and sends modules without their own way to be pickled."""
+
+    values: tuple[Any, ...]
+
+
+def _with_shared(function: Callable[..., _Result], item: Any, shared: _Shared) -> _Result:
+    return _alone(function, item, *shared.values)
 
 
 def _gathered(client: Client, futures: dict[Any, int]) -> Iterator[tuple[int, Any]]:

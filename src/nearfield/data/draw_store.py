@@ -99,7 +99,7 @@ class DrawStore:
             If it cannot be written.
         """
         _zarr()
-        draws = cls(require_new("store", path), codec, n_members, tiling)
+        draws = cls(require_new("store", path).absolute(), codec, n_members, tiling)
         if tiling is not None and _long(tiling.lattice.shape) != _long(codec.layout.shape):
             raise ValueError(
                 f"tiling must be of the dimensions of the data, {codec.layout.shape}, got {tiling.lattice.shape}"

@@ -70,6 +70,9 @@ class TileStore:
 
     path: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path).absolute())  # workers may be elsewhere
+
     @classmethod
     def temporary(cls) -> TileStore:
         """Return a folder to be made that goes away with this object, or with the process."""
