@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from nearfield.fitting.acceleration import placed
-from nearfield.fitting.context import Locality, choose_context
+from nearfield.fitting.context import Context, Locality, choose_context
 from nearfield.fitting.matching import held_out
 from nearfield.fitting.quadratic import fit_quadratic
 from nearfield.fitting.radius import SIGMAS
@@ -30,8 +30,9 @@ from nearfield.noise import Stream
 from nearfield.process import time_of
 from nearfield.samples import Samples
 from nearfield.score.base import Score
+from nearfield.score.context import FieldContext
 from nearfield.score.ensemble import EnsembleScore
-from nearfield.score.hybrid import CONTEXT_PER_CHANNEL, HybridScore, NetworkScore
+from nearfield.score.hybrid import CONTEXT_PER_CHANNEL, MAP_PER_CHANNEL, HybridScore, NetworkScore
 from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
 from nearfield.score.window import WindowNetwork
@@ -56,8 +57,11 @@ CROWDED = 32
 """Vertices in a window of a network off lattices, at most."""
 EMBEDDING = 8
 """Learned numbers of each vertex, where vertices do not share one law."""
+CONTEXTS = {"neural": 0, "hybrid": CONTEXT_PER_CHANNEL, "noise map": MAP_PER_CHANNEL}
+"""Values of the context for each channel, by the kind of the networks."""
 FEWEST = 20
 """Fewest samples of which some are held out for a network."""
+_MAPPED = "It is shown what the whole Gaussian field makes of the state under a noise level of each value."
 
 
 class TrainedNetwork(NamedTuple):
@@ -171,8 +175,9 @@ class Design:
 
     Attributes
     ----------
-    kind : {"neural", "hybrid"}
-        Without context, or with that of a Gaussian fitted to the same samples.
+    kind : {"neural", "hybrid", "noise map"}
+        Without context, with that of a Gaussian fitted to the same samples, or that of the whole Gaussian field under a
+        noise level of each entry.
     locality : Locality
         Of that Gaussian. A network is one law for all vertices; unless the pooling is complete it also learns numbers
         of each vertex.
@@ -181,18 +186,18 @@ class Design:
         the network reads 4, off lattices fewer where windows are crowded, and the context as `choose_context` has it.
     """
 
-    kind: Literal["neural", "hybrid"]
+    kind: Literal["neural", "hybrid", "noise map"]
     locality: Locality
     radius: int | None = None
 
     def network(self, samples: Samples, seed: int) -> Network:
         """Make a network."""
-        hybrid = self.kind == "hybrid"
+        neural = self.kind == "neural"
         return make_network(
             samples.graph,
-            radius=_split(self.radius, samples.graph)[0] if hybrid else self.radius,
+            radius=self.radius if neural else _split(self.radius, samples.graph)[0],
             n_channels=samples.n_channels,
-            n_context=CONTEXT_PER_CHANNEL * samples.n_channels if hybrid else 0,
+            n_context=CONTEXTS[self.kind] * samples.n_channels,
             embedding=0 if self.locality.pooling.one_law else EMBEDDING,
             seed=seed,
         )
@@ -207,10 +212,14 @@ class Design:
         if self.kind == "neural":
             return NetworkScore(network), ""
         times, radius = recipe.levels.grid(recipe.held_out_levels), _split(self.radius, used.graph)[1]
-        context = choose_context(used, unseen, self.locality, times, radius=radius, seed=seed)
+        maps = self.kind == "noise map"
+        if maps:
+            context = Context(FieldContext(self.locality.field(used)), _MAPPED)
+        else:
+            context = choose_context(used, unseen, self.locality, times, radius=radius, seed=seed)
         quadratic = None if "negate" in recipe.symmetries else fit_quadratic(used, context.score, seed)
         full = context.score.radius is None
-        return HybridScore(network, context.score, quadratic, full_start=full), context.reason
+        return HybridScore(network, context.score, quadratic, full_start=full, noise_map=maps), context.reason
 
 
 def fit_network(
@@ -312,12 +321,13 @@ def choose_levels(samples: Samples, fit: NetworkFit, locality: Locality, seed: i
     for number, trained in enumerate(fit.networks):
         # Each sample counts once.
         numbers.append(trained.unseen[~np.isin(trained.unseen, np.concatenate([*numbers, []]))])
-        scores: tuple[Score, ...] = (locality.field(samples.take(trained.used)), trained.score)
+        field, hide = locality.field(samples.take(trained.used)), trained.score.maps
+        scores: tuple[Score, ...] = (FieldContext(field) if hide else field, trained.score)
         unseen = samples.take(numbers[-1])
         clean, present = torch.from_numpy(unseen.values), unseen.present
         # Noise goes by the place in the part: other networks need other noise, or their losses would be correlated.
         noise = (seed + number) % 2**64
-        losses_of = partial(held_out, seed=noise, stream=Stream.EVALUATION, present=present)
+        losses_of = partial(held_out, seed=noise, stream=Stream.EVALUATION, present=present, hide=hide)
         parts.append([weight * losses_of(score, clean, times) for score in scores])
     order = np.argsort(np.concatenate(numbers))
     losses = [np.concatenate(part, axis=1)[:, order] for part in zip(*parts, strict=True)]

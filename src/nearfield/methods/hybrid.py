@@ -16,6 +16,7 @@ from nearfield.methods.gaussian import choose, fit_chosen
 from nearfield.methods.network import NetworkMethod, fitted_network
 from nearfield.process import time_of
 from nearfield.samples import Samples
+from nearfield.score.context import LARGEST_MAP
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.hybrid import HybridScore
 from nearfield.score.solver import is_large
@@ -27,13 +28,43 @@ __all__ = ["Hybrid"]
 @final
 @dataclass(frozen=True)
 class Hybrid(NetworkMethod):
-    """Network with the denoiser of a Gaussian as context; parameters as in `NetworkMethod`.
+    """Network with the denoiser of a Gaussian as context.
+
+    Parameters
+    ----------
+    radius, pooling, recipe, validation_fraction
+        As in `NetworkMethod`.
+    noise_map : bool
+        Train with a noise level of each value: given observations of points (`condition`, `impute`), draws then take
+        one pass, a third of the time; missing values of the samples have infinite noise and are not drawn. The training
+        takes about twice as long, and draws without observations are somewhat worse. At most 1,024 variables.
 
     A radius is what the network reads, on lattices half by itself and half by the Gaussian. At noise levels where the
     held-out loss of the Gaussian field is lower by more than one standard error, mostly the strongest, the score is the
     field's. Smaller differences are left to the network: what it adds there, the skewness of draws depends on. Fields
     of more than 20,000 variables, whose denoiser is dear, are not compared.
     """
+
+    noise_map: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.noise_map, bool):
+            raise TypeError(f"noise_map must be True or False, got {self.noise_map!r}")
+        if self.noise_map and fixed(self.radius) is not None:
+            raise ValueError(
+                f"radius must be 'auto' with noise_map=True, which shows the network the whole field, got {self.radius}"
+            )
+
+    def require(self, samples: Samples) -> None:
+        """Refuse samples of more variables than noise maps can have, too."""
+        super().require(samples)
+        n_variables = samples.n_vertices * samples.n_channels
+        if self.noise_map and n_variables > LARGEST_MAP:
+            raise ValueError(
+                f"noise_map must be False beyond {LARGEST_MAP} variables, got samples of {n_variables}: each map takes "
+                "a dense factorisation"
+            )
 
     def _fit(self, samples: Samples, options: FitOptions) -> Fitted:
         """Fit the field, train, and compare the two at each noise level."""
@@ -45,7 +76,7 @@ class Hybrid(NetworkMethod):
             warnings.simplefilter("ignore", MomentWarning)  # of the field's draws
             found = fit_chosen(samples, chosen, options, DRAWS)
         start = time.perf_counter()
-        trained = self.train(samples, "hybrid", chosen, options, found)
+        trained = self.train(samples, "noise map" if self.noise_map else "hybrid", chosen, options, found)
         levels = choose_levels(trained.samples, trained.fit, found.locality, options.seed)
         levels = tuple(level._replace(selected=level.hybrid - level.gaussian <= level.error) for level in levels)
         seconds = found.seconds | {"train": time.perf_counter() - start}
