@@ -11,7 +11,8 @@ import torch
 
 import nearfield as nf
 from nearfield.distribution import DiffusionModel
-from nearfield.fitting.context import Locality
+from nearfield.fitting import neural as neural_module
+from nearfield.fitting.context import Context, Locality
 from nearfield.fitting.matching import HeldOut, held_out
 from nearfield.fitting.neural import Design
 from nearfield.fitting.noise_map import NoiseMaps, with_missing
@@ -268,7 +269,7 @@ GRAPHS = {
 
 @pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
 def test_training_meets_all_kinds_of_maps(graph):
-    """Shares of 20,000 samples within 5 standard errors: a false alarm in a million."""
+    """Shares of 20,000 samples: 4 standard errors from the next wrong one at least, a false alarm in 10,000."""
     n, v = 20_000, len(graph)
     common = time_of(torch.full((n,), 0.7, dtype=torch.float64))
     t, counted = NoiseMaps.of(graph).draw(common, 1, torch.Generator().manual_seed(0))
@@ -278,19 +279,19 @@ def test_training_meets_all_kinds_of_maps(graph):
     largest = sigma.amax(dim=1)
     seen = sigma < largest[:, None] * (1 - 1e-9)
     # nothing is seen, or by a mask that leaves nothing out
-    assert 0.29 < uniform.double().mean() < 0.37
+    assert 0.49 < uniform.double().mean() < 0.56
     exact = seen & (sigma <= SMALLEST_ERROR)
     assert torch.equal(exact, seen & ~counted)
     assert abs(exact.any(dim=1).double().sum() / seen.any(dim=1).double().sum() - 0.5) < 0.03
     strong = largest > 3
-    assert abs(strong.double().mean() - 0.7 * 0.15) < 0.012
+    assert abs(strong.double().mean() - 0.5 * 0.15) < 0.012
     if graph.lattice is None or graph.keep is not None:
         return
     gaps = ((seen[:, 1:] != seen[:, :-1]).sum(dim=1) <= 2) & seen.any(dim=1) & ((~seen).sum(dim=1) >= 3)
-    size = (~seen)[gaps].sum(dim=1)
-    assert int(size.max()) <= 15 or abs(gaps.double().mean() - 0.2) < 0.03
+    gaps &= (~seen).sum(dim=1) <= 15  # scattered points leave such gaps now and then
+    assert 0.12 < gaps.double().mean() < 0.17
     spacing = torch.stack([(seen[:, k:] == seen[:, :-k]).all(dim=1) for k in range(2, 12)]) & seen.any(dim=1)
-    assert abs(spacing.any(dim=0).double().mean() - 0.15) < 0.03
+    assert 0.1 < spacing.any(dim=0).double().mean() < 0.14
 
 
 def test_observed_sites_combine_their_error_with_the_common_noise():
@@ -366,7 +367,8 @@ def test_a_fit_with_maps_conditions_saves_and_loads(tmp_path, monkeypatch):
     assert np.isfinite(loaded.sample(2, random_state=0, steps=3)).all()
 
 
-def test_an_extended_law_keeps_its_maps():
+def test_an_extended_law_keeps_its_maps(monkeypatch):
+    """It starts from the field in full where that would have been the context without maps."""
     design = Design("noise map", Locality(1, Pooling(1.0)))
     x = np.random.default_rng(0).normal(size=(30, V, 1))
     samples = Samples(x, CHAIN)
@@ -376,6 +378,9 @@ def test_an_extended_law_keeps_its_maps():
     larger = score.extended(CHAIN, onto)
     assert reason.startswith("It is shown what the whole Gaussian field")
     assert larger.maps
+    assert not score.full_start
+    monkeypatch.setattr(neural_module, "choose_context", lambda *_, **__: Context(score.context, ""))
+    assert design.score(network, samples, samples, SHORT, 0)[0].full_start
     t = time_of(torch.linspace(0.1, 3, 2 * V, dtype=torch.float64))[None]
     assert larger.denoise(torch.ones(1, 2 * V, 1), t).shape == (1, 2 * V, 1)
 
@@ -405,6 +410,11 @@ WRONG = [
         lambda: ConditionedScore(FieldContext(field()), np.ones((V, 1)), np.ones((V, C))),
         ValueError,
         r"precision must have shape \(12, 2\)",
+    ),
+    (
+        lambda: ConditionedScore(FieldContext(field()), np.ones((V, C)), np.ones((3, V, C))).denoise(state(), 0.1),
+        ValueError,
+        "x must have the 3 samples of the values, got 4",
     ),
     (
         lambda: ConditionedScore(FieldContext(field()), -np.ones((V, C)), np.ones((V, C))),

@@ -207,18 +207,17 @@ class Design:
     ) -> tuple[NetworkScore | HybridScore, str]:
         """Make a score of a network, its context fitted to the samples used, and say what it is shown.
 
-        What a change of sign changes has no square. A context that reads the whole field is where the network starts.
+        What a change of sign changes has no square. A context that reads the whole field is where the network starts;
+        with noise maps, which always have that context, only if it would have been chosen.
         """
         if self.kind == "neural":
             return NetworkScore(network), ""
         times, radius = recipe.levels.grid(recipe.held_out_levels), _split(self.radius, used.graph)[1]
-        maps = self.kind == "noise map"
+        context = choose_context(used, unseen, self.locality, times, radius=radius, seed=seed)
+        full, maps = context.score.radius is None, self.kind == "noise map"
         if maps:
             context = Context(FieldContext(self.locality.field(used)), _MAPPED)
-        else:
-            context = choose_context(used, unseen, self.locality, times, radius=radius, seed=seed)
         quadratic = None if "negate" in recipe.symmetries else fit_quadratic(used, context.score, seed)
-        full = context.score.radius is None
         return HybridScore(network, context.score, quadratic, full_start=full, noise_map=maps), context.reason
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NoiseMaps", "with_missing"]
 
-UNIFORM, SCATTERED, GAP = 0.3, 0.65, 0.85
+UNIFORM, SCATTERED, GAP = 0.5, 0.75, 0.89
 """Shares, summed up, of samples without observations, with points at random, and observed but for a gap."""
 Uniform = Callable[..., torch.Tensor]
 SMALLEST_GAP, LARGEST_GAP = 3, 0.375

@@ -35,9 +35,10 @@ class Hybrid(NetworkMethod):
     radius, pooling, recipe, validation_fraction
         As in `NetworkMethod`.
     noise_map : bool
-        Train with a noise level of each value: given observations of points (`condition`, `impute`), draws then take
-        one pass, a third of the time; missing values of the samples have infinite noise and are not drawn. The training
-        takes about twice as long, and draws without observations are somewhat worse. At most 1,024 variables.
+        Train with a noise level of each value. Given observations of points (`condition`, `impute`), draws then take
+        one pass of the ordinary sampler, two fifths of the time; missing values of the samples have infinite noise and
+        are not drawn. Draws without observations are somewhat worse. Each map takes a dense factorisation, so that
+        samples have at most 1,024 variables, and the time of a training step grows with their cube.
 
     A radius is what the network reads, on lattices half by itself and half by the Gaussian. At noise levels where the
     held-out loss of the Gaussian field is lower by more than one standard error, mostly the strongest, the score is the

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from nearfield.noise import Stream, normals
 from nearfield.process import Schedule, time_of
+from nearfield.sampling.base import BYTES, MEMORY, on_device
 from nearfield.sampling.sampler import DPMSolver2M, default_schedule
 from nearfield.score.conditioned import ConditionedScore
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jaxtyping import Float
 
+    from nearfield.sampling.base import Sampler
     from nearfield.score.base import Score
     from nearfield.score.evidence import Evidence
 
@@ -50,18 +55,31 @@ def sample_in_one_pass(
     first = default_schedule(largest_eigenvalue).times[0]
     last = time_of(min(FINEST, evidence.smallest_error / BELOW))
     sampler = DPMSolver2M(Schedule.log_snr(levels - 1, last, first))
-    out = np.empty((n_samples, *evidence.values.shape))
-    for k, case in enumerate(evidence.cases):
-        values = np.where(evidence.known, evidence.values[k], seen)
-        with torch.no_grad():
-            drawn = sampler.sample(
-                ConditionedScore(score, precision, values.reshape(shape)),
-                n_samples,
-                seed=seed,
-                first_member=(int(case) + 1) << 32,  # apart from the members without evidence
-                batch_size=batch_size,
-                dtype=torch.float64,
-                device=device,
-            )
-        out[:, k] = np.where(evidence.known, values, drawn.flatten(1).cpu().numpy())
-    return out
+    score = on_device(score, device)
+    size = batch_size or max(1, MEMORY // (BYTES * score.numbers_per_sample))
+    pairs = [(k, m) for k in range(len(evidence.values)) for m in range(n_samples)]
+    values = np.where(evidence.known, evidence.values, seen)
+    drawn = np.empty((len(pairs), values.shape[1]))
+    for start in range(0, len(pairs), size):
+        some = pairs[start : start + size]
+        given = ConditionedScore(score, precision, values[[k for k, _ in some]].reshape(-1, *shape)).to(device)
+        members = [((int(evidence.cases[k]) + 1) << 32) + m for k, m in some]  # apart from those without evidence
+        drawn[start : start + size] = _reversed(given, sampler, members, seed, device)
+    out = drawn.reshape(len(values), n_samples, -1).swapaxes(0, 1)
+    return np.where(evidence.known, values, out)
+
+
+@torch.no_grad()
+def _reversed(
+    score: Score, sampler: Sampler, members: Sequence[int], seed: int, device: torch.device | str
+) -> Float[np.ndarray, "member entry"]:
+    """Run the reverse process for members of any numbers."""
+
+    def noise(stream: Stream, k: int) -> torch.Tensor:
+        return torch.from_numpy(normals(seed, stream, members, k, score.n_vertices, score.n_channels)).to(device)
+
+    x, memory, times = noise(Stream.INITIAL, 0), None, sampler.schedule.times
+    for k in range(sampler.schedule.steps):
+        x, std, memory = sampler.step(score, x, k, memory)
+        x = x + std * noise(Stream.STEP, k)
+    return score.denoise(x, times[-1]).flatten(1).cpu().numpy()

@@ -39,8 +39,8 @@ class ConditionedScore(Score):
         With `maps`.
     precision : ndarray or Tensor, shape (vertex, channel)
         :math:`R^{-2}`; 0 where nothing is observed, infinite where the value is exact.
-    values : ndarray or Tensor, shape (vertex, channel)
-        What is observed; ignored where nothing is.
+    values : ndarray or Tensor, shape (vertex, channel), or (sample, vertex, channel)
+        What is observed of all samples, or of each; ignored where nothing is.
 
     Raises
     ------
@@ -67,14 +67,14 @@ class ConditionedScore(Score):
         self,
         law: Score,
         precision: Float[ndarray, "vertex channel"] | Float[Tensor, "vertex channel"],
-        values: Float[ndarray, "vertex channel"] | Float[Tensor, "vertex channel"],
+        values: Float[ndarray, "*sample vertex channel"] | Float[Tensor, "*sample vertex channel"],
     ) -> None:
         super().__init__()
         if not law.maps:
             raise ValueError(f"law must take noise maps, got a {type(law).__name__} without; fit with noise_map=True")
         shape = (law.n_vertices, law.n_channels)
         for name, array in (("precision", precision), ("values", values)):
-            if tuple(array.shape) != shape:
+            if tuple(array.shape[-2:]) != shape or array.ndim > (2 if name == "precision" else 3):
                 raise ValueError(f"{name} must have shape {shape}, got {tuple(array.shape)}")
         if not bool((as_tensor(precision) >= 0).all()):
             raise ValueError(f"precision must be at least 0, got {float(precision.min()):.4g}")
@@ -84,6 +84,8 @@ class ConditionedScore(Score):
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Return the denoiser of the law at the state that is as good as this one and the observations together."""
+        if self.values.ndim == 3 and len(self.values) != len(x):
+            raise ValueError(f"x must have the {len(self.values)} samples of the values, got {len(x)}")
         times = per_sample(torch.as_tensor(t, dtype=torch.float64, device=x.device).reshape(-1))
         weight = self.precision.clamp_max(SMALLEST_ERROR**-2)
         variance = torch.expm1(2 * times)  # sigma^2
