@@ -56,7 +56,7 @@ class ConditionedScore(Score):
     >>> from nearfield.score.field import GaussianField
     >>> white = FieldContext(GaussianField(sp.eye_array(2, format="csr"), np.arange(2)))
     >>> score = ConditionedScore(white, np.array([[1.0], [0.0]]), np.array([[3.0], [0.0]]))
-    >>> score.denoise(torch.zeros(1, 2, 1, dtype=torch.float64), time_of(1.0)).flatten().tolist()
+    >>> score.denoise(torch.zeros(1, 2, 1, dtype=torch.float64), time_of(1.0)).flatten().round(decimals=9).tolist()
     [1.0, 0.0]
     """
 
