@@ -20,6 +20,7 @@ import torch
 import nearfield as nf
 from benchmarks.law import LAWS, Law
 from benchmarks.table import show
+from nearfield.methods import Hybrid
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -184,13 +185,15 @@ def wasserstein(one: ndarray, other: ndarray) -> Float[ndarray, " vertex"]:
 
 
 def measure(name: str, seed: int, n_fields: int, n_train: int = 200) -> list[list[object]]:
-    """Fit a hybrid, and compare its conditional draws with exact ones."""
+    """Fit hybrids, one of them with noise maps, and compare their conditional draws with exact ones."""
     law = LAWS[name]()
     train, fields = law.draw(n_train, seed)[..., 0], law.draw(n_fields, 10_000 + seed)[..., 0]
-    start = time.process_time()
-    model = nf.LocalizedDiffusion(method="hybrid", random_state=seed, device="cpu").fit(train)
-    print(f"{name}: fitted in {time.process_time() - start:.0f} CPU s", flush=True)
-    methods, sums = ("auto", "gaussian"), {}
+    models: dict[str, Any] = {}
+    for kind, method in (("network", Hybrid()), ("noise map", Hybrid(noise_map=True))):
+        start = time.process_time()
+        models[kind] = nf.LocalizedDiffusion(method=method, random_state=seed, device="cpu").fit(train)
+        print(f"{name}, {kind}: fitted in {time.process_time() - start:.0f} CPU s", flush=True)
+    sums: dict[tuple[str, str], list[list[float]]] = {}
     for f, x in enumerate(fields):
         rng = np.random.default_rng([seed, f])
         for setting in settings(x, name, rng):
@@ -198,8 +201,9 @@ def measure(name: str, seed: int, n_fields: int, n_train: int = 200) -> list[lis
             free = np.isnan(setting.exact)
             scale = exact.std(axis=(0, 1))[free]
             floor = np.mean([(wasserstein(exact[0], exact[k])[free] / scale).mean() for k in range(1, SETS)])
-            for method in methods:
+            for kind in ("network", "noise map", "field"):
                 begin = time.process_time()
+                model, method = models.get(kind, models["network"]), "gaussian" if kind == "field" else "auto"
                 drawn = model.condition(*setting.observations, method=method).sample(DRAWS, random_state=f)
                 seconds = time.process_time() - begin
                 distance = np.mean([(wasserstein(exact[k], drawn)[free] / scale).mean() for k in range(1, SETS)])
@@ -207,7 +211,7 @@ def measure(name: str, seed: int, n_fields: int, n_train: int = 200) -> list[lis
                 lag, true_lag = ((d[..., 1:] * d[..., :-1]).mean() for d in (drawn, exact))
                 above = [o for o in setting.observations if np.any(o.above)]
                 wrong = np.mean(drawn[:, above[0].at] < above[0].values) if above else np.nan
-                sums.setdefault((setting.name, method), []).append(
+                sums.setdefault((setting.name, kind), []).append(
                     [
                         distance,
                         floor,
@@ -221,14 +225,14 @@ def measure(name: str, seed: int, n_fields: int, n_train: int = 200) -> list[lis
                         seconds / DRAWS * 100,
                     ]
                 )
-    rows = []
-    for (setting_name, method), found in sums.items():
+    rows: list[list[object]] = []
+    for (setting_name, kind), found in sums.items():
         m = np.mean(found, axis=0)
         rows.append(
             [
                 name,
                 setting_name,
-                "network" if method == "auto" else "field",
+                kind,
                 *(f"{number:.3f}" for number in (m[0] / m[1], np.sqrt(m[2] / m[3]), m[4] / m[5])),
                 *(f"{100 * number:+.1f}" for number in m[6:8]),
                 "" if np.isnan(m[8]) else f"{m[8]:.4f}",

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from nearfield.datasets import AutoregressiveChain
-from nearfield.fitting import neural
+from nearfield.fitting import levels as levels_module
 from nearfield.fitting.closed_form import build_field, field_spectrum, fit_windowed
 from nearfield.fitting.coarse import Scale, corrected
 from nearfield.fitting.context import Locality, choose_context
+from nearfield.fitting.levels import LevelChoice, keep_levels
 from nearfield.fitting.matching import NoiseLevels
-from nearfield.fitting.neural import Design, LevelChoice, NetworkFit, TrainedNetwork, fit_network, keep_levels
+from nearfield.fitting.neural import Design, NetworkFit, TrainedNetwork, fit_network
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.radius import SIGMAS
 from nearfield.fitting.recipe import Recipe
@@ -217,12 +218,12 @@ def test_a_network_that_leaves_short_windows_as_they_are_is_given_up_where_the_f
     expected = np.subtract(*np.reshape(losses, (2, -1)))
     network = StencilNetwork(samples.graph, 1, n_context=2)
     trained = TrainedNetwork(HybridScore(network, windows, full_start=True), None, used, unseen)
-    excess, error = neural._excess(samples, trained, field, 0)
+    excess, error = levels_module._excess(samples, trained, field, 0)
     assert (abs(excess - expected) < 3 * error).all()
     assert (expected > 4 * error).sum() >= 3
     for gain, kept in ((-0.5, excess <= error), (0.5, excess <= error), (-1.5, np.zeros(13, dtype=bool))):
         levels = tuple(LevelChoice(sigma, 1.0, 1.0 - 0.01 * gain, 0.01, False) for sigma in SIGMAS)
-        monkeypatch.setattr(neural, "choose_levels", lambda *_, levels=levels: levels)
+        monkeypatch.setattr(levels_module, "choose_levels", lambda *_, levels=levels: levels)
         found = keep_levels(samples, NetworkFit((trained,)), Locality(1, ONE), field, 0)
         np.testing.assert_array_equal([level.selected for level in found], kept)
         assert [level._replace(selected=False) for level in found] == list(levels)
@@ -238,7 +239,7 @@ def test_a_network_that_is_shown_the_field_is_compared_with_it_on_held_out_sampl
         weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(3))
     trained = TrainedNetwork(HybridScore(network, FieldContext(field)), None, used, numbers[50:])
     levels = keep_levels(samples, NetworkFit((trained,)), locality, field, 5)
-    excess, error = neural._excess(samples, trained, field, 5)
+    excess, error = levels_module._excess(samples, trained, field, 5)
     scale = 1 + np.square(SIGMAS)
     np.testing.assert_allclose(
         excess, scale * [level.hybrid - level.gaussian for level in levels], rtol=1e-5, atol=1e-7

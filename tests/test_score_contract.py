@@ -27,6 +27,7 @@ from nearfield.paper.vertex import VertexNetworks
 from nearfield.process import denoised_from_score, score_from_denoised, time_of
 from nearfield.samples import Samples
 from nearfield.score.base import ContextScore, Score
+from nearfield.score.conditioned import ConditionedScore
 from nearfield.score.context import FieldContext
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import CoarseLaw, GaussianField
@@ -83,6 +84,20 @@ def hybrid_of_field(x, graph) -> HybridScore:
     network = stirred(kind(graph, 1, 2, n_context=4, width=16))
     quadratic = np.linspace(0.3, 1.0, 8).reshape(4, 2)
     return HybridScore(network, FieldContext(corrected(x, graph)), quadratic, full_start=True)
+
+
+def hybrid_with_maps(x, graph) -> HybridScore:
+    """The network is shown what a field makes of the state under a noise level of each value."""
+    kind = WindowNetwork if graph.lattice is None else StencilNetwork
+    network = stirred(kind(graph, 1, 2, n_context=8, width=16))
+    quadratic = np.linspace(0.3, 1.0, 8).reshape(4, 2)
+    return HybridScore(network, FieldContext(corrected(x, graph)), quadratic, full_start=True, noise_map=True)
+
+
+def conditioned(x, graph) -> ConditionedScore:
+    """Some values of a field were observed, with errors."""
+    precision = np.random.default_rng(6).choice([0.0, 1.0, 4.0], size=(len(graph), 2))
+    return ConditionedScore(FieldContext(corrected(x, graph)), precision, np.full((len(graph), 2), 0.5))
 
 
 def paper(graph, predicts) -> PaperScore:
@@ -150,6 +165,8 @@ MAKERS = {
     "hybrid 0, 2": lambda x, graph: hybrid(x, graph, 0, 2),
     "hybrid 2, 1": lambda x, graph: hybrid(x, graph, 2, 1),
     "hybrid of a field": hybrid_of_field,
+    "hybrid with noise maps": hybrid_with_maps,
+    "conditioned field": conditioned,
     "field context": lambda x, graph: FieldContext(fit_field(Samples(x, graph), 1, Pooling(0.7))[2]),
     "three hybrids": lambda x, graph: EnsembleScore(tuple(hybrid(x, graph, r, 1) for r in (0, 1, 1))),
     "windowed by time": lambda x, graph: fit_windowed(Samples(x, graph), ((0.1, 1), (1.0, 2), (3.0, 0)), Pooling(0.0))[
@@ -204,6 +221,7 @@ def test_every_score_class_is_held_to_the_contract():
         PaperScore,
         SwitchedScore,
         TiledScore,
+        ConditionedScore,
     }
 
 
@@ -352,6 +370,9 @@ def test_a_map_of_times_that_is_constant_in_each_sample_is_the_time_of_the_sampl
     if len(graph) > 1:
         uneven = times[:, None].repeat(1, len(graph))
         uneven[3, -1] += 0.1
+        if score.maps:
+            assert score.denoise(x, uneven).shape == x.shape
+            return
         with pytest.raises(ValueError, match="t must be the same at all vertices of a sample"):
             score.denoise(x, uneven)
 

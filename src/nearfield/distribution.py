@@ -21,6 +21,7 @@ from nearfield.sampling.base import Sampler
 from nearfield.sampling.conditioning import DecoupledSampler
 from nearfield.sampling.device import usable_device
 from nearfield.sampling.likelihood import FlowDensity
+from nearfield.sampling.mapped import in_one_pass, sample_in_one_pass
 from nearfield.sampling.sampler import default_sampler
 from nearfield.score.base import Score
 from nearfield.score.censored import censored_log_prob
@@ -135,7 +136,10 @@ class GaussianConditional(Conditional):
 
 @final
 class SampledConditional(Conditional):
-    """Law of the draws of the decoupled sampler with a score, and a Gaussian field of the same data."""
+    """Law of draws with a score: in one pass where it takes noise maps of the evidence, else by the decoupled sampler.
+
+    A Gaussian field of the same data serves that sampler.
+    """
 
     exact: ClassVar[bool] = False
 
@@ -151,15 +155,27 @@ class SampledConditional(Conditional):
         device: torch.device | str = "auto",
         batch_size: int | None = None,
     ) -> Float[np.ndarray, "member case entry"]:
-        """Draw by noising and denoising."""
-        return (sampler or DecoupledSampler()).sample(
+        """Draw by noising and denoising; one pass takes the levels of the sampler."""
+        sampler, device, values = sampler or DecoupledSampler(), usable_device(device), self._eigenvalue
+        if in_one_pass(self._score, self._evidence):
+            return sample_in_one_pass(
+                self._score,
+                self._evidence,
+                n_samples,
+                seed=seed,
+                levels=sampler.levels,
+                largest_eigenvalue=values,
+                device=device,
+                batch_size=batch_size,
+            )
+        return sampler.sample(
             self._score,
             self._field,
             self._evidence,
             n_samples,
             seed=seed,
-            largest_eigenvalue=self._eigenvalue,
-            device=usable_device(device),
+            largest_eigenvalue=values,
+            device=device,
             batch_size=batch_size,
         )
 
@@ -258,7 +274,7 @@ class Distribution(Module, abc.ABC):
         )
 
     def condition(self, evidence: Evidence) -> Conditional:
-        """Condition on evidence: exactly, or by the decoupled sampler; errors as for `gaussian`."""
+        """Condition on evidence: exactly, or by draws; errors as for `gaussian`."""
         return SampledConditional(self.score, self.gaussian.score, evidence, self.largest_eigenvalue)
 
     @abc.abstractmethod

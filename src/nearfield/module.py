@@ -21,6 +21,7 @@ __all__ = ["Module", "as_tensor", "describe", "rebuild", "settings_of"]
 
 _LOCATIONS = {
     "Components": "nearfield.score.mixture_components",
+    "ConditionedScore": "nearfield.score.conditioned",
     "DenseBasis": "nearfield.score.eigenbasis",
     "DiffusionModel": "nearfield.distribution",
     "GaussianModel": "nearfield.distribution",

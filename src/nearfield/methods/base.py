@@ -14,8 +14,8 @@ import torch
 
 from nearfield.distribution import Distribution
 from nearfield.fitting.fit_report import FitReport
+from nearfield.fitting.levels import LevelChoice
 from nearfield.fitting.missing import MissingReport
-from nearfield.fitting.neural import LevelChoice
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.rarity import warn_of_rare
 from nearfield.fitting.search import Search

@@ -14,8 +14,9 @@ from nearfield.cascade import CascadeModel
 from nearfield.distribution import DiffusionModel
 from nearfield.fitting.covariance import location_and_scale
 from nearfield.fitting.expectation import DRAWS
+from nearfield.fitting.levels import keep_levels
 from nearfield.fitting.moments import MomentWarning
-from nearfield.fitting.neural import NETWORK_RADIUS, default_recipe, fit_conditional, keep_levels
+from nearfield.fitting.neural import NETWORK_RADIUS, default_recipe, fit_conditional
 from nearfield.fitting.pooling import Pooling
 from nearfield.graph.haar import Haar
 from nearfield.methods.base import FitOptions, Fitted, fixed
@@ -24,6 +25,7 @@ from nearfield.methods.network import NetworkMethod, fitted_network
 from nearfield.process import time_of
 from nearfield.samples import Samples
 from nearfield.sampling.device import usable_device
+from nearfield.score.context import LARGEST_MAP
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.hybrid import HybridScore
 from nearfield.score.solver import is_large
@@ -35,29 +37,45 @@ __all__ = ["Hybrid"]
 @final
 @dataclass(frozen=True)
 class Hybrid(NetworkMethod):
-    """Network with the denoiser of a Gaussian as context; other parameters as in `NetworkMethod`.
+    """Network with the denoiser of a Gaussian as context.
+
+    Parameters
+    ----------
+    radius, pooling, recipe, validation_fraction
+        As in `NetworkMethod`.
+    noise_map : bool
+        Train with a noise level of each value. Given observations of points (`condition`, `impute`), draws then take
+        one pass of the ordinary sampler, two fifths of the time; missing values of the samples have infinite noise and
+        are not drawn. Draws without observations are somewhat worse. Each map takes a dense factorisation, so that
+        samples have at most 1,024 variables, and the time of a training step grows with their cube.
+    scales : 1 or 2
+        With 2, such a network draws the means of blocks of two cells along each axis of a lattice, and another one the
+        details given these: `nearfield.cascade.CascadeModel`. The radius is then in blocks. For fields with objects
+        wider than a network reads, such as grains; complete samples of one law (``pooling=1``) on a lattice of even
+        lengths. Such a law is drawn from and extended; it conditions and scores nothing.
 
     A radius is what the network reads, on lattices half by itself and half by the Gaussian. At noise levels where the
     loss of the Gaussian field is lower by more than one standard error, mostly the strongest, the score is the field's:
     on held-out samples, or by way of what the network is shown. Smaller differences are left to the network: what it
     adds there, the skewness of draws depends on. Fields of more than 20,000 variables, whose denoiser is dear, are not
     compared.
-
-    Parameters
-    ----------
-    scales : 1 or 2
-        With 2, such a network draws the means of blocks of two cells along each axis of a lattice, and another one the
-        details given these: `nearfield.cascade.CascadeModel`. The radius is then in blocks. For fields with objects
-        wider than a network reads, such as grains; complete samples of one law (``pooling=1``) on a lattice of even
-        lengths. Such a law is drawn from and extended; it conditions and scores nothing.
     """
 
+    noise_map: bool = False
     scales: Literal[1, 2] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.noise_map, bool):
+            raise TypeError(f"noise_map must be True or False, got {self.noise_map!r}")
+        if self.noise_map and fixed(self.radius) is not None:
+            raise ValueError(
+                f"radius must be 'auto' with noise_map=True, which shows the network the whole field, got {self.radius}"
+            )
         if self.scales not in (1, 2):
             raise ValueError(f"scales must be 1 or 2, got {self.scales!r}")
+        if self.scales == 2 and self.noise_map:
+            raise ValueError("noise_map must be False with scales=2, which conditions on nothing, got True")
         if self.scales == 2 and not (isinstance(self.pooling, Pooling) and self.pooling.one_law):
             raise ValueError(f"scales=2 needs one law for all vertices, got pooling={self.pooling!r}; give pooling=1")
 
@@ -67,8 +85,14 @@ class Hybrid(NetworkMethod):
         return super().n_checkpoints + self.scales - 1
 
     def require(self, samples: Samples) -> None:
-        """Refuse what networks refuse; of two scales also gaps and lattices of odd lengths."""
+        """Refuse what networks refuse; more variables than noise maps can have; of two scales gaps and odd lengths."""
         super().require(samples)
+        n_variables = samples.n_vertices * samples.n_channels
+        if self.noise_map and n_variables > LARGEST_MAP:
+            raise ValueError(
+                f"noise_map must be False beyond {LARGEST_MAP} variables, got samples of {n_variables}: each map takes "
+                "a dense factorisation"
+            )
         if self.scales == 2:
             samples.require_complete()
             Haar.of(samples.graph)
@@ -85,7 +109,7 @@ class Hybrid(NetworkMethod):
             warnings.simplefilter("ignore", MomentWarning)  # of the field's draws
             found = fit_chosen(samples, chosen, options, DRAWS)
         start = time.perf_counter()
-        trained = self.train(samples, "hybrid", chosen, options, found)
+        trained = self.train(samples, "noise map" if self.noise_map else "hybrid", chosen, options, found)
         levels = keep_levels(trained.samples, trained.fit, found.locality, found.field, options.seed)
         seconds = found.seconds | {"train": time.perf_counter() - start}
         fitted = replace(fitted_network(trained, chosen, found.field), levels=levels, seconds=seconds)

@@ -20,6 +20,11 @@ does; what the whole field tells no network of a few hops finds again. A context
 therefore the start in full, q in the place of :math:`s^2 q`:
 
 .. math:: D(x, t) = D_G + s\,\bigl(s\,c(\sigma) (D_G^2 - v) + v\,F(x, D_G, q, \ln\sigma)\bigr).
+
+With a noise map, each entry has an a, s and :math:`\sigma` of its own: a point that was observed with an error has a
+small one, a missing value an infinite one. The same equations hold for each entry, :math:`D_G` and v those of the
+Gaussian field under the map. The network is shown :math:`\ln\sigma` and s of the entries too, and takes the largest
+finite :math:`\sigma` for that of the sample.
 """
 
 from __future__ import annotations
@@ -31,8 +36,9 @@ import numpy as np
 import torch
 
 from nearfield.module import as_tensor
+from nearfield.process import per_sample
 from nearfield.score.base import ContextScore, Score
-from nearfield.score.network import Network
+from nearfield.score.network import Network, scaled
 from nearfield.score.preconditioning import Preconditioning, scales
 from nearfield.score.window import WindowedNetwork
 
@@ -42,10 +48,21 @@ if TYPE_CHECKING:
 
     from nearfield.graph import DependencyGraph
 
-__all__ = ["CONTEXT_PER_CHANNEL", "KNOTS", "ConditionalScore", "HybridScore", "NetworkScore", "Trainable", "hats"]
+__all__ = [
+    "CONTEXT_PER_CHANNEL",
+    "KNOTS",
+    "MAP_PER_CHANNEL",
+    "ConditionalScore",
+    "HybridScore",
+    "NetworkScore",
+    "Trainable",
+    "hats",
+]
 
 CONTEXT_PER_CHANNEL = 2
 """Values of the context of a hybrid for each channel: D_G and q, those of all channels in this order."""
+MAP_PER_CHANNEL = 4
+"""Values of the context with noise maps: D_G, q, the log of the noise-to-signal ratio, and s."""
 KNOTS = 4
 """How many noise-to-signal ratios the coefficient of the square is given at: 1, 2, 4 and 8."""
 
@@ -105,13 +122,15 @@ class HybridScore(Score):
     Parameters
     ----------
     network : Network
-        With ``n_context`` twice ``n_channels``.
+        With ``n_context`` twice ``n_channels``, with noise maps four times.
     context : ContextScore
         Fitted to the same standardised data; it does not change.
     quadratic : ndarray, shape (knot, channel), optional
         The coefficient c at noise-to-signal ratios 1, 2, 4 and 8, as `hats` goes on between them; 0 by default.
     full_start : bool, default=False
         Whether D is that of the context where F and c are 0, at weak noise too: q in the place of s^2 q.
+    noise_map : bool, default=False
+        Whether the network is shown a noise level of each entry.
 
     Attributes
     ----------
@@ -125,7 +144,7 @@ class HybridScore(Score):
         If these are not of one field, or the network has another context.
     """
 
-    settings = ("full_start",)
+    settings = ("full_start", "noise_map")
     quadratic: Tensor
 
     def __init__(
@@ -135,15 +154,17 @@ class HybridScore(Score):
         quadratic: Float[np.ndarray, "knot channel"] | Float[Tensor, "knot channel"] | None = None,
         *,
         full_start: bool = False,
+        noise_map: bool = False,
     ) -> None:
         super().__init__()
-        self.full_start = full_start
+        self.full_start, self.noise_map, self.maps = full_start, noise_map, noise_map and context.maps
+        per_channel = MAP_PER_CHANNEL if noise_map else CONTEXT_PER_CHANNEL
         sizes = (len(network.graph), network.n_channels, network.n_context)
-        wanted = (context.n_vertices, context.n_channels, CONTEXT_PER_CHANNEL * context.n_channels)
+        wanted = (context.n_vertices, context.n_channels, per_channel * context.n_channels)
         if sizes != wanted:
             raise ValueError(
                 f"network must have (vertices, n_channels, n_context) {wanted} as the context has, got {sizes}; "
-                "n_context is twice n_channels"
+                f"n_context is {'four times' if noise_map else 'twice'} n_channels"
             )
         quadratic = np.zeros((KNOTS, context.n_channels)) if quadratic is None else quadratic
         if tuple(quadratic.shape) != (KNOTS, context.n_channels):
@@ -169,9 +190,13 @@ class HybridScore(Score):
         """Return the preconditioning given D_G and its variance v: a local function of the state and D_G."""
         a, s, log_sigma = scales(x, t)
         q = torch.where(s > 0, (denoised - a * x) / torch.where(s > 0, s, 1.0), 0.0)
-        coefficient = (hats(log_sigma) @ self.quadratic.to(log_sigma)).to(x)[:, None]
+        level = per_sample(log_sigma)
+        coefficient = (hats(level) * self.quadratic.T.to(level)).sum(dim=-1).to(x)
         skip = (q if self.full_start else s**2 * q) + s * coefficient * (denoised**2 - variance)
-        return Preconditioning(torch.cat([denoised, q], dim=2), skip, variance)
+        context = [denoised, q]
+        if self.noise_map:
+            context += [scaled(level).to(x).expand_as(x), s.expand_as(x)]
+        return Preconditioning(torch.cat(context, dim=2), skip, variance)
 
     @property
     def numbers_per_sample(self) -> int:
@@ -181,7 +206,7 @@ class HybridScore(Score):
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> HybridScore:
         """Return the network and the context on a larger lattice."""
         network, context = self.network.extended(graph, onto), self.context.extended(graph, onto)
-        return HybridScore(network, context, self.quadratic, full_start=self.full_start)
+        return HybridScore(network, context, self.quadratic, full_start=self.full_start, noise_map=self.noise_map)
 
 
 @final
@@ -256,7 +281,7 @@ Trainable = NetworkScore | HybridScore | ConditionalScore
 """Scores whose network is trained by the denoising loss."""
 
 
-def hats(log_sigma: Float[Tensor, " sample"]) -> Float[Tensor, "sample knot"]:
+def hats(log_sigma: Float[Tensor, "*level"]) -> Float[Tensor, "*level knot"]:
     """Weights of the knots at logs of the noise-to-signal ratio: linear between knots, 0 up to 1/2, constant beyond 8.
 
     Examples
@@ -265,7 +290,7 @@ def hats(log_sigma: Float[Tensor, " sample"]) -> Float[Tensor, "sample knot"]:
     [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
     """
     place = (log_sigma / math.log(2.0)).clamp(-1, KNOTS - 1)
-    return (1 - (place[:, None] - torch.arange(KNOTS, dtype=place.dtype, device=place.device)).abs()).clamp_min(0)
+    return (1 - (place[..., None] - torch.arange(KNOTS, dtype=place.dtype, device=place.device)).abs()).clamp_min(0)
 
 
 def _whole(network: Network) -> Network:

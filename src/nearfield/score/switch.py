@@ -33,7 +33,7 @@ class SwitchedScore(Score):
         Of the same standardised data.
     choice : sequence of (float, bool)
         Increasing OU times, above 0, and whether the hybrid is selected there. Other times go with the nearest of these
-        in the logarithm of the noise-to-signal ratio.
+        in the logarithm of the noise-to-signal ratio. Noise maps are the hybrid's.
 
     Attributes
     ----------
@@ -64,6 +64,7 @@ class SwitchedScore(Score):
         self.field, self.hybrid = field, hybrid
         self.choice = tuple((float(time), bool(selected)) for time, selected in choice)
         self.n_vertices, self.n_channels = sizes[0]
+        self.maps = hybrid.maps
         log_sigma = [math.log(noise_to_signal(time)) for time in times]
         self._border = [(one + other) / 2 for one, other in itertools.pairwise(log_sigma)]
 
@@ -85,6 +86,8 @@ class SwitchedScore(Score):
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Denoise each sample by the score selected at its time."""
+        if isinstance(t, Tensor) and t.ndim == 3:
+            return self.hybrid.denoise(x, t)
         times = t.tolist() if isinstance(t, Tensor) else [t]
         selected = [time > 0 and self.uses_hybrid(time) for time in times]
         if all(selected):
