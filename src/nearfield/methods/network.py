@@ -142,7 +142,7 @@ class NetworkMethod(Method):
         recipe = self.recipe or default_recipe(samples.graph, len(samples), self.validation_fraction, options.seed)
         tell, total = options.on_step, recipe.n_networks * recipe.steps
         y = samples.standardized(center, scale)
-        design, device = Design(kind, locality, fixed(self.radius)), usable_device(options.device)
+        design, device = Design(kind, locality, fixed(self.radius), options.bounded), usable_device(options.device)
         if found is not None and y.drawn is not None and locality.correction is None and recipe.steps >= _REDRAWN:
             brief = replace(recipe, steps=recipe.steps // 3, n_networks=1)
             y = _redrawn(y, fit_network(y, design, brief, device=device), found, options.seed)
