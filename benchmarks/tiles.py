@@ -27,7 +27,6 @@ from nearfield.methods.base import FitOptions
 from nearfield.methods.hybrid import Hybrid
 from nearfield.process import time_of
 from nearfield.samples import Samples
-from nearfield.sampling.tiled import TiledDraws
 from nearfield.score.base import Score
 from nearfield.score.tiled import TiledScore
 
