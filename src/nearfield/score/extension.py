@@ -91,9 +91,9 @@ def extended_factor(
             rows.append(((vertices - start)[:, None] * channels + own[entries]).ravel())
             columns.append((column * channels + other[entries]).ravel())
             values.append(np.broadcast_to(entry.data[entries], (len(vertices), int(entries.sum()))).ravel())
-        shape = ((own_rows.stop - start) * channels, onto.n_vertices * channels)
+        size = ((own_rows.stop - start) * channels, onto.n_vertices * channels)
         data, row, column = (np.concatenate(part) for part in (values, rows, columns))
-        parts.append(sp.csr_array((data, (row, column)), shape=shape))
-    larger = sp.csr_array(sp.vstack(parts, format="csr"))
+        parts.append(sp.csr_array((data, (row, column)), shape=size))
+    larger = sp.csr_array(sp.vstack(parts))
     larger.sort_indices()
     return larger
