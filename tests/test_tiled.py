@@ -9,7 +9,7 @@ from nearfield.fitting.closed_form import build_field, fit_windowed
 from nearfield.fitting.pooling import Pooling
 from nearfield.graph import DependencyGraph
 from nearfield.module import describe, rebuild
-from nearfield.process import time_of
+from nearfield.process import Schedule, noise_scale, signal_scale, time_of
 from nearfield.samples import Samples
 from nearfield.sampling.sampler import Ancestral, DPMSolver2M, EulerMaruyama, Heun, default_sampler, default_schedule
 from nearfield.sampling.tiled import TiledDraws
@@ -82,27 +82,6 @@ def test_an_axis_with_ends_becomes_one_without():
         TiledScore(hybrid(DependencyGraph.ring(15)), chain, (15,), (True,))
 
 
-def test_what_reads_the_whole_field_is_cut_off_with_an_error_that_falls_with_the_reach():
-    chain, onto = DependencyGraph.chain(40), DependencyGraph.chain(200)
-    rng = np.random.default_rng(0)
-    x = np.zeros((200, 40, 1))
-    for k in range(40):
-        x[:, k, 0] = (0.8 * x[:, k - 1, 0] if k else 0) + rng.normal(size=200) * (0.6 if k else 1)
-    field = build_field(Samples(x, chain, standard=(True,)), 1, Pooling(1.0)).field
-    score = SwitchedScore(field, hybrid(chain), ((time_of(0.2), True), (time_of(1.0), False)))
-    whole, z = score.extended(chain, onto), noise(onto)
-    errors = [
-        float((TiledScore(score, onto, (40,), (False,), (20,), reach).denoise(z, T) - whole.denoise(z, T)).abs().max())
-        for reach in (4, 8, 16)
-    ]
-    assert errors[0] > 30 * errors[1] > 30**2 * errors[2] > 0
-    near = TiledScore(score, onto, (40,), (False,), (20,), 4)
-    torch.testing.assert_close(near.denoise(z, 0.01), whole.denoise(z, 0.01), rtol=0, atol=1e-10)  # the network's level
-    assert near.radius is None
-    with pytest.raises(ValueError, match="reach must be given for a SwitchedScore"):
-        TiledScore(score, onto, (40,), (False,))
-
-
 def test_large_lattices_are_tiled_and_stored_with_the_numbers_of_the_small_one(monkeypatch):
     graph, onto = DependencyGraph.grid((12, 11)), DependencyGraph.grid((40, 30))
     field = build_field(Samples(data(graph), graph, standard=(True,)), 1, Pooling(1.0)).field
@@ -116,14 +95,45 @@ def test_large_lattices_are_tiled_and_stored_with_the_numbers_of_the_small_one(m
     assert large.gaussian.score.n_vertices == 1200
     x = noise(onto)
     torch.testing.assert_close(large.score.denoise(x, T), whole.score.denoise(x, T), rtol=0, atol=1e-10)
-    switched = DiffusionModel(SwitchedScore(field, score, ((T, True), (2 * T, False)))).extended(graph, onto)
-    assert (switched.score.radius, switched.score.reach) == (None, 6)
-    assert switched.gaussian.score.n_vertices == 1200
-    for each in (large, switched):
+    for each in (large, law.extended(graph, onto, whole.field)):
         again = rebuild(describe(each), each.state_dict(), onto)
         assert torch.equal(again.score.denoise(x, 2 * T), each.score.denoise(x, 2 * T))
     tensors = large.score.state_dict()
     assert sum(each.numel() for each in tensors.values()) == sum(each.numel() for each in score.state_dict().values())
+
+
+def test_strong_noise_of_a_switched_score_is_left_to_exact_draws_of_its_field(monkeypatch):
+    """Where the field is the score, the state at the hand-over is a draw of the field with noise."""
+    graph, onto = DependencyGraph.chain(15), DependencyGraph.chain(60)
+    x = data(graph)
+    field = build_field(Samples(x / x.std(), graph, standard=(True,)), 1, Pooling(1.0)).field
+    times = (time_of(0.1), time_of(1.0), time_of(4.0), time_of(16.0))
+    score = SwitchedScore(field, hybrid(graph), tuple(zip(times, (False, True, False, False), strict=True)))
+    assert score.handover == pytest.approx(time_of(2.0))
+    assert not score.uses_hybrid(1.001 * score.handover)
+    assert score.uses_hybrid(0.999 * score.handover)
+    assert SwitchedScore(field, score.hybrid, ((1.0, False), (2.0, True))).handover is None
+    assert SwitchedScore(field, score.hybrid, ((1.0, False),)).handover == 1.0
+    monkeypatch.setattr(tiled, "LARGEST_WHOLE", 50)
+    law = DiffusionModel(score, 3.0).extended(graph, onto)
+    assert isinstance(law.score, TiledScore)
+    again = rebuild(describe(law), law.state_dict(), onto)
+    drawn = law.sample(3, seed=5)
+    for other in (again.sample(3, seed=5, batch_size=1), law.sample_tiles(range(3), seed=5)):
+        np.testing.assert_array_equal(other, drawn)
+    np.testing.assert_array_equal(law.sample_tiles([2], seed=5, client=Client())[0], drawn[2])
+    # a sampler that ends where it starts leaves the field's draws and the noise
+    sampler = law._started(DPMSolver2M(default_schedule(3.0), final_denoise=False))
+    assert sampler.schedule.times[:2] == (law.start, max(t for t in default_schedule(3.0).times if t < law.start))
+    short = DPMSolver2M(Schedule((law.start, law.start * (1 - 1e-12))), final_denoise=False, clean=sampler.clean)
+    states = short.sample(law.score, 300, seed=0, dtype=torch.float64).numpy()[..., 0]
+    a, s = signal_scale(law.start), noise_scale(law.start)
+    wanted = a**2 * law.field.covariance() + s**2 * np.eye(60)
+    error = np.sqrt((wanted**2 + np.outer(wanted.diagonal(), wanted.diagonal())) / 300)
+    z = (states.T @ states / 300 - wanted) / error
+    assert np.abs(z).max() < 6  # false alarms: some 1800 times 6e-8
+    with pytest.raises(ValueError, match="sample_tiles needs a TiledScore"):
+        DiffusionModel(score).sample_tiles([0], seed=0)
 
 
 def test_only_whole_lattices_are_tiled():
@@ -138,8 +148,9 @@ def test_only_whole_lattices_are_tiled():
     ):
         with pytest.raises(ValueError, match="graph must be a whole lattice of 2 axes"):
             TiledScore(network, other, (9, 9), (False, False))
-    with pytest.raises(ValueError, match="reach must be at least 2"):
-        TiledScore(network, DependencyGraph.grid((20, 20)), (9, 9), (False, False), reach=1)
+    field = build_field(Samples(data(graph), graph, standard=(True,)), 1, Pooling(1.0)).field
+    with pytest.raises(ValueError, match="part must read a bounded window"):
+        TiledScore(field, DependencyGraph.grid((20, 20)), (9, 9), (False, False))
 
 
 @pytest.fixture(scope="module")

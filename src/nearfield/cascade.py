@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearfield.distribution import Conditional, Distribution, GaussianModel, UnsupportedError
+from nearfield.conditional import Conditional, UnsupportedError
+from nearfield.distribution import Distribution, GaussianModel
 from nearfield.graph import DependencyGraph
 from nearfield.graph.haar import Haar
 from nearfield.module import as_tensor

@@ -10,9 +10,9 @@ from scipy.special import ndtri
 
 from nearfield._checks import whole_number
 from nearfield._evidence import Known
+from nearfield.conditional import Conditional
 from nearfield.data.codec import Codec
 from nearfield.data.table import as_frame
-from nearfield.distribution import Conditional
 from nearfield.evaluation.calibration import levels
 from nearfield.noise import seed_of
 from nearfield.sampling.conditioning import DecoupledSampler

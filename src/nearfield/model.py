@@ -16,13 +16,14 @@ from pydantic import TypeAdapter
 from nearfield._checks import whole_number
 from nearfield._evidence import Known, known_of
 from nearfield._plain import part_of, plain
+from nearfield.conditional import UnsupportedError
 from nearfield.conditioned import ConditionedModel
 from nearfield.data import store
 from nearfield.data.codec import Codec
 from nearfield.data.duplicate import fingerprints
 from nearfield.data.features import Features
 from nearfield.data.tile_store import TileStore, model_file
-from nearfield.distribution import Distribution, GaussianModel, UnsupportedError
+from nearfield.distribution import Distribution, GaussianModel
 from nearfield.evaluation.calibration import Calibration
 from nearfield.evaluation.comparison import Comparison
 from nearfield.evaluation.training import TrainingMoments

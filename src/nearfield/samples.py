@@ -251,6 +251,15 @@ class Samples:
         """Return the standard error of a mean over these samples, or some of them in order."""
         return standard_error(losses, self.ordered)
 
+    def grouped(self, groups: Int[np.ndarray, " sample"]) -> Samples:
+        """Return the samples with groups that are held out together, as repeats are: parts of one field, for example.
+
+        >>> samples = Samples(np.arange(12.0).reshape(4, 3, 1), DependencyGraph.chain(3), ordered=True)
+        >>> [held_out.tolist() for held_out in samples.grouped(np.array([7, 7, 8, 8])).folds(4)]
+        [[0, 1], [2, 3]]
+        """
+        return self._derived(np.unique(groups, return_inverse=True)[1])
+
     def _derived(self, groups: Int[np.ndarray, " sample"], **changes: Any) -> Samples:
         found = replace(self, **changes)
         found.__dict__["groups"] = groups

@@ -157,11 +157,14 @@ class Design:
     radius : int, optional
         Hops read in all: on lattices half by the network and half by its Gaussian, on other graphs by each. By default
         the network reads 4, off lattices fewer where windows are crowded, and the context as `choose_context` has it.
+    bounded : bool
+        Whether the context is windows, whatever their loss.
     """
 
     kind: Literal["neural", "hybrid", "noise map"]
     locality: Locality
     radius: int | None = None
+    bounded: bool = False
 
     def network(self, samples: Samples, seed: int) -> Network:
         """Make a network."""
@@ -186,7 +189,7 @@ class Design:
         if self.kind == "neural":
             return NetworkScore(network), ""
         times, radius = recipe.levels.grid(recipe.held_out_levels), _split(self.radius, used.graph)[1]
-        context = choose_context(used, unseen, self.locality, times, radius=radius, seed=seed)
+        context = choose_context(used, unseen, self.locality, times, radius=radius, bounded=self.bounded, seed=seed)
         full, maps = context.score.radius is None, self.kind == "noise map"
         if maps:
             context = Context(FieldContext(self.locality.field(used)), _MAPPED)

@@ -21,7 +21,7 @@ from nearfield.graph.lattice import Lattice
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
 
-__all__ = ["TILE", "Box", "Tiling"]
+__all__ = ["Box", "Tiling"]
 
 TILE = 1 << 14
 """Cells of a tile, about: 128 x 128 on planes."""

@@ -45,12 +45,15 @@ class FitOptions:
         Called after each step of training with the steps taken, their number and the last held-out loss.
     device : str or torch.device
         Where networks are trained; ``"auto"`` is a GPU where there is one.
+    bounded : bool
+        Whether networks are shown windows alone, never the whole field, so that they can be evaluated tile by tile.
     """
 
     search: Search = field(default_factory=Search)
     checkpoint: str | os.PathLike[str] | None = None
     on_step: Callable[[int, int, float], object] | None = None
     device: str | torch.device = "auto"
+    bounded: bool = False
 
     @property
     def seed(self) -> int:

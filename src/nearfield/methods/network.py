@@ -144,7 +144,7 @@ class NetworkMethod(Method):
         recipe = self.recipe or default_recipe(samples.graph, len(samples), self.validation_fraction, options.seed)
         tell, total = options.on_step, recipe.n_networks * recipe.steps
         y = samples.standardized(center, scale)
-        design, device = Design(kind, locality, fixed(self.radius)), usable_device(options.device)
+        design, device = Design(kind, locality, fixed(self.radius), options.bounded), usable_device(options.device)
         draws = y.drawn is not None and kind != "noise map" and recipe.steps >= _REDRAWN
         if found is not None and draws and locality.correction is None:
             brief = replace(recipe, steps=recipe.steps // 3, n_networks=1)

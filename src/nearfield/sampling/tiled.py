@@ -12,7 +12,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
@@ -51,7 +51,8 @@ class TiledDraws:
     ----------
     score : TiledScore
     sampler : Sampler
-        One that reads the score once a step, where the step begins: not `Heun`.
+        One that reads the score once a step, where the step begins: not `Heun`. What it starts from is drawn here, for
+        one member after the other.
     seed : int
         In [0, 2**64).
     dtype : torch.dtype
@@ -111,12 +112,11 @@ class TiledDraws:
         progress : callable, optional
             Called after each member with the number of members done and of all.
         """
-        tiling = self.score.tiling
         out = None if on_tile else np.empty((len(members), self.score.n_vertices, self.score.n_channels))
         for done, tiles in enumerate(self._drawn(members, client or _Here(), on_tile)):
             for tile, values in enumerate(tiles):
                 if out is not None:
-                    out[done, tiling.cells(tiling.box(tile))] = values
+                    out[done, self._vertices(tile)] = values
             if progress is not None:
                 progress(done + 1, len(members))
         return out
@@ -128,7 +128,8 @@ class TiledDraws:
         """
         tiles, steps = range(len(self.score.tiling)), self.sampler.schedule.steps
         under_way = 1 + math.ceil(2 * sum(client.nthreads().values()) / len(tiles))
-        draws = client.scatter(self, broadcast=True, hash=False)
+        here_alone = replace(self, sampler=replace(self.sampler, clean=None))  # it may be as large as the field
+        draws = client.scatter(here_alone, broadcast=True, hash=False)
         waiting: deque[list[Any]] = deque()
 
         def submit(function: Callable[..., object], k: int, *arguments: Any) -> Any:
@@ -139,7 +140,10 @@ class TiledDraws:
             return [(states[tile], [borders[source] for source in self.sources(tile)]) for tile in tiles]
 
         for member in members:
-            states = [submit(TiledDraws.start, 0, member, tile) for tile in tiles]
+            field = None if self.sampler.clean is None else self.sampler.clean(self.seed, member)
+            own = [None if field is None else field[self._vertices(tile)] for tile in tiles]
+            states = [submit(TiledDraws.start, 0, member, tile, own[tile]) for tile in tiles]
+            del field, own
             for k in range(steps):
                 given = exchanged(k, states)
                 states = [submit(TiledDraws.step, k, k, member, tile, *given[tile]) for tile in tiles]
@@ -151,9 +155,12 @@ class TiledDraws:
         while waiting:
             yield client.gather(waiting.popleft())
 
-    def start(self, member: int, tile: int) -> _State:
-        """Return the initial noise of a tile."""
-        return _State(self._noise(Stream.INITIAL, member, 0, tile).numpy()[0])
+    def start(self, member: int, tile: int, clean: Float[np.ndarray, "vertex channel"] | None = None) -> _State:
+        """Return the initial state of a tile: noise, or a clean field with noise."""
+        x = self._noise(Stream.INITIAL, member, 0, tile)
+        if clean is not None:
+            x = self.sampler.noised(torch.from_numpy(clean)[None].to(x), x)
+        return _State(x.numpy()[0])
 
     def border(self, tile: int, state: _State) -> Float[np.ndarray, "cell channel"]:
         """Return the part of a tile's state that other tiles read."""
@@ -188,9 +195,11 @@ class TiledDraws:
         found = [int(np.ravel_multi_index(place, counts)) for place in itertools.product(*along)]
         return [source for source in found if source != tile]
 
+    def _vertices(self, tile: int) -> Int[np.ndarray, " vertex"]:
+        return self.score.tiling.cells(self.score.tiling.box(tile))
+
     def _noise(self, stream: Stream, member: int, k: int, tile: int) -> Float[Tensor, "1 vertex channel"]:
-        tiling = self.score.tiling
-        vertices = tiling.cells(tiling.box(tile))
+        vertices = self._vertices(tile)
         return torch.from_numpy(normals_at(self.seed, stream, [member], k, vertices, self.score.n_channels)).to(
             self.dtype
         )

@@ -72,6 +72,17 @@ class SwitchedScore(Score):
         """Whether the hybrid is selected at an OU time above 0."""
         return self.choice[bisect.bisect_left(self._border, math.log(noise_to_signal(t)))][1]
 
+    @property
+    def handover(self) -> float | None:
+        """OU time from which on the field is the score up to any noise; None where the hybrid is at the strongest.
+
+        At the earliest it is the first time of the choice, from which a sampler goes on.
+        """
+        if self.choice[-1][1]:
+            return None
+        last = max((k for k, (_, selected) in enumerate(self.choice) if selected), default=-1)
+        return self.choice[0][0] if last < 0 else time_of(math.exp(self._border[last]))
+
     def experts(self, low: float, high: float) -> list[tuple[float, float, Score]]:
         """Return the scores in use between two logs of the noise-to-signal ratio, each with its own two."""
         inner = [

@@ -4,9 +4,6 @@ The score at a vertex reads the state within `radius` hops. On a box of cells th
 same law extended to the box alone gives the values of the tile exactly: where the box cuts the domain off, the cut is
 out of reach of the tile, and where the box ends with the domain, it ends as the domain does. Boxes of one shape share
 one score, and nearly all have one shape, so that a lattice of any size takes the memory of a box.
-
-A score that reads the whole field, such as that of a Gaussian field at strong noise, is computed from a box alone too.
-That is an approximation: its error falls with the reach of the box as the correlations of the field do.
 """
 
 from __future__ import annotations
@@ -18,18 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearfield._checks import whole_number
 from nearfield.graph import DependencyGraph, Lattice
-from nearfield.graph.tiling import TILE, Box, Tiling
+from nearfield.graph.tiling import Box, Tiling
 from nearfield.score.base import Score
-from nearfield.score.solver import DIRECT_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from jaxtyping import Float
 
-__all__ = ["LARGEST_WHOLE", "TiledScore", "extended_score"]
+__all__ = ["LARGEST_WHOLE", "TiledScore", "extended_score", "is_tiled"]
 
 LARGEST_WHOLE = 1 << 16
 """Most vertices of a lattice that scores are extended to whole: 256 x 256."""
@@ -47,7 +42,7 @@ class TiledScore(Score):
     Parameters
     ----------
     part : Score
-        On a smaller whole lattice, with a method `extended`.
+        On a smaller whole lattice; of finite radius, with a method `extended`.
     graph : DependencyGraph
         The whole lattice that is tiled.
     shape, periodic : tuple
@@ -55,8 +50,6 @@ class TiledScore(Score):
         with ends may become periodic ones, as for crops of a periodic field.
     side : tuple of int, optional
         Cells of a tile along each axis; by default tiles of one size have about 16,000.
-    reach : int, optional
-        Cells by which a box goes beyond its tile, at least; by default the radius of `part`. Needed where that is None.
 
     Attributes
     ----------
@@ -65,7 +58,7 @@ class TiledScore(Score):
     Raises
     ------
     ValueError
-        If the reach is less than the radius, or the lattices differ in kind.
+        If the score reads the whole field, or the lattices differ in kind.
 
     Examples
     --------
@@ -77,7 +70,7 @@ class TiledScore(Score):
     (7, Box(start=(14286,), stop=(28572,)), Box(start=(14284,), stop=(28574,)))
     """
 
-    settings = ("shape", "periodic", "side", "reach")
+    settings = ("shape", "periodic", "side")
 
     def __init__(
         self,
@@ -86,7 +79,6 @@ class TiledScore(Score):
         shape: tuple[int, ...],
         periodic: tuple[bool, ...],
         side: tuple[int, ...] | None = None,
-        reach: int | None = None,
     ) -> None:
         super().__init__()
         self._fitted = self.graph_of_parts({"shape": shape, "periodic": periodic}, graph)
@@ -96,17 +88,16 @@ class TiledScore(Score):
         assert fitted is not None
         if any(one and not other for one, other in zip(fitted.periodic, lattice.periodic, strict=True)):
             raise ValueError(f"graph must be periodic where {self._fitted!r} is, got {graph!r}")
-        reach = part.radius if reach is None else reach
-        if reach is None:
+        if part.radius is None:
             raise ValueError(
-                f"reach must be given for a {type(part).__name__} that reads the whole field, got None; give the cells "
-                "beyond which it may be cut off, or fit method='hybrid' with a radius"
+                f"part must read a bounded window to be evaluated tile by tile, got a {type(part).__name__} that reads "
+                "the whole field; fit method='hybrid' with a radius"
             )
         self.part, self.shape, self.periodic = part, fitted.shape, fitted.periodic
-        self.reach = whole_number("reach", reach, part.radius or 0)
+        self.radius: int = part.radius
         self.tiling = Tiling(graph, _even(graph) if side is None else tuple(side))
         self.side = self.tiling.side
-        self.n_vertices, self.n_channels, self.radius = len(graph), part.n_channels, part.radius
+        self.n_vertices, self.n_channels = len(graph), part.n_channels
 
     @classmethod
     def graph_of_parts(cls, settings: Mapping[str, Any], graph: Any) -> DependencyGraph:
@@ -122,7 +113,7 @@ class TiledScore(Score):
         own, start, stop = self.tiling.box(tile), [], []
         axes = zip(own.start, own.stop, self.side, self.tiling.lattice.shape, strict=True)
         for axis, (begin, end, side, length) in enumerate(axes):
-            low, size = begin - self.reach, max(side, end - begin) + 2 * self.reach
+            low, size = begin - self.radius, max(side, end - begin) + 2 * self.radius
             if not self.tiling.lattice.periodic[axis]:
                 size = min(size, length)
                 low = min(max(low, 0), length - size)
@@ -173,26 +164,25 @@ class TiledScore(Score):
 
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> TiledScore:  # noqa: ARG002
         """Return the score on another lattice, with tiles of its own."""
-        return TiledScore(self.part, onto, self.shape, self.periodic, reach=self.reach)
+        return TiledScore(self.part, onto, self.shape, self.periodic)
+
+
+def is_tiled(score: Score, graph: DependencyGraph, onto: DependencyGraph) -> bool:
+    """Whether a score is extended tile by tile: to large lattices, and where axes with ends become periodic ones."""
+    if graph.lattice is None or onto.lattice is None or score.radius is None or isinstance(score, TiledScore):
+        return False
+    return len(onto) > LARGEST_WHOLE or graph.lattice.periodic != onto.lattice.periodic
 
 
 def extended_score(score: _AnyScore, graph: DependencyGraph, onto: DependencyGraph) -> _AnyScore | TiledScore:
-    """Extend a score, to large lattices tile by tile.
-
-    What reads the whole field then reads half as far as the lattice is long that it was fitted on, and at most as many
-    values as a factorisation takes.
-    """
-    if len(onto) <= LARGEST_WHOLE or graph.lattice is None or isinstance(score, TiledScore):
+    """Extend a score, tile by tile or whole."""
+    if not is_tiled(score, graph, onto):
         return score.extended(graph, onto)
-    shape, periodic = graph.lattice.shape, graph.lattice.periodic
-    if score.radius is not None:
-        return TiledScore(score, onto, shape, periodic)
-    width = round((DIRECT_LIMIT / score.n_channels) ** (1 / len(shape)))
-    reach = min(max(shape) // 2, width // 3)
-    return TiledScore(score, onto, shape, periodic, _even(onto, (width - 2 * reach) ** len(shape)), reach)
+    assert graph.lattice is not None
+    return TiledScore(score, onto, graph.lattice.shape, graph.lattice.periodic)
 
 
-def _even(graph: DependencyGraph, n_cells: int = TILE) -> tuple[int, ...]:
-    """Side of tiles of at most so many cells that differ little in size."""
-    most = Tiling.of(graph, n_cells)
+def _even(graph: DependencyGraph) -> tuple[int, ...]:
+    """Side of tiles that differ little in size."""
+    most = Tiling.of(graph)
     return tuple(-(-length // -(-length // side)) for length, side in zip(most.lattice.shape, most.side, strict=True))
