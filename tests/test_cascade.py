@@ -10,7 +10,8 @@ import torch
 
 import nearfield as nf
 from nearfield.cascade import CascadeModel
-from nearfield.distribution import GaussianModel, UnsupportedError
+from nearfield.conditional import UnsupportedError
+from nearfield.distribution import GaussianModel
 from nearfield.fitting.matching import DenoisingBatch
 from nearfield.fitting.recipe import Recipe
 from nearfield.graph import DependencyGraph

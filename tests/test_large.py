@@ -100,7 +100,7 @@ def test_a_fit_goes_on_with_the_tiles_of_its_folder(small, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "windowed"}, "method must be 'gaussian' or 'auto' for data that are read in parts"),
+        ({"method": "windowed"}, "method must be 'gaussian', 'hybrid' or 'auto' for data that are read in parts"),
         ({"method": "gaussian", "marginal": "quantile"}, "marginal must be one of .* for data that are read in parts"),
     ],
 )
@@ -154,4 +154,32 @@ def test_auto_says_whether_a_network_could_learn_more(small):
     plain = nf.LocalizedDiffusion(**settings).fit(x)
     assert "No network was trained" not in plain.fit_report_.reason
     skewed = nf.LocalizedDiffusion(**settings).fit(np.exp((x - 280) / 4))
-    assert "No network was trained: networks learn from a part" in skewed.fit_report_.reason
+    assert "No network was trained: method='hybrid'" in skewed.fit_report_.reason
+
+
+@pytest.mark.slow
+def test_a_network_is_trained_on_crops_and_drawn_tile_by_tile(small, tmp_path, monkeypatch):
+    from nearfield.fitting.recipe import Recipe
+    from nearfield.methods import crops
+    from nearfield.methods.hybrid import Hybrid
+    from nearfield.score import tiled
+
+    monkeypatch.setattr(crops, "CELLS", 400)
+    monkeypatch.setattr(crops, "BYTES", 1 << 19)
+    monkeypatch.setattr(tiled, "LARGEST_WHOLE", 0)
+    x = 280 + 6 * np.exp((smooth(60, (60, 66)) - 280) / 9)
+    method = Hybrid(radius=6, pooling=1.0, recipe=Recipe(steps=120))
+    model = nf.LocalizedDiffusion(method=method, random_state=0).fit(x.chunk({"y": 20, "x": 22}))
+    assert "crops of 20 x 20 cells" in model.fit_report_.reason
+    assert isinstance(model.score_, tiled.TiledScore)
+    drawn = model.sample(2, random_state=1, steps=10)
+    stored = model.sample(2, random_state=1, steps=10, store=tmp_path / "new.zarr")
+    assert np.array_equal(stored.load(), drawn)
+    assert 0.6 < float(drawn.std() / x.std()) < 1.5
+    model.save(tmp_path / "net.nearfield")
+    assert np.array_equal(nf.load(tmp_path / "net.nearfield").sample(1, random_state=1, steps=10), drawn[:1])
+
+
+def test_a_network_of_lazy_data_needs_one_law(small):
+    with pytest.raises(ValueError, match="pooling must be 1 for networks of data that are read in parts"):
+        nf.LocalizedDiffusion(method="hybrid", random_state=0).fit(smooth(30, (40, 44)).chunk({"y": 20}))

@@ -11,11 +11,10 @@ import numpy as np
 
 from nearfield import tasks
 from nearfield.data.draw_store import DrawStore
-from nearfield.distribution import Distribution, GaussianModel
+from nearfield.distribution import DiffusionModel, Distribution, GaussianModel
 from nearfield.graph.tiling import Tiling
 from nearfield.model import Model
 from nearfield.sampling.sampler import Sampler
-from nearfield.sampling.tiled import TiledDraws
 from nearfield.score.tiled import TiledScore
 from nearfield.score.tiled_factor import TiledFactor
 from nearfield.transform.marginal import Marginal
@@ -46,10 +45,14 @@ def draw_to_store(
     left = sorted({member for member, _ in store.left()})
     if isinstance(law, GaussianModel) and exact:
         tasks.run(_draw_exactly, left, law, model.marginal, store, seed, workers=workers, progress=progress)
-    elif isinstance(law.score, TiledScore) and used is not None:
-        draws = TiledDraws(law.score, used, seed)
-        draws.sample(
-            left, client=tasks.active_client(), on_tile=partial(_write, model.marginal, store), progress=progress
+    elif isinstance(law, DiffusionModel) and isinstance(law.score, TiledScore):
+        law.sample_tiles(
+            left,
+            seed=seed,
+            sampler=sampler,
+            client=tasks.active_client(),
+            on_tile=partial(_write, model.marginal, store),
+            progress=progress,
         )
     else:
         tasks.run(_draw_one, left, law, model.marginal, store, seed, used, workers=workers, progress=progress)
@@ -59,8 +62,10 @@ def draw_to_store(
 
 def _tiling(model: Model) -> Tiling | None:
     """Tiles of a law that has them."""
+    if isinstance(model.law.score, TiledScore):
+        return model.law.score.tiling
     for module in model.law.modules():
-        if isinstance(module, TiledFactor | TiledScore):
+        if isinstance(module, TiledFactor):
             return module.tiling
     return None
 

@@ -20,16 +20,23 @@ from nearfield.data.codec import Codec
 from nearfield.data.features import Features
 from nearfield.data.lazy import LazyData
 from nearfield.data.outlier import warn_of_gaps_in_tiles
+from nearfield.data.patches import crops_of
 from nearfield.data.rechunking import chunk_advice
 from nearfield.data.source import Source
 from nearfield.data.statistics import VertexStatistics, statistics_of
 from nearfield.data.tile_store import TileStore
+from nearfield.distribution import GaussianModel
 from nearfield.fitting.gaussianity import check_gaussianity
+from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.search import Search
+from nearfield.fitting.tiled import vertex_statistics
 from nearfield.graph.tiling import Tiling
 from nearfield.methods.auto import Auto
 from nearfield.methods.base import FitOptions, Fitted, Method, fixed
+from nearfield.methods.crops import crop_side, fit_crops, n_crops, one_location
 from nearfield.methods.gaussian import Gaussian
+from nearfield.methods.hybrid import Hybrid
+from nearfield.methods.network import NetworkMethod
 from nearfield.methods.tiled import fit_tiled, patches
 from nearfield.model import Model
 from nearfield.samples import Samples
@@ -41,10 +48,9 @@ if TYPE_CHECKING:
 
 __all__ = ["fit_large"]
 
-_NETWORKS = (
-    "networks learn from a part in memory and are extended: LocalizedDiffusion(method='hybrid', pooling=1).fit(part)"
-    ".extend(shape)"
-)
+_NETWORKS = "method='hybrid' with pooling=1 trains one on crops"
+_EACH = 4
+"""Samples that are seen in each crop."""
 _MARGINALS = ("standardize", "none", "log", "sqrt", "yeo-johnson")
 
 
@@ -78,6 +84,8 @@ def fit_large(
         options = FitOptions(Search(seed % 2**32, parameters["n_jobs"]))
         encoded = time.perf_counter()
         fitted = fit_tiled(samples, radius, pooling, tiles, options).noted(marginal.reason)
+        if isinstance(method, NetworkMethod) and not isinstance(method, Auto):
+            fitted = _on_crops(method, samples, fitted, options).noted(marginal.reason)
         if isinstance(method, Auto):
             near = marginal.latent(near).standardized(fitted.center[at], fitted.scale[at])
             fitted = fitted.noted(_tested(near, fitted, options.seed))
@@ -137,6 +145,18 @@ def _digest(found: VertexStatistics, source: Source) -> str:
     return state.hexdigest()
 
 
+def _on_crops(method: NetworkMethod, samples: TiledSamples, found: Fitted, options: FitOptions) -> Fitted:
+    """Train on crops, with the field of the tiles beside the network."""
+    moments = vertex_statistics(samples)
+    location = one_location(moments.mean, moments.variance, len(samples))
+    side, each = crop_side(samples.graph, fixed(method.radius)), min(_EACH, len(samples))
+    crops = crops_of(samples.tiling, len(samples), side, n_crops(side, samples.n_channels) // each, each, options.seed)
+    values = ((crop.samples, samples.take(crop.samples).on(crop.box).values) for crop in crops)
+    assert isinstance(found.law, GaussianModel)
+    fitted = fit_crops(method, values, side, samples.graph, location, found.law.score, options)
+    return replace(fitted, seconds=found.seconds | fitted.seconds)
+
+
 def _tested(near: Samples, fitted: Fitted, seed: int) -> str:
     """Say whether a network could learn more than the field, by the patches."""
     assert isinstance(fitted.radius, int)
@@ -146,11 +166,16 @@ def _tested(near: Samples, fitted: Fitted, seed: int) -> str:
 
 
 def _locality(method: Method) -> tuple[Any, Any]:
-    """Radius and pooling of a method that is fitted in tiles."""
+    """Radius and pooling of the field of a method that is fitted in tiles."""
     if isinstance(method, Gaussian | Auto):
         return fixed(method.radius), fixed(method.pooling)
+    if isinstance(method, Hybrid) and method.scales == 1 and not method.noise_map:
+        if isinstance(method.pooling, Pooling) and method.pooling.one_law:
+            return None, method.pooling
+        raise ValueError(f"pooling must be 1 for networks of data that are read in parts, got {method.pooling!r}")
     raise ValueError(
-        f"method must be 'gaussian' or 'auto' for data that are read in parts, got {type(method).__name__}; {_NETWORKS}"
+        "method must be 'gaussian', 'hybrid' or 'auto' for data that are read in parts, got "
+        f"{type(method).__name__}; {_NETWORKS}"
     )
 
 
