@@ -12,8 +12,10 @@ form such as a Gaussian, and :math:`q = (D_G - a x)/s`, the F of it:
 Where noise is strong, a Gaussian is nearly right whatever the data, and training sees few states. There :math:`s^2`
 is nearly 1 and D is :math:`D_G`, with corrections of the order of its square, so of v, the variance that this law
 explains. That square itself has a coefficient c of closed form (:func:`~nearfield.fitting.quadratic.fit_quadratic`): of
-skewed data it decides the variance and the tail of draws, and a network learns half of c. Where noise is weak, v is the
-variance of the data, and the network is free to leave :math:`D_G` where it is wrong.
+skewed data it decides the variance and the tail of draws, and a network learns half of c. No square counts for more
+than 36 v, six deviations of :math:`D_G`: beyond them D would outgrow the state, and draws that come there would run
+away. Where noise is weak, v is the variance of the data, and the network is free to leave :math:`D_G` where it is
+wrong.
 
 With this start, :math:`s^2 q`, the network itself has to find what the context knows at weak noise. From windows it
 does; what the whole field tells no network of a few hops finds again. A context that reads the whole field is
@@ -57,6 +59,7 @@ __all__ = [
     "NetworkScore",
     "Trainable",
     "hats",
+    "square_of",
 ]
 
 CONTEXT_PER_CHANNEL = 2
@@ -65,6 +68,8 @@ MAP_PER_CHANNEL = 4
 """Values of the context with noise maps: D_G, q, the log of the noise-to-signal ratio, and s."""
 KNOTS = 4
 """How many noise-to-signal ratios the coefficient of the square is given at: 1, 2, 4 and 8."""
+_LARGEST_SQUARE = 36.0
+"""Of D_G, in units of its variance."""
 
 
 @final
@@ -192,7 +197,7 @@ class HybridScore(Score):
         q = torch.where(s > 0, (denoised - a * x) / torch.where(s > 0, s, 1.0), 0.0)
         level = per_sample(log_sigma)
         coefficient = (hats(level) * self.quadratic.T.to(level)).sum(dim=-1).to(x)
-        skip = (q if self.full_start else s**2 * q) + s * coefficient * (denoised**2 - variance)
+        skip = (q if self.full_start else s**2 * q) + s * coefficient * square_of(denoised, variance)
         context = [denoised, q]
         if self.noise_map:
             context += [scaled(level).to(x).expand_as(x), s.expand_as(x)]
@@ -291,6 +296,17 @@ def hats(log_sigma: Float[Tensor, "*level"]) -> Float[Tensor, "*level knot"]:
     """
     place = (log_sigma / math.log(2.0)).clamp(-1, KNOTS - 1)
     return (1 - (place[..., None] - torch.arange(KNOTS, dtype=place.dtype, device=place.device)).abs()).clamp_min(0)
+
+
+def square_of(denoised: Tensor, variance: Tensor) -> Tensor:
+    """Return the function of D_G and its variance that c multiplies: its square less its mean, bounded.
+
+    Examples
+    --------
+    >>> square_of(torch.tensor([0.0, 2.0, 9.0]), torch.tensor(1.0)).tolist()
+    [-1.0, 3.0, 35.0]
+    """
+    return torch.minimum(denoised**2, _LARGEST_SQUARE * variance) - variance
 
 
 def _whole(network: Network) -> Network:
