@@ -127,6 +127,7 @@ def test_the_score_given_a_field_is_that_of_the_conditional_law():
         torch.testing.assert_close(score.score(x, t), -(x - a * 0.6 * z) / variance)
 
 
+@pytest.mark.slow
 def test_draws_have_the_joint_law():
     """Covariance of means and details; each entry within 5 standard errors, a false alarm in 80,000 runs.
 
@@ -198,6 +199,7 @@ def fitted():
     return model.fit(x), x
 
 
+@pytest.mark.slow
 def test_a_fitted_law_is_stored_extended_and_drawn_alike(fitted, tmp_path):
     model, _ = fitted
     model.save(tmp_path / "model")
@@ -225,6 +227,7 @@ def test_what_needs_a_score_of_the_whole_field_is_refused(fitted):
         model.impute(gappy)
 
 
+@pytest.mark.slow
 def test_a_training_resumes_with_both_networks(tmp_path):
     told = []
     model, x = unfitted()
@@ -252,6 +255,7 @@ def test_what_two_scales_cannot_be_fitted_to_is_refused():
         model.fit(x)
 
 
+@pytest.mark.slow
 def test_units_and_several_channels_come_back():
     """Draws have the data's scale in each channel, whatever the units: other units have the same standardised law."""
     x = np.random.default_rng(1).normal(size=(12, 4, 4, 2))

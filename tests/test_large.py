@@ -32,6 +32,7 @@ def smooth(n, shape, seed=0):
     )
 
 
+@pytest.mark.slow
 def test_a_lazy_fit_is_labelled_and_draws_the_law_of_the_data(small):
     x = smooth(60, (40, 44))
     model = nf.LocalizedDiffusion(method="gaussian", random_state=0, radius=3, pooling=1.0).fit(

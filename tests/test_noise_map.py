@@ -345,6 +345,7 @@ def test_training_never_reads_what_stands_for_missing_values():
     assert found[0][1][-1].loss < found[0][1][0].loss
 
 
+@pytest.mark.slow
 def test_a_fit_with_maps_conditions_saves_and_loads(tmp_path, monkeypatch):
     monkeypatch.setattr(hybrid_module, "choose", lambda x, hops, pooling, options: choose(x, 1, pooling, options))
     rng = np.random.default_rng(0)

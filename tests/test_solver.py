@@ -173,6 +173,7 @@ def assert_few_steps(field: GaussianField, monkeypatch, most: int = 40) -> None:
 CHAIN = Scale(3, 4, POOLED, coarser=Scale(3, 3, POOLED, coarser=Scale(3, shrinkage=0.2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["exact blocks", "fitted", "corrected"])
 def test_steps_are_few(which, monkeypatch):
     """At most 24, 25 and 26 steps; 30 for the corrected field without its block means in the preconditioner."""

@@ -66,6 +66,7 @@ def test_results_come_in_the_order_of_the_items_with_progress():
     assert run(pow, [], 2, workers=2) == []
 
 
+@pytest.mark.slow
 def test_processes_return_the_same_bits():
     here = run(product, range(5), MATRIX, 0.1)
     assert same(here, run(product, range(5), MATRIX, 0.1, workers=2))
