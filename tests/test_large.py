@@ -132,6 +132,27 @@ def test_any_model_draws_into_a_store(tmp_path):
     assert np.allclose(stored["t"], model.sample(2, random_state=1, steps=5)["t"])
 
 
+def test_chunks_of_whole_fields_are_advised_against(small):
+    x = smooth(30, (60, 60))
+    model = nf.LocalizedDiffusion(method="gaussian", radius=3, pooling=1.0, random_state=0)
+    with pytest.warns(UserWarning, match="reading 9 tiles reads .* write them once as chunks of tiles"):
+        model.fit(x.chunk({"time": 1}))
+    assert "chunks of tiles" in model.fit_report_.warnings[0]
+
+
+def test_lazy_data_are_scored_a_few_samples_at_a_time(small, monkeypatch):
+    x = smooth(30, (40, 44))
+    model = nf.LocalizedDiffusion(method="gaussian", radius=3, pooling=1.0, random_state=0).fit(x.chunk({"y": 20}))
+    monkeypatch.setattr(lazy.parts_of, "__defaults__", (7 * 40 * 44,))
+    seen, encode = [], model.codec_.encode
+    monkeypatch.setattr(
+        type(model.codec_), "encode", lambda self, X, **kw: seen.append(X.sizes["time"]) or encode(X, **kw)
+    )
+    scored = model.score_samples(x.chunk({"time": 4}))
+    assert seen == [7, 7, 7, 7, 2]
+    assert np.allclose(scored, model.score_samples(x), rtol=1e-12)
+
+
 @pytest.mark.slow
 def test_one_two_and_four_processes_give_the_same_bits(small, tmp_path):
     x = smooth(30, (40, 44)).chunk({"y": 20})

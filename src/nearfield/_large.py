@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,7 @@ from nearfield._warnings import recorded_warnings
 from nearfield.data.codec import Codec
 from nearfield.data.features import Features
 from nearfield.data.lazy import LazyData
+from nearfield.data.rechunking import chunk_advice
 from nearfield.data.source import Source
 from nearfield.data.statistics import VertexStatistics, statistics_of
 from nearfield.data.tile_store import TileStore
@@ -56,8 +58,11 @@ def fit_large(
     start = time.perf_counter()
     run = partial(_run, parameters["n_jobs"], progress)
     lazy = LazyData.of(X, sample_dim, parameters["graph"])
-    codec, statistics = _codec(lazy, run, missing)
+    advice = chunk_advice(lazy.source, Tiling.of(lazy.graph))
+    if advice is not None:
+        warnings.warn(advice, stacklevel=3)  # now: there is time to write the chunks anew
     with recorded_warnings(strict=parameters["strict"]) as messages:
+        codec, statistics = _codec(lazy, run, missing)
         tiling, names = Tiling.of(codec.graph), [channel.name for channel in codec.channels]
         samples = TiledSamples(lazy.source, tiling, ordered=codec.ordered, run=run)
         near, _ = patches(samples)
@@ -69,7 +74,8 @@ def fit_large(
         options = FitOptions(Search(seed % 2**32, parameters["n_jobs"]))
         encoded = time.perf_counter()
         fitted = fit_tiled(samples, radius, pooling, tiles, options).noted(marginal.reason)
-    report = fitted.report(lazy.source.n_samples, seed, messages, encoded - start)
+    said = [*filter(None, [advice]), *messages]
+    report = fitted.report(lazy.source.n_samples, seed, said, encoded - start)
     return Model(
         codec,
         marginal.rescaled(fitted.center, fitted.scale),

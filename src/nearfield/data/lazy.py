@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import xarray as xr
 
+from nearfield.data.alignment import samples_of
 from nearfield.data.codec import Codec
 from nearfield.data.patches import patches_of
 from nearfield.data.source import Source, mapped
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from nearfield.data.statistics import VertexStatistics
     from nearfield.data.validation import Data
 
-__all__ = ["WHOLE", "LazyData", "in_memory", "is_lazy"]
+__all__ = ["WHOLE", "LazyData", "in_memory", "is_lazy", "parts_of"]
 
 WHOLE = 1 << 24
 """Numbers up to which lazily stored data are simply loaded."""
@@ -51,15 +52,32 @@ def in_memory(data: Any, graph: DependencyGraph | None = None, largest: int = WH
     """
     if not is_lazy(data):
         return data
-    if isinstance(data, xr.DataArray):
-        size = data.size
-    elif isinstance(data, xr.Dataset):
-        size = sum(variable.size for variable in data.data_vars.values())
-    else:
-        size = int(data.size)
-    if size > largest and (graph is None or graph.lattice is not None):
+    if _size(data) > largest and (graph is None or graph.lattice is not None):
         return data
     return data.compute() if hasattr(data, "compute") else np.asarray(data)
+
+
+def parts_of(data: Any, codec: Codec, largest: int = WHOLE) -> Iterator[Any]:
+    """Yield lazily stored data a few samples at a time, in the order of `Codec.encode`; others as they are.
+
+    Examples
+    --------
+    >>> import dask.array
+    >>> codec = Codec.fit(np.eye(4))
+    >>> [len(part) for part in parts_of(dask.array.zeros((5, 4)), codec, largest=8)]
+    [2, 2, 1]
+    """
+    axes = len(codec.layout.dims) + (codec.container == "channel array")
+    labelled = isinstance(data, xr.DataArray | xr.Dataset)
+    dims = samples_of(codec, data) if labelled else list(range(max(0, np.ndim(data) - axes)))
+    if not is_lazy(data) or not dims:
+        yield data
+        return
+    n = data.sizes[dims[0]] if labelled else len(data)
+    step = max(1, largest * n // max(1, _size(data)))
+    for start in range(0, max(n, 1), step):
+        span = slice(start, start + step)
+        yield data.isel({dims[0]: span}) if labelled else data[span]
 
 
 @final
@@ -145,6 +163,11 @@ class LazyData:
                 f"vertices to NaN in every sample to leave them out, or fit a part of at most {WHOLE} values"
             )
         return codec
+
+
+def _size(data: Any) -> int:
+    """Count the numbers in data."""
+    return sum(v.size for v in data.data_vars.values()) if isinstance(data, xr.Dataset) else int(data.size)
 
 
 def _of_dask(data: Any) -> bool:

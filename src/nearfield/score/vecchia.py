@@ -48,14 +48,15 @@ class LocalLaws:
         """Lower triangular U, ``U'U`` near the inverse of the covariance plus ``sigma**2`` times the identity."""
         return self._regressed(np.arange(len(self._draws)), self._sets, sigma)
 
-    def conditional_factor(self, precision: sp.csc_array, missing: Int[np.ndarray, " missing"]) -> sp.csr_array:
+    def conditional_factor(self, precision: sp.csr_array, missing: Int[np.ndarray, " missing"]) -> sp.csr_array:
         """Lower triangular U, ``U'U`` near the precision of the missing variables given all others.
 
-        A variable is regressed on its neighbours in ``precision``: the observed ones and the earlier missing ones.
+        A variable is regressed on its neighbours in its row of ``precision``: the observed ones and the earlier missing
+        ones.
         """
         observed = np.ones(len(self._draws), dtype=bool)
         observed[missing] = False
-        row, column = sp.coo_array(sp.csr_array(precision)[missing]).coords
+        row, column = sp.coo_array(precision).coords
         used = observed[column] | (column < missing[row])
         index = self._table(row[used], column[used], len(missing), MOST_CONDITIONAL, missing)
         return sp.csr_array(self._regressed(missing, index, 0.0)[:, missing])
