@@ -135,9 +135,9 @@ def measure(path: Path, folder: Path, workers: int, tile: int | None = None) -> 
     from nearfield.data.zarr_store import open_zarr
     from nearfield.graph.tiling import Tiling
 
-    _set_default(lazy.in_memory, (None, 0))  # however small, data stay where they are
+    lazy.WHOLE = 0  # however small, data stay where they are
     if tile is not None:
-        _set_default(Tiling.of.__func__, (tile,))  # type: ignore[attr-defined]
+        Tiling.of.__func__.__defaults__ = (tile,)  # type: ignore[attr-defined]
     x, start = open_zarr(path)["level"], time.perf_counter()
     with watched() as watch:
         model = nf.LocalizedDiffusion(method="gaussian", random_state=0, n_jobs=workers).fit(x)
@@ -158,10 +158,6 @@ def measure(path: Path, folder: Path, workers: int, tile: int | None = None) -> 
     )
 
 
-def _set_default(function: Any, values: tuple[Any, ...]) -> None:
-    function.__defaults__ = values
-
-
 def measure_files(folder: Path, n_files: int, side: int) -> tuple[float, float, float, str]:
     """Fit to many files of one sample each, directly and from their chunks written anew: GiB of peaks, GiB of data."""
     import warnings
@@ -177,7 +173,7 @@ def measure_files(folder: Path, n_files: int, side: int) -> tuple[float, float, 
         values += np.roll(values, 1, axis=1)
         file = xr.Dataset({"level": (("time", "y", "x"), values)}, coords={"time": [k]})
         file.to_netcdf(folder / f"{k:03}.nc", engine="h5netcdf")
-    _set_default(lazy.in_memory, (None, 0))
+    lazy.WHOLE = 0
     before = _peak()
     whole = xr.open_mfdataset(str(folder / "*.nc"), engine="h5netcdf", combine="nested", concat_dim="time")["level"]
     with warnings.catch_warnings(record=True) as said:

@@ -14,7 +14,7 @@ pytest.importorskip("dask")
 @pytest.fixture
 def small(monkeypatch):
     """Small tiles, and no data small enough to be loaded."""
-    monkeypatch.setattr(lazy.in_memory, "__defaults__", (None, 0))
+    monkeypatch.setattr(lazy, "WHOLE", 0)
     monkeypatch.setattr(tiling.Tiling.of.__func__, "__defaults__", (400,))
 
 
@@ -143,7 +143,7 @@ def test_chunks_of_whole_fields_are_advised_against(small):
 def test_lazy_data_are_scored_a_few_samples_at_a_time(small, monkeypatch):
     x = smooth(30, (40, 44))
     model = nf.LocalizedDiffusion(method="gaussian", radius=3, pooling=1.0, random_state=0).fit(x.chunk({"y": 20}))
-    monkeypatch.setattr(lazy.parts_of, "__defaults__", (7 * 40 * 44,))
+    monkeypatch.setattr(lazy, "WHOLE", 7 * 40 * 44)
     seen, encode = [], model.codec_.encode
     monkeypatch.setattr(
         type(model.codec_), "encode", lambda self, X, **kw: seen.append(X.sizes["time"]) or encode(X, **kw)

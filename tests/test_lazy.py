@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pickle
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
 import xarray as xr
 
+from nearfield.data import lazy
 from nearfield.data.codec import Codec
 from nearfield.data.lazy import LazyData, in_memory, is_lazy
+from nearfield.data.outlier import warn_of_gaps, warn_of_gaps_in_tiles
 from nearfield.data.patches import crops_of, patches_of, samples_on
 from nearfield.data.statistics import VertexStatistics, statistics_of
 from nearfield.graph import DependencyGraph
@@ -197,6 +200,26 @@ def test_gaps_are_refused_by_name():
     assert str(tiled.value) == str(whole.value)
 
 
+@pytest.mark.parametrize("kind", ["value", "sample", "none"])
+def test_what_is_far_beyond_the_rest_is_seen_in_any_tile(kind):
+    data = globe()
+    if kind == "value":
+        data.values[5, 17, 20] = 1e7
+    elif kind == "sample":
+        data.values[5] *= 1e4
+    lazy = LazyData.of(data.chunk(lat=7))
+    tiling = Tiling.of(lazy.graph, 40)
+    tiles = [statistics_of(lazy.source, tiling, tile) for tile in range(len(tiling))]
+    said = []
+    for warn in (lambda: warn_of_gaps(Codec.fit(data).samples(data).values), lambda: warn_of_gaps_in_tiles(tiles, 448)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            warn()
+        said.append([str(warning.message) for warning in caught])
+    assert said[0] == said[1]
+    assert len(said[0]) == (kind != "none")
+
+
 def test_a_valid_range_of_other_data_is_ignored_everywhere():
     data = globe(valid_range=[-5.0, 5.0])
     with pytest.warns(UserWarning, match="valid_range or the like is ignored"):
@@ -236,12 +259,13 @@ def test_memory_is_that_of_a_box(tmp_path):
         assert peak < 6e6  # of 9.6: a box and two of its chunks in memory, and the deviations in double precision
 
 
-def test_few_numbers_are_loaded():
+def test_few_numbers_are_loaded(monkeypatch):
     data = globe().chunk(lat=4)
     assert not is_lazy(in_memory(data))
-    assert is_lazy(in_memory(data, largest=10))
-    assert not is_lazy(in_memory(data, DependencyGraph.from_edges(3, [[0, 1]]), largest=10))
     assert isinstance(in_memory(data.data), np.ndarray)
+    monkeypatch.setattr(lazy, "WHOLE", 10)
+    assert is_lazy(in_memory(data))
+    assert not is_lazy(in_memory(data, DependencyGraph.from_edges(3, [[0, 1]])))
     assert is_lazy(data.to_dataset())
     assert not is_lazy(data.compute().to_dataset())
 

@@ -10,7 +10,8 @@ import xarray as xr
 
 import nearfield as nf
 from nearfield.data.codec import Codec
-from nearfield.data.missing import declared, fill_numbers, warn_of_gaps
+from nearfield.data.missing import declared, fill_numbers
+from nearfield.data.outlier import warn_of_gaps
 
 ANY = (-np.inf, np.inf)
 

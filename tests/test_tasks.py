@@ -150,6 +150,20 @@ def test_tasks_ran_on_the_cluster(client):
     assert run(lambda item: run(pow, [item], 2), [3, 4]) == [[9], [16]]  # within a task, here
 
 
+def box_of(item, array):
+    return float(array[item].sum())
+
+
+@pytest.mark.slow
+def test_tasks_read_lazy_arrays_by_themselves(client):
+    import dask.array as da
+
+    lazy = da.from_array(MATRIX, chunks=(1, 100))
+    assert run(box_of, range(4), lazy) == [float(MATRIX[k].reshape(4, 100).sum(1).sum()) for k in range(4)]
+    keys = client.run_on_scheduler(lambda dask_scheduler: [str(key) for key in dask_scheduler.tasks])
+    assert not [key for key in keys if "box_of" not in key and "tuple" not in key]
+
+
 @pytest.mark.slow
 def test_errors_of_a_cluster_are_raised_as_they_are(client):
     with pytest.raises(ValueError, match=r"^item 2 is bad$"):
@@ -196,11 +210,12 @@ def test_a_scheduler_that_goes_away_is_one_line(tmp_path):
         while not file.exists():
             time.sleep(0.05)
         address = json.loads(file.read_text())["address"]
-        with (
-            pytest.raises(ConnectionError, match=rf"the Dask scheduler at {address} went away; run the same call"),
-            cluster(scheduler=address),
-        ):
-            run(wait, range(20), progress=lambda done, total: scheduler.kill())
+        match = rf"the Dask scheduler at {address} went away; run the same call again"
+        with cluster(scheduler=address):
+            with pytest.raises(ConnectionError, match=match):
+                run(wait, range(20), progress=lambda done, total: scheduler.kill())
+            with pytest.raises(ConnectionError, match=match):
+                run(wait, range(20))
     finally:
         for process in (scheduler, worker):
             process.kill()

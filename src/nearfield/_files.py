@@ -88,13 +88,20 @@ def _chunks(dataset: xr.Dataset) -> Any:
     return {dim: min(256, n) for dim, n in dataset.sizes.items()} if contiguous else "auto"
 
 
-def check_writable(path: Path, *inputs: Path) -> None:
-    """Fail before the work, rather than after it, if the result cannot be written or would replace an input."""
+def check_writable(path: Path, *inputs: Path, folder: bool = False) -> None:
+    """Fail before the work, rather than after it, if the result cannot be written or would replace an input.
+
+    With `folder`, a model in tiles or its unfinished fit may be there, which the fit goes on with or refuses.
+    """
+    from nearfield.data import manifest
     from nearfield.data.atomic_write import require_target
 
     if any(path.exists() and source.exists() and path.samefile(source) for source in inputs):
         raise ValueError(f"--out must be another file than the input, got {str(path)!r} for both")
-    require_target("--out", path)
+    if folder and path.is_dir():
+        manifest.require(path)
+    else:
+        require_target("--out", path)
 
 
 def write(path: Path, field: xr.DataArray | xr.Dataset | np.ndarray) -> None:

@@ -7,6 +7,7 @@ several round otherwise. Tasks of one call share their further arguments, which 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import logging
 import secrets
@@ -32,6 +33,9 @@ _ATTEMPTS = 4
 
 _LOCAL: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL}
 """Processes of one thread; any free port will do; losses are told by errors, not by logs."""
+
+_ENTERED: contextvars.ContextVar[Client | None] = contextvars.ContextVar("_ENTERED", default=None)
+"""Client of `cluster`. It is not Dask's default, under which xarray locks the files that it writes by the cluster."""
 
 _PATIENCE = "10s"
 """Time that a scheduler has to answer."""
@@ -191,8 +195,8 @@ def cluster(workers: int | None = None, scheduler: str | None = None) -> Iterato
         If both are given.
     ImportError
         If Dask is not installed.
-    ConnectionError
-        If there is no scheduler at the address.
+    ConnectionError, ChildProcessError
+        If there is no scheduler at the address, or workers cannot be started.
 
     Examples
     --------
@@ -212,15 +216,22 @@ def cluster(workers: int | None = None, scheduler: str | None = None) -> Iterato
     with contextlib.ExitStack() as stack:
         address: Any = scheduler
         if scheduler is None:
-            address = stack.enter_context(LocalCluster(n_workers=processes, **_LOCAL))
+            try:
+                address = stack.enter_context(LocalCluster(n_workers=processes, **_LOCAL))
+            except RuntimeError as error:
+                raise ChildProcessError(f"{processes} workers could not be started ({error}); try again") from error
         try:
-            client = stack.enter_context(Client(address, timeout=_PATIENCE))
+            client = stack.enter_context(Client(address, timeout=_PATIENCE, set_as_default=False))
         except (OSError, TimeoutError, ValueError) as error:
             raise ConnectionError(
                 f"scheduler must be the address of a Dask scheduler that runs, got {scheduler!r}; `dask scheduler` "
                 "starts one and tells it"
             ) from error
-        yield client
+        token = _ENTERED.set(client)
+        try:
+            yield client
+        finally:
+            _ENTERED.reset(token)
 
 
 def _dask() -> Any:
@@ -236,6 +247,11 @@ def active_client() -> Client | None:
     """Return the active client, if there is one; tasks within a task run where it does."""
     if "distributed" not in sys.modules:
         return None
+    entered = _ENTERED.get()
+    if entered is not None:
+        if entered.status != "running":
+            raise _gone(entered)
+        return entered
     from distributed import Client, get_worker
 
     with contextlib.suppress(ValueError):
@@ -329,7 +345,7 @@ def _gathered(client: Client, futures: dict[Any, int]) -> Iterator[tuple[int, An
     from distributed.scheduler import KilledWorker
 
     try:
-        for future in as_completed(list(futures)):
+        for future in as_completed(list(futures), loop=client.loop):
             if future.status == "error":
                 error = future.exception()
                 raise _lost() if isinstance(error, KilledWorker) else error.with_traceback(None)
@@ -354,10 +370,14 @@ def _reached(client: Client) -> Iterator[None]:
     except (CommClosedError, CancelledError, TimeoutError) as error:
         if client.status == "running" and isinstance(error, CancelledError):  # the last copy is lost
             raise _LostWorkerError from error
-        address = client.scheduler.address if client.scheduler is not None else "its address"
-        raise ConnectionError(
-            f"the Dask scheduler at {address} went away; run the same call again: finished tiles are kept"
-        ) from error
+        raise _gone(client) from error
+
+
+def _gone(client: Client) -> ConnectionError:
+    address = client.scheduler.address if client.scheduler is not None else "its address"
+    return ConnectionError(
+        f"the Dask scheduler at {address} went away; run the same call again: finished tiles are kept"
+    )
 
 
 def _alone(function: Callable[..., _Result], *arguments: Any) -> _Result:
@@ -365,7 +385,14 @@ def _alone(function: Callable[..., _Result], *arguments: Any) -> _Result:
     threadpool_limits(1)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-    return function(*arguments)
+    with _lazily_here():
+        return function(*arguments)
+
+
+def _lazily_here() -> contextlib.AbstractContextManager[object]:
+    """Read Dask's arrays in the thread of the task, which would otherwise wait for tasks of their own."""
+    dask = sys.modules.get("dask")
+    return contextlib.nullcontext() if dask is None else dask.config.set(scheduler="synchronous")
 
 
 @contextlib.contextmanager
@@ -374,7 +401,7 @@ def _one_thread() -> Iterator[None]:
     torch: Any = sys.modules.get("torch")
     before = torch.get_num_threads() if torch is not None else 0
     try:
-        with threadpool_limits(1):
+        with threadpool_limits(1), _lazily_here():
             if torch is not None:
                 torch.set_num_threads(1)
             yield

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nearfield.data.statistics import VertexStatistics
     from nearfield.data.validation import Data
 
-__all__ = ["WHOLE", "LazyData", "in_memory", "is_lazy", "parts_of"]
+__all__ = ["WHOLE", "LazyData", "in_memory", "is_large", "is_lazy", "parts_of"]
 
 WHOLE = 1 << 24
 """Numbers up to which lazily stored data are simply loaded."""
@@ -42,7 +42,14 @@ def is_lazy(data: Any) -> bool:
     return isinstance(data, np.memmap) or _of_dask(data)
 
 
-def in_memory(data: Any, graph: DependencyGraph | None = None, largest: int = WHOLE) -> Any:
+def is_large(data: Any, graph: DependencyGraph | None = None) -> bool:
+    """Whether data are lazily stored, of more than `WHOLE` numbers, and on a lattice: they are read in parts."""
+    if not is_lazy(data) or (graph is not None and graph.lattice is None):
+        return False
+    return _size(data) > WHOLE
+
+
+def in_memory(data: Any, graph: DependencyGraph | None = None) -> Any:
     """Load lazily stored data of few numbers, or on a graph that is no lattice; leave others as they are.
 
     Examples
@@ -50,22 +57,20 @@ def in_memory(data: Any, graph: DependencyGraph | None = None, largest: int = WH
     >>> in_memory(np.zeros((2, 3))).shape
     (2, 3)
     """
-    if not is_lazy(data):
-        return data
-    if _size(data) > largest and (graph is None or graph.lattice is not None):
+    if not is_lazy(data) or is_large(data, graph):
         return data
     return data.compute() if hasattr(data, "compute") else np.asarray(data)
 
 
-def parts_of(data: Any, codec: Codec, largest: int = WHOLE) -> Iterator[Any]:
+def parts_of(data: Any, codec: Codec) -> Iterator[Any]:
     """Yield lazily stored data a few samples at a time, in the order of `Codec.encode`; others as they are.
 
     Examples
     --------
     >>> import dask.array
-    >>> codec = Codec.fit(np.eye(4))
-    >>> [len(part) for part in parts_of(dask.array.zeros((5, 4)), codec, largest=8)]
-    [2, 2, 1]
+    >>> codec = Codec.fit(np.zeros((2, 5000)) + np.arange(2)[:, None])
+    >>> [len(part) for part in parts_of(dask.array.zeros((5000, 5000)), codec)]
+    [3355, 1645]
     """
     axes = len(codec.layout.dims) + (codec.container == "channel array")
     labelled = isinstance(data, xr.DataArray | xr.Dataset)
@@ -74,7 +79,7 @@ def parts_of(data: Any, codec: Codec, largest: int = WHOLE) -> Iterator[Any]:
         yield data
         return
     n = data.sizes[dims[0]] if labelled else len(data)
-    step = max(1, largest * n // max(1, _size(data)))
+    step = max(1, WHOLE * n // max(1, _size(data)))
     for start in range(0, max(n, 1), step):
         span = slice(start, start + step)
         yield data.isel({dims[0]: span}) if labelled else data[span]
@@ -167,7 +172,8 @@ class LazyData:
 
 def _size(data: Any) -> int:
     """Count the numbers in data."""
-    return sum(v.size for v in data.data_vars.values()) if isinstance(data, xr.Dataset) else int(data.size)
+    variables = data.data_vars.values() if isinstance(data, xr.Dataset) else [data]
+    return sum(int(variable.size) for variable in variables)
 
 
 def _of_dask(data: Any) -> bool:

@@ -1,9 +1,9 @@
-"""Numbers that mean missing: named by attributes, customary, or far beyond the rest.
+"""Numbers that mean missing: named by attributes, or customary.
 
 A number that stands for "missing" and is taken for a value ruins a fit unseen: one -9999 among thousands of
 temperatures makes every vertex tens of times too variable. What the attributes of labelled data declare missing becomes
 NaN. Customary fill numbers that lie further from the other values than these lie from each other are refused, and so is
-whatever is observed for `impute`. Any other gap far beyond the rest is warned of: it may be real.
+whatever is observed for `impute`. Any other gap far beyond the rest is warned of, in `nearfield.data.outlier`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MISSING_NAMES", "Declaration", "customary", "declared", "fill_numbers", "refuse_fill", "refuse_observed",
-    "valid_range", "warn_of_gaps", "without_empty",
+    "valid_range", "without_empty",
 ]  # fmt: skip
 
 FILL_NAMES = ("_FillValue", "missing_value", "fill_value", "nodata", "_nodata", "nodatavals")
@@ -53,11 +53,8 @@ _LARGE = (1e15, 1e20, 1e30, 1e33, 1e34, 1e35, 1e36, 1e37, 9.969209968386869e36, 
 CUSTOMARY = np.unique([*_SHORT, *_BINARY, *_LARGE, *(-number for number in _LARGE)])
 """Fill numbers of netCDF, GRIB, ESRI grids and tables of observations."""
 _EXACT = 1e-7  # relative: the rounding of float32
-_GAP = 100.0  # the ratio of distances that is a gap; of Cauchy values one data set in a hundred has it
 _FEWEST = 8  # samples from which on quartiles say something
 _FILLS = 3  # numbers that may stand for missing at once
-_BLOCK = 1 << 20  # values at once
-_ASIDE = 0.1  # share of the samples, or values, that may lie beyond a gap
 _UNLIKELY = 10.0  # standard deviations beyond which a customary fill number is no observation
 
 
@@ -295,85 +292,3 @@ def without_empty(samples: Samples) -> Samples:
         stacklevel=3,
     )
     return samples.take(np.flatnonzero(~empty))
-
-
-def warn_of_gaps(x: Float[ndarray, "sample vertex channel"]) -> None:
-    """Warn of values, of samples, or of one number, that lie beyond a gap far from all the rest.
-
-    Deviations are from the median of a vertex, in its interquartile ranges. A gap is a ratio of 100 between one and the
-    next in order, for values and for the median deviations of samples; whatever lies beyond may be a tenth of them. A
-    number that occurs more than once, the lowest or highest of its variable, is found where it lies further from the
-    rest than the rest is wide.
-    """
-    for channel in range(x.shape[2]):
-        message = _gap(x[..., channel]) or _repeated(x[..., channel])
-        if message:
-            warnings.warn(
-                f"{message}: as if it were missing or wrong. Set it to NaN, drop those samples or mend the data; "
-                "location and scale of the vertices follow it otherwise",
-                stacklevel=2,
-            )
-
-
-def _gap(x: Float[ndarray, "sample vertex"]) -> str:
-    """Name the value or the sample beyond a gap."""
-    n, vertices = x.shape
-    if n < _FEWEST:
-        return ""
-    step = max(1, _BLOCK // n)
-    kept = max(1, int(_ASIDE * x.size / math.ceil(vertices / step)))
-    largest: list[tuple[ndarray, ndarray]] = []
-    shares = []
-    for start in range(0, vertices, step):
-        block = x[:, start : start + step]
-        seen = ~np.isnan(block)
-        quantiles = np.quantile if seen.all() else np.nanquantile
-        low, middle, high = quantiles(block, (0.25, 0.5, 0.75), axis=0)
-        usable = high > low
-        if not usable.any():
-            continue
-        distance = np.where(seen, np.abs(block - middle), 0.0)[:, usable] / (high - low)[usable]
-        shares.append(np.median(distance, axis=1))
-        flat, values = distance.ravel(), block[:, usable].ravel()
-        top = np.argpartition(flat, -min(kept + 1, len(flat)))[-min(kept + 1, len(flat)) :]
-        largest.append((flat[top], values[top]))
-    if not shares:
-        return ""
-    sizes, values = (np.concatenate(parts) for parts in zip(*largest, strict=True))
-    order = np.argsort(sizes)
-    found = _beyond(sizes[order], max(1, int(_ASIDE * x.size)))
-    if found:
-        return (
-            f"{found} of {x.size} values are far beyond all others, the furthest {values[order[-1]]:g}, an outlier "
-            f"{sizes[order[-1]]:.3g} interquartile ranges from the median of its vertex"
-        )
-    members = np.median(shares, axis=0)
-    order = np.argsort(members)
-    found = _beyond(members[order], max(1, int(_ASIDE * n)))
-    if found:
-        return (
-            f"{found} of {n} samples are far beyond all others, the furthest number {order[-1]}, an outlier "
-            f"{members[order[-1]]:.3g} interquartile ranges from the median on most vertices"
-        )
-    return ""
-
-
-def _beyond(ascending: Float[ndarray, " value"], most: int) -> int:
-    """Count the values beyond the furthest gap, at most `most`."""
-    top = np.maximum(ascending[-most - 1 :], 1.0)
-    gaps = np.flatnonzero(top[1:] > _GAP * top[:-1])
-    return len(top) - 1 - int(gaps[0]) if len(gaps) else 0
-
-
-def _repeated(x: Float[ndarray, "*shape"]) -> str:
-    """Name the lowest or highest value, if it occurs more than once and lies far from the rest."""
-    x = x[~np.isnan(x)]
-    low, high = float(x.min()), float(x.max())
-    for number, others in ((low, x[x > low]), (high, x[x < high])):
-        if others.size < max(_FEWEST, 0.5 * x.size) or x.size - others.size < 2:
-            continue
-        gap = float(np.abs(others - number).min())
-        width = float(others.max() - others.min())
-        if gap > width > 0 and len(np.unique(others[: 10 * _FEWEST])) > _FEWEST:
-            return f"{number:g} occurs {x.size - others.size} times and lies {gap:.3g} beyond all other values"
-    return ""

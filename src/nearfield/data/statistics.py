@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 
 from nearfield.data.missing import fill_numbers
+from nearfield.data.outlier import furthest
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["VertexStatistics", "statistics_of"]
 
 _BLOCK = 1 << 20  # values at once
+_OF_CELLS = ("count", "gaps", "infinite", "low", "high", "mean", "variance")
 
 
 @final
@@ -83,12 +85,11 @@ class VertexStatistics:
         arrays: dict[str, ndarray] = {}
         for tile, found in enumerate(tiles):
             cells = tiling.cells(tiling.box(tile))
-            for name, values in found.items():
-                if name == "fills":
-                    continue
+            for name in _OF_CELLS:
                 if name not in arrays:
-                    arrays[name] = np.empty((tiling.lattice.n_cells, *values.shape[1:]), dtype=values.dtype)
-                arrays[name][cells] = values
+                    shape = (tiling.lattice.n_cells, *found[name].shape[1:])
+                    arrays[name] = np.empty(shape, dtype=found[name].dtype)
+                arrays[name][cells] = found[name]
         rows = np.concatenate([found["fills"] for found in tiles])
         kinds, of = np.unique(rows[:, :2], axis=0, return_inverse=True)
         counts = np.bincount(of.reshape(-1), rows[:, 2], minlength=len(kinds))
@@ -108,9 +109,10 @@ class VertexStatistics:
 
 
 def statistics_of(source: Source, tiling: Tiling, tile: int) -> dict[str, ndarray]:
-    """Return the statistics of the cells of a tile, as arrays."""
-    found = VertexStatistics.of(source.read(tiling.box(tile)), source.allowed)
-    return {name: value for name, value in vars(found).items() if isinstance(value, np.ndarray)}
+    """Return the statistics of the cells of a tile, as arrays, and the values furthest from the rest."""
+    values = source.read(tiling.box(tile))
+    found = VertexStatistics.of(values, source.allowed)
+    return {name: value for name, value in vars(found).items() if name != "n_samples"} | furthest(values)
 
 
 def _moments(x: Float[ndarray, "sample cell channel"]) -> dict[str, ndarray]:
