@@ -1,6 +1,6 @@
 """Fields that do not fit into memory: from a zarr store to a model, to new members in a store, to a completed gap.
 
-Maps of soil moisture are made up, stored in chunks, and fitted tile by tile. By default they have 300 x 300 cells, and
+Maps of soil moisture are made up, stored in chunks, and fitted tile by tile. By default they have 256 x 256 cells, and
 take about 40 seconds; with 1000 they have a million, and take some minutes. From the repository's root:
 
     python examples/14_million.py [picture.png] [cells a side]
@@ -21,17 +21,17 @@ from matplotlib.figure import Figure
 import nearfield as nf
 
 picture = sys.argv[1] if len(sys.argv) > 1 else "million.png"
-side = int(sys.argv[2]) if len(sys.argv) > 2 else 300
+side = int(sys.argv[2]) if len(sys.argv) > 2 else 256
 n_days = (1 << 24) // side**2 + 1  # more numbers than are simply loaded
 rng = np.random.default_rng(0)
 warnings.filterwarnings("ignore", message="Consolidated metadata")
 
 
-# 1. A store of daily maps: slanted bands, wetter in the south, with a rough texture on top.
+# 1. A store of daily maps: slanted bands, wetter in the south.
 north, east = 2 * np.pi * np.fft.fftfreq(side)[:, None], 2 * np.pi * np.fft.rfftfreq(side)
-along, across = 0.8 * east + 0.6 * north, 0.8 * north - 0.6 * east
-gain = 1 / (0.02 + 0.4 * along**2 + 2.5 * across**2)
-gain = np.sqrt(gain**2 / (gain**2).mean() + 0.02)
+wave = 0.6 * (2 - 2 * np.cos(east)) + 2 * (2 - 2 * np.cos(north)) - 0.9 * np.sin(east) * np.sin(north)
+gain = (0.02 + wave) ** -0.75
+gain /= np.sqrt((gain**2).mean())
 
 
 def day() -> np.ndarray:
