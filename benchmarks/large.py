@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.table import show, verdict, write_section
+from nearfield.graph.tiling import TILE
 
 SAMPLES, DRAWS = 50, 10
 SMALL = 2_500
@@ -35,8 +36,8 @@ MINUTES, LARGEST, TOGETHER = 10.0, 3.0, 6.0
 TIME_SLOPE, MEMORY_SLOPE, SPEEDUP = 1.05, 1.0, 1.7
 
 
-def make_store(path: Path, side: int, n_samples: int = SAMPLES, kappa: float = 0.25) -> None:
-    """Write samples of a Gaussian Markov field on a torus, float32, chunks of all samples and 250 x 250 cells."""
+def make_store(path: Path, side: int, chunk: int, n_samples: int = SAMPLES, kappa: float = 0.25) -> None:
+    """Write samples of a Gaussian Markov field on a torus, float32, in chunks of all samples and some cells a side."""
     import dask.array
     import xarray as xr
 
@@ -51,7 +52,7 @@ def make_store(path: Path, side: int, n_samples: int = SAMPLES, kappa: float = 0
         for k in range(n_samples):  # neither a sample's chunks nor all samples are in memory together
             z = np.fft.rfft2(rng.normal(size=(side, side)))
             x[k] = np.fft.irfft2(gain * z, s=(side, side)) / np.sqrt((gain**2).mean())
-        chunks = (n_samples, min(side, 250), min(side, 250))
+        chunks = (n_samples, min(side, chunk), min(side, chunk))
         stored = xr.DataArray(dask.array.from_array(x, chunks=chunks), dims=("sample", "y", "x"), name="level")
         write_zarr(stored.to_dataset(), path)
 
@@ -192,7 +193,10 @@ def _peak() -> float:
 
 def stages(fresh: ProcessPoolExecutor, folder: Path, sides: list[int]) -> tuple[list[list[str]], list[str]]:
     """Processor seconds and memory of each stage, with slopes, on one worker and small tiles."""
-    costs = [fresh.submit(measure, _stored(fresh, folder, side), folder, 1, SMALL).result() for side in sides]
+    costs = [
+        fresh.submit(measure, _stored(fresh, folder, side, math.isqrt(SMALL)), folder, 1, SMALL).result()
+        for side in sides
+    ]
     names = [*costs[0].seconds, "total", "memory, GiB"]
     values = np.array([[*cost.seconds.values(), cost.total, cost.largest] for cost in costs])
     rows = []
@@ -232,10 +236,11 @@ def workers(fresh: ProcessPoolExecutor, folder: Path, side: int, pairs: int = 2)
     return [row], ["field", "fit", "draw", "same bits", "verdict"]
 
 
-def _stored(fresh: ProcessPoolExecutor, folder: Path, side: int) -> Path:
-    path = folder / f"{side}.zarr"
+def _stored(fresh: ProcessPoolExecutor, folder: Path, side: int, chunk: int = math.isqrt(TILE)) -> Path:
+    """Make a store whose chunks are tiles."""
+    path = folder / f"{side}-{chunk}.zarr"
     if not path.exists():
-        fresh.submit(make_store, path, side).result()
+        fresh.submit(make_store, path, side, chunk).result()
     return path
 
 

@@ -104,7 +104,7 @@ def measure(side: int, name: str) -> list[list[str]]:
     clean = law.sample(1, seed=0, stream=Stream.EXACT)
     drawn = time.process_time() - start
     rows, noise, start = [], np.random.default_rng(0).normal(size=clean.shape), time.process_time()
-    _ = law._local_laws
+    _ = law._local_laws._sets
     prepared, label = time.process_time() - start, f"{name}, {side} x {side}"
     rows.append([label, "one draw", "", f"{drawn:.1f}", f"{_peak():.2f}", ""])
     rows.append([label, "preparation", "", f"{prepared:.1f}", f"{_peak():.2f}", ""])

@@ -140,6 +140,20 @@ def test_chunks_of_whole_fields_are_advised_against(small):
     assert "chunks of tiles" in model.fit_report_.warnings[0]
 
 
+def test_a_gap_is_completed_without_a_word(small):
+    x = smooth(30, (40, 44))
+    model = nf.LocalizedDiffusion(method="gaussian", radius=3, pooling=1.0, random_state=0).fit(x.chunk({"y": 20}))
+    gap = {"y": slice(3, 9), "x": slice(30, 40)}
+    partial = smooth(1, (40, 44), seed=1)[0]
+    truth = partial[gap].copy()
+    partial[gap] = np.nan
+    completed = model.impute(partial, n_samples=4, random_state=0)
+    assert np.array_equal(completed.where(partial.notnull())[2], partial, equal_nan=True)
+    assert float(((completed[{"member": slice(None), **gap}].mean("member") - truth) ** 2).mean()) < 9 * 1.2
+    law = model.condition(nf.Observation(partial))
+    assert np.isfinite(law.std()).all()
+
+
 def test_lazy_data_are_scored_a_few_samples_at_a_time(small, monkeypatch):
     x = smooth(30, (40, 44))
     model = nf.LocalizedDiffusion(method="gaussian", radius=3, pooling=1.0, random_state=0).fit(x.chunk({"y": 20}))

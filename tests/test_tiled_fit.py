@@ -148,7 +148,7 @@ def test_gaps_read_the_tiles_nearby_only(name):
     factor = TiledFactor(graph, side, 2, channels, "field", keeper)
     tiled = GaussianField(factor, tiling.order(), channels, 2)
     observed = np.ones((graph.n_vertices, channels), dtype=bool)
-    observed[tiling.vertices(Box((1, 1), (6, 5)))] = False
+    observed[tiling.vertices(Box((4, 3), (8, 9)))] = False
     law, expected = ConditionalField(tiled, observed), ConditionalField(whole, observed)
     assert 0 < len(set(read)) < len(tiling)
     x = np.random.default_rng(0).normal(size=(3, graph.n_vertices, channels))

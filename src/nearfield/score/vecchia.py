@@ -14,6 +14,7 @@ shrinkage is estimated.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,7 +43,11 @@ class LocalLaws:
 
     def __init__(self, factor: sp.csr_array, draws: Float32[np.ndarray, "variable draw"]) -> None:
         self._factor, self._diagonal, self._draws = factor, factor.diagonal(), draws
-        self._sets = self._table(*_strictly_lower(_widened(factor)), len(draws), MOST)
+
+    @cached_property
+    def _sets(self) -> Int[np.ndarray, "variable entry"]:
+        """Earlier variables that each is regressed on where there is noise."""
+        return self._table(*_strictly_lower(_widened(self._factor)), len(self._draws), MOST)
 
     def noised_factor(self, sigma: float) -> sp.csr_array:
         """Lower triangular U, ``U'U`` near the inverse of the covariance plus ``sigma**2`` times the identity."""
