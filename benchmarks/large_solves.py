@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -94,7 +94,7 @@ class Counted:
         return self._iterate(counting, precondition, right)
 
 
-def measure(side: int, name: str) -> list[list[str]]:
+def measure(side: int, name: str, levels: Sequence[float] = LEVELS) -> list[list[str]]:
     """Denoise a field at each level, and complete one of which half is hidden; for a process of its own."""
     solver.TOLERANCE = RESIDUAL
     counted = Counted()
@@ -108,7 +108,7 @@ def measure(side: int, name: str) -> list[list[str]]:
     prepared, label = time.process_time() - start, f"{name}, {side} x {side}"
     rows.append([label, "one draw", "", f"{drawn:.1f}", f"{_peak():.2f}", ""])
     rows.append([label, "preparation", "", f"{prepared:.1f}", f"{_peak():.2f}", ""])
-    for sigma in LEVELS:
+    for sigma in levels:
         t, counted.steps, start = float(time_of(sigma)), 0, time.process_time()
         law.denoise(torch.from_numpy(signal_scale(t) * (clean + sigma * noise)), t)
         seconds = time.process_time() - start
@@ -130,13 +130,14 @@ def main() -> None:
     """Measure each field in a fresh process, print the table, and write it into a page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sides", type=int, nargs="+", default=[100, 316])
+    parser.add_argument("--levels", type=float, nargs="+", default=LEVELS, help="noise over signal")
     parser.add_argument("--markdown", type=Path, help="page whose section is replaced")
     asked, rows = parser.parse_args(), []
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as fresh:
         for side in asked.sides:
             for name in SMOOTHNESS:
-                rows += fresh.submit(measure, side, name).result()
-                print(*rows[-len(LEVELS) - 3 :], sep="\n", flush=True)
+                rows += fresh.submit(measure, side, name, asked.levels).result()
+                print(*rows[-len(asked.levels) - 3 :], sep="\n", flush=True)
     notes = (
         f"Relative residual {RESIDUAL:g}; the bar is {MOST} iterations. A level's seconds include its preconditioner."
     )
