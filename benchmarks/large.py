@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from joblib.externals.loky import get_reusable_executor
 
 from benchmarks.table import show, verdict, write_section
 from nearfield.graph.tiling import TILE
@@ -58,7 +59,7 @@ def make_store(path: Path, side: int, chunk: int, n_samples: int = SAMPLES, kapp
 
 
 class Cost(NamedTuple):
-    """Stages in seconds, of the processor with one worker and of the clock with more, with peaks of memory in GiB."""
+    """Seconds of each stage, and peaks of memory in GiB."""
 
     seconds: dict[str, float]
     total: float
@@ -128,8 +129,8 @@ def watched() -> Iterator[Watch]:
 
 
 def measure(path: Path, folder: Path, workers: int, tile: int | None = None) -> Cost:
-    """Fit and draw into a store, for a process that does nothing else."""
-    if workers == 1:
+    """Fit and draw into a store, for a process that does nothing else; stages are timed by the clock without a tile."""
+    if tile is not None:
         time.perf_counter = time.process_time  # the stages of the report, in seconds of the processor
     import nearfield as nf
     from nearfield.data import lazy
@@ -145,6 +146,8 @@ def measure(path: Path, folder: Path, workers: int, tile: int | None = None) -> 
         fitted = time.perf_counter()
         drawn = model.sample(DRAWS, random_state=0, store=folder / f"draws-{workers}-{time.time_ns()}.zarr")
         end = time.perf_counter()
+    if workers > 1:
+        get_reusable_executor().shutdown()  # its idle processes would keep this one
     report = model.fit_report_
     print(f"{path.name}, {workers} workers: {report.reason} {report.warnings}", flush=True)
     others = [peak for pid, peak in watch.largest.items() if pid != os.getpid()]

@@ -34,8 +34,8 @@ MOST_CONDITIONAL = 30
 """Largest set of a conditional law, where the covariances with the variable are estimated too."""
 JITTER = 1e-10
 """Relative, on the diagonal of G."""
-ROWS, PAIRS = 64, 1 << 15
-"""Regressions and correlations computed at once."""
+ROWS, PAIRS, TABLE = 64, 1 << 15, 1 << 16
+"""Regressions, correlations, and rows of the table of sets, computed at once."""
 
 
 class LocalLaws:
@@ -47,7 +47,16 @@ class LocalLaws:
     @cached_property
     def _sets(self) -> Int[np.ndarray, "variable entry"]:
         """Earlier variables that each is regressed on where there is noise."""
-        return self._table(*_strictly_lower(_widened(self._factor)), len(self._draws), MOST)
+        pattern, found = _widened(self._factor), []
+        for start in range(0, len(self._draws), TABLE):  # the pairs take far more memory than the table
+            own = np.arange(start, min(start + TABLE, len(self._draws)))
+            found.append(self._table(*_earlier(pattern[own], own), len(own), MOST, own))
+        width = max(index.shape[1] for index in found)
+        return np.concatenate([np.pad(i, ((0, 0), (0, width - i.shape[1])), constant_values=-1) for i in found])
+
+    @cached_property
+    def _size(self) -> Float[np.ndarray, " variable"]:
+        return np.linalg.norm(self._draws, axis=1)
 
     def noised_factor(self, sigma: float) -> sp.csr_array:
         """Lower triangular U, ``U'U`` near the inverse of the covariance plus ``sigma**2`` times the identity."""
@@ -89,7 +98,7 @@ class LocalLaws:
     def _correlations(
         self, one: Int[np.ndarray, " pair"], other: Int[np.ndarray, " pair"]
     ) -> Float[np.ndarray, " pair"]:
-        size, found = np.linalg.norm(self._draws, axis=1), np.empty(len(one))
+        size, found = self._size, np.empty(len(one))
         for start in range(0, len(one), PAIRS):
             i, j = one[start : start + PAIRS], other[start : start + PAIRS]
             found[start : start + PAIRS] = np.einsum("pn,pn->p", self._draws[i], self._draws[j]) / (size[i] * size[j])
@@ -155,7 +164,10 @@ def _widened(factor: sp.csr_array) -> sp.csr_array:
     return pattern
 
 
-def _strictly_lower(pattern: sp.csr_array) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
-    """Rows and columns, the rows ascending."""
-    row, column = np.repeat(np.arange(pattern.shape[0]), np.diff(pattern.indptr)), pattern.indices
-    return row[column < row], column[column < row]
+def _earlier(
+    rows: sp.csr_array, own: Int[np.ndarray, " row"]
+) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
+    """Rows, ascending, and columns of the entries before the diagonal, for the rows of some variables."""
+    row, column = np.repeat(np.arange(len(own)), np.diff(rows.indptr)), rows.indices
+    before = column < own[row]
+    return row[before], column[before]
