@@ -271,7 +271,7 @@ def main() -> None:
                 rows, header = workers(fresh, folder, asked.side)
                 notes = f"Seconds of one worker over those of two, bar {SPEEDUP}."
             else:
-                before, anew, direct, said = fresh.submit(measure_files, folder, 200, 300).result()
+                before, anew, direct, said = fresh.submit(measure_files, folder, 200, 400).result()
                 rows = [["200 files", f"{before:.2f}", f"{anew:.2f}", f"{direct:.2f}"]]
                 header, notes = ["data", "GiB before", "GiB, chunks written anew", "GiB, directly"], said
             tables.append((f"large: {part}", header, rows, notes))

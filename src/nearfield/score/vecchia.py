@@ -56,7 +56,8 @@ class LocalLaws:
 
     @cached_property
     def _size(self) -> Float[np.ndarray, " variable"]:
-        return np.linalg.norm(self._draws, axis=1)
+        size: np.ndarray = np.linalg.norm(self._draws, axis=1)
+        return size
 
     def noised_factor(self, sigma: float) -> sp.csr_array:
         """Lower triangular U, ``U'U`` near the inverse of the covariance plus ``sigma**2`` times the identity."""
