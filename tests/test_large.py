@@ -136,6 +136,41 @@ def test_any_model_draws_into_a_store(tmp_path):
     assert np.allclose(stored["t"], model.sample(2, random_state=1, steps=5)["t"])
 
 
+def test_chunks_of_whole_fields_are_advised_against(small):
+    x = smooth(30, (60, 60))
+    model = nf.LocalizedDiffusion(method="gaussian", radius=3, pooling=1.0, random_state=0)
+    with pytest.warns(UserWarning, match="reading 9 tiles reads .* write them once as chunks of tiles"):
+        model.fit(x.chunk({"time": 1}))
+    assert "chunks of tiles" in model.fit_report_.warnings[0]
+
+
+def test_a_gap_is_completed_without_a_word(small):
+    x = smooth(30, (40, 44))
+    model = nf.LocalizedDiffusion(method="gaussian", radius=3, pooling=1.0, random_state=0).fit(x.chunk({"y": 20}))
+    gap = {"y": slice(3, 9), "x": slice(30, 40)}
+    partial = smooth(1, (40, 44), seed=1)[0]
+    truth = partial[gap].copy()
+    partial[gap] = np.nan
+    completed = model.impute(partial, n_samples=4, random_state=0)
+    assert np.array_equal(completed.where(partial.notnull())[2], partial, equal_nan=True)
+    assert float(((completed[{"member": slice(None), **gap}].mean("member") - truth) ** 2).mean()) < 9 * 1.2
+    law = model.condition(nf.Observation(partial))
+    assert np.isfinite(law.std()).all()
+
+
+def test_lazy_data_are_scored_a_few_samples_at_a_time(small, monkeypatch):
+    x = smooth(30, (40, 44))
+    model = nf.LocalizedDiffusion(method="gaussian", radius=3, pooling=1.0, random_state=0).fit(x.chunk({"y": 20}))
+    monkeypatch.setattr(lazy, "WHOLE", 7 * 40 * 44)
+    seen, encode = [], model.codec_.encode
+    monkeypatch.setattr(
+        type(model.codec_), "encode", lambda self, X, **kw: seen.append(X.sizes["time"]) or encode(X, **kw)
+    )
+    scored = model.score_samples(x.chunk({"time": 4}))
+    assert seen == [7, 7, 7, 7, 2]
+    assert np.allclose(scored, model.score_samples(x), rtol=1e-12)
+
+
 @pytest.mark.slow
 def test_one_two_and_four_processes_give_the_same_bits(small, tmp_path):
     x = smooth(30, (40, 44)).chunk({"y": 20})

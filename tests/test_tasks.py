@@ -55,6 +55,13 @@ def overwrite(item, matrix):
     return float(matrix.sum())
 
 
+def allowed_growth(item):
+    """Bytes that a process may grow by before loky ends it."""
+    from joblib.externals.loky import process_executor
+
+    return process_executor._MAX_MEMORY_LEAK_SIZE
+
+
 def same(first, second):
     return all(np.array_equal(a, b) and x == y for (a, x), (b, y) in zip(first, second, strict=True))
 
@@ -236,3 +243,7 @@ def test_a_scheduler_that_goes_away_is_one_line(tmp_path):
         for process in (scheduler, worker):
             process.kill()
             process.wait()
+
+
+def test_processes_that_keep_what_they_read_are_not_ended():
+    assert min(run(allowed_growth, [0, 1], workers=2)) > 1 << 40

@@ -10,9 +10,12 @@ from nearfield.fitting.elimination import predecessors
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.tiled import build_tiled
 from nearfield.graph import DependencyGraph
-from nearfield.graph.tiling import Tiling
+from nearfield.graph.tiling import Box, Tiling
 from nearfield.samples import Samples
+from nearfield.score.conditional import ConditionalField
 from nearfield.score.field import GaussianField
+from nearfield.score.sparse import SparseMatrix
+from nearfield.score.tiled_factor import TiledFactor
 from nearfield.tiled_samples import TiledSamples
 
 
@@ -131,6 +134,40 @@ def test_the_factor_solves_what_it_multiplies():
     assert np.allclose(factor.diagonal(), factor.matrix.diagonal())
     short = factor.solve_leading(x[:31])
     assert np.allclose(factor.matrix[: len(short), : len(short)].T @ short, np.vstack([x[:31], 0 * x[31 : len(short)]]))
+
+
+@pytest.mark.parametrize("name", ["plane", "torus, diagonal", "sea"])
+def test_gaps_read_the_tiles_nearby_only(name):
+    graph, side, channels = CASES[name]
+    keeper, tiling = Kept(), Tiling(graph, side)
+    fitted = build_tiled(
+        TiledSamples(Cells(rough(graph, 40, channels), graph.lattice), tiling), 2, Pooling(1.0), keeper
+    )
+    read, whole = [], GaussianField(fitted.field.factor.matrix, fitted.field.order, channels, 2)
+    keeper.read = lambda tile, stage, found=keeper.read: read.append(tile) or found(tile, stage)
+    factor = TiledFactor(graph, side, 2, channels, "field", keeper)
+    tiled = GaussianField(factor, tiling.order(), channels, 2)
+    observed = np.ones((graph.n_vertices, channels), dtype=bool)
+    observed[tiling.vertices(Box((4, 3), (8, 9)))] = False
+    law, expected = ConditionalField(tiled, observed), ConditionalField(whole, observed)
+    assert 0 < len(set(read)) < len(tiling)
+    x = np.random.default_rng(0).normal(size=(3, graph.n_vertices, channels))
+    np.testing.assert_allclose(law.mean(x), expected.mean(x), atol=1e-10)
+    np.testing.assert_allclose(law.variance(~observed), expected.variance(~observed), rtol=1e-10)
+    np.testing.assert_allclose(law.times(x), expected.times(x), atol=1e-10)
+    np.testing.assert_allclose(law.log_det(), expected.log_det(), rtol=1e-12)
+
+
+def test_rows_that_touch_columns_are_those_with_an_entry_there():
+    graph, side, channels = CASES["ring"]
+    samples = TiledSamples(Cells(rough(graph, 40, channels), graph.lattice), Tiling(graph, side))
+    factor = build_tiled(samples, 2, Pooling(0.5), Kept()).field.factor
+    whole = factor.matrix.toarray()
+    for chosen in ([], [0], [7, 8, 40], range(factor.n_variables)):
+        columns = np.array(chosen, dtype=int)
+        wanted = whole[(whole[:, columns] != 0).any(axis=1)]
+        assert np.array_equal(factor.touching(columns).toarray(), wanted)
+        assert np.array_equal(SparseMatrix.of(factor.matrix).touching(columns).toarray(), wanted)
 
 
 def test_tiles_narrower_than_the_windows_are_refused():

@@ -116,7 +116,7 @@ class Conditioning:
         self._same_columns(X)
         seed, gaussian = seed_of(random_state), _gaussian(method)
         x = model.codec.encode(X, allow_missing=True).astype(np.float64)
-        refuse_observed(x, model.marginal(x), len(model.training_samples))
+        refuse_observed(x, model.marginal(x), model.fit_report.n_samples)
         filled = np.empty((n_samples if interval is None else len(interval), *x.shape))
         for cases, law in model.completions(x, gaussian=gaussian):
             law = law.of(self._provenance, self.device)

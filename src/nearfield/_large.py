@@ -71,6 +71,9 @@ def fit_large(
     start = time.perf_counter()
     run = partial(_run, parameters["n_jobs"], progress)
     lazy = LazyData.of(X, sample_dim, parameters["graph"])
+    advice = chunk_advice(lazy.source, Tiling.of(lazy.graph))
+    if advice is not None:
+        warnings.warn(advice, stacklevel=3)  # now: there is time to write the chunks anew
     with recorded_warnings(strict=parameters["strict"]) as messages:
         codec, statistics = _codec(lazy, run, missing)
         tiling, names = Tiling.of(codec.graph), [channel.name for channel in codec.channels]
@@ -89,7 +92,8 @@ def fit_large(
         if isinstance(method, Auto):
             near = marginal.latent(near).standardized(fitted.center[at], fitted.scale[at])
             fitted = fitted.noted(_tested(near, fitted, options.seed))
-    report = fitted.report(lazy.source.n_samples, seed, messages, encoded - start)
+    said = [*filter(None, [advice]), *messages]
+    report = fitted.report(lazy.source.n_samples, seed, said, encoded - start)
     return Model(
         codec,
         marginal.rescaled(fitted.center, fitted.scale),
@@ -128,8 +132,6 @@ def _statistics(tile: int, source: Source, tiling: Tiling) -> dict[str, np.ndarr
 def _codec(lazy: LazyData, run: Callable[..., list[Any]], missing: str) -> tuple[Codec, VertexStatistics]:
     """Read the statistics of all cells, and check them."""
     tiling = Tiling.of(lazy.graph)
-    if (advice := chunk_advice(lazy.source, tiling)) is not None:
-        warnings.warn(advice, stacklevel=2)
     found = run(_statistics, range(len(tiling)), lazy.source, tiling)
     statistics = VertexStatistics.gathered(tiling, lazy.source.n_samples, found)
     codec = lazy.codec(statistics, missing)

@@ -124,7 +124,7 @@ class Model:
 
     def condition(self, observations: Sequence[Observation], *, gaussian: bool = False) -> ConditionedModel:
         """Return the law of a field given observations of it."""
-        known = known_of(observations, self.codec, self.marginal, len(self.training_samples))
+        known = known_of(observations, self.codec, self.marginal, self.fit_report.n_samples)
         return self.conditioned(known, gaussian=gaussian)
 
     def completions(

@@ -241,6 +241,9 @@ def _on_processes(
 
 
 def _with_stored(function: Callable[..., _Result], item: Any, path: Path) -> _Result:
+    from joblib.externals.loky import process_executor
+
+    process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize  # loky takes tiles that are kept for a leak, and ends workers
     return _alone(function, item, *_stored(path))
 
 

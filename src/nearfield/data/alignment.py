@@ -45,7 +45,7 @@ def aligned(codec: Codec, data: Data, allow_missing: bool) -> list[xr.DataArray]
     return variables
 
 
-def samples_of(codec: Codec, variable: xr.DataArray) -> list[str]:
+def samples_of(codec: Codec, variable: xr.DataArray | xr.Dataset) -> list[str]:
     """Return the sample dimensions of a variable: those of the training data in their order, then others by name."""
     others = sorted(str(dim) for dim in variable.dims if dim not in (*codec.layout.dims, *codec.sample_dims))
     return [dim for dim in codec.sample_dims if dim in variable.dims] + others

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import xarray as xr
 
+from nearfield.data.alignment import samples_of
 from nearfield.data.codec import Codec
 from nearfield.data.patches import patches_of
 from nearfield.data.source import Source, mapped
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from nearfield.data.statistics import VertexStatistics
     from nearfield.data.validation import Data
 
-__all__ = ["WHOLE", "LazyData", "in_memory", "is_large", "is_lazy"]
+__all__ = ["WHOLE", "LazyData", "in_memory", "is_large", "is_lazy", "parts_of"]
 
 WHOLE = 1 << 24
 """Numbers up to which lazily stored data are simply loaded."""
@@ -45,8 +46,7 @@ def is_large(data: Any, graph: DependencyGraph | None = None) -> bool:
     """Whether data are lazily stored, of more than `WHOLE` numbers, and on a lattice: they are read in parts."""
     if not is_lazy(data) or (graph is not None and graph.lattice is None):
         return False
-    variables = data.data_vars.values() if isinstance(data, xr.Dataset) else [data]
-    return sum(int(variable.size) for variable in variables) > WHOLE
+    return _size(data) > WHOLE
 
 
 def in_memory(data: Any, graph: DependencyGraph | None = None) -> Any:
@@ -60,6 +60,29 @@ def in_memory(data: Any, graph: DependencyGraph | None = None) -> Any:
     if not is_lazy(data) or is_large(data, graph):
         return data
     return data.compute() if hasattr(data, "compute") else np.asarray(data)
+
+
+def parts_of(data: Any, codec: Codec) -> Iterator[Any]:
+    """Yield lazily stored data a few samples at a time, in the order of `Codec.encode`; others as they are.
+
+    Examples
+    --------
+    >>> import dask.array
+    >>> codec = Codec.fit(np.zeros((2, 5000)) + np.arange(2)[:, None])
+    >>> [len(part) for part in parts_of(dask.array.zeros((5000, 5000)), codec)]
+    [3355, 1645]
+    """
+    axes = len(codec.layout.dims) + (codec.container == "channel array")
+    labelled = isinstance(data, xr.DataArray | xr.Dataset)
+    dims = samples_of(codec, data) if labelled else list(range(max(0, np.ndim(data) - axes)))
+    if not is_lazy(data) or not dims:
+        yield data
+        return
+    n = data.sizes[dims[0]] if labelled else len(data)
+    step = max(1, WHOLE * n // max(1, _size(data)))
+    for start in range(0, max(n, 1), step):
+        span = slice(start, start + step)
+        yield data.isel({dims[0]: span}) if labelled else data[span]
 
 
 @final
@@ -145,6 +168,12 @@ class LazyData:
                 f"vertices to NaN in every sample to leave them out, or fit a part of at most {WHOLE} values"
             )
         return codec
+
+
+def _size(data: Any) -> int:
+    """Count the numbers in data."""
+    variables = data.data_vars.values() if isinstance(data, xr.Dataset) else [data]
+    return sum(int(variable.size) for variable in variables)
 
 
 def _of_dask(data: Any) -> bool:

@@ -13,11 +13,11 @@ from nearfield.module import Module, as_tensor
 from nearfield.score.solver import triangle
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from numpy import ndarray
     from torch import Tensor
 
-__all__ = ["Factor", "SparseMatrix"]
+__all__ = ["Factor", "SparseMatrix", "touching"]
 
 
 class Factor(Module, abc.ABC):
@@ -27,6 +27,10 @@ class Factor(Module, abc.ABC):
     @abc.abstractmethod
     def matrix(self) -> sp.csr_array:
         """The whole of it, in float64, on the processor."""
+
+    def touching(self, columns: Int[np.ndarray, " some"]) -> sp.csr_array:
+        """Rows of F, in their order, that have an entry in some columns."""
+        return touching(self.matrix, columns)
 
     @abc.abstractmethod
     def diagonal(self) -> Float[np.ndarray, " variable"]:
@@ -45,6 +49,15 @@ class Factor(Module, abc.ABC):
     @abc.abstractmethod
     def solve_leading(self, z: Float[np.ndarray, "some column"]) -> Float[np.ndarray, "more column"]:
         """Solve F'x = z for a z that is 0 beyond its rows, as x then is, perhaps some rows later."""
+
+
+def touching(rows: sp.csr_array, columns: Int[np.ndarray, " some"]) -> sp.csr_array:
+    """Rows of a matrix that have an entry in some columns."""
+    wanted = np.zeros(rows.shape[1], dtype=bool)
+    wanted[columns] = True
+    entries = np.concatenate([[0], np.cumsum(wanted[rows.indices])])
+    found = np.flatnonzero(np.diff(entries[rows.indptr]))
+    return rows if len(found) == rows.shape[0] else sp.csr_array(rows[found])
 
 
 @final

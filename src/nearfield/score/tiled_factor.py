@@ -21,7 +21,7 @@ from nearfield.graph import DependencyGraph
 from nearfield.graph.memory import Memory
 from nearfield.graph.tiling import Tiling
 from nearfield.score.solver import triangle
-from nearfield.score.sparse import Factor
+from nearfield.score.sparse import Factor, touching
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -194,14 +194,26 @@ class TiledFactor(Factor):
     @cached_property
     def matrix(self) -> sp.csr_array:
         """The whole of F."""
-        parts = []
-        for rows in map(self.rows, self.sequence):
+        return self._joined(self.sequence)
+
+    def touching(self, columns: Int[np.ndarray, " some"]) -> sp.csr_array:
+        """Rows of F that have an entry in some columns, from the tiles that may have one."""
+        held, order = np.zeros(self.tiling.lattice.n_cells, dtype=bool), self.tiling.order()
+        vertices, keep = order[np.asarray(columns) // self.n_channels], self.tiling.graph.keep
+        held[vertices if keep is None else np.flatnonzero(keep)[vertices]] = True
+        near = [t for t in self.sequence if held[self.tiling.cells(self.tiling.around(t, self.reach))].any()]
+        return touching(self._joined(near), columns)
+
+    def _joined(self, tiles: Sequence[int]) -> sp.csr_array:
+        """Rows of some tiles, one tile below the other."""
+        parts = [sp.csr_array((0, self.n_variables))]
+        for rows in map(self.rows, tiles):
             inner, outer = sp.coo_array(rows.inner), sp.coo_array(rows.outer)
             row = np.concatenate([inner.coords[0], outer.coords[0]])
             column = np.concatenate([inner.coords[1] + rows.own.start, rows.earlier[outer.coords[1]]])
             data = np.concatenate([inner.data, outer.data])
             shape = (rows.inner.shape[0], self.n_variables)
             parts.append(sp.csr_array((data, (row, column)), shape=shape))
-        whole = sp.csr_array(sp.vstack(parts))
-        whole.sort_indices()
-        return whole
+        joined = sp.csr_array(sp.vstack(parts))
+        joined.sort_indices()
+        return joined
