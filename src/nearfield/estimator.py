@@ -35,7 +35,7 @@ from nearfield.methods.base import FitOptions
 from nearfield.model import Model
 from nearfield.noise import Stream, seed_of
 from nearfield.paper.recipe import PaperRecipe
-from nearfield.progress import fit_bars, sample_bar
+from nearfield.progress import fit_bars, sample_bar, task_bars
 from nearfield.sampling.sampler import Sampler
 from nearfield.transform.marginal import Marginal, MarginalChoice
 
@@ -193,7 +193,8 @@ class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEs
         X = in_memory(X, self.graph)
         if is_lazy(X):
             kept: dict[str, Any] = {"sample_dim": sample_dim, "missing": missing, "folder": checkpoint}
-            self.model_ = fit_large(X, method, self.get_params(deep=False), seed, **kept)
+            with task_bars(verbose=self.verbose) as shown:
+                self.model_ = fit_large(X, method, self.get_params(deep=False), seed, progress=shown, **kept)
             self.digest_ = self.model_.digest(self._plain_parameters())
             return self
         codec = Codec.fit(X, sample_dim=sample_dim, graph=self.graph, missing=missing)
