@@ -117,6 +117,7 @@ def test_gaps_of_lazy_data_are_refused(small):
         nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(x.chunk({"y": 20}))
 
 
+@pytest.mark.slow
 def test_draws_in_a_store_are_those_in_memory(small, tmp_path):
     x = smooth(30, (40, 44))
     lazily = nf.LocalizedDiffusion(method="gaussian", radius=3, pooling=1.0, random_state=0).fit(x.chunk({"y": 20}))
@@ -136,6 +137,7 @@ def test_any_model_draws_into_a_store(tmp_path):
     assert np.allclose(stored["t"], model.sample(2, random_state=1, steps=5)["t"])
 
 
+@pytest.mark.slow
 def test_chunks_of_whole_fields_are_advised_against(small):
     x = smooth(30, (60, 60))
     model = nf.LocalizedDiffusion(method="gaussian", radius=3, pooling=1.0, random_state=0)
@@ -144,6 +146,7 @@ def test_chunks_of_whole_fields_are_advised_against(small):
     assert "chunks of tiles" in model.fit_report_.warnings[0]
 
 
+@pytest.mark.slow
 def test_a_gap_is_completed_without_a_word(small):
     x = smooth(30, (40, 44))
     model = nf.LocalizedDiffusion(method="gaussian", radius=3, pooling=1.0, random_state=0).fit(x.chunk({"y": 20}))
