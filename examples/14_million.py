@@ -47,7 +47,8 @@ maps.attrs = {"long_name": "soil moisture", "units": "percent"}
 for k in range(n_days):
     maps[k] = day()
 unseen = maps[0].copy(data=day())
-folder = Path(tempfile.mkdtemp())
+kept = tempfile.TemporaryDirectory()  # goes away in the end
+folder = Path(kept.name)
 maps.chunk({"day": -1, "y": 100, "x": 100}).to_dataset().to_zarr(folder / "maps.zarr")
 del maps
 
