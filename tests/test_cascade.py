@@ -11,6 +11,7 @@ import torch
 import nearfield as nf
 from nearfield.cascade import CascadeModel
 from nearfield.conditional import UnsupportedError
+from nearfield.datasets import AutoregressiveChain
 from nearfield.distribution import GaussianModel
 from nearfield.fitting.matching import DenoisingBatch
 from nearfield.fitting.recipe import Recipe
@@ -54,7 +55,7 @@ class Known(Network):
 @functools.cache
 def law_of_pairs(slope=0.6, spread=0.5, blocks=3):
     """Block means of an AR(1), and a detail of each given its mean."""
-    known = nf.datasets.AutoregressiveChain(0.7, blocks)
+    known = AutoregressiveChain(0.7, blocks)
     coarse = GaussianModel(nf.methods.Gaussian(radius=1, pooling=1.0).fit(samples_of(known)).law.score)
     score = ConditionalScore(Known(known.graph, slope, spread))
     return CascadeModel(coarse, score, np.array([2.0, 1.0]), DependencyGraph.chain(2 * blocks)), coarse
@@ -271,7 +272,7 @@ def test_units_and_several_channels_come_back():
 @pytest.mark.slow
 def test_a_trained_law_has_the_covariance_of_the_data():
     """A smooth chain: fitted to 400, neighbours and blocks vary and correlate as they do in the law."""
-    known = nf.datasets.AutoregressiveChain(0.8, 32)
+    known = AutoregressiveChain(0.8, 32)
     x = known.sample(400, random_state=0)
     recipe = Recipe(steps=600, batch_size=16)
     law = Hybrid(radius=6, pooling=1.0, recipe=recipe, scales=2).fit(Samples(x, known.graph)).law
