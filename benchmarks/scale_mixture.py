@@ -11,7 +11,9 @@ between 2,000 exact draws and between all data, the standard deviation of the lo
 neighbours.
 
 With ``--network`` a hybrid of the default recipe is trained on the terrain with the context that is chosen, and with
-windows: AUC of a classifier of whole patches.
+windows: AUC of a classifier of whole patches. Beside them azula's U-Net, searched for and trained by the rules of
+`benchmarks.peer.contest` in as many CPU seconds as the first, and in three times as many; it needs what
+`benchmarks.peers` needs.
 
 Run as ``python -m benchmarks.scale_mixture [--network] [--seed 0]``.
 """
@@ -31,10 +33,12 @@ from scipy.ndimage import gaussian_filter
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.law import cir, double_well, lattice
+from benchmarks.law import Law, cir, double_well, lattice
+from benchmarks.peer.contest import Split, compete
+from benchmarks.peer.denoiser import AzulaUnet
 from benchmarks.table import show, verdict
 from nearfield import LocalizedDiffusion
-from nearfield.datasets import GaussianMarkovField, gravel
+from nearfield.datasets import GaussianMarkovField, Target, gravel
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.local_mixture import fit_local_mixture
 from nearfield.fitting.matching import held_out
@@ -54,6 +58,8 @@ STANDARD_ERRORS = 10.0
 SPREAD = 0.15
 """Largest relative error of the spread of roughness."""
 SPLITS = 5
+LONGER = 3
+"""A second peer is given so many times the CPU seconds of the hybrid."""
 
 
 class Case(NamedTuple):
@@ -75,7 +81,7 @@ def texture(n: int, seed: int, side: int = SIDE) -> Patches:
     return whole
 
 
-def terrain(n: int, seed: int) -> Patches:
+def terrain(n: int, seed: int | np.random.Generator | None) -> Patches:
     """Fractal patches, whose spectrum falls by an exponent in [2.4, 4], and whose relief is lognormal."""
     rng, wide = np.random.default_rng(seed), 4 * SIDE
     k = np.hypot(np.fft.fftfreq(wide)[:, None], np.fft.rfftfreq(wide)) * wide
@@ -86,6 +92,21 @@ def terrain(n: int, seed: int) -> Patches:
         field = np.fft.irfft2(np.sqrt(power) * np.fft.rfft2(rng.normal(size=(wide, wide))), s=(wide, wide))
         patches[i] = field[:SIDE, :SIDE] * np.exp(0.45 * rng.normal())
     return patches - patches.mean(axis=(1, 2), keepdims=True) + rng.normal(size=(n, 1, 1)) * patches.std()
+
+
+class Terrain(Target):
+    """The fractal patches as a law, for the contest."""
+
+    @property
+    def graph(self) -> DependencyGraph:
+        """The lattice of a patch."""
+        return DependencyGraph.grid((SIDE, SIDE))
+
+    def sample(
+        self, n_samples: int, random_state: int | np.random.Generator | None = None
+    ) -> Float[np.ndarray, "sample vertex channel"]:
+        """Draw patches."""
+        return terrain(n_samples, random_state).reshape(n_samples, -1, 1)
 
 
 def pieces(n: int, seed: int, side: int) -> Patches:
@@ -164,7 +185,7 @@ def network_rows(seed: int) -> list[list[str]]:
     """Train hybrids on the terrain, with the context that is chosen and without mixtures, and judge their draws."""
     train, test = terrain(TRAIN, seed), terrain(TEST, seed + 1)
     same = patch_area(terrain(TEST, seed + 2), test, seed)
-    rows = [["truth", "", "", f"{spread_of_roughness(test):.3f}", f"{same:.3f}"]]
+    rows, spent = [["truth", "", "", f"{spread_of_roughness(test):.3f}", f"{same:.3f}"]], []
     for name in ("mixture", "without"):
         start = time.process_time()
         model = LocalizedDiffusion(method="hybrid", pooling=1.0, random_state=seed)
@@ -176,7 +197,20 @@ def network_rows(seed: int) -> list[list[str]]:
         print(f"{name}: {model.fit_report_.reason}", flush=True)
         cells = [f"{seconds:.0f}", f"{training.best.loss:.4f}", f"{spread_of_roughness(drawn):.3f}"]
         rows.append([name, *cells, f"{patch_area(drawn, test, seed):.3f}"])
-    return rows
+        spent.append(seconds)
+    return rows + [_peer_row(train, test, longer * spent[0], seed) for longer in (1, LONGER)]
+
+
+def _peer_row(train: Patches, test: Patches, seconds: float, seed: int) -> list[str]:
+    """Let azula's U-Net compete on the terrain, and judge its draws."""
+    law = Law("terrain", Terrain(), float(train.mean()), float(train.std()), None, np.ones(SIDE**2))
+    outcome = compete(AzulaUnet(), Split(law, ((train - law.mean) / law.std).reshape(TRAIN, -1, 1), seed), seconds)
+    cells = [AzulaUnet.name, f"{outcome.seconds:.0f}", ""]
+    if outcome.fitted is None or outcome.fitted.sample is None:
+        return [*cells, "", outcome.failure]
+    print(f"{AzulaUnet.name}: {outcome.setting}", flush=True)
+    drawn = law.mean + law.std * outcome.fitted.sample(TEST, seed).reshape(test.shape)
+    return [*cells, f"{spread_of_roughness(drawn):.3f}", f"{patch_area(drawn, test, seed):.3f}"]
 
 
 def _none(*_: object, **__: object) -> tuple[None, str]:

@@ -35,6 +35,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.fixturenames.insert(0, "unchecked")
 
 
+@pytest.fixture(scope="session")
+def two_processes() -> Iterator[str]:
+    """Address of a Dask cluster of two processes; starting it takes seconds."""
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.fixture
+def client(two_processes: str) -> Iterator[typing.Any]:
+    """Client of the cluster, active during the test."""
+    from distributed import Client
+
+    with Client(two_processes) as client:
+        yield client
+
+
 @pytest.fixture
 def shapes_are_checked() -> None:
     """Skip a test of the checks where they are off."""

@@ -13,8 +13,8 @@ import scipy.sparse as sp
 import torch
 from scipy import stats
 
+from nearfield.conditional import UnsupportedError
 from nearfield.datasets import AutoregressiveChain
-from nearfield.distribution import UnsupportedError
 from nearfield.graph import DependencyGraph
 from nearfield.module import describe, rebuild
 from nearfield.noise import Stream

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import subprocess
@@ -401,3 +402,57 @@ def test_a_model_is_not_replaced_by_the_numbers_of_its_report(files, here):
     assert "run.json" in run("report", model, files / "sst.nc", "--out", "run.html", code=1).stderr
     assert model.read_bytes() == (files / "sst.nearfield").read_bytes()
     assert list(here.iterdir()) == [model]
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What the commands ask of a cluster, which is not started."""
+    asked = []
+
+    @contextlib.contextmanager
+    def cluster(workers, scheduler):
+        asked.append((workers, scheduler))
+        yield
+
+    monkeypatch.setattr("nearfield.cli.cluster", cluster)
+    return asked
+
+
+def test_workers_and_schedulers_are_asked_for(files, told):
+    model, data = files / "sst.nearfield", files / "sst.nc"
+    run("fit", data, "--out", "m", "--method", "gaussian", "--radius", 1, "--workers", 2)
+    run("sample", model, "-n", 2, "--out", "new.nc", "--workers", 3)
+    run("impute", model, data, "-n", 2, "--out", "full.nc", "--scheduler", "tcp://127.0.0.1:1")
+    run("score", model, data)
+    assert told == [(2, None), (3, None), (None, "tcp://127.0.0.1:1"), (None, None)]
+
+
+def test_workers_are_refused_in_one_line(files, monkeypatch):
+    sample = ("sample", files / "sst.nearfield", "-n", 2, "--out", "new.nc")
+    run(*sample, "--workers", 0, code=2)
+    assert run(*sample, "--workers", 2, "--scheduler", "tcp://127.0.0.1:1", code=1).stderr == (
+        "error: workers must be None with a scheduler, which has its own, got 2\n"
+    )
+    monkeypatch.setattr("nearfield.tasks._PATIENCE", "100ms")
+    told = run(*sample, "--scheduler", "tcp://127.0.0.1:1", code=1).stderr
+    assert told.startswith("error: scheduler must be the address of a Dask scheduler that runs")
+    assert told.count("\n") == 1
+    monkeypatch.setitem(sys.modules, "dask", None)
+    assert "pip install 'nearfield[dask]'" in run(*sample, "--workers", 2, code=1).stderr
+
+
+@pytest.mark.slow
+def test_a_cluster_draws_the_same(files):
+    for name, options in (("one.nc", ()), ("two.nc", ("--workers", 2))):
+        run("sample", files / "sst.nearfield", "-n", 2, "--seed", 1, "--out", name, *options)
+    xr.testing.assert_identical(read("one.nc"), read("two.nc"))
+
+
+def test_fit_goes_on_in_a_folder_of_tiles_alone(files, tmp_path):
+    from nearfield.data.tile_store import TileStore
+
+    (tmp_path / "notes").mkdir()
+    assert "is a folder of something else" in run("fit", files / "sst.nc", "--out", "notes", code=1).stderr
+    TileStore(tmp_path / "maps").claim({"data": 1})
+    fit = ("fit", files / "sst.nc", "--out", "maps", "--method", "gaussian", "--radius", 1)
+    assert "'maps' is a folder" in run(*fit, code=1).stderr  # these data are fitted whole

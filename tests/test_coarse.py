@@ -94,7 +94,12 @@ def test_fields_that_are_right_stay_as_they_are():
         law = corrected(
             field,
             Samples(y, truth.graph, standard=(True,)),
-            choose_correction(Samples(y, truth.graph, standard=(True,)), field, 2, pooling),
+            choose_correction(
+                Samples(y, truth.graph, standard=(True,)),
+                field,
+                lambda part: build_field(part, 2, pooling).field,
+                pooling,
+            ),
         )
         divergence += [gaussian_kl(truth.covariance(), f.covariance()) for f in (field, law)]
     assert divergence[1] < 1.05 * divergence[0]
@@ -107,8 +112,22 @@ def test_draws_that_are_not_like_the_data_are_a_reason_to_correct(monkeypatch):
     y = law.sample(100, random_state=0)
     y = y - y.mean()
     field = build_field(Samples(y, law.graph, standard=(True,)), 2, Pooling(1.0)).field
-    assert choose_correction(Samples(y, law.graph, standard=(True,)), field, 2, Pooling(1.0)) is None
-    scale = choose_correction(Samples(y, law.graph, standard=(True,)), field, 2, Pooling(1.0), needed=True)
+    assert (
+        choose_correction(
+            Samples(y, law.graph, standard=(True,)),
+            field,
+            lambda part: build_field(part, 2, Pooling(1.0)).field,
+            Pooling(1.0),
+        )
+        is None
+    )
+    scale = choose_correction(
+        Samples(y, law.graph, standard=(True,)),
+        field,
+        lambda part: build_field(part, 2, Pooling(1.0)).field,
+        Pooling(1.0),
+        needed=True,
+    )
     assert scale is not None
     mode = np.linalg.eigh(y[..., 0].T @ y[..., 0])[1][:, -1]
     data = np.mean((y[..., 0] @ mode) ** 2)
@@ -148,7 +167,12 @@ def test_a_correction_that_cannot_be_carried_over_is_lost_with_a_warning():
 def test_too_few_samples_or_vertices_are_left_alone(n_samples, n, pooling):
     y, graph = np.random.default_rng(0).normal(size=(n_samples, n, 1)), DependencyGraph.chain(n)
     field = build_field(Samples(y, graph, standard=(True,)), 1, Pooling(1.0)).field
-    assert choose_correction(Samples(y, graph, standard=(True,)), field, 1, pooling) is None
+    assert (
+        choose_correction(
+            Samples(y, graph, standard=(True,)), field, lambda part: build_field(part, 1, pooling).field, pooling
+        )
+        is None
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from nearfield.score.spectrum import FieldSpectrum
 from nearfield.score.stencil import StencilNetwork
 from test_score_contract import GRAPHS, MAKERS, hybrid, state, stirred
 
-FIELDS = ("field", "pooled field", "corrected field", "local mixture")
+FIELDS = ("field", "pooled field", "corrected field", "local mixture", "conditioned field")
 """Scores of which the flow has a closed form, so that the trace is not needed, or the trace has none."""
 GRIDS = {
     **{name: GRAPHS[name] for name in ("torus", "closing latlon", "sea", "knn", "disconnected")},

@@ -13,8 +13,9 @@ from nearfield.datasets import AutoregressiveChain
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.context import Locality
 from nearfield.fitting.expectation import completed
+from nearfield.fitting.levels import choose_levels
 from nearfield.fitting.matching import Gaps, HeldOut, NoiseLevels, held_out, present_mean
-from nearfield.fitting.neural import NetworkFit, TrainedNetwork, choose_levels
+from nearfield.fitting.neural import NetworkFit, TrainedNetwork
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.quadratic import fit_quadratic
 from nearfield.fitting.recipe import Recipe

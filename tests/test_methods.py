@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import nearfield as nf
-from nearfield.distribution import DiffusionModel, GaussianModel, UnsupportedError
+from nearfield.conditional import UnsupportedError
+from nearfield.distribution import DiffusionModel, GaussianModel
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.recipe import Recipe

@@ -1,5 +1,7 @@
 """A fit compares its draws with the data: right fields pass, wrong ones are named with their ratios."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -128,7 +130,7 @@ def test_smooth_fields_get_the_nugget_that_their_draws_need():
     choice = select_field(Samples(x, graph), pooling=Pooling(1.0)).choice
     assert choice.nugget in NUGGETS
     assert build_field(Samples(x, graph), choice.radius, choice.pooling).sound
-    fit, pooling = settled_field(Samples(x, graph), 6, Pooling(1.0))
+    fit, pooling = settled_field(partial(build_field, Samples(x, graph), 6), Pooling(1.0))
     assert fit.sound
     assert pooling.nugget == NUGGETS[0]
 

@@ -12,8 +12,9 @@ import nearfield as nf
 from nearfield.datasets import AutoregressiveChain, CoxIngersollRoss, DoubleWellChain, GaussianMarkovField
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.context import Locality, context_gaussian
+from nearfield.fitting.levels import choose_levels
 from nearfield.fitting.matching import NoiseLevels, held_out
-from nearfield.fitting.neural import Design, choose_levels, default_recipe, fit_network, make_network
+from nearfield.fitting.neural import Design, default_recipe, fit_network, make_network
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.quadratic import fit_quadratic
 from nearfield.fitting.radius import SIGMAS

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nearfield.noise import Stream, _normal_of, normals, seed_of
+from nearfield.noise import Stream, _normal_of, normals, normals_at, seed_of
 
 FALSE_ALARM = 1e-6
 
@@ -47,6 +47,19 @@ def test_the_outermost_words_give_finite_and_opposite_numbers():
     assert -8.3 < low < -8.2
     assert high == pytest.approx(-low, rel=1e-12)
     assert above == -below > 0
+
+
+def test_some_vertices_are_drawn_as_the_whole_field_has_them():
+    whole = normals(9, Stream.STEP, range(3), 4, 60, 2)
+    for vertices in ([0], [59], [5, 6, 7, 20, 21, 3, 2], [*range(13, 18), *range(33, 38), *range(53, 58)], range(60)):
+        part = normals_at(9, Stream.STEP, range(3), 4, np.array(vertices), 2)
+        assert np.array_equal(part, whole[:, list(vertices)])
+    far = normals_at(9, Stream.STEP, [1], 4, np.array([10**12 + 1, 10**12 + 2]), 1)
+    word = philox((10**12 // 4 + 1, 0, 4 * 256 + Stream.STEP, 1), (9, 0))[1]
+    assert far[0, 0, 0] == pytest.approx(NormalDist().inv_cdf(((word >> 12) + 0.5) / 2**52), rel=1e-9)
+    for wrong in ([], [-1]):
+        with pytest.raises(ValueError, match="vertices must be one or more numbers of at least 0"):
+            normals_at(9, Stream.STEP, [0], 0, np.array(wrong, dtype=int), 1)
 
 
 def test_members_can_be_drawn_in_any_split_and_order():

@@ -380,6 +380,7 @@ def test_other_mistakes_are_named(model, positive):
         model.condition(nf.Observation([1.0], operator=lambda x: 1.0)).sample()
 
 
+@pytest.mark.slow
 def test_values_of_a_point_mass_are_known_as_below_its_threshold(positive, monkeypatch):
     """A marginal with `censored` stands for many standardised values by one: neighbours are drawn given the bound."""
     least = 1.2

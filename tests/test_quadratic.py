@@ -116,16 +116,32 @@ def test_hybrid_adds_the_square_of_the_gaussian(sigmas, full_start):
     network = StencilNetwork(graph, 1, n_channels=2, n_context=4, width=3)
     hybrid = HybridScore(network, gaussian, quadratic, full_start=full_start)
     t = torch.tensor([time_of(sigma) for sigma in sigmas], dtype=torch.float64)
-    x = torch.from_numpy(rng.normal(size=(6, 6, 2)))
+    x = torch.from_numpy(rng.normal(size=(6, 6, 2)) * np.array([1, 1, 1, 20, 20, 1])[:, None, None])
     found = hybrid.denoise(x, t if len(t) > 1 else float(t))
     for k, sigma in enumerate(np.broadcast_to(sigmas, 6)):
         time = time_of(sigma)
         a, s, denoised = signal_scale(time), noise_scale(time), gaussian.denoise(x[k : k + 1], time)[0].numpy()
         c = [np.interp(np.log2(sigma), KNOTS, np.r_[0.0, column]) for column in quadratic.T]
-        second = c * (denoised**2 - gaussian.explained_variance(np.array([time]))[0].numpy())
+        variance = gaussian.explained_variance(np.array([time]))[0].numpy()
+        bounded = np.minimum(denoised**2, 36 * variance)
+        assert (bounded < denoised**2).any() == (k in (3, 4))
+        second = c * (bounded - variance)
         share = 1.0 if full_start else s**2
         expected = a * x[k].numpy() + share * (denoised - a * x[k].numpy()) + s**2 * second
         np.testing.assert_allclose(found[k].detach().numpy(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_denoiser_of_skewed_data_does_not_outgrow_a_state_far_outside():
+    """Else repeated noising and denoising runs away: the square of a state of 9 deviations exceeds it."""
+    graph = DependencyGraph.chain(6)
+    gaussian = fit_windowed(
+        Samples(np.random.default_rng(0).normal(size=(20, 6, 1)), graph), ((1.0, 1),), Pooling(1.0)
+    )[2]
+    hybrid = HybridScore(StencilNetwork(graph, 1, n_context=2), gaussian, np.full((4, 1), 0.5))
+    time = time_of(1.4)
+    for size in (10.0, 100.0, 1e4):
+        with torch.no_grad():
+            assert hybrid.denoise(torch.full((1, 6, 1), size * signal_scale(time)), time).max() < size
 
 
 def test_coefficients_of_another_shape_are_refused():

@@ -14,7 +14,7 @@ from nearfield.evaluation.comparison import Comparison
 from nearfield.evaluation.report import write_report
 from nearfield.evaluation.training import TrainingMoments
 from nearfield.fitting.fit_report import FitReport
-from nearfield.fitting.neural import LevelChoice
+from nearfield.fitting.levels import LevelChoice
 from nearfield.fitting.selection import Candidate, SelectionReport
 from nearfield.fitting.training import Check, TrainingReport
 from nearfield.graph import DependencyGraph

@@ -27,16 +27,18 @@ from nearfield.paper.vertex import VertexNetworks
 from nearfield.process import denoised_from_score, score_from_denoised, time_of
 from nearfield.samples import Samples
 from nearfield.score.base import ContextScore, Score
+from nearfield.score.conditioned import ConditionedScore
 from nearfield.score.context import FieldContext
 from nearfield.score.ensemble import EnsembleScore
 from nearfield.score.field import CoarseLaw, GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore
-from nearfield.score.hybrid import HybridScore, NetworkScore
+from nearfield.score.hybrid import ConditionalScore, HybridScore, NetworkScore
 from nearfield.score.local_mixture import LocalMixtureScore
 from nearfield.score.mixture_components import Components
 from nearfield.score.scale_mixture import ScaleMixtureField
 from nearfield.score.stencil import StencilNetwork
 from nearfield.score.switch import SwitchedScore
+from nearfield.score.tiled import TiledScore
 from nearfield.score.window import WindowNetwork
 from one_device import OneDevice
 
@@ -84,6 +86,20 @@ def hybrid_of_field(x, graph) -> HybridScore:
     return HybridScore(network, FieldContext(corrected(x, graph)), quadratic, full_start=True)
 
 
+def hybrid_with_maps(x, graph) -> HybridScore:
+    """The network is shown what a field makes of the state under a noise level of each value."""
+    kind = WindowNetwork if graph.lattice is None else StencilNetwork
+    network = stirred(kind(graph, 1, 2, n_context=8, width=16))
+    quadratic = np.linspace(0.3, 1.0, 8).reshape(4, 2)
+    return HybridScore(network, FieldContext(corrected(x, graph)), quadratic, full_start=True, noise_map=True)
+
+
+def conditioned(x, graph) -> ConditionedScore:
+    """Some values of a field were observed, with errors."""
+    precision = np.random.default_rng(6).choice([0.0, 1.0, 4.0], size=(len(graph), 2))
+    return ConditionedScore(FieldContext(corrected(x, graph)), precision, np.full((len(graph), 2), 0.5))
+
+
 def paper(graph, predicts) -> PaperScore:
     padding = "absent" if graph.lattice is None or graph.keep is not None else "reflect"
     return PaperScore(stirred(PaperNetwork(graph, 2, 2, widths=(16, 16), padding=padding)), predicts)
@@ -124,6 +140,12 @@ def hybrid_of_mixture(x, graph) -> HybridScore:
     return HybridScore(stirred(kind(graph, 1, 2, n_context=4, width=16)), mixture(x, graph))
 
 
+def conditional(x, graph) -> ConditionalScore:
+    """Given one field for all states."""
+    kind = WindowNetwork if graph.lattice is None else StencilNetwork
+    return ConditionalScore(stirred(kind(graph, 2, 2, n_context=2, width=16)), x[:1])
+
+
 MAKERS = {
     "field": lambda x, graph: fit_field(Samples(x, graph), 9, Pooling(0.0))[2],
     "pooled field": lambda x, graph: fit_field(Samples(x, graph), 1, Pooling(0.7))[2],
@@ -139,9 +161,12 @@ MAKERS = {
     "network 2": lambda x, graph: NetworkScore(stirred(VertexNetworks(graph, 2, 2, widths=(16, 16)))),
     "paper 2": lambda x, graph: paper(graph, "noise"),
     "paper 2, score": lambda x, graph: paper(graph, "score"),
+    "given a field": conditional,
     "hybrid 0, 2": lambda x, graph: hybrid(x, graph, 0, 2),
     "hybrid 2, 1": lambda x, graph: hybrid(x, graph, 2, 1),
     "hybrid of a field": hybrid_of_field,
+    "hybrid with noise maps": hybrid_with_maps,
+    "conditioned field": conditioned,
     "field context": lambda x, graph: FieldContext(fit_field(Samples(x, graph), 1, Pooling(0.7))[2]),
     "three hybrids": lambda x, graph: EnsembleScore(tuple(hybrid(x, graph, r, 1) for r in (0, 1, 1))),
     "windowed by time": lambda x, graph: fit_windowed(Samples(x, graph), ((0.1, 1), (1.0, 2), (3.0, 0)), Pooling(0.0))[
@@ -188,7 +213,16 @@ def test_every_score_class_is_held_to_the_contract():
         ScaleMixtureField,
         LocalMixtureScore,
     }
-    assert ours == closed | {NetworkScore, HybridScore, EnsembleScore, PaperScore, SwitchedScore}
+    assert ours == closed | {
+        NetworkScore,
+        ConditionalScore,
+        HybridScore,
+        EnsembleScore,
+        PaperScore,
+        SwitchedScore,
+        TiledScore,
+        ConditionedScore,
+    }
 
 
 def test_score_reads_its_neighbourhood_and_nothing_beyond(score, graph):
@@ -210,7 +244,8 @@ def test_denoised_state_tends_to_the_state(score, graph):
     x = state(graph)
     near, nearer = ((score.denoise(x, t) - x).abs().max() for t in (1e-7, 1e-9))
     learned = (
-        isinstance(score, NetworkScore | HybridScore | EnsembleScore) or getattr(score, "predicts", "score") == "noise"
+        isinstance(score, NetworkScore | ConditionalScore | HybridScore | EnsembleScore)
+        or getattr(score, "predicts", "score") == "noise"
     )
     assert nearer < (1e-3 if learned else 1e-5)
     rate = torch.tensor(10.0 if learned else 100.0, dtype=torch.float64)
@@ -335,6 +370,9 @@ def test_a_map_of_times_that_is_constant_in_each_sample_is_the_time_of_the_sampl
     if len(graph) > 1:
         uneven = times[:, None].repeat(1, len(graph))
         uneven[3, -1] += 0.1
+        if score.maps:
+            assert score.denoise(x, uneven).shape == x.shape
+            return
         with pytest.raises(ValueError, match="t must be the same at all vertices of a sample"):
             score.denoise(x, uneven)
 

@@ -79,7 +79,7 @@ def test_held_out_losses_are_those_of_blocks_gathered_anew(graph, pooling, stand
 
 def test_distinct_rows_are_those_of_numpy():
     rows = np.random.default_rng(0).random((200, 11)) < 0.9
-    kinds, which = module._distinct(rows)
+    kinds, which = module.distinct_rows(rows)
     expected = np.unique(rows, axis=0, return_counts=True)
     order = np.lexsort(kinds.T[::-1])
     np.testing.assert_array_equal(kinds[order], expected[0])

@@ -37,7 +37,7 @@ class Conditioning:
 
         The draws have the law of `sample`: exact for the Gaussian field, by the decoupled sampler for networks and
         where an observation is no linear function of the standardised values (bounds, functions, averages of
-        transformed data).
+        transformed data). Networks trained with noise maps take one pass given points alone.
 
         Parameters
         ----------
@@ -83,7 +83,8 @@ class Conditioning:
         """Complete partial fields by draws of the missing values given the observed ones, from the law of `sample`.
 
         Draws of the Gaussian field are exact; with ``method="gaussian"`` of the fit their conditional variances are
-        ``band_`` times those of the field. Those of networks are by the decoupled sampler.
+        ``band_`` times those of the field. Those of networks are by the decoupled sampler, or
+        by one pass if they were trained with noise maps.
 
         Parameters
         ----------
@@ -115,7 +116,7 @@ class Conditioning:
         self._same_columns(X)
         seed, gaussian = seed_of(random_state), _gaussian(method)
         x = model.codec.encode(X, allow_missing=True).astype(np.float64)
-        refuse_observed(x, model.marginal(x), len(model.training_samples))
+        refuse_observed(x, model.marginal(x), model.fit_report.n_samples)
         filled = np.empty((n_samples if interval is None else len(interval), *x.shape))
         for cases, law in model.completions(x, gaussian=gaussian):
             law = law.of(self._provenance, self.device)

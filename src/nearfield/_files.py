@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 from zipfile import BadZipFile
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check_writable", "read", "read_for", "read_observations", "write"]
 
+_LARGE = 1 << 26
+"""Bytes of a file beyond which it is read in parts, or not at once."""
+
 
 def read_for(model: LocalizedDiffusion, path: Path) -> xr.DataArray | xr.Dataset | np.ndarray:
     """Read the variables of the model."""
@@ -24,19 +28,15 @@ def read_for(model: LocalizedDiffusion, path: Path) -> xr.DataArray | xr.Dataset
 
 
 def read(path: Path, variables: list[str] | None) -> xr.DataArray | xr.Dataset | np.ndarray:
-    """Read a plain array, or one or several variables of a netCDF file."""
-    import numpy as np
-
+    """Read a plain array, or one or several variables of a netCDF file or zarr store; large ones stay on disk."""
     if path.suffix == ".npy":
-        with path.open("rb") as file:
-            try:
-                array = np.load(file, allow_pickle=False)
-            except (EOFError, ValueError, BadZipFile) as error:
-                raise ValueError(f"{path} must hold one array of numbers as numpy.save writes it: {error}") from error
-        if not isinstance(array, np.ndarray):
-            raise ValueError(f"{path} must hold one array as numpy.save writes it, got an archive")
-        return array
-    dataset = _read_netcdf(path)
+        return _read_array(path)
+    if path.suffix == ".zarr":
+        from nearfield.data.zarr_store import open_zarr
+
+        dataset = open_zarr(path, decode_coords="all")
+    else:
+        dataset = _read_netcdf(path)
     found = ", ".join(str(name) for name in dataset.data_vars) or "none"
     if not variables and len(dataset.data_vars) != 1:
         raise ValueError(f"{path} must hold one variable, or --variable must name one; it holds: {found}")
@@ -44,6 +44,20 @@ def read(path: Path, variables: list[str] | None) -> xr.DataArray | xr.Dataset |
     if absent := [name for name in names if name not in dataset.data_vars]:
         raise ValueError(f"{path} has no variable {', '.join(absent)}; it holds: {found}")
     return dataset[names[0]] if len(names) == 1 else dataset[names]
+
+
+def _read_array(path: Path) -> np.ndarray:
+    import numpy as np
+
+    mapping: Literal["r"] | None = "r" if path.stat().st_size > _LARGE else None
+    try:
+        array = np.load(path, allow_pickle=False, mmap_mode=mapping)
+    except (EOFError, ValueError, BadZipFile) as error:
+        raise ValueError(f"{path} must hold one array of numbers as numpy.save writes it: {error}") from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError(f"{path} must hold one array as numpy.save writes it, got an archive")
+    return array
 
 
 def _read_netcdf(path: Path) -> xr.Dataset:
@@ -58,20 +72,36 @@ def _read_netcdf(path: Path) -> xr.Dataset:
     reason = ""
     for decode_times in (True, False):  # an unknown calendar is read as numbers
         try:
-            with xr.open_dataset(path, engine=engine, decode_coords="all", decode_times=decode_times) as dataset:
+            dataset = xr.open_dataset(path, engine=engine, decode_coords="all", decode_times=decode_times)
+            if dataset.nbytes > _LARGE and importlib.util.find_spec("dask"):
+                return dataset.chunk(_chunks(dataset))
+            with dataset:
                 return dataset.load()
         except (ValueError, LookupError, OSError, RuntimeError) as error:  # damaged files, by engine
             reason = str(error)  # the error itself would keep the file open
     raise ValueError(f"{path} must be a complete netCDF file, but it is truncated or damaged ({reason}); copy it again")
 
 
-def check_writable(path: Path, *inputs: Path) -> None:
-    """Fail before the work, rather than after it, if the result cannot be written or would replace an input."""
+def _chunks(dataset: xr.Dataset) -> Any:
+    """Chunks to read a large file in: small where it has none, and its own otherwise."""
+    contiguous = all(variable.encoding.get("contiguous", True) for variable in dataset.data_vars.values())
+    return {dim: min(256, n) for dim, n in dataset.sizes.items()} if contiguous else "auto"
+
+
+def check_writable(path: Path, *inputs: Path, folder: bool = False) -> None:
+    """Fail before the work, rather than after it, if the result cannot be written or would replace an input.
+
+    With `folder`, a model in tiles or its unfinished fit may be there, which the fit goes on with or refuses.
+    """
+    from nearfield.data import manifest
     from nearfield.data.atomic_write import require_target
 
     if any(path.exists() and source.exists() and path.samefile(source) for source in inputs):
         raise ValueError(f"--out must be another file than the input, got {str(path)!r} for both")
-    require_target("--out", path)
+    if folder and path.is_dir():
+        manifest.require(path)
+    else:
+        require_target("--out", path)
 
 
 def write(path: Path, field: xr.DataArray | xr.Dataset | np.ndarray) -> None:
@@ -83,13 +113,18 @@ def write(path: Path, field: xr.DataArray | xr.Dataset | np.ndarray) -> None:
 
     # Written in memory first, since HDF5 reports a full disk in several ways and in many lines.
     content: bytes | memoryview
-    if path.suffix == ".nc":
+    if path.suffix in (".nc", ".zarr"):
         if not isinstance(field, xr.DataArray | xr.Dataset):
             raise ValueError(f"--out must end in .npy, since the model was fitted on a plain array, got {path}")
+        if path.suffix == ".zarr":
+            from nearfield.data.zarr_store import replace_zarr
+
+            replace_zarr(path, field)
+            return
         content = field.to_netcdf(engine="h5netcdf")
     else:
         if isinstance(field, xr.Dataset):
-            raise ValueError(f"--out must end in .nc, since the model has several variables, got {path}")
+            raise ValueError(f"--out must end in .nc or .zarr, since the model has several variables, got {path}")
         buffer = io.BytesIO()
         np.save(buffer, np.asarray(field))
         content = buffer.getbuffer()

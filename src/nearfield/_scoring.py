@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nearfield.data.lazy import parts_of
 from nearfield.data.table import as_frame, is_table
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ class Scoring:
         Parameters
         ----------
         X : DataArray, Dataset, ndarray or DataFrame
-            Laid out as the training data. Where a Gaussian field draws, values may be NaN: the density is that of the
-            others.
+            Laid out as the training data; lazily stored data are read a few samples at a time. Where a Gaussian field
+            draws, values may be NaN: the density is that of the others.
 
         Raises
         ------
@@ -48,7 +49,8 @@ class Scoring:
         UserWarning
             If the density of a network is estimated with random signs, or changes by a nat with half the steps.
         """
-        return self._fitted().log_prob(self._partial(X))
+        model = self._fitted()
+        return np.concatenate([model.log_prob(self._partial(part)) for part in parts_of(X, model.codec)])
 
     def score(self, X: Data, y: object = None) -> float:  # noqa: ARG002
         """Mean log-density of the samples in nats; see `score_samples`."""

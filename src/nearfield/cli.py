@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from nearfield._files import check_writable, read, read_for, read_observations, write
+from nearfield._options import Scheduler, Workers, auto_or, marginal_of, method_name
 from nearfield.methods import METHODS
+from nearfield.tasks import cluster
 
 if TYPE_CHECKING:
     from nearfield.estimator import LocalizedDiffusion
@@ -36,31 +38,10 @@ app = typer.Typer(
 )
 
 
-def _auto_or(number: type[int] | type[float]) -> Any:
-    """Make a parser of ``auto`` or a number; other values are wrong usage."""
-
-    def parse(value: str) -> int | float | Literal["auto"]:
-        if value == "auto":
-            return "auto"
-        try:
-            return number(value)
-        except ValueError:
-            raise typer.BadParameter(f"must be 'auto' or {number.__name__}, got {value!r}") from None
-
-    return parse
-
-
-def _method_name(value: str) -> str:
-    """Accept the short names of methods; other values are wrong usage."""
-    if value not in METHODS:
-        raise typer.BadParameter(f"must be one of {', '.join(METHODS)}, got {value!r}")
-    return value
-
-
 def _field_file(path: Path) -> Path:
-    """Accept the two kinds of file that hold fields."""
-    if path.suffix not in (".nc", ".npy"):
-        raise typer.BadParameter(f"must end in .nc (labelled) or .npy (plain array), got {str(path)!r}")
+    """Accept the kinds of file that hold fields."""
+    if path.suffix not in (".nc", ".zarr", ".npy"):
+        raise typer.BadParameter(f"must end in .nc or .zarr (labelled), or .npy (plain array), got {str(path)!r}")
     return path
 
 
@@ -69,27 +50,16 @@ def _optional_file(path: Path | None) -> Path | None:
     return None if path is None else _field_file(path)
 
 
-def _marginal(options: list[str]) -> Any:
-    """Read one name for all variables, or ``VARIABLE=NAME`` each time; other values are wrong usage."""
-    parts = [part.rpartition("=") for part in options]
-    known = ("auto", "standardize", "none", "log", "sqrt", "yeo-johnson", "quantile")
-    if any(name not in known for _, _, name in parts) or (len(parts) > 1 and not all(sign for _, sign, _ in parts)):
-        rule = f"must be one of {', '.join(known)}, or VARIABLE= and one of these each time, got {' '.join(options)!r}"
-        raise typer.BadParameter(rule, param_hint="--marginal")
-    return {variable: name for variable, _, name in parts} if parts[0][1] else parts[0][2]
-
-
-Model = Annotated[
-    Path, typer.Argument(help="Model file, written by nearfield fit.", metavar="MODEL", show_default=False)
-]
+Model = Annotated[Path, typer.Argument(help="Model, written by nearfield fit.", metavar="MODEL", show_default=False)]
 Data = Annotated[
     Path,
     typer.Argument(
-        help="netCDF, or .npy with samples first.", metavar="DATA", callback=_field_file, show_default=False
+        help="netCDF, zarr, or .npy with samples first.", metavar="DATA", callback=_field_file, show_default=False
     ),
 ]
 Fields = Annotated[
-    Path, typer.Option("--out", "-o", help="Fields to write: .nc or .npy.", callback=_field_file, show_default=False)
+    Path,
+    typer.Option("--out", "-o", help="Fields to write: .nc, .zarr or .npy.", callback=_field_file, show_default=False),
 ]
 Count = Annotated[int, typer.Option("-n", "--n-samples", min=1, help="Number of members to draw.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed; by default a fresh one, which is printed.")]
@@ -114,13 +84,13 @@ def fit(
             help="Dimension that counts the samples; repeat the option to stack several.", show_default="guessed"
         ),
     ] = None,
-    radius: Annotated[Any, typer.Option(help="Hops, or auto.", parser=_auto_or(int), metavar="HOPS")] = "auto",
+    radius: Annotated[Any, typer.Option(help="Hops, or auto.", parser=auto_or(int), metavar="HOPS")] = "auto",
     method: Annotated[
-        str, typer.Option(help=f"Method of the fit: {', '.join(METHODS)}.", parser=_method_name, metavar="METHOD")
+        str, typer.Option(help=f"Method of the fit: {', '.join(METHODS)}.", parser=method_name, metavar="METHOD")
     ] = "auto",
     pooling: Annotated[
         Any,
-        typer.Option(help="0: every vertex alone; 1: one law for all; or auto.", parser=_auto_or(float), metavar="P"),
+        typer.Option(help="0: every vertex alone; 1: one law for all; or auto.", parser=auto_or(float), metavar="P"),
     ] = "auto",
     marginal: Annotated[
         list[str] | None,
@@ -137,12 +107,15 @@ def fit(
         bool, typer.Option("--strict", help="Refuse a field whose draws have other moments than the data.")
     ] = False,
     seed: Seed = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Learn a model from samples of a field."""
-    with _one_line_failure(quiet=quiet or as_json):
-        check_writable(out, data)
+    with _one_line_failure(quiet=quiet or as_json), cluster(workers, scheduler):
+        check_writable(out, data, folder=True)
+        from nearfield.data.lazy import is_large
         from nearfield.estimator import LocalizedDiffusion
         from nearfield.noise import seed_of
 
@@ -152,27 +125,38 @@ def fit(
             radius=radius,
             method=method,
             pooling=pooling,
-            marginal=_marginal(marginal or ["standardize"]),
+            marginal=marginal_of(marginal or ["standardize"]),
             random_state=seed_of(seed),
             verbose=_progress(quiet or as_json),
             strict=strict,
         )
-        model.fit(field, sample_dim=dims, missing=missing)
+        kept = out if is_large(field) else None  # tiles go where the model is to be
+        model.fit(field, sample_dim=dims, missing=missing, checkpoint=kept)
         model.save(out)
         _print_result({"model": str(out)} | _summary(out), as_json=as_json, quiet=quiet)
 
 
 @app.command()
 def sample(
-    model: Model, out: Fields, n: Count = 100, seed: Seed = None, as_json: AsJson = False, quiet: Quiet = False
+    model: Model,
+    out: Fields,
+    n: Count = 100,
+    seed: Seed = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Draw new members from a model."""
-    with _one_line_failure(quiet=quiet or as_json):
+    with _one_line_failure(quiet=quiet or as_json), cluster(workers, scheduler):
         check_writable(out, model)
         from nearfield.noise import seed_of
 
         fitted, used = _load(model, quiet=quiet or as_json), seed_of(seed)
-        write(out, fitted.sample(n, random_state=used))
+        if out.suffix == ".zarr":
+            fitted.sample(n, random_state=used, store=out)
+        else:
+            write(out, fitted.sample(n, random_state=used))
         _print_result({"out": str(out), "members": n, "seed": used}, as_json=as_json, quiet=quiet)
 
 
@@ -183,7 +167,10 @@ def impute(
     data: Annotated[
         Path | None,
         typer.Argument(
-            help="Fields with gaps: netCDF, or .npy.", metavar="[DATA]", callback=_optional_file, show_default=False
+            help="Fields with gaps: netCDF, zarr, or .npy.",
+            metavar="[DATA]",
+            callback=_optional_file,
+            show_default=False,
         ),
     ] = None,
     observations: Annotated[
@@ -196,6 +183,8 @@ def impute(
     ] = None,
     n: Count = 100,
     seed: Seed = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -203,7 +192,7 @@ def impute(
     inputs = [path for path in (data, observations) if path is not None]
     if not inputs:
         raise typer.BadParameter("needs DATA, or --observations", param_hint="DATA")
-    with _one_line_failure(quiet=quiet or as_json):
+    with _one_line_failure(quiet=quiet or as_json), cluster(workers, scheduler):
         check_writable(out, model, *inputs)
         from nearfield.noise import seed_of
         from nearfield.observation import Observation
@@ -225,16 +214,18 @@ def score(
     surprise: Annotated[
         Path | None,
         typer.Option(
-            help="Also write how surprising each value is given all others: .nc or .npy, in nats.",
+            help="Also write how surprising each value is given all others: .nc, .zarr or .npy, in nats.",
             callback=_optional_file,
             show_default=False,
         ),
     ] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Print the log-density of each sample, in nats, as CSV or JSON."""
-    with _one_line_failure(quiet=quiet or as_json):
+    with _one_line_failure(quiet=quiet or as_json), cluster(workers, scheduler):
         if surprise is not None:
             check_writable(surprise, model, data)
         fitted = _load(model, quiet=quiet or as_json)
@@ -341,7 +332,7 @@ def _one_line_failure(*, quiet: bool) -> Iterator[None]:
             warnings.simplefilter("default", UserWarning)
             warnings.showwarning = show
             yield
-    except (ValueError, TypeError, OSError, MemoryError, ArithmeticError) as error:
+    except (ValueError, TypeError, OSError, MemoryError, ArithmeticError, ImportError) as error:
         typer.echo(f"error: {' '.join(str(error).split()) or type(error).__name__}", err=True)
         raise typer.Exit(1) from error
 
@@ -362,8 +353,9 @@ def _print_result(result: dict[str, Any], *, as_json: bool, quiet: bool) -> None
 def _summary(path: Path) -> dict[str, Any]:
     """Read the summary in a model file without importing PyTorch, which takes seconds."""
     from nearfield.data.store import read
+    from nearfield.data.tile_store import model_file
 
-    metadata, _ = read(path)
+    metadata, _ = read(model_file(path))
     if "summary" not in metadata:
         raise ValueError(
             f"{path} is no model of this version of nearfield, or the checkpoint of a training; fit and save again"

@@ -10,9 +10,9 @@ from scipy.special import ndtri
 
 from nearfield._checks import whole_number
 from nearfield._evidence import Known
+from nearfield.conditional import Conditional
 from nearfield.data.codec import Codec
 from nearfield.data.table import as_frame
-from nearfield.distribution import Conditional
 from nearfield.evaluation.calibration import levels
 from nearfield.noise import seed_of
 from nearfield.sampling.conditioning import DecoupledSampler
@@ -37,8 +37,9 @@ _NODES = 64
 class ConditionedModel:
     """Law of a field given what was observed of it; made by `LocalizedDiffusion.condition`.
 
-    A Gaussian field given linear observations has closed forms. All other laws are those of draws of the decoupled
-    sampler, and their means and deviations those of 400 draws, with errors of a twentieth of a deviation.
+    A Gaussian field given linear observations has closed forms. All other laws are those of draws: of the decoupled
+    sampler, or given points alone with a network trained with noise maps, of one pass of the ordinary sampler. Means
+    and deviations are those of 400 draws, with errors of a twentieth of a deviation.
 
     Attributes
     ----------
@@ -88,7 +89,7 @@ class ConditionedModel:
         random_state : int, Generator or None
             The same number gives the same members, whatever the batch (of networks up to rounding).
         steps, repeats : int
-            Noise levels of the decoupled sampler, and visits of each of the lower ones: 1 is three times as fast, and
+            Noise levels, and visits of each of the lower ones by the decoupled sampler: 1 is three times as fast, and
             up to a fifth off in laws with several states.
         batch_size : int, optional
             Members denoised at once; by default as many as take about 1 GiB.

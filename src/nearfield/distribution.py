@@ -1,4 +1,4 @@
-"""Laws of standardised fields: draws, densities and conditional laws.
+"""Laws of standardised fields: draws and densities.
 
 `GaussianModel` has closed forms for all of them, `DiffusionModel` runs noise backwards with a score.
 """
@@ -6,161 +6,43 @@
 from __future__ import annotations
 
 import abc
-import math
 import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 import torch
 
+from nearfield.conditional import Conditional, GaussianConditional, SampledConditional, UnsupportedError
 from nearfield.graph import DependencyGraph
 from nearfield.module import Module
 from nearfield.noise import Stream
 from nearfield.sampling.base import Sampler
-from nearfield.sampling.conditioning import DecoupledSampler
 from nearfield.sampling.device import usable_device
 from nearfield.sampling.likelihood import FlowDensity
 from nearfield.sampling.sampler import default_sampler
+from nearfield.sampling.tiled import OnTile, TiledDraws
 from nearfield.score.base import Score
 from nearfield.score.censored import censored_log_prob
 from nearfield.score.evidence import Evidence
 from nearfield.score.field import GaussianField
 from nearfield.score.leave_one_out import observed_log_prob
-from nearfield.score.posterior_field import PosteriorField
 from nearfield.score.predictive import PredictiveField
 from nearfield.score.switch import SwitchedScore
+from nearfield.score.tiled import TiledScore, extended_score, is_tiled
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 __all__ = [
-    "Conditional",
     "DiffusionModel",
     "Distribution",
-    "GaussianConditional",
     "GaussianModel",
-    "SampledConditional",
-    "UnsupportedError",
 ]
 
 
 _LARGEST_ERROR = 1.0
 """Nats of error of a log-density from which on it is warned of."""
-
-
-class UnsupportedError(ValueError):
-    """The law has no closed form for the request."""
-
-
-class Conditional(abc.ABC):
-    """Law of standardised fields given evidence on each of some cases.
-
-    Attributes
-    ----------
-    exact : bool
-        Whether mean, variance and density have closed forms.
-    """
-
-    exact: ClassVar[bool]
-
-    @abc.abstractmethod
-    def sample(
-        self,
-        n_samples: int,
-        *,
-        seed: int,
-        sampler: DecoupledSampler | None = None,
-        device: torch.device | str = "auto",
-        batch_size: int | None = None,
-    ) -> Float[np.ndarray, "member case entry"]:
-        """Draw fields given the evidence; arguments as in `Distribution.sample`."""
-
-    def move(self, members: Float[np.ndarray, "sample entry"], *, seed: int) -> Float[np.ndarray, "sample entry"]:  # noqa: ARG002
-        """Move fields of the law without the evidence to that given it; an `UnsupportedError` without a closed form."""
-        raise UnsupportedError("members are moved by Gaussian laws alone, given linear observations; take draws")
-
-    def moments(self) -> tuple[Float[np.ndarray, "case entry"], Float[np.ndarray, " entry"]]:
-        """Means, and variances of the entries; an `UnsupportedError` without a closed form."""
-        raise UnsupportedError("mean and variance have no closed form here; take those of draws")
-
-    def log_prob(self, x: Float[np.ndarray, "sample entry"]) -> Float[np.ndarray, " sample"]:  # noqa: ARG002
-        """Log-density of the entries not known, of one case; an `UnsupportedError` without a closed form."""
-        raise UnsupportedError(
-            "log_prob has a closed form for Gaussian fields alone, given linear observations whose averages have errors"
-        )
-
-
-@final
-class GaussianConditional(Conditional):
-    """Gaussian field given linear evidence; ``band`` multiplies its variances."""
-
-    exact: ClassVar[bool] = True
-
-    def __init__(self, field: GaussianField, evidence: Evidence, band: float = 1.0) -> None:
-        self._law, self._evidence, self._band = PosteriorField(field, evidence), evidence, band
-
-    def sample(
-        self,
-        n_samples: int,
-        *,
-        seed: int,
-        sampler: DecoupledSampler | None = None,  # noqa: ARG002
-        device: torch.device | str = "auto",  # noqa: ARG002
-        batch_size: int | None = None,  # noqa: ARG002
-    ) -> Float[np.ndarray, "member case entry"]:
-        """Draw exactly."""
-        drawn = self._law.sample(n_samples, seed=seed)
-        if self._band == 1.0:
-            return drawn
-        mean = self._law.mean()
-        spread: np.ndarray = mean + math.sqrt(self._band) * (drawn - mean)
-        return spread
-
-    def move(self, members: Float[np.ndarray, "sample entry"], *, seed: int) -> Float[np.ndarray, "sample entry"]:
-        """Move fields, each by itself."""
-        return self._law.move(members, seed=seed)
-
-    def moments(self) -> tuple[Float[np.ndarray, "case entry"], Float[np.ndarray, " entry"]]:
-        """Means and variances."""
-        return self._law.mean(), self._band * self._law.variance()
-
-    def log_prob(self, x: Float[np.ndarray, "sample entry"]) -> Float[np.ndarray, " sample"]:
-        """Log-density of the entries not known."""
-        if self._evidence.exact.any():
-            return super().log_prob(x)
-        return self._law.log_prob(x, self._band)
-
-
-@final
-class SampledConditional(Conditional):
-    """Law of the draws of the decoupled sampler with a score, and a Gaussian field of the same data."""
-
-    exact: ClassVar[bool] = False
-
-    def __init__(self, score: Score, field: GaussianField, evidence: Evidence, largest_eigenvalue: float) -> None:
-        self._score, self._field, self._evidence, self._eigenvalue = score, field, evidence, largest_eigenvalue
-
-    def sample(
-        self,
-        n_samples: int,
-        *,
-        seed: int,
-        sampler: DecoupledSampler | None = None,
-        device: torch.device | str = "auto",
-        batch_size: int | None = None,
-    ) -> Float[np.ndarray, "member case entry"]:
-        """Draw by noising and denoising."""
-        return (sampler or DecoupledSampler()).sample(
-            self._score,
-            self._field,
-            self._evidence,
-            n_samples,
-            seed=seed,
-            largest_eigenvalue=self._eigenvalue,
-            device=usable_device(device),
-            batch_size=batch_size,
-        )
 
 
 class Distribution(Module, abc.ABC):
@@ -214,7 +96,7 @@ class Distribution(Module, abc.ABC):
         if self.exact and sampler is None:
             return self._exactly(n_samples, seed, stream)
         with torch.no_grad():
-            drawn = (sampler or self.default_sampler()).sample(
+            drawn = self._started(sampler or self.default_sampler()).sample(
                 self.score,
                 n_samples,
                 seed=seed,
@@ -224,6 +106,10 @@ class Distribution(Module, abc.ABC):
                 progress=progress,
             )
         return drawn.cpu().numpy()
+
+    def _started(self, sampler: Sampler) -> Sampler:
+        """Return the sampler from where it starts."""
+        return sampler
 
     def _exactly(self, n_samples: int, seed: int, stream: Stream) -> Float[np.ndarray, "member vertex channel"]:
         """Draw without a sampler; laws that are exact have it."""
@@ -257,7 +143,7 @@ class Distribution(Module, abc.ABC):
         )
 
     def condition(self, evidence: Evidence) -> Conditional:
-        """Condition on evidence: exactly, or by the decoupled sampler; errors as for `gaussian`."""
+        """Condition on evidence: exactly, or by draws; errors as for `gaussian`."""
         return SampledConditional(self.score, self.gaussian.score, evidence, self.largest_eigenvalue)
 
     @abc.abstractmethod
@@ -340,12 +226,55 @@ class DiffusionModel(Distribution):
         As in `Distribution`.
     field : GaussianField, optional
         Of the same standardised data, for conditional laws; that of a `SwitchedScore` by default.
+    start : float, optional
+        OU time from which on the field is the law of the noised data: draws start there, from exact draws of the field,
+        and the score is read at later times only.
     """
 
-    def __init__(self, score: Score, largest_eigenvalue: float = 1.0, field: GaussianField | None = None) -> None:
+    settings: ClassVar[tuple[str, ...]] = ("largest_eigenvalue", "start")
+
+    def __init__(
+        self,
+        score: Score,
+        largest_eigenvalue: float = 1.0,
+        field: GaussianField | None = None,
+        start: float | None = None,
+    ) -> None:
         super().__init__()
         self.score, self.field = score, field
+        self.start = start
         self.largest_eigenvalue = float(largest_eigenvalue)
+
+    def _started(self, sampler: Sampler) -> Sampler:
+        times, field = sampler.schedule.times, self.field
+        if self.start is None or field is None or not times[0] > self.start > times[-1]:
+            return sampler
+        return sampler.started(self.start, lambda seed, member: field.sample(1, seed=seed, first_member=member)[0])
+
+    def sample_tiles(
+        self,
+        members: Sequence[int],
+        *,
+        seed: int,
+        sampler: Sampler | None = None,
+        device: str = "cpu",
+        client: Any = None,
+        on_tile: OnTile | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Float[np.ndarray, "member vertex channel"] | None:
+        """Draw members tile by tile, here or on workers, as `sample` draws them with the same score.
+
+        Arguments are those of `sample` and of `nearfield.sampling.tiled.TiledDraws`.
+
+        Raises
+        ------
+        ValueError
+            If the law is not on a lattice that is tiled.
+        """
+        if not isinstance(self.score, TiledScore):
+            raise ValueError(f"sample_tiles needs a TiledScore, got {type(self.score).__name__}; give sample")
+        draws = TiledDraws(self.score, self._started(sampler or self.default_sampler()), seed, device=device)
+        return draws.sample(members, client=client, on_tile=on_tile, progress=progress)
 
     @property
     def gaussian(self) -> GaussianModel:
@@ -377,7 +306,19 @@ class DiffusionModel(Distribution):
             )
         return found.values
 
-    def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> DiffusionModel:
-        """Return the same law on a larger lattice."""
-        field = self.field and self.field.extended(graph, onto)
-        return DiffusionModel(self.score.extended(graph, onto), self.largest_eigenvalue, field)
+    def extended(
+        self, graph: DependencyGraph, onto: DependencyGraph, field: GaussianField | None = None
+    ) -> DiffusionModel:
+        """Return the same law on a larger lattice, its score tile by tile where that is large.
+
+        There a `SwitchedScore` leaves the strongest noise to exact draws of its field, and all other levels to the
+        network. The ``field`` is that on the larger lattice, if it is known; none is made where axes become periodic.
+        """
+        score, small, start, both = self.score, self.field, self.start, self.score
+        if isinstance(both, SwitchedScore) and is_tiled(both.hybrid, graph, onto):
+            score, small, start = both.hybrid, both.field, both.handover
+        if field is None and small is not None and graph.lattice and onto.lattice:
+            alike = graph.lattice.periodic == onto.lattice.periodic
+            field = small.extended(graph, onto) if alike else None
+        start = None if field is None else start
+        return DiffusionModel(extended_score(score, graph, onto), self.largest_eigenvalue, field, start)

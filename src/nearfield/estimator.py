@@ -13,12 +13,15 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nearfield._conditioning import Conditioning
+from nearfield._drawing import draw_to_store
+from nearfield._large import fit_large
 from nearfield._parameters import check_checkpoint, check_parameters, check_sampling, plain_parameters
 from nearfield._parts import ModelParts
 from nearfield._scoring import Scoring
 from nearfield._warnings import recorded_warnings
 from nearfield.data.codec import Codec
 from nearfield.data.features import Features
+from nearfield.data.lazy import in_memory, is_lazy
 from nearfield.data.missing import without_empty
 from nearfield.data.suspicion import warn_of_samples
 from nearfield.data.table import as_frame
@@ -32,7 +35,7 @@ from nearfield.methods.base import FitOptions
 from nearfield.model import Model
 from nearfield.noise import Stream, seed_of
 from nearfield.paper.recipe import PaperRecipe
-from nearfield.progress import fit_bars, sample_bar
+from nearfield.progress import fit_bars, sample_bar, task_bars
 from nearfield.sampling.sampler import Sampler
 from nearfield.transform.marginal import Marginal, MarginalChoice
 
@@ -184,9 +187,16 @@ class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEs
         names = ("radius", "pooling", "recipe", "validation_fraction")
         method = method_of(self.method, **{name: getattr(self, name) for name in names})
         check_parameters(self.get_params(deep=False))
-        if checkpoint is not None:
+        if checkpoint is not None and not is_lazy(X):
             check_checkpoint(checkpoint, self.method, method, self.random_state)
         seed, start = seed_of(self.random_state), time.perf_counter()
+        X = in_memory(X, self.graph)
+        if is_lazy(X):
+            kept: dict[str, Any] = {"sample_dim": sample_dim, "missing": missing, "folder": checkpoint}
+            with task_bars(verbose=self.verbose) as shown:
+                self.model_ = fit_large(X, method, self.get_params(deep=False), seed, progress=shown, **kept)
+            self.digest_ = self.model_.digest(self._plain_parameters())
+            return self
         codec = Codec.fit(X, sample_dim=sample_dim, graph=self.graph, missing=missing)
         features = Features.of(X, codec)
         samples, encoded = codec.samples(X, allow_missing=True), time.perf_counter()
@@ -212,6 +222,7 @@ class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEs
         sampler: Sampler | None = None,
         steps: int | None = None,
         batch_size: int | None = None,
+        store: str | os.PathLike[str] | None = None,
     ) -> Any:
         """Draw new members.
 
@@ -227,11 +238,16 @@ class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEs
             Steps of that solver (50), which then replaces exact sampling too.
         batch_size : int, optional
             Members that the solver denoises at once; by default as many as take about 1 GiB.
+        store : path, optional
+            New zarr store that the members are written to, each by itself and on all workers there are, for fields that
+            are too large to return. If draws of the same model and seed were begun there, they go on. Needs the extra
+            ``dask``.
 
         Returns
         -------
         DataArray, Dataset, ndarray or DataFrame
-            As the training data, with the axis ``member`` in place of the samples.
+            As the training data, with the axis ``member`` in place of the samples; of a store its labelled content,
+            with the values unread.
 
         Raises
         ------
@@ -245,6 +261,12 @@ class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEs
         if steps is not None:
             sampler = self.model_.law.default_sampler(int(steps))
         seed = seed_of(random_state)
+        if store is not None:
+            kept: dict[str, Any] = {"attrs": self._provenance(seed), "workers": self.n_jobs}
+            with sample_bar(verbose=self.verbose) as progress:
+                return draw_to_store(
+                    self.model_, store, int(n_samples), seed, sampler=sampler, progress=progress, **kept
+                )
         # nested, so that each array is free once the next is made
         drawn = self.codec_.decode(
             self.marginal_.inv(self._draw(int(n_samples), seed, sampler=sampler, batch_size=batch_size)),

@@ -17,7 +17,7 @@ def load(path: str | os.PathLike[str]) -> LocalizedDiffusion:
     Parameters
     ----------
     path : path
-        The model file. Reading it runs no code from it.
+        The model's file or folder. Reading it runs no code from it; tiles in a folder are read where they are needed.
 
     Returns
     -------
@@ -27,7 +27,7 @@ def load(path: str | os.PathLike[str]) -> LocalizedDiffusion:
     Raises
     ------
     ValueError
-        If the file is not a model, of another version, truncated or altered.
+        If it is not a model, of another version, truncated or altered, or an unfinished fit.
     OSError
         If it cannot be read.
     """

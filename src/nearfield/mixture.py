@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, final
 import numpy as np
 import torch
 
-from nearfield.distribution import Conditional, DiffusionModel, Distribution, GaussianModel
+from nearfield.conditional import Conditional
+from nearfield.distribution import DiffusionModel, Distribution, GaussianModel
 from nearfield.noise import Stream
 from nearfield.sampling.conditioning import DecoupledSampler
 from nearfield.score.evidence import Evidence

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -15,12 +16,14 @@ from pydantic import TypeAdapter
 from nearfield._checks import whole_number
 from nearfield._evidence import Known, known_of
 from nearfield._plain import part_of, plain
+from nearfield.conditional import UnsupportedError
 from nearfield.conditioned import ConditionedModel
 from nearfield.data import store
 from nearfield.data.codec import Codec
 from nearfield.data.duplicate import fingerprints
 from nearfield.data.features import Features
-from nearfield.distribution import Distribution, GaussianModel, UnsupportedError
+from nearfield.data.tile_store import TileStore, model_file
+from nearfield.distribution import Distribution, GaussianModel
 from nearfield.evaluation.calibration import Calibration
 from nearfield.evaluation.comparison import Comparison
 from nearfield.evaluation.training import TrainingMoments
@@ -121,7 +124,7 @@ class Model:
 
     def condition(self, observations: Sequence[Observation], *, gaussian: bool = False) -> ConditionedModel:
         """Return the law of a field given observations of it."""
-        known = known_of(observations, self.codec, self.marginal, len(self.training_samples))
+        known = known_of(observations, self.codec, self.marginal, self.fit_report.n_samples)
         return self.conditioned(known, gaussian=gaussian)
 
     def completions(
@@ -273,8 +276,17 @@ class Model:
         return described
 
     def save(self, path: str | os.PathLike[str], parameters: Mapping[str, Any]) -> None:
-        """Write one file, with the plain parameters of the estimator."""
-        store.write(path, *self._content(parameters))
+        """Write one file, or a folder where tiles are stored, with the plain parameters of the estimator."""
+        if self.stored is None:
+            store.write(path, *self._content(parameters))
+        else:
+            self.stored.copied(Path(path)).finish(*self._content(parameters))
+
+    @property
+    def stored(self) -> TileStore | None:
+        """Tiles of the law that are kept in files, if any are."""
+        kept = (getattr(module, "stored", None) for module in self.law.modules())
+        return next((each for each in kept if each is not None), None)
 
     def digest(self, parameters: Mapping[str, Any]) -> str:
         """Fingerprint of the content without times."""
@@ -305,37 +317,41 @@ class Model:
         if self.training_moments is not None:
             metadata["training_moments"], named = self.training_moments.state()
             arrays |= {f"training_moments.{name}": array for name, array in named.items()}
+        if self.stored is not None:
+            metadata["tiles"] = self.stored.digest()
         return metadata, arrays | {"training_samples": self.training_samples}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> tuple[Model, dict[str, Any]]:
-        """Read a file of `save`: the model, and the parameters of the estimator.
+        """Read what `save` wrote: the model, and the parameters of the estimator.
 
         Raises
         ------
         ValueError
-            If the file is no model, of another version, truncated or altered.
+            If the file is no model, of another version, truncated or altered, or the folder an unfinished fit.
         OSError
             If it cannot be read.
         """
-        metadata, arrays = store.read(path)
+        file = model_file(path)
+        metadata, arrays = store.read(file)
         if metadata.get("kind") == "training":
             raise ValueError(
                 f"{os.fspath(path)} is the checkpoint of a training, not a model; fit(..., checkpoint=...) resumes it"
             )
+        stored = _stored(file.parent, metadata["tiles"]) if "tiles" in metadata else None
         try:
-            return cls._from_content(metadata, arrays), metadata["parameters"]
+            return cls._from_content(metadata, arrays, stored), metadata["parameters"]
         except (KeyError, TypeError, ValueError, RuntimeError) as lacking:
             raise of_another_make(path, lacking) from lacking
 
     @classmethod
-    def _from_content(cls, metadata: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
+    def _from_content(cls, metadata: dict[str, Any], arrays: dict[str, np.ndarray], stored: TileStore | None) -> Model:
         codec = Codec.from_state(metadata["codec"], part_of(arrays, "codec"))
         moments = metadata["training_moments"]
 
         def module(name: str) -> Any:
             tensors = {key: as_tensor(array) for key, array in part_of(arrays, name).items()}
-            return rebuild(metadata[name], tensors, codec.graph)
+            return rebuild(metadata[name], tensors, codec.graph, stored)
 
         return cls(
             codec,
@@ -348,6 +364,14 @@ class Model:
             arrays["training_samples"],
             moments and TrainingMoments.from_state(moments, part_of(arrays, "training_moments")),
         )
+
+
+def _stored(folder: Path, digest: str) -> TileStore:
+    """Return the tiles of a model; refuse others."""
+    tiles = TileStore(folder)
+    if tiles.digest() != digest:
+        raise ValueError(f"tiles of {folder} are missing or of another model; copy the whole folder again")
+    return tiles
 
 
 def of_another_make(path: str | os.PathLike[str], lacking: Exception) -> ValueError:

@@ -21,10 +21,13 @@ __all__ = ["Module", "as_tensor", "describe", "rebuild", "settings_of"]
 
 _LOCATIONS = {
     "Components": "nearfield.score.mixture_components",
+    "ConditionedScore": "nearfield.score.conditioned",
     "DenseBasis": "nearfield.score.eigenbasis",
     "DiffusionModel": "nearfield.distribution",
     "GaussianModel": "nearfield.distribution",
+    "CascadeModel": "nearfield.cascade",
     "CoarseLaw": "nearfield.score.field",
+    "ConditionalScore": "nearfield.score.hybrid",
     "EnsembleScore": "nearfield.score.ensemble",
     "FieldContext": "nearfield.score.context",
     "GaussianField": "nearfield.score.field",
@@ -51,6 +54,8 @@ _LOCATIONS = {
     "SquareRoot": "nearfield.transform.value",
     "StencilNetwork": "nearfield.score.stencil",
     "SwitchedScore": "nearfield.score.switch",
+    "TiledFactor": "nearfield.score.tiled_factor",
+    "TiledScore": "nearfield.score.tiled",
     "VertexNetworks": "nearfield.paper.vertex",
     "WaveBasis": "nearfield.score.eigenbasis",
     "WindowNetwork": "nearfield.score.window",
@@ -66,7 +71,8 @@ class Module(nn.Module):
     """A torch module that `rebuild` restores from `describe` and its state dict.
 
     The constructor takes settings, parts (modules of this kind, or a list or dict of them) and arrays, each of which
-    becomes the attribute of that name; it takes ``graph`` if it has such a parameter. Other tensors, such as weights,
+    becomes the attribute of that name; it takes ``graph`` or ``stored``, arrays of tiles in files, if it has such a
+    parameter. Other tensors, such as weights,
     are loaded afterwards.
     """
 
@@ -76,6 +82,11 @@ class Module(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_load_state_dict_post_hook(_loaded)
+
+    @classmethod
+    def graph_of_parts(cls, settings: Mapping[str, Any], graph: Any) -> Any:  # noqa: ARG003
+        """Return the graph of the parts: that of the whole, unless a class says otherwise."""
+        return graph
 
     def derive(self) -> None:
         """Forget the cached properties, once other tensors are loaded."""
@@ -134,7 +145,9 @@ def _described(part: nn.Module) -> Any:
     return describe(part)
 
 
-def rebuild(description: Mapping[str, Any], tensors: Mapping[str, Tensor], graph: object = None) -> Any:
+def rebuild(
+    description: Mapping[str, Any], tensors: Mapping[str, Tensor], graph: object = None, stored: object = None
+) -> Any:
     """Restore a module from `describe` and its state dict, without gradients.
 
     Parameters
@@ -143,7 +156,9 @@ def rebuild(description: Mapping[str, Any], tensors: Mapping[str, Tensor], graph
     tensors : mapping of str to Tensor
         By their names in the state dict, none missing and no others. The module keeps them.
     graph : DependencyGraph
-        For the networks in it.
+        For the modules that take it.
+    stored : TileStore
+        For the modules that keep their arrays in files.
 
     Raises
     ------
@@ -152,22 +167,24 @@ def rebuild(description: Mapping[str, Any], tensors: Mapping[str, Tensor], graph
     RuntimeError
         If tensors are missing or left over.
     """
-    module = _made(description, tensors, graph)
+    module = _made(description, tensors, {"graph": graph, "stored": stored})
     module.load_state_dict(dict(tensors), assign=True)
     return module.requires_grad_(False)
 
 
-def _made(description: Any, tensors: Mapping[str, Tensor], graph: object) -> Any:
+def _made(description: Any, tensors: Mapping[str, Tensor], given: Mapping[str, object]) -> Any:
     """Make a module, or a list or dict of modules."""
     if isinstance(description, list):
-        return tuple(_made(part, part_of(tensors, str(k)), graph) for k, part in enumerate(description))
+        return tuple(_made(part, part_of(tensors, str(k)), given) for k, part in enumerate(description))
     if "of" in description:
-        return {key: _made(part, part_of(tensors, key), graph) for key, part in description["of"].items()}
+        return {key: _made(part, part_of(tensors, key), given) for key, part in description["of"].items()}
     kind = _kind(description["class"])
     names = _arguments(kind)
-    parts = {key: _made(part, part_of(tensors, key), graph) for key, part in description["parts"].items()}
+    inner = dict(given) | {"graph": kind.graph_of_parts(description["settings"], given["graph"])}
+    parts = {key: _made(part, part_of(tensors, key), inner) for key, part in description["parts"].items()}
     arrays = {key: tensors[key] for key in names if key in tensors}
-    return kind(**description["settings"], **parts, **arrays, **({"graph": graph} if "graph" in names else {}))
+    others = {key: value for key, value in given.items() if key in names}
+    return kind(**description["settings"], **parts, **arrays, **others)
 
 
 def _kind(name: str) -> type[Module]:

@@ -129,7 +129,7 @@ def per_sample(t: Number) -> Number:
 def score_from_denoised(
     x: Float[Tensor, "sample vertex channel"],
     denoised: Float[Tensor, "sample vertex channel"],
-    t: float | Float[Tensor, ""] | Float[Tensor, " sample"],
+    t: float | Float[Tensor, "*sample"],
 ) -> Float[Tensor, "sample vertex channel"]:
     r"""Score from the denoiser, by Tweedie's formula: :math:`\nabla\log p_t(x) = (a\,E[x_0|x_t] - x)/s^2`.
 
@@ -148,7 +148,7 @@ def score_from_denoised(
 def denoised_from_score(
     x: Float[Tensor, "sample vertex channel"],
     score: Float[Tensor, "sample vertex channel"],
-    t: float | Float[Tensor, ""] | Float[Tensor, " sample"],
+    t: float | Float[Tensor, "*sample"],
 ) -> Float[Tensor, "sample vertex channel"]:
     r"""Denoiser from the score by Tweedie's formula, :math:`E[x_0|x_t = x] = (x + s^2\,\nabla\log p_t(x))/a`.
 

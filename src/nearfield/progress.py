@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from tqdm.auto import tqdm
 
-__all__ = ["fit_bars", "sample_bar"]
+__all__ = ["fit_bars", "sample_bar", "task_bars"]
 
 
 class _Phase:
@@ -63,6 +63,26 @@ def fit_bars(*, verbose: bool) -> Iterator[tuple[Callable[[], object], Callable[
         choosing.end()
         if training is not None:
             training.end()
+
+
+@contextmanager
+def task_bars(*, verbose: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a callback for (phase, tasks done, tasks) of work in tasks, a bar or line for each phase."""
+    phase: _Phase | None = None
+
+    def show(name: str, done: int, total: int) -> None:
+        nonlocal phase
+        if phase is None or phase.name != name or done < phase.done:
+            if phase is not None:
+                phase.end()
+            phase = _Phase(name, "tasks", verbose=verbose)
+        phase.show(done, total)
+
+    try:
+        yield show
+    finally:
+        if phase is not None:
+            phase.end()
 
 
 @contextmanager

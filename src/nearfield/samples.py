@@ -17,7 +17,7 @@ from nearfield.graph import DependencyGraph
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-__all__ = ["BLOCKS", "FEWEST_TO_CHOOSE", "Completions", "Samples", "duplicate_groups", "standard_error"]
+__all__ = ["BLOCKS", "FEWEST_TO_CHOOSE", "Completions", "Samples", "duplicate_groups", "folds_of", "standard_error"]
 
 FEWEST_TO_CHOOSE = 4
 """Fewest samples with two folds of two."""
@@ -245,24 +245,40 @@ class Samples:
 
         The number of folds is lower where there are fewer than two samples, or no group of repeats, for each.
         """
-        if len(self) < FEWEST_TO_CHOOSE:
-            raise ValueError(
-                f"choosing the locality needs at least {FEWEST_TO_CHOOSE} samples, got {len(self)}; pass "
-                "radius and pooling"
-            )
-        n_groups = int(self.groups.max()) + 1
-        numbers = np.arange(n_groups) if self.ordered else np.random.default_rng(seed).permutation(n_groups)
-        parts = np.array_split(numbers, min(n, len(self) // 2, n_groups))
-        return [np.flatnonzero(np.isin(self.groups, part)) for part in parts]
+        return folds_of(self.groups, n, self.ordered, seed)
 
     def standard_error(self, losses: Float[np.ndarray, " sample"]) -> float:
         """Return the standard error of a mean over these samples, or some of them in order."""
         return standard_error(losses, self.ordered)
 
+    def grouped(self, groups: Int[np.ndarray, " sample"]) -> Samples:
+        """Return the samples with groups that are held out together, as repeats are: parts of one field, for example.
+
+        >>> samples = Samples(np.arange(12.0).reshape(4, 3, 1), DependencyGraph.chain(3), ordered=True)
+        >>> [held_out.tolist() for held_out in samples.grouped(np.array([7, 7, 8, 8])).folds(4)]
+        [[0, 1], [2, 3]]
+        """
+        return self._derived(np.unique(groups, return_inverse=True)[1])
+
     def _derived(self, groups: Int[np.ndarray, " sample"], **changes: Any) -> Samples:
         found = replace(self, **changes)
         found.__dict__["groups"] = groups
         return found
+
+
+def folds_of(
+    groups: Int[np.ndarray, " sample"], n: int, ordered: bool = False, seed: int = 0
+) -> list[Int[np.ndarray, " held_out"]]:
+    """Return held-out numbers of samples of these groups for each fold, as `Samples.folds` does."""
+    if len(groups) < FEWEST_TO_CHOOSE:
+        raise ValueError(
+            f"choosing the locality needs at least {FEWEST_TO_CHOOSE} samples, got {len(groups)}; pass "
+            "radius and pooling"
+        )
+    n_groups = int(groups.max()) + 1
+    numbers = np.arange(n_groups) if ordered else np.random.default_rng(seed).permutation(n_groups)
+    parts = np.array_split(numbers, min(n, len(groups) // 2, n_groups))
+    return [np.flatnonzero(np.isin(groups, part)) for part in parts]
 
 
 def standard_error(values: Float[np.ndarray, " sample"], ordered: bool = False) -> float:

@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from nearfield.data.channel import refuse_other_channels
-from nearfield.data.chronology import sample_axis
-from nearfield.data.dimension import find_sample_dims, may_count_samples
+from nearfield.data.dimension import may_count_samples
 from nearfield.data.validation import as_array, as_variables
 
 if TYPE_CHECKING:
     from nearfield.data.codec import Codec
-    from nearfield.data.validation import Container, Data
-    from nearfield.graph import DependencyGraph
+    from nearfield.data.validation import Data
 
-__all__ = ["aligned", "samples_of", "training_variables"]
-
-
-def training_variables(
-    data: Data, sample_dim: str | Sequence[str] | None, graph: DependencyGraph | None
-) -> tuple[Container, list[xr.DataArray], tuple[str, ...]]:
-    """Return the container of training data, their variables, and the dimensions that count samples."""
-    container, variables = as_variables(data, graph)
-    if container in ("DataArray", "Dataset"):
-        return container, variables, find_sample_dims(variables[0], sample_dim)
-    name, others = sample_axis(data) if sample_dim is None else sample_dim, variables[0].dims[1:]
-    if not isinstance(name, str) or name in others:
-        raise ValueError(
-            f"sample_dim must be one name for the first axis of an array and none of {others}, got "
-            f"{sample_dim!r}; 'time' says that samples follow each other"
-        )
-    return container, [variable.rename(sample=name) for variable in variables], (name,)
+__all__ = ["aligned", "samples_of"]
 
 
 def aligned(codec: Codec, data: Data, allow_missing: bool) -> list[xr.DataArray]:
@@ -64,7 +45,7 @@ def aligned(codec: Codec, data: Data, allow_missing: bool) -> list[xr.DataArray]
     return variables
 
 
-def samples_of(codec: Codec, variable: xr.DataArray) -> list[str]:
+def samples_of(codec: Codec, variable: xr.DataArray | xr.Dataset) -> list[str]:
     """Return the sample dimensions of a variable: those of the training data in their order, then others by name."""
     others = sorted(str(dim) for dim in variable.dims if dim not in (*codec.layout.dims, *codec.sample_dims))
     return [dim for dim in codec.sample_dims if dim in variable.dims] + others

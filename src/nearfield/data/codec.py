@@ -7,24 +7,18 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
-import xarray as xr
 
 from nearfield._plain import part_of, plain
-from nearfield.data.alignment import aligned, samples_of, training_variables
+from nearfield.data.alignment import aligned, samples_of
 from nearfield.data.channel import Channel
 from nearfield.data.chronology import is_time, row_order, time_order
 from nearfield.data.labelling import labelled
 from nearfield.data.layout import Layout
-from nearfield.data.missing import refuse_fill, valid_range
+from nearfield.data.missing import valid_range
 from nearfield.data.placement import place_graph, stack_cells
-from nearfield.data.plain import plain_attrs
-from nearfield.data.validation import (
-    refuse_constant,
-    refuse_extreme,
-    refuse_few,
-    refuse_infinite,
-    refuse_missing,
-)
+from nearfield.data.statistics import VertexStatistics
+from nearfield.data.training import TrainingData
+from nearfield.data.validation import refuse_infinite, refuse_missing
 from nearfield.graph import DependencyGraph
 from nearfield.samples import Samples
 
@@ -63,6 +57,7 @@ class Codec:
 
     Examples
     --------
+    >>> import xarray as xr
     >>> sea = xr.DataArray(np.random.default_rng(0).normal(size=(9, 4)), dims=("time", "x"), name="level")
     >>> sea[:, 1] = np.nan
     >>> codec = Codec.fit(sea)
@@ -129,24 +124,24 @@ class Codec:
         """
         if missing not in ("allow", "error"):
             raise ValueError(f"missing must be 'allow' or 'error', got {missing!r}")
-        container, variables, sample_dims = training_variables(data, sample_dim, graph)
-        layout = Layout.from_variable(variables[0], sample_dims)
-        values = stack_cells(variables, sample_dims, layout)
-        if len(values) < 2:
-            raise ValueError(
-                f"data must have at least 2 samples to fit a law to, got 1 sample ({sample_dims}); add samples"
-            )
-        filled = _fitted_cells(values, variables, layout, container, None if missing == "allow" else data)
-        present, graph = place_graph(graph, layout, filled)
+        training = TrainingData.of(data, sample_dim, graph)
+        found = VertexStatistics.of(training.values(), [valid_range(v.attrs, v.encoding) for v in training.variables])
+        return cls.of(training, found, missing, data)
+
+    @classmethod
+    def of(cls, training: TrainingData, found: VertexStatistics, missing: str, data: Data | None = None) -> Codec:
+        """Put labels and statistics together; refuse data that cannot be fitted, as `fit` does."""
+        cells = training.vertices(found, missing, data)
+        present, graph = place_graph(training.graph, training.layout, cells)
         return cls(
-            container=container,
-            layout=layout,
+            container=training.container,
+            layout=training.layout,
             present=present,
             graph=graph,
-            sample_dims=sample_dims,
-            ordered=any(is_time(variables[0], dim) for dim in sample_dims),
-            channels=tuple(Channel.of(variable) for variable in variables),
-            attrs=plain_attrs(data.attrs) if isinstance(data, xr.Dataset) else {},
+            sample_dims=training.sample_dims,
+            ordered=any(is_time(training.variables[0], dim) for dim in training.sample_dims),
+            channels=tuple(Channel.of(variable) for variable in training.variables),
+            attrs=training.attrs,
         )
 
     def encode(self, data: Data, *, allow_missing: bool = False) -> Float[ndarray, "sample vertex channel"]:
@@ -175,6 +170,7 @@ class Codec:
 
         Examples
         --------
+        >>> import xarray as xr
         >>> field = xr.DataArray(np.arange(12.0).reshape(3, 4), dims=("sample", "x"))
         >>> codec = Codec.fit(field)
         >>> np.array_equal(codec.encode(field.T), codec.encode(field))
@@ -182,7 +178,7 @@ class Codec:
         """
         variables = aligned(self, data, allow_missing)
         values = stack_cells(variables, samples_of(self, variables[0]), self.layout)
-        refuse_infinite(values, self.layout, self.container)
+        refuse_infinite(np.isinf(values).any(axis=(0, 2)), self.layout, self.container)
         if not self.present.all():
             extra = ~np.isnan(values).all(axis=(0, 2)) & ~self.present
             if extra.any():
@@ -191,7 +187,8 @@ class Codec:
                     f"{self.layout.name(int(extra.argmax()))}; set them to NaN, or fit with them"
                 )
         if not allow_missing:
-            refuse_missing(np.isnan(values), self.present, self.layout, self.container, data)
+            gaps = np.count_nonzero(np.isnan(values).any(axis=2), axis=0)
+            refuse_missing(gaps, len(values), self.present, self.layout, self.container, data)
         return values if self.present.all() else values[:, self.present]
 
     def samples(self, data: Data, *, allow_missing: bool = False) -> Samples:
@@ -242,6 +239,7 @@ class Codec:
 
         Examples
         --------
+        >>> import xarray as xr
         >>> field = xr.DataArray(np.arange(12.0).reshape(3, 4), dims=("sample", "x"), attrs={"units": "K"})
         >>> codec = Codec.fit(field)
         >>> codec.decode(codec.encode(field), like=field).identical(field)
@@ -320,28 +318,3 @@ class Codec:
             channels=tuple(Channel(**c | {"dims": tuple(c["dims"])}) for c in config["channels"]),
             attrs=config["attrs"],
         )
-
-
-def _fitted_cells(
-    values: Float[ndarray, "sample cell channel"],
-    variables: Sequence[xr.DataArray],
-    layout: Layout,
-    container: Container,
-    data: Data | None,
-) -> Bool[ndarray, " cell"]:
-    """Return which cells have data; refuse values that cannot be fitted, missing ones in ``data`` if it is given."""
-    refuse_infinite(values, layout, container)
-    missing = np.isnan(values)
-    filled: ndarray = ~missing.all(axis=(0, 2))
-    if not filled.any():
-        raise ValueError("data must have a vertex that is not NaN in every sample, got NaN only; is a mask inverted?")
-    if data is None:
-        refuse_few(missing, filled, layout, container)
-    else:
-        refuse_missing(missing, filled, layout, container, data)
-    for k, variable in enumerate(variables):
-        name = "data" if variable.name is None else f"variable {variable.name!r}"
-        refuse_fill(values[:, filled, k], name, valid_range(variable.attrs, variable.encoding))
-    refuse_extreme(values, filled, layout, container)
-    refuse_constant(values, filled, layout, container)
-    return filled

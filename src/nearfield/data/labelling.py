@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nearfield.data.codec import Codec
     from nearfield.data.validation import Data
 
-__all__ = ["labelled"]
+__all__ = ["blank", "labelled"]
 
 _SECOND_MEMBER_AXIS = "draw"
 
@@ -49,6 +49,18 @@ def labelled(
             _new(codec, cells, channel, sizes) if templates is None else _like(codec, cells, templates[k], sizes)
         )
     return _contain(codec, fields, like, attrs)
+
+
+def blank(codec: Codec, n_members: int, attrs: Mapping[str, Any]) -> xr.Dataset:
+    """Return members without values, labelled as draws are, in a Dataset; they take no memory."""
+    sizes, single = {"member": n_members}, len(codec.channels) == 1
+    fields = {}
+    for k, channel in enumerate(codec.channels):
+        cells = np.broadcast_to(np.array(np.nan, dtype=channel.dtype), (n_members, *codec.layout.shape))
+        name = channel.name or ("values" if single else f"channel_{k}")
+        field = _new(codec, cells, channel, sizes)
+        fields[name] = field.assign_attrs(attrs) if codec.container == "DataArray" else field
+    return xr.Dataset(fields, attrs={} if codec.container == "DataArray" else {**codec.attrs, **attrs})
 
 
 def _axes_beside(

@@ -1,9 +1,9 @@
-"""Numbers that mean missing: named by attributes, customary, or far beyond the rest.
+"""Numbers that mean missing: named by attributes, or customary.
 
 A number that stands for "missing" and is taken for a value ruins a fit unseen: one -9999 among thousands of
 temperatures makes every vertex tens of times too variable. What the attributes of labelled data declare missing becomes
 NaN. Customary fill numbers that lie further from the other values than these lie from each other are refused, and so is
-whatever is observed for `impute`. Any other gap far beyond the rest is warned of: it may be real.
+whatever is observed for `impute`. Any other gap far beyond the rest is warned of, in `nearfield.data.outlier`.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
     from numpy import ndarray
 
     from nearfield.samples import Samples
 
 __all__ = [
-    "MISSING_NAMES", "customary", "declared", "refuse_fill", "refuse_observed", "valid_range", "warn_of_gaps",
-    "without_empty",
+    "MISSING_NAMES", "Declaration", "customary", "declared", "fill_numbers", "refuse_fill", "refuse_observed",
+    "valid_range", "without_empty",
 ]  # fmt: skip
 
 FILL_NAMES = ("_FillValue", "missing_value", "fill_value", "nodata", "_nodata", "nodatavals")
@@ -52,11 +53,8 @@ _LARGE = (1e15, 1e20, 1e30, 1e33, 1e34, 1e35, 1e36, 1e37, 9.969209968386869e36, 
 CUSTOMARY = np.unique([*_SHORT, *_BINARY, *_LARGE, *(-number for number in _LARGE)])
 """Fill numbers of netCDF, GRIB, ESRI grids and tables of observations."""
 _EXACT = 1e-7  # relative: the rounding of float32
-_GAP = 100.0  # the ratio of distances that is a gap; of Cauchy values one data set in a hundred has it
 _FEWEST = 8  # samples from which on quartiles say something
 _FILLS = 3  # numbers that may stand for missing at once
-_BLOCK = 1 << 20  # values at once
-_ASIDE = 0.1  # share of the samples, or values, that may lie beyond a gap
 _UNLIKELY = 10.0  # standard deviations beyond which a customary fill number is no observation
 
 
@@ -76,6 +74,64 @@ def customary(x: ndarray) -> Bool[ndarray, "*shape"]:
     return found
 
 
+@final
+@dataclass(frozen=True)
+class Declaration:
+    """Numbers that mean missing with the attributes that say so, and the lowest and highest valid value.
+
+    Examples
+    --------
+    >>> Declaration.of({"_FillValue": -9999.0}, {}).missing(np.array([1.0, -9999.0])).tolist()
+    [False, True]
+    """
+
+    numbers: tuple[tuple[str, float], ...]
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, attrs: Mapping[Any, Any], encoding: Mapping[Any, Any]) -> Declaration:
+        """Read the attributes of a variable, and how it was stored."""
+        packed = "scale_factor" in encoding or "add_offset" in encoding
+        sources = (attrs, {} if packed else encoding)
+        numbers = [(name, k) for source in sources for name in FILL_NAMES for k in _numbers(source.get(name))]
+        return cls(tuple(numbers), *valid_range(attrs, encoding))
+
+    def hits(self, values: ndarray, number: float) -> Bool[ndarray, "*shape"]:
+        """Whether values are a number, to the rounding of float32."""
+        with np.errstate(invalid="ignore"):
+            found: ndarray = np.abs(values - number) <= _EXACT * abs(number)
+        return found
+
+    def beyond(self, values: ndarray) -> Bool[ndarray, "*shape"]:
+        """Which values that no number names are outside the valid ones."""
+        if (self.low, self.high) == (-math.inf, math.inf):
+            return np.zeros(values.shape, dtype=bool)
+        found: ndarray = (values < self.low) | (values > self.high)
+        for _, number in self.numbers:
+            found &= ~self.hits(values, number)
+        return found
+
+    def missing(self, values: ndarray) -> Bool[ndarray, "*shape"]:
+        """Which values mean missing."""
+        found = self.beyond(values)
+        for _, number in self.numbers:
+            found |= self.hits(values, number)
+        return found
+
+    def checked(self, values: ndarray) -> Declaration:
+        """Ignore the valid ones, with a warning, where they leave out most values."""
+        beyond = self.beyond(values)
+        if np.count_nonzero(beyond) <= 0.5 * values.size or len(np.unique(values[beyond])) <= _FILLS:
+            return self
+        warnings.warn(
+            f"the attribute valid_range or the like is ignored: {np.count_nonzero(beyond)} of {values.size} values are "
+            "beyond it, as if it were of other units or of the values that anomalies were taken of; drop or mend it",
+            stacklevel=5,
+        )
+        return replace(self, low=-math.inf, high=math.inf)
+
+
 def declared(
     values: ndarray, attrs: Mapping[Any, Any], encoding: Mapping[Any, Any]
 ) -> tuple[Bool[ndarray, "*shape"], str]:
@@ -86,26 +142,16 @@ def declared(
     >>> declared(np.array([1.0, -9999.0]), {"_FillValue": -9999.0}, {})[1]
     '-9999 in 1 of 2 values (_FillValue)'
     """
-    packed = "scale_factor" in encoding or "add_offset" in encoding
+    declaration = Declaration.of(attrs, encoding).checked(values)
     missing = np.zeros(values.shape, dtype=bool)
     found = []
-    for source, names in ((attrs, FILL_NAMES), ({} if packed else encoding, FILL_NAMES)):
-        for name in names:
-            for number in _numbers(source.get(name)):
-                with np.errstate(invalid="ignore"):
-                    hit = (np.abs(values - number) <= _EXACT * abs(number)) & ~missing
-                if hit.any():
-                    found.append(f"{number:g} in {np.count_nonzero(hit)} of {values.size} values ({name})")
-                    missing |= hit
-    low, high = valid_range(attrs, encoding)
-    beyond = ((values < low) | (values > high)) & ~missing
-    if np.count_nonzero(beyond) > 0.5 * values.size and len(np.unique(values[beyond])) > _FILLS:
-        warnings.warn(
-            f"the attribute valid_range or the like is ignored: {np.count_nonzero(beyond)} of {values.size} values are "
-            "beyond it, as if it were of other units or of the values that anomalies were taken of; drop or mend it",
-            stacklevel=4,
-        )
-    elif beyond.any():
+    for name, number in declaration.numbers:
+        hit = declaration.hits(values, number) & ~missing
+        if hit.any():
+            found.append(f"{number:g} in {np.count_nonzero(hit)} of {values.size} values ({name})")
+            missing |= hit
+    beyond = declaration.beyond(values)
+    if beyond.any():
         first = float(values[beyond][0])
         found.append(f"{first:g} and the like in {np.count_nonzero(beyond)} of {values.size} values (valid_range)")
         missing |= beyond
@@ -146,27 +192,28 @@ def _rounding(number: float) -> float:
     return _EXACT * abs(number) if math.isfinite(number) else 0.0
 
 
-def refuse_fill(x: Float[ndarray, "sample vertex"], what: str, allowed: tuple[float, float]) -> None:
-    """Refuse customary fill numbers that lie further from the other values of a vertex than these are wide.
+def fill_numbers(
+    x: Float[ndarray, "sample vertex"], allowed: tuple[float, float]
+) -> tuple[Float[ndarray, " number"], Int[ndarray, " number"]]:
+    """Find customary fill numbers that lie further from the other values of a vertex than these are wide, and count.
 
     Examples
     --------
     >>> x = np.random.default_rng(0).normal(size=(50, 3))
     >>> x[4, 1] = -9999
-    >>> refuse_fill(x, "data", (-np.inf, np.inf))
-    Traceback (most recent call last):
-    ...
-    ValueError: data must not hold fill numbers, got -9999 in 1 of 150 values, far beyond the rest; ...
+    >>> [found.tolist() for found in fill_numbers(x, (-np.inf, np.inf))]
+    [[-9999.0], [1]]
     """
+    none = np.zeros(0), np.zeros(0, dtype=np.int64)
     likely = customary(x)
     if not likely.any():
-        return
+        return none
     columns = np.flatnonzero(likely.any(axis=0))
     some, hit = x[:, columns], likely[:, columns]
     rest = np.where(hit, np.nan, some)
     enough = (np.isfinite(rest).sum(axis=0) >= 2) & hit.any(axis=0)
     if not enough.any():
-        return  # a constant variable is refused elsewhere
+        return none  # a constant variable is refused elsewhere
     some, hit, rest = some[:, enough], hit[:, enough], rest[:, enough]
     low, high = np.nanmin(rest, axis=0), np.nanmax(rest, axis=0)
     width = high - low
@@ -177,11 +224,24 @@ def refuse_fill(x: Float[ndarray, "sample vertex"], what: str, allowed: tuple[fl
     wrong = hit & (np.maximum(low - some, some - high) > width)
     if all(math.isfinite(end) for end in allowed):
         wrong &= (some < allowed[0]) | (some > allowed[1])
-    if wrong.any():
-        numbers, counts = np.unique(some[wrong], return_counts=True)
+    numbers, counts = np.unique(some[wrong].astype(np.float64), return_counts=True)
+    return numbers, counts
+
+
+def refuse_fill(numbers: Float[ndarray, " number"], counts: Int[ndarray, " number"], size: int, what: str) -> None:
+    """Refuse fill numbers that occur so often among so many values.
+
+    Examples
+    --------
+    >>> refuse_fill(np.array([-9999.0]), np.array([1]), 150, "data")
+    Traceback (most recent call last):
+    ...
+    ValueError: data must not hold fill numbers, got -9999 in 1 of 150 values, far beyond the rest; ...
+    """
+    if len(numbers):
         listed = ", ".join(f"{number:g} in {count}" for number, count in zip(numbers, counts, strict=True))
         raise ValueError(
-            f"{what} must not hold fill numbers, got {listed} of {x.size} values, far beyond the rest; set what means "
+            f"{what} must not hold fill numbers, got {listed} of {size} values, far beyond the rest; set what means "
             "missing to NaN and fill it or drop those samples (if the numbers are meant, say so with the attribute "
             "valid_range of a DataArray)"
         )
@@ -232,85 +292,3 @@ def without_empty(samples: Samples) -> Samples:
         stacklevel=3,
     )
     return samples.take(np.flatnonzero(~empty))
-
-
-def warn_of_gaps(x: Float[ndarray, "sample vertex channel"]) -> None:
-    """Warn of values, of samples, or of one number, that lie beyond a gap far from all the rest.
-
-    Deviations are from the median of a vertex, in its interquartile ranges. A gap is a ratio of 100 between one and the
-    next in order, for values and for the median deviations of samples; whatever lies beyond may be a tenth of them. A
-    number that occurs more than once, the lowest or highest of its variable, is found where it lies further from the
-    rest than the rest is wide.
-    """
-    for channel in range(x.shape[2]):
-        message = _gap(x[..., channel]) or _repeated(x[..., channel])
-        if message:
-            warnings.warn(
-                f"{message}: as if it were missing or wrong. Set it to NaN, drop those samples or mend the data; "
-                "location and scale of the vertices follow it otherwise",
-                stacklevel=2,
-            )
-
-
-def _gap(x: Float[ndarray, "sample vertex"]) -> str:
-    """Name the value or the sample beyond a gap."""
-    n, vertices = x.shape
-    if n < _FEWEST:
-        return ""
-    step = max(1, _BLOCK // n)
-    kept = max(1, int(_ASIDE * x.size / math.ceil(vertices / step)))
-    largest: list[tuple[ndarray, ndarray]] = []
-    shares = []
-    for start in range(0, vertices, step):
-        block = x[:, start : start + step]
-        seen = ~np.isnan(block)
-        quantiles = np.quantile if seen.all() else np.nanquantile
-        low, middle, high = quantiles(block, (0.25, 0.5, 0.75), axis=0)
-        usable = high > low
-        if not usable.any():
-            continue
-        distance = np.where(seen, np.abs(block - middle), 0.0)[:, usable] / (high - low)[usable]
-        shares.append(np.median(distance, axis=1))
-        flat, values = distance.ravel(), block[:, usable].ravel()
-        top = np.argpartition(flat, -min(kept + 1, len(flat)))[-min(kept + 1, len(flat)) :]
-        largest.append((flat[top], values[top]))
-    if not shares:
-        return ""
-    sizes, values = (np.concatenate(parts) for parts in zip(*largest, strict=True))
-    order = np.argsort(sizes)
-    found = _beyond(sizes[order], max(1, int(_ASIDE * x.size)))
-    if found:
-        return (
-            f"{found} of {x.size} values are far beyond all others, the furthest {values[order[-1]]:g}, an outlier "
-            f"{sizes[order[-1]]:.3g} interquartile ranges from the median of its vertex"
-        )
-    members = np.median(shares, axis=0)
-    order = np.argsort(members)
-    found = _beyond(members[order], max(1, int(_ASIDE * n)))
-    if found:
-        return (
-            f"{found} of {n} samples are far beyond all others, the furthest number {order[-1]}, an outlier "
-            f"{members[order[-1]]:.3g} interquartile ranges from the median on most vertices"
-        )
-    return ""
-
-
-def _beyond(ascending: Float[ndarray, " value"], most: int) -> int:
-    """Count the values beyond the furthest gap, at most `most`."""
-    top = np.maximum(ascending[-most - 1 :], 1.0)
-    gaps = np.flatnonzero(top[1:] > _GAP * top[:-1])
-    return len(top) - 1 - int(gaps[0]) if len(gaps) else 0
-
-
-def _repeated(x: Float[ndarray, "*shape"]) -> str:
-    """Name the lowest or highest value, if it occurs more than once and lies far from the rest."""
-    x = x[~np.isnan(x)]
-    low, high = float(x.min()), float(x.max())
-    for number, others in ((low, x[x > low]), (high, x[x < high])):
-        if others.size < max(_FEWEST, 0.5 * x.size) or x.size - others.size < 2:
-            continue
-        gap = float(np.abs(others - number).min())
-        width = float(others.max() - others.min())
-        if gap > width > 0 and len(np.unique(others[: 10 * _FEWEST])) > _FEWEST:
-            return f"{number:g} occurs {x.size - others.size} times and lies {gap:.3g} beyond all other values"
-    return ""

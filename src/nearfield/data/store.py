@@ -24,12 +24,17 @@ if TYPE_CHECKING:
 
     from numpy import ndarray
 
-__all__ = ["SCHEMA", "digest", "read", "write"]
+__all__ = ["SCHEMA", "digest", "header", "mapped", "read", "write"]
 
 SCHEMA = 1
 """Version of the layout of model files; a reader refuses any other."""
 
 _KEY = "nearfield"
+
+_DTYPES = {"BOOL": "?", "F16": "<f2", "F32": "<f4", "F64": "<f8"} | {
+    f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)
+}
+"""Of numpy, by their names in the file."""
 
 
 def write(path: str | os.PathLike[str], metadata: Mapping[str, Any], arrays: Mapping[str, ndarray]) -> None:
@@ -102,22 +107,53 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, ndarra
     source = Path(path)
     with open(source, "rb") as file:
         payload = file.read()
-    try:
-        length = int.from_bytes(payload[:8], "little")
-        text = json.loads(payload[8 : 8 + length])["__metadata__"][_KEY]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{source} is not a nearfield model or checkpoint, or only the beginning of one: no header of its kind in "
-            f"the first {len(payload)} bytes; save the model again with .save(), or delete the checkpoint"
-        ) from error
-    header = _header(text, source)
+    header, _ = _headers(payload, source)
     try:
         arrays = safetensors.numpy.load(payload)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{source} is cut short or damaged ({error}); copy or save the model again") from error
-    if digest(header["metadata"], arrays) != header["digest"]:
-        raise ValueError(f"{source} was altered after it was written: its digest does not match; copy or save it again")
+        raise _damaged(source, error) from error
+    _verify(header, arrays, source)
     return header["metadata"], arrays
+
+
+def mapped(path: str | os.PathLike[str], *, verify: bool = False) -> tuple[dict[str, Any], dict[str, ndarray]]:
+    """Return what `read` does, its arrays left in the file; the digest is checked on demand.
+
+    What is written to the arrays stays in memory. Errors are those of `read`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write(f"{folder}/tile", {}, {"scale": np.ones(3)})
+    ...     mapped(f"{folder}/tile", verify=True)[1]["scale"].tolist()
+    [1.0, 1.0, 1.0]
+    """
+    source = Path(path)
+    if source.stat().st_size == 0:  # nothing to map
+        return read(source)
+    payload = np.asarray(np.memmap(source, dtype=np.uint8, mode="c"))
+    header, (start, places) = _headers(payload, source)
+    arrays = {}
+    try:
+        for name, place in places.items():
+            begin, end = place["data_offsets"]
+            flat = payload[start + begin : start + end].view(_DTYPES[place["dtype"]])
+            arrays[name] = flat.reshape(place["shape"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(source, error) from error
+    if verify:
+        _verify(header, arrays, source)
+    return header["metadata"], arrays
+
+
+def header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read ``schema``, ``digest`` and ``metadata`` alone; errors are those of `read`."""
+    source = Path(path)
+    with open(source, "rb") as file:
+        length = file.read(8)
+        payload = length + file.read(int.from_bytes(length, "little"))
+    return _headers(payload, source)[0]
 
 
 def digest(metadata: Mapping[str, Any], arrays: Mapping[str, ndarray]) -> str:
@@ -155,6 +191,29 @@ def digest(metadata: Mapping[str, Any], arrays: Mapping[str, ndarray]) -> str:
         state.update(_json([name, array.dtype.str, array.shape]).encode())
         state.update(array.tobytes())
     return state.hexdigest()
+
+
+def _headers(payload: bytes | ndarray, source: Path) -> tuple[dict[str, Any], tuple[int, dict[str, Any]]]:
+    """Return the header, and where the arrays begin and lie from there."""
+    try:
+        length = int.from_bytes(bytes(payload[:8]), "little")
+        places = json.loads(bytes(payload[8 : 8 + length]))
+        text = places.pop("__metadata__")[_KEY]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{source} is not a nearfield model or checkpoint, or only the beginning of one: no header of its kind in "
+            f"the first {len(payload)} bytes; save the model again with .save(), or delete the checkpoint"
+        ) from error
+    return _header(text, source), (8 + length, places)
+
+
+def _damaged(source: Path, error: Exception) -> ValueError:
+    return ValueError(f"{source} is cut short or damaged ({error}); copy or save the model again")
+
+
+def _verify(header: Mapping[str, Any], arrays: Mapping[str, ndarray], source: Path) -> None:
+    if digest(header["metadata"], arrays) != header["digest"]:
+        raise ValueError(f"{source} was altered after it was written: its digest does not match; copy or save it again")
 
 
 def _header(text: str, source: Path) -> dict[str, Any]:

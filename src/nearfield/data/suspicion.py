@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nearfield.data.circular import warn_of_circles
 from nearfield.data.duplicate import warn_of_duplicates
-from nearfield.data.missing import warn_of_gaps
+from nearfield.data.outlier import warn_of_gaps
 from nearfield.data.validation import warn_of_correlation
 
 if TYPE_CHECKING:

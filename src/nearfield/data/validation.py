@@ -18,11 +18,12 @@ from nearfield.data.missing import declared
 from nearfield.data.table import is_table, refuse_columns, refuse_table
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
     from numpy import ndarray
     from numpy.typing import ArrayLike
 
     from nearfield.data.layout import Layout
+    from nearfield.data.statistics import VertexStatistics
     from nearfield.graph import DependencyGraph
 
 __all__ = [
@@ -53,8 +54,10 @@ _LARGEST = 1e150
 _ARRAY_DIMS = {1: ("column",), 2: ("y", "x"), 3: ("y", "x", "z")}
 
 
-def as_variables(data: Data, graph: DependencyGraph | None = None) -> tuple[Container, list[xr.DataArray]]:
-    """Return the kind of the data, and their labelled variables of one set of dimensions.
+def as_variables(
+    data: Data, graph: DependencyGraph | None = None, *, read: bool = True
+) -> tuple[Container, list[xr.DataArray]]:
+    """Return the kind of the data, and their labelled variables of one set of dimensions; unread, as they are stored.
 
     Examples
     --------
@@ -63,9 +66,9 @@ def as_variables(data: Data, graph: DependencyGraph | None = None) -> tuple[Cont
     ('array', ('sample', 'y', 'x'))
     """
     if isinstance(data, xr.DataArray):
-        return "DataArray", [_real(data)]
+        return "DataArray", [_real(data, read=read)]
     if isinstance(data, xr.Dataset):
-        variables = [_real(data[name]) for name in data.data_vars]
+        variables = [_real(data[name], read=read) for name in data.data_vars]
         if not variables:
             raise ValueError(
                 "data must have at least one variable, got an empty Dataset; pick variables with data[[...]]"
@@ -79,20 +82,21 @@ def as_variables(data: Data, graph: DependencyGraph | None = None) -> tuple[Cont
         return "Dataset", variables
     if is_table(data):
         refuse_table(data, graph)
-    array = as_array(data)
+    array: Any = as_array(data) if read else data
     grid = array.ndim - 1 in _ARRAY_DIMS
     if graph is not None:
         grid = graph.lattice is not None and array.shape[1:] == graph.lattice.shape
         if not grid and array.ndim == 3 and array.shape[1] == graph.n_vertices:
-            return "channel array", [xr.DataArray(a, dims=("sample", "vertex")) for a in np.moveaxis(array, -1, 0)]
+            stacked = xr.Variable(("sample", "vertex", "channel"), array)
+            return "channel array", [xr.DataArray(stacked.isel(channel=k)) for k in range(array.shape[2])]
         if not grid and array.ndim == 2:
-            return "array", [xr.DataArray(array, dims=("sample", "vertex"))]
+            return "array", [xr.DataArray(xr.Variable(("sample", "vertex"), array))]
     if not grid:
         raise ValueError(
             f"X must have shape (n_samples, n) for a chain, (n_samples, ny, nx[, nz]) for a grid, or with a graph "
             f"(n_samples, n_vertices[, n_channels]), got {array.shape} and graph={graph!r}"
         )
-    return "array", [xr.DataArray(array, dims=("sample", *_ARRAY_DIMS[array.ndim - 1]))]
+    return "array", [xr.DataArray(xr.Variable(("sample", *_ARRAY_DIMS[array.ndim - 1]), array))]
 
 
 def as_array(data: Any) -> ndarray:
@@ -121,8 +125,8 @@ def as_array(data: Any) -> ndarray:
     return array
 
 
-def _real(variable: xr.DataArray) -> xr.DataArray:
-    """Variable of float32 or float64; refuse other numbers and empty ones."""
+def _real(variable: xr.DataArray, *, read: bool) -> xr.DataArray:
+    """Variable of float32 or float64; refuse other numbers and empty ones. Unread, it keeps its type."""
     subject = "data" if variable.name is None else f"variable {variable.name!r}"
     if variable.size == 0:
         raise ValueError(f"{subject} must have at least one sample and one vertex, got sizes {dict(variable.sizes)}")
@@ -132,6 +136,8 @@ def _real(variable: xr.DataArray) -> xr.DataArray:
         )
     if variable.dtype.kind not in "iufO":
         raise TypeError(f"{subject} must hold real numbers, got dtype {variable.dtype}; convert with .astype(float)")
+    if not read and variable.dtype.kind != "O":
+        return variable
     try:
         real = variable.astype(float_dtype(variable), copy=False)
     except (TypeError, ValueError) as error:
@@ -151,9 +157,8 @@ def float_dtype(variable: xr.DataArray) -> str:
     return "float32" if variable.dtype.newbyteorder("=") == np.float32 else "float64"
 
 
-def refuse_infinite(values: Float[ndarray, "sample cell channel"], layout: Layout, container: Container) -> None:
+def refuse_infinite(infinite: Bool[ndarray, " cell"], layout: Layout, container: Container) -> None:
     """Refuse infinite values, naming the vertex."""
-    infinite = np.isinf(values).any(axis=(0, 2))
     if infinite.any():
         raise ValueError(
             f"{_subject(container)} contains infinity at {infinite.sum()} vertices, first "
@@ -162,12 +167,10 @@ def refuse_infinite(values: Float[ndarray, "sample cell channel"], layout: Layou
         )
 
 
-def refuse_extreme(
-    values: Float[ndarray, "sample cell channel"], present: Bool[ndarray, " cell"], layout: Layout, container: Container
-) -> None:
+def refuse_extreme(found: VertexStatistics, layout: Layout, container: Container) -> None:
     """Refuse values whose squares overflow or vanish, naming the vertex."""
-    largest = np.fmax.reduce(np.abs(values), axis=(0, 2)).astype(np.float64)
-    wrong = present & ((largest > _LARGEST) | ((largest > 0) & (largest < 1 / _LARGEST)))
+    largest = found.largest
+    wrong = found.present & ((largest > _LARGEST) | ((largest > 0) & (largest < 1 / _LARGEST)))
     if wrong.any():
         first = int(wrong.argmax())
         raise ValueError(
@@ -177,20 +180,20 @@ def refuse_extreme(
 
 
 def refuse_missing(
-    missing: Bool[ndarray, "sample cell channel"],
+    gaps: Int[ndarray, " cell"],
+    n_samples: int,
     present: Bool[ndarray, " cell"],
     layout: Layout,
     container: Container,
     data: Data | None = None,
 ) -> None:
-    """Refuse vertices with NaN, naming the first."""
-    partly = missing.any(axis=(0, 2)) & present
+    """Refuse vertices with NaN, in so many samples at each cell, naming the first."""
+    partly = (gaps > 0) & present
     if partly.any():
         first = int(partly.argmax())
-        affected = missing[:, first].any(axis=1).sum()
         raise ValueError(
             f"{_subject(container)} contains NaN{_declared_in(data)} in some samples or variables at {partly.sum()} of "
-            f"{present.sum()} vertices, first {layout.name(first)} ({affected} of {len(missing)} samples); fill them, "
+            f"{present.sum()} vertices, first {layout.name(first)} ({gaps[first]} of {n_samples} samples); fill them, "
             "drop those samples, or set those vertices to NaN in every sample to leave them out"
         )
 
@@ -204,12 +207,10 @@ def _declared_in(data: Data | None) -> str:
     return f", which attributes say of {', '.join(filter(None, named))}," if any(named) else ""
 
 
-def refuse_constant(
-    values: Float[ndarray, "sample cell channel"], present: Bool[ndarray, " cell"], layout: Layout, container: Container
-) -> None:
+def refuse_constant(found: VertexStatistics, layout: Layout, container: Container) -> None:
     """Refuse vertices whose values differ by no more than rounding: they have no scale and no density."""
-    low, high = np.fmin.reduce(values, axis=0), np.fmax.reduce(values, axis=0)  # these pass over NaN
-    rounding = 4 * np.finfo(values.dtype).eps * np.maximum(np.abs(low), np.abs(high))
+    low, high, present = found.low, found.high, found.present
+    rounding = 4 * np.finfo(low.dtype).eps * np.maximum(np.abs(low), np.abs(high))
     constant = present & (high - low <= rounding).any(axis=1)
     if constant.any():
         first = int(constant.argmax())
@@ -220,17 +221,15 @@ def refuse_constant(
         )
 
 
-def refuse_few(
-    missing: Bool[ndarray, "sample cell channel"], present: Bool[ndarray, " cell"], layout: Layout, container: Container
-) -> None:
+def refuse_few(found: VertexStatistics, layout: Layout, container: Container) -> None:
     """Refuse vertices with some values, but fewer than a law needs in all or in one of the variables."""
-    count = np.count_nonzero(~missing, axis=0).min(axis=1)
-    few = present & (count < FEWEST_VALUES) & missing.any(axis=(0, 2))
+    count = found.count.min(axis=1)
+    few = found.present & (count < FEWEST_VALUES) & (found.gaps > 0)
     if few.any():
         first = int(few.argmax())
         raise ValueError(
             f"{_subject(container)} must have at least {FEWEST_VALUES} values of each variable at a vertex with NaN in "
-            f"some samples, got fewer at {few.sum()} of {present.sum()} vertices, first {layout.name(first)} "
+            f"some samples, got fewer at {few.sum()} of {found.present.sum()} vertices, first {layout.name(first)} "
             f"({count[first]} values); set those vertices to NaN in every sample to leave them out"
         )
 

@@ -106,7 +106,7 @@ class Calibration:
     crps, expected, climate : (value,)
         Score, the mean that the law gives itself, and the score of the other samples' values at the vertex.
     told : (value,)
-        Guess of it from the nearest observed value.
+        Guess of it from the nearest observed value, NaN where that tells a nearer hidden one or there is none.
     scale : (channel,)
         Standard deviation of the data.
     n_samples, n_members, block : int
@@ -191,7 +191,9 @@ class Calibration:
     def _statistics(self) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, "s s"]]:
         """Statistics in the order of `_STATISTICS`, and the covariance of their errors."""
         away, scale = np.abs(self.rank - 0.5), self.scale[self.channel]
-        told = np.sqrt(12) * (self.rank - 0.5) * self.told / (np.sqrt(np.mean(self.told**2)) or 1.0)
+        known = ~np.isnan(self.told)
+        guess = np.where(known, self.told, 0.0)
+        told = np.sqrt(12) * (self.rank - 0.5) * guess / (np.sqrt(np.mean(guess**2) * known.mean()) or 1.0)
         bins = np.arange(_BINS) == np.minimum((self.rank * _BINS).astype(int), _BINS - 1)[:, None]
         columns = [away <= 0.25, away <= 0.45, self.rank, self.crps / scale, told, *bins.T, self.expected / scale]
         sums = np.array([np.bincount(self.sample, column, self.n_samples) for column in columns]).T
@@ -241,7 +243,7 @@ _STATISTICS = (
         0.0,
         0.05,
         0,
-        "Correlation of the rank with what the nearest observed value tells of the hidden one",
+        "Correlation of the rank with what an observed value tells of the nearest hidden one",
     ),
     *(
         _Statistic(

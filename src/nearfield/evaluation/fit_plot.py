@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from matplotlib.axes import Axes
 
-    from nearfield.fitting.neural import LevelChoice
+    from nearfield.fitting.levels import LevelChoice
     from nearfield.fitting.pooling import Pooling
     from nearfield.fitting.selection import Candidate, SelectionReport
     from nearfield.fitting.training import TrainingReport

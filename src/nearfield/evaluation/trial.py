@@ -95,16 +95,20 @@ class Trial:
     def told(
         self, z: Float[np.ndarray, "sample vertex channel"], graph: DependencyGraph
     ) -> Float[np.ndarray, " value"]:
-        """Guess each hidden value from that at the nearest observed vertex, by regression over the other samples.
+        """Guess hidden values from that at the nearest observed vertex, by regression over the other samples.
 
-        Values are standardised, ``z`` are those of all samples; 0 where no vertex is near.
+        An observed value tells the nearest of the hidden ones, since what it tells of farther ones repeats that and
+        only adds noise. Values are standardised, ``z`` are those of all samples; NaN where there is no guess.
         """
-        found, observed = np.zeros(self.place.shape[1]), ~np.isnan(self.partial)
+        found, observed = np.full(self.place.shape[1], np.nan), ~np.isnan(self.partial)
         z = np.clip(z, -_CLIPPED, _CLIPPED)
         for case, channel in np.unique(self.place[[0, 2]], axis=1).T:
             values = np.flatnonzero((self.place[0] == case) & (self.place[2] == channel))
-            near = _nearest(observed[case, :, channel], graph)[0][self.place[1, values]]
-            values, near = values[near >= 0], near[near >= 0]
+            near, hops = (part[self.place[1, values]] for part in _nearest(observed[case, :, channel], graph))
+            least = np.full(graph.n_vertices + 1, graph.n_vertices)
+            np.minimum.at(least, near, hops)
+            kept = (near >= 0) & (hops == least[near])
+            values, near = values[kept], near[kept]
             others = np.delete(z[..., channel], self.number[case], axis=0)
             here, there = others[:, self.place[1, values]], others[:, near]
             both = ~np.isnan(here + there)

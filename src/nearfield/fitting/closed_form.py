@@ -8,6 +8,7 @@ neighbours. In a perfect elimination ordering of a chordal graph this is the max
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -25,9 +26,10 @@ from nearfield.graph import DependencyGraph, Neighborhood
 from nearfield.samples import Samples
 from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore, WindowSpectrum, radii_in_use
+from nearfield.tiled_samples import Run, one_by_one
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 __all__ = [
     "NUGGETS",
@@ -41,29 +43,46 @@ __all__ = [
     "torus_spectrum",
     "warn_of",
     "whitening_factor",
+    "whitening_rows",
     "window_spectrum",
 ]
 
 VARIANCE_RANGE = (0.5, 2.0)
 """Multiples of the fitted variance outside which the variance of draws gives a warning, and the choice skips them."""
+NUMBERS = 2e7
+"""Numbers in the draws that check a field (160 MiB), unless 64 draws are more."""
+TOGETHER = 16
+"""Draws of these at once."""
 NUGGETS = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 """White noise added to fields so smooth that their conditionals are inconsistent, as a share of the variance."""
 
 
 def whitening_factor(regression: Regression, table: Neighborhood, order: np.ndarray) -> sp.csr_array:
     """Sparse lower triangular F with F x standard normal, rows and columns in elimination order."""
-    n, width = table.index.shape
+    position = np.empty(len(order), dtype=np.int32)  # as the matrix keeps them
+    position[order] = np.arange(len(order), dtype=np.int32)
+    return whitening_rows(regression, table.present, position, position[table.index], len(order))
+
+
+def whitening_rows(
+    regression: Regression,
+    present: Bool[np.ndarray, "row width"],
+    place: Int[np.ndarray, " row"],
+    other: Int[np.ndarray, "row width"],
+    n_columns: int,
+) -> sp.csr_array:
+    """Rows of F at some places, for regressions on windows whose entries are at other places."""
+    n, width = other.shape
     c = regression.root.shape[1]
     inverse = np.linalg.inv(regression.root)
     rows = np.concatenate([inverse, -inverse @ regression.coefficient.transpose(0, 2, 1)], axis=2)
-    position, channel = np.empty(n, dtype=np.int32), np.arange(c, dtype=np.int32)  # as the matrix keeps them
-    position[order] = np.arange(n)
-    column = (position[table.index][:, :, None] * c + channel).reshape(n, 1, width * c)
-    row = (position[:, None] * c + channel)[:, :, None]
-    used = np.broadcast_to(np.repeat(table.present, c, axis=1)[:, None], rows.shape).copy()
+    channel = np.arange(c, dtype=other.dtype)
+    column = (other[:, :, None] * c + channel).reshape(n, 1, width * c)
+    row = (place[:, None] * c + channel)[:, :, None]
+    used = np.broadcast_to(np.repeat(present, c, axis=1)[:, None], rows.shape).copy()
     used[:, :, :c] &= np.tri(c, dtype=bool)
     row, column = np.broadcast_to(row, rows.shape)[used], np.broadcast_to(column, rows.shape)[used]
-    factor = sp.csr_array((rows[used], (row, column)), shape=(n * c, n * c))
+    factor = sp.csr_array((rows[used], (row, column)), shape=(n * c, n_columns * c))
     factor.sort_indices()
     return factor
 
@@ -103,12 +122,19 @@ def warn_of(fit: FieldFit, n_samples: int) -> None:
         )
 
 
+def _squares(first: int, field: GaussianField, n_draws: int) -> Float[np.ndarray, "vertex channel"]:
+    """Sum of the squares of some draws."""
+    drawn = field.sample(min(TOGETHER, n_draws - first), seed=0, first_member=first)
+    total: np.ndarray = np.square(drawn, out=drawn).sum(axis=0)
+    return total
+
+
 @dataclass(frozen=True)
 class FieldFit:
     """A field with the reasons to warn of it.
 
     ``variance`` is the fitted one; ``full_width`` and ``width`` count the entries of the largest window before and
-    after the cut, ``raised`` the conditional variances at the floor.
+    after the cut, ``raised`` the conditional variances at the floor; ``run`` runs the tasks of the check.
     """
 
     center: Float[np.ndarray, "vertex channel"]
@@ -118,17 +144,23 @@ class FieldFit:
     full_width: int
     width: int
     raised: int
+    run: Run = one_by_one
 
     @cached_property
     def ratio(self) -> tuple[float, float]:
-        """5 % and 95 % quantiles over the vertices of the variance of 200 exact draws over the fitted variance.
+        """5 % and 95 % quantiles over the vertices of the variance of exact draws over the fitted variance.
 
         A field is fitted by its conditional laws; in very smooth fields their errors add up along the elimination
         order, which no conditional loss measures.
         """
-        drawn = self.field.sample(200, seed=0)
-        low, high = np.quantile(np.square(drawn, out=drawn).mean(axis=0) / self.variance, [0.05, 0.95]).tolist()
+        total = sum(self.run(_squares, range(0, self.n_draws, TOGETHER), self.field, self.n_draws))
+        low, high = np.quantile(total / self.n_draws / self.variance, [0.05, 0.95]).tolist()
         return low, high
+
+    @property
+    def n_draws(self) -> int:
+        """Draws of this comparison."""
+        return int(min(200, max(64, NUMBERS / self.variance.size)))
 
     @property
     def sound(self) -> bool:
@@ -150,19 +182,19 @@ def build_field(samples: Samples, radius: int, pooling: Pooling, law: Matern | N
     return FieldFit(center, scale, field, fit.variance, largest, kept, int(fit.raised.sum()))
 
 
-def settled_field(samples: Samples, radius: int, pooling: Pooling) -> tuple[FieldFit, Pooling]:
-    """Fit as `fit_field` does, with a nugget if draws have the fitted variance only then.
+def settled_field(build: Callable[[Pooling], FieldFit], pooling: Pooling) -> tuple[FieldFit, Pooling]:
+    """Fit with a pooling, and with a nugget if draws have the fitted variance only then.
 
     The locality of large graphs is chosen on patches; errors that grow along the elimination order may first appear on
     the whole. If no nugget helps, the field has that of `pooling`.
     """
-    first = build_field(samples, radius, pooling)
+    first = build(pooling)
     if first.sound:
         return first, pooling
     for nugget in NUGGETS[::2]:
         if nugget > pooling.nugget:
             noised = replace(pooling, nugget=nugget)
-            fit = build_field(samples, radius, noised)
+            fit = build(noised)
             if fit.sound:
                 return fit, noised
     return first, pooling

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -25,11 +25,12 @@ from nearfield.fitting.selection import select_field
 from nearfield.graph.coarsening import Coarsening, box_step, coarsen
 from nearfield.samples import FEWEST_TO_CHOOSE, Samples
 from nearfield.score.field import CoarseLaw, GaussianField
+from nearfield.tiled_samples import TiledSamples
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
-__all__ = ["Scale", "choose_correction", "corrected"]
+__all__ = ["Scale", "block_means", "choose_correction", "corrected"]
 
 SHRINKAGES = (0.1, 0.2, 0.4, 0.8)
 """Shrinkages of the coarsest covariance towards the field's, the fullest correction first."""
@@ -78,25 +79,47 @@ class Scale:
             scale = scale.coarser
 
 
-def corrected(field: GaussianField, samples: Samples, scale: Scale | None) -> GaussianField:
+def corrected(field: GaussianField, samples: Samples | TiledSamples, scale: Scale | None) -> GaussianField:
     """Give a field, fitted to standardised samples, the law of their block means; None changes nothing."""
     if scale is None:
         return field
     blocks = coarsen(samples.graph, scale.step)
-    z, size = _means(blocks, samples, scale.pooling)
+    z, size = _scaled(block_means(blocks, samples), scale.pooling)
     law = _law(z, scale, lambda: field.block_covariance(blocks.label, size))
     coarse = CoarseLaw(blocks.label, blocks.step, size, law)
     return GaussianField(field.factor, field.order, field.n_channels, field.hops, coarse)
 
 
-def _means(
-    blocks: Coarsening, samples: Samples, pooling: Pooling
-) -> tuple[Samples, Float[np.ndarray, "block channel"]]:
-    """Block means over their root mean square, and the latter; one for all blocks if they have one law."""
-    z = blocks.means(samples.values)
-    squares = (z**2).mean(axis=0)
+def block_means(blocks: Coarsening, samples: Samples | TiledSamples) -> Samples:
+    """Return the samples' means over each block, on the graph of the blocks."""
+    if isinstance(samples, Samples):
+        return samples.with_values(blocks.means(samples.values), blocks.graph)
+    weight, tiling = 1.0 / np.bincount(blocks.label), samples.tiling
+    means = np.zeros((len(samples), blocks.graph.n_vertices, samples.n_channels))
+    for tile, (block, total) in enumerate(samples.over_tiles(_block_sums, blocks.label)):
+        assert tile < len(tiling)
+        means[:, block] += total
+    standard = (True,) * samples.n_channels
+    return Samples(means * weight[:, None], blocks.graph, ordered=samples.ordered, standard=standard)
+
+
+def _block_sums(
+    tile: int, samples: TiledSamples, label: Int[np.ndarray, " vertex"]
+) -> tuple[Int[np.ndarray, " block"], Float[np.ndarray, "sample block channel"]]:
+    """Sum over the part of each block that lies in a tile."""
+    box = samples.tiling.box(tile)
+    block, place = np.unique(label[samples.tiling.vertices(box)], return_inverse=True)
+    sums = sp.csr_array((np.ones(len(place)), (place.reshape(-1), np.arange(len(place)))))
+    values = samples.on(box).values
+    total = sums @ np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
+    return block, np.moveaxis(total.reshape(len(block), len(values), -1), 0, 1)
+
+
+def _scaled(means: Samples, pooling: Pooling) -> tuple[Samples, Float[np.ndarray, "block channel"]]:
+    """Means over their root mean square, and the latter; one for all blocks if they have one law."""
+    squares = (means.values**2).mean(axis=0)
     size = np.sqrt(np.broadcast_to(squares.mean(axis=0), squares.shape) if pooling.one_law else squares)
-    return samples.with_values(z / np.where(size > 0, size, 1.0), blocks.graph), size
+    return means.with_values(means.values / np.where(size > 0, size, 1.0)), size
 
 
 def _law(z: Samples, scale: Scale, before: Callable[[], Float[np.ndarray, "variable variable"]]) -> GaussianField:
@@ -111,9 +134,9 @@ def _law(z: Samples, scale: Scale, before: Callable[[], Float[np.ndarray, "varia
 
 
 def choose_correction(
-    samples: Samples,
+    samples: Samples | TiledSamples,
     fitted: GaussianField,
-    radius: int,
+    build: Callable[[Any], GaussianField],
     pooling: Pooling,
     *,
     needed: bool = False,
@@ -121,9 +144,10 @@ def choose_correction(
 ) -> Scale | None:
     """Choose the correction of a field of standardised samples at larger scales by held-out loss, or None.
 
-    A field needs a correction if its draws are known to differ from the data (`needed`), if one is better by ``GUARD``
-    standard errors, or if the block means of the samples are off by as many. The fullest correction is taken whose
-    held-out loss is not above that of the field by more than one standard error.
+    ``build`` fits the field, of that pooling, to some of the samples. A field needs a correction if its draws are known
+    to differ from the data (`needed`), if one is better by ``GUARD`` standard errors, or if the block means of the
+    samples are off by as many. The fullest correction is taken whose held-out loss is not above that of the field by
+    more than one standard error.
     """
     if len(samples) < FEWEST_TO_CHOOSE:
         return None
@@ -133,11 +157,9 @@ def choose_correction(
         return None
     large = samples.n_vertices * samples.n_channels > LARGE
     parts = samples.folds(2 if large else FOLDS, search.seed)[: 1 if large else None]
-    found = search.over(lambda part: _fold(samples, radius, pooling, ladder, part), parts)
+    found = search.over(lambda part: _fold(samples, build, ladder, part), parts)
     change = np.concatenate(found, axis=1)[:, np.argsort(np.concatenate(parts))]
-    needed = needed or any(
-        abs(off.mean()) > GUARD * samples.standard_error(off) for off in _excess(fitted, samples, ladder)
-    )
+    needed = needed or any(abs(off.mean()) > GUARD * samples.standard_error(off) for off in _excess(fitted, ladder))
     for scale, loss in zip(ladder.scales(), change, strict=True):
         error = samples.standard_error(loss)
         if loss.mean() <= error and (needed or loss.mean() < -GUARD * error):
@@ -147,12 +169,13 @@ def choose_correction(
 
 @dataclass(frozen=True)
 class _Ladder:
-    """Blocks of a graph, the settings of their law, and the blocks of these blocks.
+    """Blocks of a graph, the means of the samples over them, the settings of their law, and the blocks of these blocks.
 
     ``choice`` is None where the law of the means is their shrunk covariance.
     """
 
     blocks: Coarsening
+    means: Samples
     pooling: Pooling
     choice: Candidate | None
     coarser: _Ladder | None
@@ -166,11 +189,11 @@ class _Ladder:
         return [*(replace(own, coarser=scale) for scale in coarser), own]
 
     def gains(
-        self, finer: GaussianField, samples: Samples, held_out: Float[np.ndarray, "held_out vertex channel"]
+        self, finer: GaussianField, means: Samples, held_out: Float[np.ndarray, "held_out block channel"]
     ) -> list[Float[np.ndarray, " held_out"]]:
-        """Gain of each correction of a field in the log-density of held-out samples, nats."""
-        z, size = _means(self.blocks, samples, self.pooling)
-        test = self.blocks.means(held_out) / size
+        """Gain of each correction of a field, fitted to samples of these means, in the log-density of others, nats."""
+        z, size = _scaled(means, self.pooling)
+        test = held_out / size
         covariance = finer.block_covariance(self.blocks.label, size)
         before = _log_density(test, covariance)
         if self.choice is None:
@@ -179,33 +202,35 @@ class _Ladder:
             return [_log_density(test, (1 - s) * own + s * covariance) - before for s in SHRINKAGES]
         law = build_field(z, self.choice.radius, self.choice.pooling).field
         gain = law.log_prob(test) - before
-        coarser = [] if self.coarser is None else self.coarser.gains(law, z, test)
+        coarser = []
+        if self.coarser is not None:
+            coarser = self.coarser.gains(law, block_means(self.coarser.blocks, z), self.coarser.blocks.means(test))
         return [*(gain + more for more in coarser), gain]
 
 
-def _ladder(samples: Samples, pooling: Pooling, search: Search) -> _Ladder | None:
+def _ladder(samples: Samples | TiledSamples, pooling: Pooling, search: Search) -> _Ladder | None:
     """Choose the settings of the law of block means at each scale; None if there are no blocks."""
     blocks = coarsen(samples.graph, box_step(samples.graph))
     n_blocks = blocks.graph.n_vertices
     if n_blocks in (1, samples.n_vertices):
         return None
-    z, size = _means(blocks, samples, pooling)
+    means = block_means(blocks, samples)
+    z, size = _scaled(means, pooling)
     if not (size > 0).all():
         return None
     if n_blocks * z.n_channels <= min(COARSEST, (len(z) - 1) // 2) and not pooling.one_law:
-        return _Ladder(blocks, pooling, None, None)
+        return _Ladder(blocks, means, pooling, None, None)
     choice = select_field(z, pooling=Pooling(1.0) if pooling.one_law else None, search=search).choice
-    return _Ladder(blocks, pooling, choice, _ladder(z, choice.pooling, search))
+    return _Ladder(blocks, means, pooling, choice, _ladder(z, choice.pooling, search))
 
 
 def _fold(
-    samples: Samples, radius: int, pooling: Pooling, ladder: _Ladder, held_out: np.ndarray
+    samples: Samples | TiledSamples, build: Callable[[Any], GaussianField], ladder: _Ladder, held_out: np.ndarray
 ) -> Float[np.ndarray, "candidate held_out"]:
     """Change of the negative log-density of held-out samples by each correction, nats; infinite for a failed fit."""
-    train = samples.without(held_out)
     try:
-        finer = build_field(train, radius, pooling).field
-        return -np.stack(ladder.gains(finer, train, samples.values[held_out]))
+        finer = build(samples.without(held_out))
+        return -np.stack(ladder.gains(finer, ladder.means.without(held_out), ladder.means.values[held_out]))
     except np.linalg.LinAlgError:  # the field is too ill-conditioned for a correction
         return np.full((len(ladder.scales()), len(held_out)), np.inf)
 
@@ -221,13 +246,13 @@ def _log_density(
     return log_density
 
 
-def _excess(finer: GaussianField, samples: Samples, ladder: _Ladder) -> Float[np.ndarray, "2 sample"]:
+def _excess(finer: GaussianField, ladder: _Ladder) -> Float[np.ndarray, "2 sample"]:
     """Relative excess of the squares of each sample's block means over their expectation under the field.
 
     The first row is of means whitened by their covariance in the field, the second of plain means, where leading modes
     count most.
     """
-    z, size = _means(ladder.blocks, samples, ladder.pooling)
+    z, size = _scaled(ladder.means, ladder.pooling)
     flat, covariance = z.values.reshape(len(z), -1), finer.block_covariance(ladder.blocks.label, size)
     white = np.linalg.solve(covariance, flat.T)
     return (

@@ -66,18 +66,19 @@ def choose_context(
     times: Sequence[float],
     *,
     radius: int | None = None,
+    bounded: bool = False,
     seed: int = 0,
 ) -> Context:
     """Fit windows, the whole field and where it is asked for a scale mixture to the samples used; choose by the others.
 
     The windows stay unless the denoising loss of the whole, mean over the times, is lower by a hundredth at least: the
-    network has its own way to whatever is near. They also stay if they are given a radius, which bounds what is read,
+    network has its own way to whatever is near. They also stay if they are given a radius or asked to be ``bounded``,
     if samples are too few to choose by, and where the field has so many variables that its denoiser would cost more
     than the network.
     """
     windows = context_gaussian(used, locality.hops, locality.pooling, radius=radius, seed=seed)
     reads = f"It is shown what a Gaussian makes of windows of {windows.radius} hops"
-    if radius is not None or len(used) < FEWEST_TO_CHOOSE:
+    if bounded or radius is not None or len(used) < FEWEST_TO_CHOOSE:
         return Context(windows, f"{reads}.")
     if used.n_vertices * used.n_channels > LARGEST_BASIS:
         return Context(windows, f"{reads}: the whole field is too dear beyond {LARGEST_BASIS} variables.")

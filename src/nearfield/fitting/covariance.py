@@ -102,7 +102,7 @@ def pooled_location(
     graph: DependencyGraph,
     pooling: Pooling,
     fitted: Bool[np.ndarray, "vertex *set channel"],
-    smooth: Smoother | None = None,
+    smooth: Smoother | Callable[..., np.ndarray] | None = None,
 ) -> tuple[Float[np.ndarray, "vertex *set channel"], Float[np.ndarray, "vertex *set channel"]]:
     """Location and scale as `location_and_scale` pools them, where ``fitted``."""
     own, spread, rare, n_samples = moments
@@ -118,7 +118,9 @@ def pooled_location(
     return np.where(fitted, center, 0.0), np.where(fitted, np.sqrt(spread), 1.0)
 
 
-def _without(rare: Bool[np.ndarray, "vertex *set channel"], smooth: Smoother) -> Callable[[np.ndarray], np.ndarray]:
+def _without(
+    rare: Bool[np.ndarray, "vertex *set channel"], smooth: Smoother | Callable[..., np.ndarray]
+) -> Callable[[np.ndarray], np.ndarray]:
     """Average over the other vertices alone; rare vertices keep their values."""
 
     def average(values: np.ndarray) -> np.ndarray:

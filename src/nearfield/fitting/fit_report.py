@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+from nearfield.fitting.levels import LevelChoice
 from nearfield.fitting.missing import MissingReport
-from nearfield.fitting.neural import LevelChoice
 from nearfield.fitting.selection import SelectionReport
 from nearfield.fitting.training import TrainingReport
 

@@ -22,12 +22,13 @@ import numpy as np
 import torch
 
 from nearfield._checks import keep_floats
+from nearfield.fitting.noise_map import with_missing
 from nearfield.noise import Stream, normals
 from nearfield.process import noise_scale, signal_scale, time_of
 from nearfield.score.base import Score
-from nearfield.score.hybrid import CONTEXT_PER_CHANNEL, HybridScore, NetworkScore
+from nearfield.score.hybrid import ConditionalScore, Trainable
 from nearfield.score.network import Network
-from nearfield.score.preconditioning import scales
+from nearfield.score.preconditioning import noise_level, scales
 from nearfield.score.window import WindowedNetwork
 
 if TYPE_CHECKING:
@@ -153,19 +154,23 @@ class DenoisingBatch:
     @torch.no_grad()
     def of_score(
         cls,
-        score: NetworkScore | HybridScore,
+        score: Trainable,
         clean: Float[Tensor, "sample vertex channel"],
-        t: Float[Tensor, " sample"],
+        t: Float[Tensor, "sample *entry"],
         noise: Float[Tensor, "sample vertex channel"],
     ) -> DenoisingBatch:
         r"""Noise a batch for the network of a score, with one field of noise for each sample.
 
         The target is :math:`F = (D - a x)/s` at :math:`D = x_0`, written as :math:`s x_0 - a \xi`, less the skip.
+        Of a `ConditionalScore`, the first channels are those of the given field, which has no noise.
         """
+        if isinstance(score, ConditionalScore):
+            given, clean = clean.split([score.n_given, score.n_channels], dim=2)
+            score, noise = score.at(given), noise[..., score.n_given :]
         a, s, log_sigma = scales(clean, t)
         x, target = a * clean + s * noise, s * clean - a * noise
         known = score.precondition(x, t)
-        return cls(x, known.context, log_sigma.to(x), target - known.skip, known.c_out)
+        return cls(x, known.context, noise_level(log_sigma).to(x), target - known.skip, known.c_out)
 
     @classmethod
     def of_windows(
@@ -186,7 +191,7 @@ class DenoisingBatch:
     def of_denoiser(
         cls,
         clean: Float[Tensor, "sample vertex channel"],
-        t: Float[Tensor, " sample"],
+        t: Float[Tensor, "sample *entry"],
         noise: Float[Tensor, "sample vertex channel"],
     ) -> DenoisingBatch:
         """Noise a batch for a denoiser of any kind, which reads OU times: target x_0 / s, c_out 1 / s."""
@@ -205,7 +210,7 @@ class DenoisingBatch:
 def errors(
     score: Score,
     clean: Float[Tensor, "sample vertex channel"],
-    t: Float[Tensor, " sample"],
+    t: Float[Tensor, "sample *entry"],
     noise: Float[Tensor, "sample vertex channel"],
 ) -> Float[Tensor, "sample vertex channel"]:
     r"""Squared errors :math:`|D(x_t, t) - x_0|^2 / s^2` of any score, with one noise field for each sample."""
@@ -277,6 +282,7 @@ def held_out(
     stream: Stream = Stream.TRAINING,
     batch_size: int = 256,
     present: Bool[np.ndarray, "sample vertex channel"] | None = None,
+    hide: bool = False,
 ) -> Float[np.ndarray, "level sample"]:
     """Loss at fixed times with fixed noise, the same numbers at every call and for every score.
 
@@ -295,6 +301,8 @@ def held_out(
         Samples evaluated at once; the result does not depend on it.
     present : ndarray of bool, shape (sample, vertex, channel), optional
         Where values are data and errors count; by default everywhere.
+    hide : bool
+        Hide what is no data from the score, which takes noise maps.
 
     Returns
     -------
@@ -303,7 +311,7 @@ def held_out(
         that over all values.
     """
     loss, weight = np.empty((len(times), len(clean))), _weight(present, clean)
-    for level, part, t, noise in _fixed_draws(clean, times, seed, batch_size, stream):
+    for level, part, t, noise in _fixed_draws(clean, times, seed, batch_size, stream, present if hide else None):
         squared = errors(score, clean[part], t, noise)
         loss[level, part] = _sample_means(squared, None if weight is None else weight[part]).cpu().numpy()
     return loss
@@ -315,7 +323,7 @@ class HeldOut:
 
     Parameters
     ----------
-    score : NetworkScore or HybridScore
+    score : NetworkScore, HybridScore or ConditionalScore
         Its preconditioning is what the network is trained for.
     clean, times, seed, batch_size, present
         As in `held_out`. Above `LARGEST_STORE` numbers nothing is kept.
@@ -323,7 +331,7 @@ class HeldOut:
 
     def __init__(
         self,
-        score: NetworkScore | HybridScore,
+        score: Trainable,
         clean: Float[Tensor, "sample vertex channel"],
         times: Sequence[float],
         *,
@@ -332,8 +340,9 @@ class HeldOut:
         present: Bool[np.ndarray, "sample vertex channel"] | None = None,
     ) -> None:
         self._score, self._clean, self._weight = score, clean, _weight(present, clean)
+        self._seen = present if score.maps else None
         self._times, self._seed, self._batch_size = tuple(times), seed, batch_size
-        numbers = len(self._times) * clean.numel() * (2 if isinstance(score, NetworkScore) else 2 + CONTEXT_PER_CHANNEL)
+        numbers = len(self._times) * clean.numel() * (2 + score.network.n_context // score.n_channels)
         self._kept = list(self._batches()) if numbers <= LARGEST_STORE else None
 
     @torch.no_grad()
@@ -346,7 +355,8 @@ class HeldOut:
         return (total / len(self._times)).mean(dim=1).cpu().numpy()
 
     def _batches(self) -> Iterator[tuple[slice, DenoisingBatch]]:
-        for _, part, t, noise in _fixed_draws(self._clean, self._times, self._seed, self._batch_size):
+        draws = _fixed_draws(self._clean, self._times, self._seed, self._batch_size, seen=self._seen)
+        for _, part, t, noise in draws:
             yield part, DenoisingBatch.of_score(self._score, self._clean[part], t, noise)
 
 
@@ -356,12 +366,19 @@ def _fixed_draws(
     seed: int,
     batch_size: int,
     stream: Stream = Stream.TRAINING,
-) -> Iterator[tuple[int, slice, Float[Tensor, " some"], Float[Tensor, "some vertex channel"]]]:
-    """Level, samples, times and noise of each batch of the held-out loss; a function of seed, sample and level."""
+    seen: Bool[np.ndarray, "sample vertex channel"] | None = None,
+) -> Iterator[tuple[int, slice, Float[Tensor, "some *entry"], Float[Tensor, "some vertex channel"]]]:
+    """Level, samples, times and noise of each batch of the held-out loss; a function of seed, sample and level.
+
+    Values that are not seen have infinite times and no noise.
+    """
     n, vertices, channels = clean.shape
     for level, time in enumerate(times):
         for start in range(0, n, batch_size):
             numbers = range(start, min(start + batch_size, n))
             noise = torch.from_numpy(normals(seed, stream, numbers, level, vertices, channels)).to(clean)
             t = torch.full((len(numbers),), time, dtype=torch.float64, device=clean.device)
-            yield level, slice(start, numbers.stop), t, noise
+            part = slice(start, numbers.stop)
+            if seen is not None:
+                t, noise = with_missing(t, noise, torch.from_numpy(seen[part]).to(clean.device))
+            yield level, part, t, noise

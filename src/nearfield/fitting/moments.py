@@ -27,7 +27,17 @@ from nearfield.score.field import GaussianField
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-__all__ = ["Moment", "MomentWarning", "moment_warning", "moments"]
+__all__ = [
+    "FEWEST",
+    "SAMPLES",
+    "Moment",
+    "MomentWarning",
+    "moment_warning",
+    "moments",
+    "moments_of_blocks",
+    "ratio_of",
+    "spread_of_vertices",
+]
 
 ERRORS = 4.0
 """Standard errors beyond which a ratio is off; a dozen ratios raise a false alarm in less than one fit of a hundred."""
@@ -79,12 +89,38 @@ def moments(samples: Samples, field: GaussianField, seed: int = 0) -> tuple[Mome
     y = samples.values[:: -(-len(samples) // most)]
     drawn = field.sample(max(2 * len(y), min(SAMPLES, int(NUMBERS / size))), seed=seed, stream=Stream.CHECK)
     ratios = [
-        _ratio(name, _each(take, y), _each(take, drawn), samples.ordered) for name, take in _scales(samples.graph)
+        ratio_of(name, _each(take, y), _each(take, drawn), samples.ordered) for name, take in _scales(samples.graph)
     ]
-    rng = np.random.default_rng(seed)
-    halves = [rng.permutation(len(drawn)) for _ in range(REPLICATES)]
-    sets = [(half[: len(y)], half[len(y) :]) for half in halves]
+    sets = _halves(len(drawn), len(y), seed)
     return (*ratios, _single(y, drawn, sets, ratios[0].error), *_modes(y, drawn, sets, samples.ordered))
+
+
+def _halves(n_drawn: int, n: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Numbers of the draws, each time divided into as many as the data and the rest."""
+    rng = np.random.default_rng(seed)
+    each = [rng.permutation(n_drawn) for _ in range(REPLICATES)]
+    return [(half[:n], half[n:]) for half in each]
+
+
+def spread_of_vertices(
+    y: Float[np.ndarray, "sample vertex channel"],
+    drawn: Float[np.ndarray, "draw vertex channel"],
+    error: float,
+    seed: int,
+) -> Moment:
+    """Compare the variances of single vertices; ``error`` is that of the ratio of the total variance."""
+    return _single(y, drawn, _halves(len(drawn), len(y), seed), error)
+
+
+def moments_of_blocks(
+    means: Samples, drawn: Float[np.ndarray, "draw block channel"], width: str, seed: int
+) -> list[Moment]:
+    """Compare means over blocks of that width, means over these, and their leading modes."""
+    y, found = means.values, []
+    for name, take in _scales(means.graph):
+        named = f"that of means over {width}" if name == "variance" else f"{name} of these means"
+        found.append(ratio_of(named, _each(take, y), _each(take, drawn), means.ordered))
+    return found + _modes(y, drawn, _halves(len(drawn), len(y), seed), means.ordered)
 
 
 def moment_warning(found: tuple[Moment, ...]) -> str | None:
@@ -132,7 +168,8 @@ def _block_squares(rows: sp.csr_array, x: Float[np.ndarray, "sample vertex chann
     return squares
 
 
-def _ratio(name: str, data: np.ndarray, drawn: np.ndarray, ordered: bool) -> Moment:
+def ratio_of(name: str, data: np.ndarray, drawn: np.ndarray, ordered: bool) -> Moment:
+    """Ratio of the means of squares of draws and of data, whose unit may be any."""
     errors = standard_error(data, ordered) / data.mean(), standard_error(drawn) / drawn.mean()
     ratio = float(drawn.mean() / data.mean())
     return Moment(name, ratio, ratio * math.hypot(*errors))

@@ -1,10 +1,4 @@
-r"""Networks of local scores fitted to data, and where they are better than the closed-form Gaussian.
-
-A hybrid is compared with the Gaussian field on samples that trained neither (by other noise they ended the training),
-at noise levels spread over :math:`\ln\sigma`, by :math:`|D(x_t, t) - x_0|^2 / \sigma^2`: summed over levels, the
-difference of two scores estimates (up to the factor of the spacing) that of their costs by (3.10) of arXiv 2505.04417.
-Both meet the same noise, so that the comparison is paired, and its standard errors are over samples.
-"""
+"""Networks of local scores fitted to data."""
 
 from __future__ import annotations
 
@@ -12,38 +6,41 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Literal, NamedTuple, final
+from typing import TYPE_CHECKING, Literal, NamedTuple, final
 
 import numpy as np
 import torch
 
 from nearfield.fitting.acceleration import placed
-from nearfield.fitting.context import Locality, choose_context
-from nearfield.fitting.matching import held_out
+from nearfield.fitting.context import Context, Locality, choose_context
 from nearfield.fitting.quadratic import fit_quadratic
-from nearfield.fitting.radius import SIGMAS
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.training import TrainingReport, symmetries_of, train
 from nearfield.graph import DependencyGraph
-from nearfield.noise import Stream
-from nearfield.process import time_of
 from nearfield.samples import Samples
-from nearfield.score.base import Score
+from nearfield.score.context import FieldContext
 from nearfield.score.ensemble import EnsembleScore
-from nearfield.score.hybrid import CONTEXT_PER_CHANNEL, HybridScore, NetworkScore
+from nearfield.score.hybrid import (
+    CONTEXT_PER_CHANNEL,
+    MAP_PER_CHANNEL,
+    ConditionalScore,
+    HybridScore,
+    NetworkScore,
+)
 from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
 from nearfield.score.window import WindowNetwork
 
+if TYPE_CHECKING:
+    pass
+
 __all__ = [
     "NETWORK_RADIUS",
     "Design",
-    "LevelChoice",
     "NetworkFit",
     "TrainedNetwork",
-    "choose_levels",
     "default_recipe",
+    "fit_conditional",
     "fit_network",
     "make_network",
 ]
@@ -56,8 +53,11 @@ CROWDED = 32
 """Vertices in a window of a network off lattices, at most."""
 EMBEDDING = 8
 """Learned numbers of each vertex, where vertices do not share one law."""
+CONTEXTS = {"neural": 0, "hybrid": CONTEXT_PER_CHANNEL, "noise map": MAP_PER_CHANNEL}
+"""Values of the context for each channel, by the kind of the networks."""
 FEWEST = 20
 """Fewest samples of which some are held out for a network."""
+_MAPPED = "It is shown what the whole Gaussian field makes of the state under a noise level of each value."
 
 
 class TrainedNetwork(NamedTuple):
@@ -97,29 +97,6 @@ class NetworkFit:
     def radius(self) -> int:
         """Hops read in all, or by the networks themselves where they are shown the whole field."""
         return max(n.score.network.radius if n.score.radius is None else n.score.radius for n in self.networks)
-
-
-class LevelChoice(NamedTuple):
-    r"""Comparison of the hybrid with the Gaussian field at one noise level.
-
-    Attributes
-    ----------
-    sigma : float
-        Noise-to-signal ratio.
-    gaussian, hybrid : float
-        Held-out :math:`|D(x_t, t) - x_0|^2 / \sigma^2`, mean over samples, vertices and channels; of several
-        networks the mean of their own, which is more than that of their mean.
-    error : float
-        Standard error of their paired difference.
-    selected : bool
-        Whether the hybrid is the score there.
-    """
-
-    sigma: float
-    gaussian: float
-    hybrid: float
-    error: float
-    selected: bool
 
 
 def default_recipe(graph: DependencyGraph, n_samples: int, validation_fraction: float = 0.15, seed: int = 0) -> Recipe:
@@ -171,28 +148,32 @@ class Design:
 
     Attributes
     ----------
-    kind : {"neural", "hybrid"}
-        Without context, or with that of a Gaussian fitted to the same samples.
+    kind : {"neural", "hybrid", "noise map"}
+        Without context, with that of a Gaussian fitted to the same samples, or that of the whole Gaussian field under a
+        noise level of each entry.
     locality : Locality
         Of that Gaussian. A network is one law for all vertices; unless the pooling is complete it also learns numbers
         of each vertex.
     radius : int, optional
         Hops read in all: on lattices half by the network and half by its Gaussian, on other graphs by each. By default
         the network reads 4, off lattices fewer where windows are crowded, and the context as `choose_context` has it.
+    bounded : bool
+        Whether the context is windows, whatever their loss.
     """
 
-    kind: Literal["neural", "hybrid"]
+    kind: Literal["neural", "hybrid", "noise map"]
     locality: Locality
     radius: int | None = None
+    bounded: bool = False
 
     def network(self, samples: Samples, seed: int) -> Network:
         """Make a network."""
-        hybrid = self.kind == "hybrid"
+        neural = self.kind == "neural"
         return make_network(
             samples.graph,
-            radius=_split(self.radius, samples.graph)[0] if hybrid else self.radius,
+            radius=self.radius if neural else _split(self.radius, samples.graph)[0],
             n_channels=samples.n_channels,
-            n_context=CONTEXT_PER_CHANNEL * samples.n_channels if hybrid else 0,
+            n_context=CONTEXTS[self.kind] * samples.n_channels,
             embedding=0 if self.locality.pooling.one_law else EMBEDDING,
             seed=seed,
         )
@@ -202,15 +183,18 @@ class Design:
     ) -> tuple[NetworkScore | HybridScore, str]:
         """Make a score of a network, its context fitted to the samples used, and say what it is shown.
 
-        What a change of sign changes has no square. A context that reads the whole field is where the network starts.
+        What a change of sign changes has no square. A context that reads the whole field is where the network starts;
+        with noise maps, which always have that context, only if it would have been chosen.
         """
         if self.kind == "neural":
             return NetworkScore(network), ""
         times, radius = recipe.levels.grid(recipe.held_out_levels), _split(self.radius, used.graph)[1]
-        context = choose_context(used, unseen, self.locality, times, radius=radius, seed=seed)
+        context = choose_context(used, unseen, self.locality, times, radius=radius, bounded=self.bounded, seed=seed)
+        full, maps = context.score.radius is None, self.kind == "noise map"
+        if maps:
+            context = Context(FieldContext(self.locality.field(used)), _MAPPED)
         quadratic = None if "negate" in recipe.symmetries else fit_quadratic(used, context.score, seed)
-        full = context.score.radius is None
-        return HybridScore(network, context.score, quadratic, full_start=full), context.reason
+        return HybridScore(network, context.score, quadratic, full_start=full, noise_map=maps), context.reason
 
 
 def fit_network(
@@ -286,6 +270,32 @@ def _fit_one(
     return TrainedNetwork(score, training, used, unseen, context)
 
 
+def fit_conditional(
+    samples: Samples,
+    n_given: int,
+    radius: int,
+    recipe: Recipe,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, float], object] | None = None,
+    device: str | torch.device = "cpu",
+) -> tuple[ConditionalScore, TrainingReport]:
+    """Train a network of the last channels of standardised samples given the first ``n_given``, one law for all.
+
+    An image of the lattice may change the meaning of a channel, so that no images are trained on.
+    """
+    channels = samples.n_channels - n_given
+    network = make_network(
+        samples.graph, radius=radius, n_channels=channels, n_context=n_given, embedding=0, seed=recipe.seed
+    )
+    score, recipe = ConditionalScore(network), replace(recipe, symmetries=(), n_networks=1)
+    with placed(score, device):
+        training = train(
+            score, samples, recipe, checkpoint=checkpoint, resume=checkpoint is not None, progress=progress
+        )
+    return score, training
+
+
 def _counting(tell: Callable[[int, float], object] | None, before: int) -> Callable[[int, float], object] | None:
     """Count the steps of earlier networks too."""
     return None if tell is None else lambda step, loss: tell(before + step, loss)
@@ -296,37 +306,3 @@ def _split(radius: int | None, graph: DependencyGraph) -> tuple[int | None, int 
     if radius is None or graph.lattice is None:
         return radius, radius
     return radius - radius // 2, radius // 2
-
-
-def choose_levels(samples: Samples, fit: NetworkFit, locality: Locality, seed: int) -> tuple[LevelChoice, ...]:
-    """Compare a hybrid with the Gaussian field on standardised samples held out from both, by increasing noise.
-
-    Of several networks each is compared on its own held-out samples, with a field of this locality fitted to the
-    samples it was trained on. The hybrid is selected where its gain is more than one standard error, if the gain summed
-    over all levels is more than two; otherwise nowhere.
-    """
-    times = [time_of(sigma) for sigma in SIGMAS]
-    weight = 1.0 / (1.0 + np.square(SIGMAS))[:, None]  # the loss over s^2 becomes that over sigma^2
-    parts: list[list[np.ndarray]] = []
-    numbers: list[np.ndarray] = []
-    for number, trained in enumerate(fit.networks):
-        # Each sample counts once.
-        numbers.append(trained.unseen[~np.isin(trained.unseen, np.concatenate([*numbers, []]))])
-        scores: tuple[Score, ...] = (locality.field(samples.take(trained.used)), trained.score)
-        unseen = samples.take(numbers[-1])
-        clean, present = torch.from_numpy(unseen.values), unseen.present
-        # Noise goes by the place in the part: other networks need other noise, or their losses would be correlated.
-        noise = (seed + number) % 2**64
-        losses_of = partial(held_out, seed=noise, stream=Stream.EVALUATION, present=present)
-        parts.append([weight * losses_of(score, clean, times) for score in scores])
-    order = np.argsort(np.concatenate(numbers))
-    losses = [np.concatenate(part, axis=1)[:, order] for part in zip(*parts, strict=True)]
-    gain = losses[0] - losses[1]
-    total = gain.sum(axis=0)
-    better = total.mean() > 2 * samples.standard_error(total)
-    levels = []
-    for sigma, of_field, of_hybrid, difference in zip(SIGMAS, *losses, gain, strict=True):
-        error = samples.standard_error(difference)
-        selected = bool(better and difference.mean() > error)
-        levels.append(LevelChoice(sigma, float(of_field.mean()), float(of_hybrid.mean()), error, selected))
-    return tuple(levels)

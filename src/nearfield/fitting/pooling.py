@@ -31,7 +31,7 @@ from nearfield.graph.adjacency import read_only
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-__all__ = ["GlobalAverage", "LocalAverage", "Pooling", "Smoother", "kernel", "smoother"]
+__all__ = ["REACH", "GlobalAverage", "LocalAverage", "Pooling", "Smoother", "distinct_rows", "kernel", "smoother"]
 
 REACH = 3.0
 """The pooling kernel is cut off at this many bandwidths (in hops)."""
@@ -243,12 +243,12 @@ def _matches(graph: DependencyGraph, table: Neighborhood | None) -> _Matches:
         return _Matches(np.ones((1, 1), dtype=bool), everything, everything, np.ones((1, 1), dtype=bool))
     if table.offsets is None and recurrent(graph):
         shift = np.where(table.present, table.index - table.index[:, :1], graph.n_vertices)
-        shift, kind = _distinct(shift)
+        shift, kind = distinct_rows(shift)
         present = shift < graph.n_vertices
         entry = 4 * graph.n_vertices * np.arange(shift.shape[1]) + shift  # of a column
         return _Matches(present, kind, kind, contained(entry, present))
     contributed = table.present if table.offsets is None else table.present | (table.index != table.index[:, :1])
-    (target, target_of), (source, source_of) = _distinct(table.present), _distinct(contributed)
+    (target, target_of), (source, source_of) = distinct_rows(table.present), distinct_rows(contributed)
     inside = (target.astype(np.float32) @ (~source).astype(np.float32).T) == 0
     return _Matches(target, target_of, source_of, inside)
 
@@ -262,7 +262,7 @@ def _global_average(matches: _Matches) -> GlobalAverage:
     return GlobalAverage(target, target_of, total, sp.csr_array(inside / contributors[:, None]), contributors)
 
 
-def _distinct(rows: np.ndarray) -> tuple[np.ndarray, Int[np.ndarray, " row"]]:
+def distinct_rows(rows: np.ndarray) -> tuple[np.ndarray, Int[np.ndarray, " row"]]:
     """Distinct rows, and the kind of each row."""
     bits = np.ascontiguousarray(np.packbits(rows, axis=1) if rows.dtype == bool else rows)
     whole = bits.view(f"V{bits.shape[1] * bits.itemsize}").reshape(-1)

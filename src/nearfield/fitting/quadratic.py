@@ -2,7 +2,7 @@ r"""The quadratic part of a denoiser at strong noise, in closed form.
 
 A Gaussian's denoiser :math:`D_G` is the best linear function of the noised state. The first correction, by the third
 moments of the data, is a quadratic function. One such function is kept, :math:`c(\sigma) (D_G^2 - v)` with v the
-variance of :math:`D_G`, and its coefficient found by least squares,
+variance of :math:`D_G` and no square above 36 v, and its coefficient found by least squares,
 
 .. math:: \min_c \sum \bigl(x_0 - D_G - c(\sigma) (D_G^2 - v)\bigr)^2,
 
@@ -23,7 +23,7 @@ from nearfield.noise import Stream
 from nearfield.process import noise_scale, per_sample, signal_scale, time_of
 from nearfield.samples import BLOCKS, Samples
 from nearfield.score.base import ContextScore
-from nearfield.score.hybrid import KNOTS, hats
+from nearfield.score.hybrid import KNOTS, hats, square_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -64,7 +64,7 @@ def fit_quadratic(samples: Samples, context: ContextScore, seed: int) -> Float[n
             for sign in (1, -1):  # together they cancel what is odd in the noise
                 noised = per_sample(signal_scale(t)) * clean + sign * per_sample(noise_scale(t)) * xi
                 denoised, variance = (each.double() for each in context.denoise_with_variance(noised.float(), t))
-                square = denoised**2 - variance
+                square = square_of(denoised, variance)
                 if samples.present is not None:
                     square = square * torch.from_numpy(samples.present[part])
                 weight = (square**2).sum(dim=1).numpy()[:, :, None]

@@ -88,14 +88,15 @@ def regress_windows(
     """Regress each vertex on the other entries of its window, for standardised samples.
 
     Blocks are shrunk towards a law, or the average over other vertices if there is none. ``smooth`` is the `smoother`
-    of graph, bandwidth and table, if already known.
+    of graph, bandwidth and table, if already known. The table may have the windows of some vertices only, unless the
+    average is over those nearby.
     """
     channels = samples.n_channels
     shrinkage = Shrinkage(samples.graph, table, pooling, len(samples), law, _between(samples), smooth)
     average = shrinkage.average
     numbers = 4 * PART if isinstance(average, LocalAverage) else PART  # each part needs the blocks around it too
     step = max(1, numbers // (table.index.shape[1] * channels) ** 2)
-    parts = [slice(start, start + step) for start in range(0, samples.n_vertices, step)]
+    parts = [slice(start, start + step) for start in range(0, len(table.index), step)]
 
     def own(rows: slice | np.ndarray) -> np.ndarray:
         return second_moments(samples, table.index[rows])

@@ -22,12 +22,13 @@ import torch
 from nearfield.data import store
 from nearfield.fitting.acceleration import begins_in_bfloat16, kept_memory
 from nearfield.fitting.matching import DenoisingBatch, Gaps, HeldOut, present_mean, training_draws
+from nearfield.fitting.noise_map import NoiseMaps, with_missing
 from nearfield.fitting.recipe import Recipe
 from nearfield.fitting.symmetry import Symmetry, chosen, drawn
 from nearfield.fitting.training_state import Check, TrainingState
 from nearfield.module import describe
 from nearfield.samples import Completions, Samples
-from nearfield.score.hybrid import HybridScore, NetworkScore
+from nearfield.score.hybrid import ConditionalScore, Trainable
 from nearfield.score.network import Network
 from nearfield.score.stencil import StencilNetwork
 
@@ -74,7 +75,7 @@ class TrainingReport:
 
 @kept_memory()
 def train(
-    score: NetworkScore | HybridScore,
+    score: Trainable,
     samples: Samples,
     recipe: Recipe,
     *,
@@ -87,9 +88,9 @@ def train(
     """Train the network of a score in place, by its number in the recipe; its weights then ask for no gradients.
 
     Samples are standardised; of ordered ones a block at the end is held out. Missing values are drawn anew for each
-    step, and errors count only where values are data. The run is stored at most every
-    `interval` seconds and at the end, and resumes from its checkpoint if asked to. `progress` is called with the steps
-    taken and the last held-out loss.
+    step, or with noise maps have infinite noise; errors count only where values are data. The run is stored at most
+    every `interval` seconds and at the end, and resumes from its checkpoint if asked to. `progress` is called with the
+    steps taken and the last held-out loss.
     """
     _refuse_unusable(score, samples)
     network = score.network
@@ -101,6 +102,7 @@ def train(
     state = _begin(network, recipe, seed, min(recipe.batch_size, len(clean)) * data.shape[1])
     identity = "" if checkpoint is None else _identity_of(score, recipe, data, samples, number)
     maps = [symmetry.on(data.device) for symmetry in symmetries]
+    observations = NoiseMaps.of(network.graph, data.device) if score.maps else None
     if checkpoint is not None and resume and os.path.exists(checkpoint):
         state.load(checkpoint, identity)
     times, left_out = recipe.levels.grid(recipe.held_out_levels), samples.take(unseen)
@@ -111,7 +113,7 @@ def train(
     if not state.checks:
         check(state, held_out, samples)
     while (reason := _stopped(state, recipe)) is None:
-        step(state, score, clean, recipe, maps)
+        step(state, score, clean, recipe, maps, observations)
         state.average.update_parameters(state.network)
         if state.step % recipe.check_every == 0 or state.step == recipe.steps:
             check(state, held_out, samples)
@@ -156,10 +158,11 @@ def _report(state: TrainingState, reason: Reason, symmetries: tuple[Symmetry, ..
 
 def step(
     state: TrainingState,
-    score: NetworkScore | HybridScore,
+    score: Trainable,
     clean: Float[Tensor, "sample vertex channel"] | Gaps,
     recipe: Recipe,
     maps: Sequence[tuple[Int[Tensor, " vertex"], float]] = (),
+    observations: NoiseMaps | None = None,
 ) -> None:
     """Change the weights once, by the gradient of one batch; maps are the sources and signs of symmetries."""
     batch, present = state.next_batch(len(clean), min(recipe.batch_size, len(clean))), None
@@ -169,7 +172,13 @@ def step(
         present = present.abs()  # what is present has no sign
     else:
         x = drawn(maps, clean[batch], state.generator)
-    denoising = DenoisingBatch.of_score(score, x, *training_draws(recipe.levels, x, state.generator))
+    t, noise = training_draws(recipe.levels, x, state.generator)
+    if observations is not None:
+        t, counted = observations.draw(t, x.shape[2], state.generator)
+        if present is not None:
+            t, noise = with_missing(t, noise, present > 0)
+        present = counted if present is None else present * counted
+    denoising = DenoisingBatch.of_score(score, x, t, noise)
     loss = present_mean(denoising.squared_errors(state.forward, state.bfloat16), present)
     state.optimizer.zero_grad()
     loss.backward()
@@ -220,16 +229,17 @@ def _stopped(state: TrainingState, recipe: Recipe) -> Reason | None:
     return "budget" if state.step >= recipe.steps else None
 
 
-def _refuse_unusable(score: NetworkScore | HybridScore, samples: Samples) -> None:
+def _refuse_unusable(score: Trainable, samples: Samples) -> None:
     """Refuse samples that cannot be trained on."""
     samples.require_complete()
-    score.check(torch.from_numpy(samples.values))
+    given = score.n_given if isinstance(score, ConditionalScore) else 0
+    score.check(torch.from_numpy(samples.values[..., given:]))
     if not np.isfinite(samples.values).all():
         raise ValueError("samples must be finite, got missing or infinite values")
 
 
 def _identity_of(
-    score: NetworkScore | HybridScore,
+    score: Trainable,
     recipe: Recipe,
     x: Float[Tensor, "sample vertex channel"],
     samples: Samples,

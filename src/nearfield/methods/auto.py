@@ -15,7 +15,8 @@ from typing import final
 from nearfield.distribution import DiffusionModel
 from nearfield.fitting.expectation import DRAWS
 from nearfield.fitting.gaussianity import check_gaussianity
-from nearfield.fitting.neural import FEWEST, LevelChoice, choose_levels, default_recipe
+from nearfield.fitting.levels import LevelChoice, choose_levels
+from nearfield.fitting.neural import FEWEST, default_recipe
 from nearfield.methods.base import FitOptions, Fitted, fixed
 from nearfield.methods.gaussian import Chosen, FittedField, choose, fit_chosen, fitted_gaussian
 from nearfield.methods.network import NetworkMethod, Trained

@@ -14,8 +14,8 @@ import torch
 
 from nearfield.distribution import Distribution
 from nearfield.fitting.fit_report import FitReport
+from nearfield.fitting.levels import LevelChoice
 from nearfield.fitting.missing import MissingReport
-from nearfield.fitting.neural import LevelChoice
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.rarity import warn_of_rare
 from nearfield.fitting.search import Search
@@ -45,12 +45,15 @@ class FitOptions:
         Called after each step of training with the steps taken, their number and the last held-out loss.
     device : str or torch.device
         Where networks are trained; ``"auto"`` is a GPU where there is one.
+    bounded : bool
+        Whether networks are shown windows alone, never the whole field, so that they can be evaluated tile by tile.
     """
 
     search: Search = field(default_factory=Search)
     checkpoint: str | os.PathLike[str] | None = None
     on_step: Callable[[int, int, float], object] | None = None
     device: str | torch.device = "auto"
+    bounded: bool = False
 
     @property
     def seed(self) -> int:

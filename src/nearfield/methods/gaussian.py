@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, final
 
 import numpy as np
@@ -137,13 +138,20 @@ def fit_chosen(samples: Samples, chosen: Chosen, options: FitOptions, n_draws: i
     if selection is None:
         fit = build_field(expected, radius, pooling)
     else:
-        fit, pooling = settled_field(expected, radius, pooling)
+        fit, pooling = settled_field(partial(build_field, expected, radius), pooling)
     warn_of(fit, len(samples))
     if missing is not None:
         samples = completed(samples, fit, options.seed, n_draws)
     fitted, y = time.perf_counter(), samples.standardized(fit.center, fit.scale)
     off, checked = moment_warning(moments(y, fit.field, options.seed)), time.perf_counter()
-    correction = choose_correction(y, fit.field, radius, pooling, needed=off is not None, search=options.search)
+    correction = choose_correction(
+        y,
+        fit.field,
+        lambda part: build_field(part, radius, pooling).field,
+        pooling,
+        needed=off is not None,
+        search=options.search,
+    )
     field, made = corrected(fit.field, y, correction), time.perf_counter()
     if correction is not None:
         off = moment_warning(moments(y, field, options.seed))

@@ -15,9 +15,10 @@ from nearfield.fitting.context import Locality
 from nearfield.fitting.covariance import location_and_scale
 from nearfield.fitting.elimination import predecessors
 from nearfield.fitting.expectation import DRAWS
+from nearfield.fitting.levels import keep_levels
 from nearfield.fitting.missing import MissingReport
 from nearfield.fitting.moments import MomentWarning
-from nearfield.fitting.neural import NETWORK_RADIUS, Design, NetworkFit, choose_levels, default_recipe, fit_network
+from nearfield.fitting.neural import NETWORK_RADIUS, Design, NetworkFit, default_recipe, fit_network
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.predictive import Moments
 from nearfield.fitting.recipe import Recipe
@@ -50,6 +51,7 @@ __all__ = ["NetworkMethod", "Trained"]
 _CLEAR = 3.0
 """Standard errors beyond which vertices differ so clearly that a network must tell them apart."""
 _DRAWN = "Missing values are drawn anew at each step; errors count where values are data."
+_HIDDEN = "Missing values have infinite noise; errors count where values are data."
 _REDRAWN = 300
 """Fewest steps of a training that begins with a shorter one, by which missing values are drawn."""
 
@@ -125,7 +127,7 @@ class NetworkMethod(Method):
     def train(
         self,
         samples: Samples,
-        kind: Literal["neural", "hybrid"],
+        kind: Literal["neural", "hybrid", "noise map"],
         chosen: Chosen,
         options: FitOptions,
         found: FittedField | None = None,
@@ -142,8 +144,9 @@ class NetworkMethod(Method):
         recipe = self.recipe or default_recipe(samples.graph, len(samples), self.validation_fraction, options.seed)
         tell, total = options.on_step, recipe.n_networks * recipe.steps
         y = samples.standardized(center, scale)
-        design, device = Design(kind, locality, fixed(self.radius)), usable_device(options.device)
-        if found is not None and y.drawn is not None and locality.correction is None and recipe.steps >= _REDRAWN:
+        design, device = Design(kind, locality, fixed(self.radius), options.bounded), usable_device(options.device)
+        draws = y.drawn is not None and kind != "noise map" and recipe.steps >= _REDRAWN
+        if found is not None and draws and locality.correction is None:
             brief = replace(recipe, steps=recipe.steps // 3, n_networks=1)
             y = _redrawn(y, fit_network(y, design, brief, device=device), found, options.seed)
         fit = fit_network(
@@ -186,8 +189,8 @@ def _redrawn(y: Samples, fit: NetworkFit, found: FittedField, seed: int) -> Samp
     """Draw what is missing by a network, and by the field at the noise levels where that is clearly better."""
     score: Score = fit.score
     if isinstance(score, HybridScore):
-        levels = choose_levels(y, fit, found.locality, seed)
-        choice = tuple((time_of(each.sigma), each.hybrid - each.gaussian <= each.error) for each in levels)
+        levels = keep_levels(y, fit, found.locality, found.field, seed)
+        choice = tuple((time_of(each.sigma), each.selected) for each in levels)
         score = SwitchedScore(found.field, score, choice)
     return redrawn(y, score, found.field, seed)
 
@@ -209,5 +212,5 @@ def _described(fit: NetworkFit, samples: Samples) -> str:
         f"Network reading {score.network.radius} hops; held-out loss {training.best.loss:.4f} after "
         f"{training.best.step} of {len(training.losses)} steps{why}."
     )
-    drawn = "" if samples.drawn is None else _DRAWN
+    drawn = "" if samples.drawn is None else _HIDDEN if fit.score.maps else _DRAWN
     return " ".join(filter(None, (loss, context, images, drawn, others)))

@@ -21,7 +21,8 @@ import torch
 from scipy.special import ndtr
 
 from nearfield._checks import whole_number
-from nearfield.distribution import Conditional, Distribution, UnsupportedError
+from nearfield.conditional import Conditional, UnsupportedError
+from nearfield.distribution import Distribution
 from nearfield.graph import DependencyGraph
 from nearfield.module import as_tensor
 from nearfield.noise import Stream, normals

@@ -6,14 +6,15 @@ import abc
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nearfield.noise import Stream, normals
-from nearfield.process import Schedule
+from nearfield.process import Schedule, noise_scale, signal_scale
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -57,10 +58,14 @@ class Sampler(abc.ABC):
     final_denoise : bool
         Whether to end with :math:`E[x_0|x_t]` at the last time when that is above 0, rather than with a state that
         still has the noise of that time.
+    clean : callable, optional
+        Draws the field, (vertex, channel), of a member by seed and number, where the law of the state at the first time
+        is known: members start from its noised state there. By default they start from noise alone.
     """
 
     schedule: Schedule
     final_denoise: bool = True
+    clean: Callable[[int, int], np.ndarray] | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     order: ClassVar[int]
     """Order of the law, as the module defines it."""
@@ -98,7 +103,7 @@ class Sampler(abc.ABC):
         device: torch.device | str = "cpu",
         progress: Callable[[int, int], None] | None = None,
     ) -> Float[Tensor, "sample vertex channel"]:
-        """Generate members, starting from standard noise.
+        """Generate members, starting from standard noise, or from noised states of the fields of `clean`.
 
         Member m depends on the seed and on m only, up to rounding in the score; its noise is the same to the last bit.
         Tensors of the score that require gradients get them, except under `torch.no_grad`, if they are on `device`.
@@ -138,14 +143,27 @@ class Sampler(abc.ABC):
             out = torch.empty(n_samples, score.n_vertices, score.n_channels, dtype=dtype, device=device)
             for i, batch in enumerate(batches):
                 x, memory = noise(Stream.INITIAL, batch, 0), None
+                if self.clean is not None:
+                    fields = np.stack([self.clean(seed, first_member + member) for member in batch])
+                    x = self.noised(torch.from_numpy(fields).to(x), x)
                 for k in range(self.schedule.steps):
                     x, std, memory = self.step(score, x, k, memory)
                     if std > 0:
                         x = x + std * noise(Stream.STEP, batch, k)
                     if progress is not None:
                         progress(i * self.schedule.steps + k + 1, total)
-                out[batch.start : batch.stop] = self._finish(score, x)
+                out[batch.start : batch.stop] = self.finish(score, x)
             return out
+
+    def noised(self, clean: Tensor, noise: Tensor) -> Tensor:
+        """Return the state of clean fields at the first time."""
+        t = self.schedule.times[0]
+        return signal_scale(t) * clean + noise_scale(t) * noise
+
+    def started(self, time: float, clean: Callable[[int, int], np.ndarray]) -> Self:
+        """Return the sampler that starts at a time within the schedule, from the noised states of clean fields."""
+        later = tuple(t for t in self.schedule.times if t < time)
+        return replace(self, schedule=Schedule((time, *later)), clean=clean)
 
     def push_forward(
         self,
@@ -193,22 +211,23 @@ class Sampler(abc.ABC):
         mean = torch.zeros(d, dtype=torch.float64) if mean is None else mean.to(torch.float64)
         cov = torch.eye(d, dtype=torch.float64) if cov is None else cov.to(torch.float64)
 
-        def field(values: Tensor) -> Tensor:
+        def shaped(values: Tensor) -> Tensor:
             return values.reshape(-1, score.n_vertices, score.n_channels)
 
         with torch.no_grad():
             for k in range(self.schedule.steps):
                 # The leading d columns are the state; the rest, if any, are the memory.
                 probes = _probes(len(mean))
-                memory = field(probes[:, d:]) if len(mean) > d else None
-                image, std, memory = self.step(score, field(probes[:, :d]), k, memory)
+                memory = shaped(probes[:, d:]) if len(mean) > d else None
+                image, std, memory = self.step(score, shaped(probes[:, :d]), k, memory)
                 images = image if memory is None else torch.cat([image.flatten(1), memory.flatten(1)], 1)
                 mean, cov = _affine_image(images.flatten(1), mean, cov)
                 cov[:d, :d].diagonal().add_(std**2)
-            images = self._finish(score, field(_probes(d)))
+            images = self.finish(score, shaped(_probes(d)))
             return _affine_image(images.flatten(1), mean[:d], cov[:d, :d])
 
-    def _finish(self, score: Score, x: Tensor) -> Tensor:
+    def finish(self, score: Score, x: Tensor) -> Tensor:
+        """Return the members, given the states at the last time."""
         t = self.schedule.times[-1]
         return score.denoise(x, t) if self.final_denoise and t > 0 else x
 

@@ -40,6 +40,8 @@ class Score(Module, abc.ABC):
     radius : int or None
         Largest graph distance, in hops, at which the score at a vertex reads the state, at any time; None for the whole
         field.
+    maps : bool
+        Whether the score takes noise maps: a time of its own for each entry, infinite where the value is missing.
 
     Examples
     --------
@@ -58,17 +60,21 @@ class Score(Module, abc.ABC):
     n_vertices: int
     n_channels: int
     radius: int | None
+    maps: bool = False
 
     @abc.abstractmethod
     def forward(
         self, x: Float[Tensor, "sample vertex channel"], t: float | Float[Tensor, " sample"]
     ) -> Float[Tensor, "sample vertex channel"]:
-        """Denoise as `denoise` says; `t` is a number, or one float64 number for each sample, on any device."""
+        """Denoise as `denoise` says; `t` is a number, or one float64 number for each sample, on any device.
+
+        A score that takes noise maps gets them of the shape of `x`.
+        """
 
     def denoise(
         self,
         x: Float[Tensor, "sample vertex channel"],
-        t: float | Float[Tensor, ""] | Float[Tensor, " #sample"] | Float[Tensor, "sample vertex"],
+        t: float | Float[Tensor, ""] | Float[Tensor, " #sample"] | Float[Tensor, "sample vertex *channel"],
     ) -> Float[Tensor, "sample vertex channel"]:
         """Return the expected clean state :math:`E[x_0 | x_t = x]`, to full precision also as `t` tends to 0.
 
@@ -77,7 +83,9 @@ class Score(Module, abc.ABC):
         x : Tensor
             State at time `t`.
         t : float or Tensor
-            OU time, at least 0: one number, one per sample, or a map that is constant in each sample.
+            OU time, at least 0: one number, one per sample, or a map: one for each vertex, or each entry. Scores
+            without `maps` take those that are constant in each sample. Where the time is infinite, the value is
+            missing, and that of `x` is ignored.
 
         Returns
         -------
@@ -87,18 +95,20 @@ class Score(Module, abc.ABC):
         Raises
         ------
         ValueError
-            If `t` has another shape, or differs between the vertices of a sample.
+            If `t` has another shape, or differs between the vertices of a sample and the score takes no maps.
         """
-        out: Tensor = self.forward(x, self.times(x, t))
+        t = self.times(x, t)
+        out: Tensor = self.forward(_seen(x, t), t)
         return out
 
     def score(
         self,
         x: Float[Tensor, "sample vertex channel"],
-        t: float | Float[Tensor, ""] | Float[Tensor, " #sample"] | Float[Tensor, "sample vertex"],
+        t: float | Float[Tensor, ""] | Float[Tensor, " #sample"] | Float[Tensor, "sample vertex *channel"],
     ) -> Float[Tensor, "sample vertex channel"]:
         r"""Return :math:`\nabla\log p_t(x)` at times above 0, by Tweedie's formula; arguments as in :meth:`denoise`."""
         t = self.times(x, t)
+        x = _seen(x, t)
         return score_from_denoised(x, self.forward(x, t), t.to(x.device) if isinstance(t, Tensor) else t).to(x)
 
     def local_jacobian(
@@ -127,21 +137,31 @@ class Score(Module, abc.ABC):
         """
         return None
 
-    def times(self, x: Tensor, t: float | Tensor) -> float | Float[Tensor, " sample"]:
-        """Return the time of all samples, or one float64 number for each; refuse any other `t`."""
+    def times(
+        self, x: Tensor, t: float | Tensor
+    ) -> float | Float[Tensor, " sample"] | Float[Tensor, "sample vertex channel"]:
+        """Return the time of all samples, one float64 number for each, or a map of them; refuse any other `t`."""
         if not isinstance(t, Tensor):
             return float(t)
-        if t.ndim == 2 and t.shape == (len(x), self.n_vertices):
-            if not bool((t == t[:, :1]).all()):
+        if t.shape in ((len(x), self.n_vertices), (len(x), self.n_vertices, self.n_channels)):
+            entries = t.flatten(1)
+            if bool((entries == entries[:, :1]).all()):
+                t = entries[:, 0]
+            elif self.maps:
+                if not bool((t >= 0).all()):
+                    raise ValueError(f"t must be at least 0, got {float(t.min()):.4g}")
+                return (t if t.ndim == 3 else t[..., None]).to(torch.float64).expand(x.shape)
+            else:
                 raise ValueError(
-                    f"t must be the same at all vertices of a sample, got {float(t.min()):.4g} to {float(t.max()):.4g}"
+                    f"t must be the same at all vertices of a sample, got {float(t.min()):.4g} to "
+                    f"{float(t.max()):.4g}; only scores trained with noise_map=True take maps"
                 )
-            t = t[:, 0]
         if t.numel() == 1 and not t.is_meta:
             return float(t)
         if t.shape != (len(x),):
             raise ValueError(
-                f"t must be a number, or of shape ({len(x)},) or ({len(x)}, {self.n_vertices}), got {tuple(t.shape)}"
+                f"t must be a number, or of shape ({len(x)},), ({len(x)}, {self.n_vertices}) or {tuple(x.shape)}, got "
+                f"{tuple(t.shape)}"
             )
         return t.to(torch.float64)
 
@@ -193,6 +213,11 @@ class ContextScore(Score):
         :math:`v_j(t) = \mathrm{Var}\, D_j(x_t, t)`, once for a common time: the variance of the data at time 0, of the
         order of :math:`1/\sigma^2` under strong noise. Arguments are as in `Score.denoise`.
         """
+
+
+def _seen(x: Tensor, t: float | Tensor) -> Tensor:
+    """Put 0 where a map says that the value is missing."""
+    return torch.where(torch.isinf(t).to(x.device), 0.0, x) if isinstance(t, Tensor) and t.ndim == 3 else x
 
 
 def per_time(

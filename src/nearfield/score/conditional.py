@@ -41,7 +41,8 @@ class ConditionalField:
         self._field = field
         seen = observed.reshape(-1)[field._place]
         self._missing, self._seen = np.flatnonzero(~seen), np.flatnonzero(seen)
-        self._from_missing = field.factor.matrix.tocsc()[:, self._missing]
+        self._rows = field.factor.touching(self._missing)  # those of the vertices nearby
+        self._from_missing = self._rows.tocsc()[:, self._missing]
         block = sp.csc_array(self._from_missing.T @ self._from_missing)
         added = None
         if field._correction is not None:
@@ -62,7 +63,8 @@ class ConditionalField:
     def _iterative(self, block: sp.csr_array, added: LowRank | None) -> Operator:
         """Solve by conjugate gradients, preconditioned by a local law of each missing entry given its neighbours."""
         if self._ridge < _STRONG:
-            local = triangle(self._field._local_laws.conditional_factor(self._field.precision(), self._missing))
+            precision = sp.csr_array(self._from_missing.T @ self._rows)
+            local = triangle(self._field._local_laws.conditional_factor(precision, self._missing))
         scale = 1 / block.diagonal()
 
         def apply(x: np.ndarray) -> np.ndarray:
@@ -86,7 +88,7 @@ class ConditionalField:
 
     def _product(self, ordered: np.ndarray) -> Float[np.ndarray, "sample missing"]:
         field = self._field
-        product = self._from_missing.T @ (field.factor.matrix @ ordered.T)
+        product = self._from_missing.T @ (self._rows @ ordered.T)
         if self._added is not None:
             assert field._correction is not None
             product += self._added.rows.T @ (self._added.inner @ (field._correction.rows @ ordered.T))

@@ -7,6 +7,11 @@ one decomposition serves all of them:
 
 .. math:: D(x, t) = V \frac{a \Lambda}{a^2 \Lambda + s^2} V' x, \qquad
     v_j(t) = \sum_k V_{jk}^2 \frac{\Lambda_k^2}{\Lambda_k + \sigma^2}.
+
+Under a noise map, with B the diagonal matrix of a/s of each entry (0 where a value is missing), a factorisation is
+needed for each map:
+
+.. math:: D = C B M^{-1} (x/s), \qquad v = \mathrm{diag}(C B M^{-1} B C), \qquad M = I + B C B.
 """
 
 from __future__ import annotations
@@ -32,10 +37,16 @@ from nearfield.score.symmetric import symmetric_map
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["LARGEST_BASIS", "FieldContext"]
+__all__ = ["LARGEST_BASIS", "LARGEST_MAP", "FieldContext"]
 
 LARGEST_BASIS = 4096
 """Most variables of a field whose covariance is decomposed: some ten seconds, and a product of matrices a step."""
+LARGEST_MAP = 1024
+"""Most variables of a field under a noise map: a dense factorisation for each map."""
+LEAST_NOISE = 1e-9
+"""Least noise of an entry under a map, to divide by; the state itself stands where there is none."""
+MATRICES = 2**24
+"""Numbers of the matrices that are factorised together (128 MiB)."""
 SMALLEST = 1e-30
 """Smallest eigenvalue, which rounding may take below 0."""
 LOG_SIGMAS = tuple(np.linspace(-5.0, 6.0, 45).tolist())
@@ -80,6 +91,7 @@ class FieldContext(ContextScore):
         super().__init__()
         self.field, self.n_vertices, self.n_channels = field, field.n_vertices, field.n_channels
         n_variables = self.n_vertices * self.n_channels
+        self.maps = n_variables <= LARGEST_MAP
         if log_variance is None and n_variables > LARGEST_BASIS:
             raise ValueError(
                 f"field must have at most {LARGEST_BASIS} variables, got {n_variables}; extend a smaller one"
@@ -88,6 +100,8 @@ class FieldContext(ContextScore):
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Return the field's denoiser."""
+        if isinstance(t, Tensor) and t.ndim == 3:
+            return self._mapped(x, t)[0]
         if self.log_variance is not None:
             return self.field.denoise(x, t)
         times = self._times(x, t)
@@ -106,8 +120,52 @@ class FieldContext(ContextScore):
     def denoise_with_variance(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """Return E[x_0 | x_t] and its variance under the field, of each sample or once for a common time."""
         t = self.times(x, t)
+        if isinstance(t, Tensor) and t.ndim == 3:
+            return self._mapped(x, t)
         denoised = self.forward(x, t)  # first: it makes what is kept, outside of any transformation of torch.func
         return denoised, self._variance(self._times(x, t), x)
+
+    def _mapped(
+        self, x: Float[Tensor, "sample vertex channel"], t: Float[Tensor, "sample vertex channel"]
+    ) -> tuple[Float[Tensor, "sample vertex channel"], Float[Tensor, "#sample vertex channel"]]:
+        """Denoise under noise maps, with the variance; by one factorisation if all samples have the same map."""
+        x, t = symmetric_map(self._prepared, x), t.to(x.device)
+        maps = t[:1] if bool((t == t[:1]).all()) else t
+        size = max(1, MATRICES // (self.n_vertices * self.n_channels) ** 2)
+        parts = [slice(None)] if len(maps) == 1 else [slice(i, i + size) for i in range(0, len(maps), size)]
+        found = [self._mapped_part(x[part], maps[part]) for part in parts]
+        denoised, variance = (torch.cat(each) for each in zip(*found, strict=True))
+        return torch.where(t > 0, denoised, x), variance
+
+    def _prepared(self, x: Tensor) -> Tensor:
+        """Make what is kept, outside of any transformation of torch.func, and return the state."""
+        self._covariance(x)
+        return x.clone()
+
+    def _mapped_part(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        covariance, (n, *shape) = self._covariance(x), x.shape
+        s = noise_scale(t).clamp_min(LEAST_NOISE).flatten(1)
+        b = signal_scale(t).flatten(1) / s
+        spread = b[:, :, None] * covariance
+        root = torch.linalg.cholesky(spread * b[:, None] + torch.eye(len(covariance)).to(spread))
+        half = torch.linalg.solve_triangular(root, spread, upper=False)
+        y = (x.flatten(1).double() / s).reshape(len(t), -1, len(covariance))  # the samples of each map
+        white = torch.linalg.solve_triangular(root, y.mT, upper=False)
+        denoised = (white.mT @ half).reshape(n, *shape)
+        return denoised.to(x), (half**2).sum(dim=1).reshape(len(t), *shape).to(x)
+
+    def _covariance(self, like: Tensor) -> Float[Tensor, "variable variable"]:
+        """Covariance in double precision, on the device of a state."""
+        if like.device not in self._covariances:
+            values, vectors, _ = self._basis(torch.empty(0, dtype=torch.float64, device=like.device))
+            with torch.inference_mode(mode=False), torch.no_grad():
+                self._covariances[like.device] = (vectors * values) @ vectors.mT
+        return self._covariances[like.device]
+
+    @cached_property
+    def _covariances(self) -> dict[torch.device, Tensor]:
+        """The covariance on each device in use."""
+        return {}
 
     def local_jacobian(self, x: Tensor, t: float, index: Tensor) -> Tensor | None:
         """Return entries of the matrix of D, where the covariance is decomposed."""

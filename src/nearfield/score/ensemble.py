@@ -55,6 +55,7 @@ class EnsembleScore(Score):
         self.networks = nn.ModuleList(networks)
         self.n_vertices, self.n_channels = networks[0].n_vertices, networks[0].n_channels
         radii = [network.radius for network in networks if network.radius is not None]
+        self.maps = all(network.maps for network in networks)
         self.radius = max(radii) if len(radii) == len(networks) else None
 
     @property

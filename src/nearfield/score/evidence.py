@@ -93,6 +93,15 @@ class Evidence:
             held[self.sites.entry] = True
         return held
 
+    def points(self) -> tuple[Float[np.ndarray, " entry"], Float[np.ndarray, " entry"]] | None:
+        """Precision of what is observed of each entry, and that times the value, exact entries aside.
+
+        None unless each observation is of one entry alone, with a normal error or exact.
+        """
+        if not self.linear or self.exact.any() or (np.diff(self.rows.indptr) > 1).any():
+            return None
+        return np.asarray((self.rows**2).sum(axis=0)).reshape(-1), self.rows.T @ self.target
+
     def around(
         self, center: Float[np.ndarray, "sample entry"], held: Float[np.ndarray, "#sample entry"]
     ) -> Float[np.ndarray, "sample entry"]:

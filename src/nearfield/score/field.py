@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 import warnings
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import numpy as np
 import scipy.sparse as sp
@@ -42,8 +42,8 @@ from nearfield.process import noise_scale, noise_to_signal, signal_scale
 from nearfield.score.base import Score, per_time
 from nearfield.score.conditional import ConditionalField
 from nearfield.score.extension import extended_factor
-from nearfield.score.solver import LowRank, Operator, conjugate_gradients, direct_solver, is_large, triangle
-from nearfield.score.sparse import SparseMatrix
+from nearfield.score.solver import LowRank, Operator, conjugate_gradients, direct_solver, is_large
+from nearfield.score.sparse import Factor, SparseMatrix
 from nearfield.score.symmetric import symmetric_map
 from nearfield.score.vecchia import N_DRAWS, LocalLaws
 
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CoarseLaw", "GaussianField"]
 
-_BLOCK = 1 << 21  # normal numbers of the members drawn together (16 MiB)
+_BLOCK = 1 << 21  # normal numbers of the members drawn together, and of averages at once beyond one (16 MiB)
 CHUNK = 128
 """Number of block means whose covariances with the field are computed at once."""
 
@@ -66,7 +66,7 @@ class GaussianField(Score):
 
     Parameters
     ----------
-    factor : scipy sparse array or SparseMatrix, shape (vertex * channel, vertex * channel)
+    factor : scipy sparse array or Factor, shape (vertex * channel, vertex * channel)
         Lower triangular with positive diagonal, rows and columns in elimination order, channels fastest.
     order : ndarray or Tensor of int, shape (vertex,)
         The vertex at each place of the elimination order.
@@ -92,14 +92,14 @@ class GaussianField(Score):
 
     def __init__(
         self,
-        factor: sp.csr_array | SparseMatrix,
+        factor: sp.csr_array | Factor,
         order: Int[np.ndarray, " vertex"] | Int[Tensor, " vertex"],
         n_channels: int = 1,
         hops: int = 0,
         coarse: CoarseLaw | None = None,
     ) -> None:
         super().__init__()
-        self.factor = factor if isinstance(factor, SparseMatrix) else SparseMatrix.of(factor)
+        self.factor = factor if isinstance(factor, Factor) else SparseMatrix.of(factor)
         self.register_buffer("order", as_tensor(order).long())
         self.n_vertices, self.n_channels, self.hops = len(order), n_channels, hops
         self.coarse = coarse
@@ -153,8 +153,8 @@ class GaussianField(Score):
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
         """Exact log-density in nats."""
         ordered = self._ordered(np.asarray(x, dtype=np.float64))
-        white = self.factor.matrix @ ordered.T
-        constant = np.log(self.factor.matrix.diagonal()).sum() - 0.5 * len(self._place) * math.log(2 * math.pi)
+        white = self.factor.times(ordered.T)
+        constant = np.log(self.factor.diagonal()).sum() - 0.5 * len(self._place) * math.log(2 * math.pi)
         fine: np.ndarray = constant - 0.5 * (white**2).sum(axis=0)
         if self.coarse is None:
             return fine
@@ -214,13 +214,8 @@ class GaussianField(Score):
         out[:, self._place] = x
         return out.reshape(len(x), self.n_vertices, self.n_channels)
 
-    @cached_property
-    def _triangle(self) -> Any:
-        return triangle(self.factor.matrix)
-
     def _solve_triangle(self, z: np.ndarray, *, transposed: bool = False) -> np.ndarray:
-        solved: np.ndarray = self._triangle.solve(np.ascontiguousarray(z.T), trans="T" if transposed else "N").T
-        return solved
+        return self.factor.solve(z.T, transposed=transposed).T
 
     def _covary(self, x: np.ndarray) -> np.ndarray:
         """Multiply rows by the covariance P_0^{-1}, all in elimination order."""
@@ -241,17 +236,14 @@ class GaussianField(Score):
         ends = np.maximum.reduceat(rows.indices, rows.indptr[:-1]) + 1
         order, halves = np.argsort(ends, kind="stable"), []
         covariance = np.empty((len(order), len(order)))
-        for start in range(0, len(order), CHUNK):
-            chunk = order[start : start + CHUNK]
-            end = ends[chunk[-1]]
-            part = rows[chunk, :end].toarray()
-            if end == len(self._place):
-                half = self._solve_triangle(part, transposed=True)
-            else:
-                half = triangle(self.factor.matrix[:end, :end]).solve(np.ascontiguousarray(part.T), trans="T").T
+        step = max(1, min(CHUNK, _BLOCK // len(self._place)))
+        for start in range(0, len(order), step):
+            chunk = order[start : start + step]
+            half = self.factor.solve_leading(rows[chunk, : ends[chunk[-1]]].toarray().T).T
             halves.append((chunk, np.ascontiguousarray(half)))
             for earlier, other in halves:
-                product = half[:, : other.shape[1]] @ other.T
+                shared = min(half.shape[1], other.shape[1])
+                product = half[:, :shared] @ other[:, :shared].T
                 covariance[np.ix_(chunk, earlier)] = product
                 covariance[np.ix_(earlier, chunk)] = product.T
         return covariance

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from nearfield.score.network import Network
 
-__all__ = ["Preconditioning", "scales"]
+__all__ = ["Preconditioning", "noise_level", "scales"]
 
 
 class Preconditioning(NamedTuple):
@@ -49,14 +49,22 @@ class Preconditioning(NamedTuple):
         a, s, log_sigma = scales(x, t)
         kind = next(network.parameters()).dtype
         context = None if self.context is None else self.context.to(kind)
-        f = network(x.to(kind), context, log_sigma.to(kind)).to(x)
+        f = network(x.to(kind), context, noise_level(log_sigma).to(kind)).to(x)
         denoised: Tensor = a * x + s * (self.skip + self.c_out * f)
         return denoised
 
 
 def scales(x: Float[Tensor, "sample ..."], t: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Scales of signal and noise, ready to multiply `x`, and the log of noise over signal of each sample."""
-    times = torch.as_tensor(t, dtype=torch.float64, device=x.device).reshape(-1)
+    """Scales of signal and noise, ready to multiply `x`, and the log of noise over signal of each sample or entry."""
+    times = torch.as_tensor(t, dtype=torch.float64, device=x.device)
+    times = times if times.ndim == 3 else times.reshape(-1)
     a, s = (per_sample(scale(times)).to(x.dtype) for scale in (signal_scale, noise_scale))
     log_sigma = torch.log(noise_scale(times)) + times
-    return a, s, log_sigma.expand(len(x)) if times.numel() == 1 else log_sigma
+    return a, s, log_sigma.expand(len(x)) if log_sigma.shape == (1,) else log_sigma
+
+
+def noise_level(log_sigma: Tensor) -> Float[Tensor, " sample"]:
+    """Log of the noise-to-signal ratio of each sample: of a noise map, the largest that is finite."""
+    if log_sigma.ndim == 1:
+        return log_sigma
+    return torch.where(log_sigma == torch.inf, -torch.inf, log_sigma).amax(dim=(1, 2))

@@ -1,24 +1,67 @@
-"""Sparse matrices as torch modules."""
+"""Sparse triangular matrices as torch modules."""
 
 from __future__ import annotations
 
+import abc
 from functools import cached_property
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import scipy.sparse as sp
 
 from nearfield.module import Module, as_tensor
+from nearfield.score.solver import triangle
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
     from numpy import ndarray
     from torch import Tensor
 
-__all__ = ["SparseMatrix"]
+__all__ = ["Factor", "SparseMatrix", "touching"]
+
+
+class Factor(Module, abc.ABC):
+    """Sparse lower triangular whitening factor F, rows and columns in elimination order."""
+
+    @property
+    @abc.abstractmethod
+    def matrix(self) -> sp.csr_array:
+        """The whole of it, in float64, on the processor."""
+
+    def touching(self, columns: Int[np.ndarray, " some"]) -> sp.csr_array:
+        """Rows of F, in their order, that have an entry in some columns."""
+        return touching(self.matrix, columns)
+
+    @abc.abstractmethod
+    def diagonal(self) -> Float[np.ndarray, " variable"]:
+        """Diagonal of F."""
+
+    @abc.abstractmethod
+    def times(self, x: Float[np.ndarray, "variable column"]) -> Float[np.ndarray, "variable column"]:
+        """Multiply by F."""
+
+    @abc.abstractmethod
+    def solve(
+        self, z: Float[np.ndarray, "variable column"], *, transposed: bool = False
+    ) -> Float[np.ndarray, "variable column"]:
+        """Solve F x = z, or F'x = z."""
+
+    @abc.abstractmethod
+    def solve_leading(self, z: Float[np.ndarray, "some column"]) -> Float[np.ndarray, "more column"]:
+        """Solve F'x = z for a z that is 0 beyond its rows, as x then is, perhaps some rows later."""
+
+
+def touching(rows: sp.csr_array, columns: Int[np.ndarray, " some"]) -> sp.csr_array:
+    """Rows of a matrix that have an entry in some columns."""
+    wanted = np.zeros(rows.shape[1], dtype=bool)
+    wanted[columns] = True
+    entries = np.concatenate([[0], np.cumsum(wanted[rows.indices])])
+    found = np.flatnonzero(np.diff(entries[rows.indptr]))
+    return rows if len(found) == rows.shape[0] else sp.csr_array(rows[found])
 
 
 @final
-class SparseMatrix(Module):
+class SparseMatrix(Factor):
     """Square sparse matrix, its compressed rows as buffers.
 
     Examples
@@ -48,3 +91,32 @@ class SparseMatrix(Module):
         data, indices, indptr = (each.detach().cpu().numpy() for each in (self.data, self.indices, self.indptr))
         size = len(indptr) - 1
         return sp.csr_array((data.astype(np.float64, copy=False), indices, indptr), shape=(size, size))
+
+    def diagonal(self) -> Float[np.ndarray, " variable"]:
+        """Diagonal of the matrix."""
+        found: np.ndarray = self.matrix.diagonal()
+        return found
+
+    def times(self, x: Float[np.ndarray, "variable column"]) -> Float[np.ndarray, "variable column"]:
+        """Multiply by the matrix."""
+        product: np.ndarray = self.matrix @ x
+        return product
+
+    @cached_property
+    def _triangle(self) -> Any:
+        return triangle(self.matrix)
+
+    def solve(
+        self, z: Float[np.ndarray, "variable column"], *, transposed: bool = False
+    ) -> Float[np.ndarray, "variable column"]:
+        """Solve by substitution."""
+        solved: np.ndarray = self._triangle.solve(np.ascontiguousarray(z), trans="T" if transposed else "N")
+        return solved
+
+    def solve_leading(self, z: Float[np.ndarray, "some column"]) -> Float[np.ndarray, "more column"]:
+        """Solve with the leading part of the matrix."""
+        if len(z) == self.matrix.shape[0]:
+            return self.solve(z, transposed=True)
+        part = triangle(self.matrix[: len(z), : len(z)])
+        solved: np.ndarray = part.solve(np.ascontiguousarray(z), trans="T")
+        return solved

@@ -33,7 +33,7 @@ class SwitchedScore(Score):
         Of the same standardised data.
     choice : sequence of (float, bool)
         Increasing OU times, above 0, and whether the hybrid is selected there. Other times go with the nearest of these
-        in the logarithm of the noise-to-signal ratio.
+        in the logarithm of the noise-to-signal ratio. Noise maps are the hybrid's.
 
     Attributes
     ----------
@@ -64,12 +64,24 @@ class SwitchedScore(Score):
         self.field, self.hybrid = field, hybrid
         self.choice = tuple((float(time), bool(selected)) for time, selected in choice)
         self.n_vertices, self.n_channels = sizes[0]
+        self.maps = hybrid.maps
         log_sigma = [math.log(noise_to_signal(time)) for time in times]
         self._border = [(one + other) / 2 for one, other in itertools.pairwise(log_sigma)]
 
     def uses_hybrid(self, t: float) -> bool:
         """Whether the hybrid is selected at an OU time above 0."""
         return self.choice[bisect.bisect_left(self._border, math.log(noise_to_signal(t)))][1]
+
+    @property
+    def handover(self) -> float | None:
+        """OU time from which on the field is the score up to any noise; None where the hybrid is at the strongest.
+
+        At the earliest it is the first time of the choice, from which a sampler goes on.
+        """
+        if self.choice[-1][1]:
+            return None
+        last = max((k for k, (_, selected) in enumerate(self.choice) if selected), default=-1)
+        return self.choice[0][0] if last < 0 else time_of(math.exp(self._border[last]))
 
     def experts(self, low: float, high: float) -> list[tuple[float, float, Score]]:
         """Return the scores in use between two logs of the noise-to-signal ratio, each with its own two."""
@@ -85,6 +97,8 @@ class SwitchedScore(Score):
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Denoise each sample by the score selected at its time."""
+        if isinstance(t, Tensor) and t.ndim == 3:
+            return self.hybrid.denoise(x, t)
         times = t.tolist() if isinstance(t, Tensor) else [t]
         selected = [time > 0 and self.uses_hybrid(time) for time in times]
         if all(selected):

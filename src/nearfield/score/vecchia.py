@@ -14,6 +14,7 @@ shrinkage is estimated.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,8 +34,8 @@ MOST_CONDITIONAL = 30
 """Largest set of a conditional law, where the covariances with the variable are estimated too."""
 JITTER = 1e-10
 """Relative, on the diagonal of G."""
-ROWS, PAIRS = 64, 1 << 15
-"""Regressions and correlations computed at once."""
+ROWS, PAIRS, TABLE = 64, 1 << 15, 1 << 16
+"""Regressions, correlations, and rows of the table of sets, computed at once."""
 
 
 class LocalLaws:
@@ -42,20 +43,35 @@ class LocalLaws:
 
     def __init__(self, factor: sp.csr_array, draws: Float32[np.ndarray, "variable draw"]) -> None:
         self._factor, self._diagonal, self._draws = factor, factor.diagonal(), draws
-        self._sets = self._table(*_strictly_lower(_widened(factor)), len(draws), MOST)
+
+    @cached_property
+    def _sets(self) -> Int[np.ndarray, "variable entry"]:
+        """Earlier variables that each is regressed on where there is noise."""
+        pattern, found = _widened(self._factor), []
+        for start in range(0, len(self._draws), TABLE):  # the pairs take far more memory than the table
+            own = np.arange(start, min(start + TABLE, len(self._draws)))
+            found.append(self._table(*_earlier(pattern[own], own), len(own), MOST, own))
+        width = max(index.shape[1] for index in found)
+        return np.concatenate([np.pad(i, ((0, 0), (0, width - i.shape[1])), constant_values=-1) for i in found])
+
+    @cached_property
+    def _size(self) -> Float[np.ndarray, " variable"]:
+        size: np.ndarray = np.linalg.norm(self._draws, axis=1)
+        return size
 
     def noised_factor(self, sigma: float) -> sp.csr_array:
         """Lower triangular U, ``U'U`` near the inverse of the covariance plus ``sigma**2`` times the identity."""
         return self._regressed(np.arange(len(self._draws)), self._sets, sigma)
 
-    def conditional_factor(self, precision: sp.csc_array, missing: Int[np.ndarray, " missing"]) -> sp.csr_array:
+    def conditional_factor(self, precision: sp.csr_array, missing: Int[np.ndarray, " missing"]) -> sp.csr_array:
         """Lower triangular U, ``U'U`` near the precision of the missing variables given all others.
 
-        A variable is regressed on its neighbours in ``precision``: the observed ones and the earlier missing ones.
+        A variable is regressed on its neighbours in its row of ``precision``: the observed ones and the earlier missing
+        ones.
         """
         observed = np.ones(len(self._draws), dtype=bool)
         observed[missing] = False
-        row, column = sp.coo_array(sp.csr_array(precision)[missing]).coords
+        row, column = sp.coo_array(precision).coords
         used = observed[column] | (column < missing[row])
         index = self._table(row[used], column[used], len(missing), MOST_CONDITIONAL, missing)
         return sp.csr_array(self._regressed(missing, index, 0.0)[:, missing])
@@ -83,7 +99,7 @@ class LocalLaws:
     def _correlations(
         self, one: Int[np.ndarray, " pair"], other: Int[np.ndarray, " pair"]
     ) -> Float[np.ndarray, " pair"]:
-        size, found = np.linalg.norm(self._draws, axis=1), np.empty(len(one))
+        size, found = self._size, np.empty(len(one))
         for start in range(0, len(one), PAIRS):
             i, j = one[start : start + PAIRS], other[start : start + PAIRS]
             found[start : start + PAIRS] = np.einsum("pn,pn->p", self._draws[i], self._draws[j]) / (size[i] * size[j])
@@ -149,7 +165,10 @@ def _widened(factor: sp.csr_array) -> sp.csr_array:
     return pattern
 
 
-def _strictly_lower(pattern: sp.csr_array) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
-    """Rows and columns, the rows ascending."""
-    row, column = np.repeat(np.arange(pattern.shape[0]), np.diff(pattern.indptr)), pattern.indices
-    return row[column < row], column[column < row]
+def _earlier(
+    rows: sp.csr_array, own: Int[np.ndarray, " row"]
+) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
+    """Rows, ascending, and columns of the entries before the diagonal, for the rows of some variables."""
+    row, column = np.repeat(np.arange(len(own)), np.diff(rows.indptr)), rows.indices
+    before = column < own[row]
+    return row[before], column[before]

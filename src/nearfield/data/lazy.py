@@ -1,0 +1,180 @@
+"""Data that are read in parts, since together they may not fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import xarray as xr
+
+from nearfield.data.alignment import samples_of
+from nearfield.data.codec import Codec
+from nearfield.data.patches import patches_of
+from nearfield.data.source import Source, mapped
+from nearfield.data.training import TrainingData
+from nearfield.graph import DependencyGraph
+from nearfield.graph.tiling import Tiling
+
+if TYPE_CHECKING:
+    from nearfield.data.statistics import VertexStatistics
+    from nearfield.data.validation import Data
+
+__all__ = ["WHOLE", "LazyData", "in_memory", "is_large", "is_lazy", "parts_of"]
+
+WHOLE = 1 << 24
+"""Numbers up to which lazily stored data are simply loaded."""
+
+
+def is_lazy(data: Any) -> bool:
+    """Whether data are read where they are needed: Dask's arrays, xarray's data in them, and arrays mapped from files.
+
+    Examples
+    --------
+    >>> is_lazy(xr.DataArray(np.zeros((2, 3))))
+    False
+    """
+    if isinstance(data, xr.DataArray):
+        return data.chunks is not None
+    if isinstance(data, xr.Dataset):
+        return any(variable.chunks is not None for variable in data.data_vars.values())
+    return isinstance(data, np.memmap) or _of_dask(data)
+
+
+def is_large(data: Any, graph: DependencyGraph | None = None) -> bool:
+    """Whether data are lazily stored, of more than `WHOLE` numbers, and on a lattice: they are read in parts."""
+    if not is_lazy(data) or (graph is not None and graph.lattice is None):
+        return False
+    return _size(data) > WHOLE
+
+
+def in_memory(data: Any, graph: DependencyGraph | None = None) -> Any:
+    """Load lazily stored data of few numbers, or on a graph that is no lattice; leave others as they are.
+
+    Examples
+    --------
+    >>> in_memory(np.zeros((2, 3))).shape
+    (2, 3)
+    """
+    if not is_lazy(data) or is_large(data, graph):
+        return data
+    return data.compute() if hasattr(data, "compute") else np.asarray(data)
+
+
+def parts_of(data: Any, codec: Codec) -> Iterator[Any]:
+    """Yield lazily stored data a few samples at a time, in the order of `Codec.encode`; others as they are.
+
+    Examples
+    --------
+    >>> import dask.array
+    >>> codec = Codec.fit(np.zeros((2, 5000)) + np.arange(2)[:, None])
+    >>> [len(part) for part in parts_of(dask.array.zeros((5000, 5000)), codec)]
+    [3355, 1645]
+    """
+    axes = len(codec.layout.dims) + (codec.container == "channel array")
+    labelled = isinstance(data, xr.DataArray | xr.Dataset)
+    dims = samples_of(codec, data) if labelled else list(range(max(0, np.ndim(data) - axes)))
+    if not is_lazy(data) or not dims:
+        yield data
+        return
+    n = data.sizes[dims[0]] if labelled else len(data)
+    step = max(1, WHOLE * n // max(1, _size(data)))
+    for start in range(0, max(n, 1), step):
+        span = slice(start, start + step)
+        yield data.isel({dims[0]: span}) if labelled else data[span]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LazyData:
+    """Training data that are read in parts: what their labels say, and the source of their values.
+
+    Parameters
+    ----------
+    training : TrainingData
+        Their labels, the values unread.
+    source : Source
+        Their values.
+    graph : DependencyGraph
+        The lattice, without regard to missing values.
+
+    Examples
+    --------
+    >>> from nearfield.data.statistics import VertexStatistics, statistics_of
+    >>> x = np.random.default_rng(0).normal(size=(9, 6, 5))
+    >>> data = LazyData.of(x)
+    >>> tiling = Tiling.of(data.graph, 10)
+    >>> tiles = [statistics_of(data.source, tiling, tile) for tile in range(len(tiling))]
+    >>> codec = data.codec(VertexStatistics.gathered(tiling, data.source.n_samples, tiles))
+    >>> codec.graph
+    DependencyGraph.grid((6, 5))
+    """
+
+    training: TrainingData
+    source: Source
+    graph: DependencyGraph
+
+    @classmethod
+    def of(
+        cls, data: Data, sample_dim: str | Sequence[str] | None = None, graph: DependencyGraph | None = None
+    ) -> LazyData:
+        """Read the labels of data; of values only patches, where attributes name the valid ones.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the layout is unclear or no lattice, the type is no real number, or there are fewer than two samples.
+        """
+        unread: Any = data
+        if isinstance(data, np.memmap):
+            unread = mapped(data)
+        if not isinstance(data, xr.DataArray | xr.Dataset):
+            if unread.dtype.kind not in "iuf":
+                raise TypeError(f"X must hold real numbers, got dtype {unread.dtype}; convert to float")
+            if 0 in unread.shape:
+                raise ValueError(f"X must have at least one sample and one vertex, got shape {unread.shape}")
+        training = TrainingData.of(unread, sample_dim, graph, read=False)
+        whole = training.layout.infer_graph() if graph is None else graph
+        tiling = Tiling.of(whole)  # which refuses other graphs than lattices
+        source = Source.of(training.variables, training.sample_dims, training.layout, tiling.lattice)
+        if not source.place and isinstance(data, xr.Dataset):
+            source = replace(source, place=str(data.encoding.get("source", "")))
+        if not all(np.isinf(limits).all() for limits in source.allowed):
+            plain = replace(
+                source, declarations=tuple(replace(d, low=-np.inf, high=np.inf) for d in source.declarations)
+            )
+            seen = np.concatenate([plain.read(box) for box in patches_of(tiling)], axis=1)
+            checked = [d.checked(seen[..., k]) for k, d in enumerate(source.declarations)]
+            source = replace(source, declarations=tuple(checked))
+        return cls(training, source, whole)
+
+    def codec(self, found: VertexStatistics, missing: str = "allow") -> Codec:
+        """Return the codec, from the statistics of all cells.
+
+        Raises
+        ------
+        ValueError
+            As `Codec.fit` does. Values that are missing in some samples only are refused too, whether allowed or not.
+        """
+        codec = Codec.of(self.training, found, missing)
+        partly = (found.gaps > 0) & found.present
+        if partly.any():
+            first = int(partly.argmax())
+            raise ValueError(
+                f"data that do not fit into memory must be complete, got NaN in some samples or variables at "
+                f"{partly.sum()} of {found.present.sum()} vertices, first {codec.layout.name(first)} "
+                f"({found.gaps[first]} of {found.n_samples} samples); fill them, drop those samples, set those "
+                f"vertices to NaN in every sample to leave them out, or fit a part of at most {WHOLE} values"
+            )
+        return codec
+
+
+def _size(data: Any) -> int:
+    """Count the numbers in data."""
+    variables = data.data_vars.values() if isinstance(data, xr.Dataset) else [data]
+    return sum(int(variable.size) for variable in variables)
+
+
+def _of_dask(data: Any) -> bool:
+    return type(data).__module__.partition(".")[0] == "dask" and hasattr(data, "dask") and hasattr(data, "chunks")

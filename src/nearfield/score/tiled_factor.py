@@ -1,0 +1,219 @@
+r"""Whitening factor of a large field, kept and used tile by tile.
+
+With the tiles in elimination order, a row of blocks of the factor holds :math:`F_{TT}`, lower triangular, and
+:math:`F_{TE}` for the earlier vertices near the tile T. A draw :math:`F x = z` is
+
+.. math:: x_T = F_{TT}^{-1} (z_T - F_{TE} x_E),
+
+one tile after the other; those of one colour do not read each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, final
+
+import numpy as np
+import scipy.sparse as sp
+
+from nearfield.graph import DependencyGraph
+from nearfield.graph.memory import Memory
+from nearfield.graph.tiling import Tiling
+from nearfield.score.solver import triangle
+from nearfield.score.sparse import Factor, touching
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+__all__ = ["TileReader", "TileRows", "TiledFactor"]
+
+KEPT = 1 << 29
+"""Bytes of tiles kept in memory (512 MiB)."""
+
+
+class TileReader(Protocol):
+    """Arrays of tiles, which a fit wrote."""
+
+    def read(self, tile: int, stage: str) -> Mapping[str, np.ndarray]:
+        """Return those of a tile from one stage of the fit."""
+
+
+class TileRows(NamedTuple):
+    """Rows of the factor for the variables of a tile, which stand at ``own`` in the elimination order.
+
+    ``inner`` and ``solver`` are F_TT, ``outer`` is F_TE of the variables at the places ``earlier``.
+    """
+
+    own: slice
+    inner: sp.csr_array
+    solver: Any
+    outer: sp.csr_array
+    earlier: Int[np.ndarray, " other"]
+
+    def draw(self, z: Float[np.ndarray, "own column"], x: Float[np.ndarray, "variable column"]) -> None:
+        """Solve for the variables of the tile, given those before; column by column, to the same bits in any batch."""
+        right = z - self.outer @ x[self.earlier]
+        for column in range(z.shape[1]) if self.solver is not None else ():
+            x[self.own, column] = self.solver.solve(np.ascontiguousarray(right[:, column]))
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory, with that of the solver."""
+        return 12 * (2 * self.inner.nnz + self.outer.nnz) + 8 * len(self.earlier)
+
+
+@final
+class TiledFactor(Factor):
+    """Whitening factor whose rows are read tile by tile.
+
+    Parameters
+    ----------
+    graph : DependencyGraph
+        On a lattice.
+    side : sequence of int
+        Cells of a tile along each axis, as in `nearfield.graph.tiling.Tiling`.
+    reach : int
+        Cells around a tile that its rows read.
+    n_channels : int
+        Channels of a vertex.
+    stage : str
+        Stage of the fit that wrote the tiles.
+    stored : TileReader
+        Has ``data``, ``indices`` and ``indptr``, the compressed rows of a tile over the variables in the box
+        `Tiling.around` it, by vertex with channels fastest.
+    """
+
+    settings = ("side", "reach", "n_channels", "stage")
+
+    def __init__(
+        self,
+        graph: DependencyGraph,
+        side: Sequence[int],
+        reach: int,
+        n_channels: int,
+        stage: str,
+        stored: TileReader,
+    ) -> None:
+        super().__init__()
+        self.side, self.reach, self.n_channels, self.stage = tuple(side), reach, n_channels, stage
+        self.tiling, self.stored = Tiling(graph, self.side), stored
+        self._kept = Memory(KEPT)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_kept": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"_kept": Memory(KEPT)})
+
+    @cached_property
+    def sequence(self) -> list[int]:
+        """Tiles in elimination order."""
+        return [tile for tiles in self.tiling.by_color() for tile in tiles]
+
+    @cached_property
+    def _position(self) -> Int[np.ndarray, " vertex"]:
+        """Place of each vertex in the elimination order."""
+        order = self.tiling.order()
+        position = np.empty(len(order), dtype=np.int64)
+        position[order] = np.arange(len(order))
+        return position
+
+    def rows(self, tile: int) -> TileRows:
+        """Rows of the factor for a tile."""
+        return self._kept.get(tile, lambda: self._read(tile), size=lambda rows: rows.n_bytes)
+
+    def _read(self, tile: int) -> TileRows:
+        box, outer = self.tiling.box(tile), self.tiling.around(tile, self.reach)
+        places = self._variables(self._position[self.tiling.vertices(outer)])
+        inside = np.repeat(self.tiling.within(box, outer), self.n_channels)
+        arrays = self.stored.read(tile, self.stage)
+        rows = sp.csc_array(
+            sp.csr_array(
+                (arrays["data"].astype(np.float64, copy=False), arrays["indices"], arrays["indptr"]),
+                shape=(np.count_nonzero(inside), len(places)),
+            )
+        )
+        own = places[inside]
+        start = int(own[0]) if len(own) else 0
+        used = np.flatnonzero(~inside & (np.diff(rows.indptr) > 0))
+        inner = sp.csr_array(rows[:, np.flatnonzero(inside)])
+        return TileRows(
+            slice(start, start + len(own)),
+            inner,
+            triangle(inner) if len(own) else None,
+            sp.csr_array(rows[:, used]),
+            places[used],
+        )
+
+    def _variables(self, places: Int[np.ndarray, " vertex"]) -> Int[np.ndarray, " variable"]:
+        return (places[:, None] * self.n_channels + np.arange(self.n_channels)).reshape(-1)
+
+    def diagonal(self) -> Float[np.ndarray, " variable"]:
+        """Diagonal of F."""
+        found = np.empty(self.n_variables)
+        for rows in map(self.rows, self.sequence):
+            found[rows.own] = rows.inner.diagonal()
+        return found
+
+    @property
+    def n_variables(self) -> int:
+        """Number of rows."""
+        return self.tiling.graph.n_vertices * self.n_channels
+
+    def times(self, x: Float[np.ndarray, "variable column"]) -> Float[np.ndarray, "variable column"]:
+        """Multiply by F."""
+        product = np.empty_like(x)
+        for rows in map(self.rows, self.sequence):
+            product[rows.own] = rows.inner @ x[rows.own] + rows.outer @ x[rows.earlier]
+        return product
+
+    def solve(
+        self, z: Float[np.ndarray, "variable column"], *, transposed: bool = False
+    ) -> Float[np.ndarray, "variable column"]:
+        """Solve F x = z tile after tile, or F'x = z backwards."""
+        if transposed:
+            return self.solve_leading(z)
+        x = np.empty_like(z, order="C")
+        for rows in map(self.rows, self.sequence):
+            rows.draw(z[rows.own], x)
+        return x
+
+    def solve_leading(self, z: Float[np.ndarray, "some column"]) -> Float[np.ndarray, "more column"]:
+        """Solve F'x = z with the tiles that begin before the end of z."""
+        ends = np.cumsum([self.n_channels * len(self.tiling.vertices(self.tiling.box(t))) for t in self.sequence])
+        last = int(np.searchsorted(ends, len(z)))
+        x = np.zeros((int(ends[last]), z.shape[1]))
+        x[: len(z)] = z
+        for rows in map(self.rows, reversed(self.sequence[: last + 1])):
+            if rows.solver is not None:
+                x[rows.own] = solved = rows.solver.solve(x[rows.own], trans="T")
+                x[rows.earlier] -= rows.outer.T @ solved
+        return x
+
+    @cached_property
+    def matrix(self) -> sp.csr_array:
+        """The whole of F."""
+        return self._joined(self.sequence)
+
+    def touching(self, columns: Int[np.ndarray, " some"]) -> sp.csr_array:
+        """Rows of F that have an entry in some columns, from the tiles that may have one."""
+        held, order = np.zeros(self.tiling.lattice.n_cells, dtype=bool), self.tiling.order()
+        vertices, keep = order[np.asarray(columns) // self.n_channels], self.tiling.graph.keep
+        held[vertices if keep is None else np.flatnonzero(keep)[vertices]] = True
+        near = [t for t in self.sequence if held[self.tiling.cells(self.tiling.around(t, self.reach))].any()]
+        return touching(self._joined(near), columns)
+
+    def _joined(self, tiles: Sequence[int]) -> sp.csr_array:
+        """Rows of some tiles, one tile below the other."""
+        parts = [sp.csr_array((0, self.n_variables))]
+        for rows in map(self.rows, tiles):
+            inner, outer = sp.coo_array(rows.inner), sp.coo_array(rows.outer)
+            row = np.concatenate([inner.coords[0], outer.coords[0]])
+            column = np.concatenate([inner.coords[1] + rows.own.start, rows.earlier[outer.coords[1]]])
+            data = np.concatenate([inner.data, outer.data])
+            shape = (rows.inner.shape[0], self.n_variables)
+            parts.append(sp.csr_array((data, (row, column)), shape=shape))
+        joined = sp.csr_array(sp.vstack(parts))
+        joined.sort_indices()
+        return joined

@@ -1,0 +1,153 @@
+"""Samples of a field too large for memory, read box by box."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, final
+
+import numpy as np
+
+from nearfield.graph import DependencyGraph
+from nearfield.graph.tiling import Box, Tiling
+from nearfield.samples import Samples, folds_of, standard_error
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+__all__ = ["Run", "Source", "TiledSamples", "one_by_one"]
+
+Run = Callable[..., list[Any]]
+"""Runs a function of each item and of common arguments, and returns the results in order."""
+
+
+def one_by_one(function: Callable[..., Any], items: Iterable[Any], *common: Any) -> list[Any]:
+    """Run a function of each item in this process."""
+    return [function(item, *common) for item in items]
+
+
+class Source(Protocol):
+    """Where samples are read from."""
+
+    @property
+    def n_samples(self) -> int:
+        """Number of samples."""
+
+    @property
+    def n_channels(self) -> int:
+        """Number of channels of a vertex."""
+
+    def read(
+        self, box: Box, samples: Int[np.ndarray, " some"] | None = None
+    ) -> Float[np.ndarray, "sample cell channel"]:
+        """Read all samples, or those of some numbers, on the cells of a box in its order; NaN where missing."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TiledSamples:
+    """Samples on a lattice that are read box by box, and never held together.
+
+    Parameters
+    ----------
+    source : Source
+    tiling : Tiling
+    ordered : bool
+        Whether the samples are in order of time.
+    transform : callable, optional
+        Turns what is read, (sample, vertex, channel), into the values to fit to.
+    numbers : ndarray of int, optional
+        Samples in use; by default all.
+    center, scale : ndarray, shape (vertex, channel), optional
+        Values are less the centre and over the scale.
+    channels : tuple of str
+        Names of the channels; by default their numbers.
+    standard : tuple of bool
+        Channels that have mean 0 and unit scale; by default none.
+    run : callable, optional
+        Runs tasks, ``run(function, items, *common)``, in parallel perhaps; by default one after the other. Samples that
+        are sent to tasks run what they start themselves.
+
+    Examples
+    --------
+    >>> class Zeros:
+    ...     n_samples, n_channels = 3, 1
+    ...     def read(self, box, samples=None):
+    ...         return np.zeros((3, box.n_cells, 1))
+    >>> samples = TiledSamples(Zeros(), Tiling(DependencyGraph.grid((8, 8)), (4, 4)))
+    >>> len(samples), samples.on(samples.tiling.around(0, 1)).values.shape
+    (3, (3, 25, 1))
+    """
+
+    source: Source
+    tiling: Tiling
+    ordered: bool = False
+    transform: Callable[[np.ndarray], np.ndarray] | None = None
+    numbers: Int[np.ndarray, " some"] | None = None
+    center: Float[np.ndarray, "vertex channel"] | None = None
+    scale: Float[np.ndarray, "vertex channel"] | None = None
+    channels: tuple[str, ...] = ()
+    standard: tuple[bool, ...] = ()
+    run: Run | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"run": None}
+
+    def over_tiles(self, function: Callable[..., Any], *common: Any) -> list[Any]:
+        """Return the results of a function of each tile, of these samples and of common arguments."""
+        return (self.run or one_by_one)(function, range(len(self.tiling)), self, *common)
+
+    def __len__(self) -> int:
+        return self.source.n_samples if self.numbers is None else len(self.numbers)
+
+    @property
+    def graph(self) -> DependencyGraph:
+        """Graph of the vertices."""
+        return self.tiling.graph
+
+    @property
+    def n_vertices(self) -> int:
+        """Number of vertices."""
+        return self.graph.n_vertices
+
+    @property
+    def n_channels(self) -> int:
+        """Number of channels of each vertex."""
+        return self.source.n_channels
+
+    def on(self, box: Box) -> Samples:
+        """Read the samples on the vertices of a box, in double precision."""
+        values = self.source.read(box, self.numbers)
+        if self.graph.keep is not None:
+            values = values[:, self.graph.keep.reshape(-1)[self.tiling.cells(box)]]
+        values = values.astype(np.float64)
+        if self.transform is not None:
+            values = self.transform(values)
+        if self.center is not None and self.scale is not None:
+            vertices = self.tiling.vertices(box)
+            values = (values - self.center[vertices]) / self.scale[vertices]
+        return Samples(values, self.tiling.graph_of(box), None, self.ordered, self.channels, self.standard)
+
+    def standardized(
+        self, center: Float[np.ndarray, "vertex channel"], scale: Float[np.ndarray, "vertex channel"]
+    ) -> TiledSamples:
+        """Return values less their centre over their scale, every channel standard."""
+        if self.center is not None and self.scale is not None:
+            center, scale = self.center + self.scale * center, self.scale * scale
+        return replace(self, center=center, scale=scale, standard=(True,) * self.n_channels)
+
+    def take(self, numbers: Int[np.ndarray, " some"]) -> TiledSamples:
+        """Return the samples of these numbers."""
+        return replace(self, numbers=numbers if self.numbers is None else self.numbers[numbers])
+
+    def without(self, numbers: Int[np.ndarray, " some"]) -> TiledSamples:
+        """Return all samples but these."""
+        return self.take(np.delete(np.arange(len(self)), numbers))
+
+    def folds(self, n: int, seed: int = 0) -> list[Int[np.ndarray, " held_out"]]:
+        """Return held-out sample numbers of each fold, as `Samples.folds` does; no two samples count as repeats."""
+        return folds_of(np.arange(len(self)), n, self.ordered, seed)
+
+    def standard_error(self, losses: Float[np.ndarray, " sample"]) -> float:
+        """Return the standard error of a mean over these samples, or some of them in order."""
+        return standard_error(losses, self.ordered)

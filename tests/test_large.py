@@ -1,0 +1,224 @@
+"""Fits of data that are read in parts, through the estimator."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import nearfield as nf
+from nearfield.data import lazy
+from nearfield.graph import tiling
+
+pytest.importorskip("dask")
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Small tiles, and no data small enough to be loaded."""
+    monkeypatch.setattr(lazy, "WHOLE", 0)
+    monkeypatch.setattr(tiling.Tiling.of.__func__, "__defaults__", (400,))
+
+
+def smooth(n, shape, seed=0):
+    """Correlated fields with a mean of 280 and a scale of 3."""
+    x = np.random.default_rng(seed).normal(size=(n, shape[0] + 1, shape[1] + 1))
+    x = x[:, 1:] + 0.7 * x[:, :-1]
+    x = x[:, :, 1:] + 0.7 * x[:, :, :-1]
+    return xr.DataArray(
+        280 + 3 * x / x.std(),
+        dims=("time", "y", "x"),
+        name="t",
+        coords={"y": np.arange(shape[0]) * 2.0, "x": np.arange(shape[1])},
+        attrs={"units": "K"},
+    )
+
+
+@pytest.mark.slow
+def test_a_lazy_fit_is_labelled_and_draws_the_law_of_the_data(small):
+    x = smooth(60, (40, 44))
+    model = nf.LocalizedDiffusion(method="gaussian", random_state=0, radius=3, pooling=1.0).fit(
+        x.chunk({"y": 15, "x": 15})
+    )
+    assert "Fitted in 4 tiles of 20 x 20 cells" in model.fit_report_.reason
+    drawn = model.sample(200, random_state=1)
+    assert drawn.dims == ("member", "y", "x")
+    assert drawn.attrs["units"] == "K"
+    assert np.array_equal(drawn.y, x.y)
+    spread = ((drawn - 280) ** 2).mean() / ((x - 280) ** 2).mean()
+    assert 0.93 < float(spread) < 1.07
+    lag = [float(((f - 280) * (f.shift(x=1) - 280)).mean() / 9) for f in (x, drawn)]
+    assert abs(lag[0] - lag[1]) < 0.03
+
+
+@pytest.mark.slow
+def test_a_lazy_fit_agrees_with_the_fit_in_memory(small):
+    x = smooth(60, (40, 44))
+    settings = {"method": "gaussian", "radius": 3, "pooling": 1.0, "random_state": 0}
+    lazily = nf.LocalizedDiffusion(**settings).fit(x.chunk({"y": 20, "x": 20}))
+    whole = nf.LocalizedDiffusion(**settings).fit(x)
+    assert np.allclose(lazily.marginal_.center, whole.marginal_.center)
+    held_out = smooth(40, (40, 44), seed=1)
+    difference = (lazily.score_samples(held_out) - whole.score_samples(held_out)) / (40 * 44)
+    assert abs(difference.mean()) < 0.005
+
+
+@pytest.mark.slow
+def test_a_lazy_model_is_saved_and_loaded_as_a_folder(small, tmp_path):
+    x = smooth(30, (40, 44))
+    model = nf.LocalizedDiffusion(method="gaussian", radius=3, pooling=1.0, random_state=0).fit(x.chunk({"y": 20}))
+    model.save(tmp_path / "maps.nearfield")
+    loaded = nf.load(tmp_path / "maps.nearfield")
+    assert np.array_equal(loaded.sample(2, random_state=5), model.sample(2, random_state=5))
+    assert loaded.digest_ == model.digest_
+
+
+@pytest.mark.slow
+def test_a_fit_goes_on_with_the_tiles_of_its_folder(small, tmp_path, monkeypatch):
+    x = smooth(30, (40, 44)).chunk({"y": 20})
+    settings = {"method": "gaussian", "radius": 3, "pooling": 1.0, "random_state": 0}
+    whole = nf.LocalizedDiffusion(**settings).fit(x, checkpoint=tmp_path / "whole")
+    from nearfield.data.tile_store import TileStore
+
+    written, write = [], TileStore.write
+
+    def failing(self, tile, arrays, stage="field"):
+        if len(written) == 3:
+            raise OSError("no space left")
+        written.append(tile)
+        write(self, tile, arrays, stage)
+
+    monkeypatch.setattr(TileStore, "write", failing)
+    with pytest.raises(OSError, match="no space left"):
+        nf.LocalizedDiffusion(**settings).fit(x, checkpoint=tmp_path / "part")
+    monkeypatch.setattr(TileStore, "write", write)
+    with pytest.raises(ValueError, match="unfinished fit"):
+        nf.load(tmp_path / "part")
+    with pytest.raises(ValueError, match="other data or settings"):
+        nf.LocalizedDiffusion(**settings | {"radius": 2}).fit(x, checkpoint=tmp_path / "part")
+    resumed = nf.LocalizedDiffusion(**settings).fit(x, checkpoint=tmp_path / "part")
+    assert np.array_equal(resumed.sample(1, random_state=0), whole.sample(1, random_state=0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "windowed"}, "method must be 'gaussian', 'hybrid' or 'auto' for data that are read in parts"),
+        ({"method": "gaussian", "marginal": "quantile"}, "marginal must be one of .* for data that are read in parts"),
+    ],
+)
+def test_what_cannot_be_fitted_in_parts_is_refused(small, settings, message):
+    with pytest.raises(ValueError, match=message):
+        nf.LocalizedDiffusion(random_state=0, **settings).fit(smooth(20, (40, 44)).chunk({"y": 20}))
+
+
+def test_gaps_of_lazy_data_are_refused(small):
+    x = smooth(20, (40, 44))
+    x[3, 5, 7] = np.nan
+    with pytest.raises(ValueError, match="data that do not fit into memory must be complete"):
+        nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(x.chunk({"y": 20}))
+
+
+@pytest.mark.slow
+def test_draws_in_a_store_are_those_in_memory(small, tmp_path):
+    x = smooth(30, (40, 44))
+    lazily = nf.LocalizedDiffusion(method="gaussian", radius=3, pooling=1.0, random_state=0).fit(x.chunk({"y": 20}))
+    stored = lazily.sample(3, random_state=1, store=tmp_path / "new.zarr")
+    assert stored.chunks is not None
+    assert stored.dims == ("member", "y", "x")
+    assert stored.attrs["units"] == "K"
+    assert np.array_equal(stored.load(), lazily.sample(3, random_state=1))
+    with pytest.raises(ValueError, match="store must be a new folder"):
+        lazily.sample(3, random_state=1, store=tmp_path / "new.zarr")
+
+
+def test_any_model_draws_into_a_store(tmp_path):
+    x = smooth(30, (8, 9)).to_dataset()
+    model = nf.LocalizedDiffusion(method="windowed", radius=1, pooling=1.0, random_state=0).fit(x)
+    stored = model.sample(2, random_state=1, steps=5, store=tmp_path / "new.zarr")
+    assert np.allclose(stored["t"], model.sample(2, random_state=1, steps=5)["t"])
+
+
+@pytest.mark.slow
+def test_chunks_of_whole_fields_are_advised_against(small):
+    x = smooth(30, (60, 60))
+    model = nf.LocalizedDiffusion(method="gaussian", radius=3, pooling=1.0, random_state=0)
+    with pytest.warns(UserWarning, match="reading 9 tiles reads .* write them once as chunks of tiles"):
+        model.fit(x.chunk({"time": 1}))
+    assert "chunks of tiles" in model.fit_report_.warnings[0]
+
+
+@pytest.mark.slow
+def test_a_gap_is_completed_without_a_word(small):
+    x = smooth(30, (40, 44))
+    model = nf.LocalizedDiffusion(method="gaussian", radius=3, pooling=1.0, random_state=0).fit(x.chunk({"y": 20}))
+    gap = {"y": slice(3, 9), "x": slice(30, 40)}
+    partial = smooth(1, (40, 44), seed=1)[0]
+    truth = partial[gap].copy()
+    partial[gap] = np.nan
+    completed = model.impute(partial, n_samples=4, random_state=0)
+    assert np.array_equal(completed.where(partial.notnull())[2], partial, equal_nan=True)
+    assert float(((completed[{"member": slice(None), **gap}].mean("member") - truth) ** 2).mean()) < 9 * 1.2
+    law = model.condition(nf.Observation(partial))
+    assert np.isfinite(law.std()).all()
+
+
+def test_lazy_data_are_scored_a_few_samples_at_a_time(small, monkeypatch):
+    x = smooth(30, (40, 44))
+    model = nf.LocalizedDiffusion(method="gaussian", radius=3, pooling=1.0, random_state=0).fit(x.chunk({"y": 20}))
+    monkeypatch.setattr(lazy, "WHOLE", 7 * 40 * 44)
+    seen, encode = [], model.codec_.encode
+    monkeypatch.setattr(
+        type(model.codec_), "encode", lambda self, X, **kw: seen.append(X.sizes["time"]) or encode(X, **kw)
+    )
+    scored = model.score_samples(x.chunk({"time": 4}))
+    assert seen == [7, 7, 7, 7, 2]
+    assert np.allclose(scored, model.score_samples(x), rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_one_two_and_four_processes_give_the_same_bits(small, tmp_path):
+    x = smooth(30, (40, 44)).chunk({"y": 20})
+    settings = {"method": "gaussian", "radius": 3, "pooling": 1.0, "random_state": 0}
+    drawn = []
+    for workers in (None, 2, 4):
+        model = nf.LocalizedDiffusion(**settings, n_jobs=workers).fit(x)
+        drawn.append(model.sample(2, random_state=1, store=tmp_path / f"{workers}.zarr").load())
+    assert np.array_equal(drawn[0], drawn[1])
+    assert np.array_equal(drawn[0], drawn[2])
+
+
+@pytest.mark.slow
+def test_auto_says_whether_a_network_could_learn_more(small):
+    x = smooth(120, (40, 44)).chunk({"y": 20})
+    settings = {"radius": 3, "pooling": 1.0, "random_state": 0}
+    plain = nf.LocalizedDiffusion(**settings).fit(x)
+    assert "No network was trained" not in plain.fit_report_.reason
+    skewed = nf.LocalizedDiffusion(**settings).fit(np.exp((x - 280) / 4))
+    assert "No network was trained: method='hybrid'" in skewed.fit_report_.reason
+
+
+@pytest.mark.slow
+def test_a_network_is_trained_on_crops_and_drawn_tile_by_tile(small, tmp_path, monkeypatch):
+    from nearfield.fitting.recipe import Recipe
+    from nearfield.methods import crops
+    from nearfield.methods.hybrid import Hybrid
+    from nearfield.score import tiled
+
+    monkeypatch.setattr(crops, "CELLS", 400)
+    monkeypatch.setattr(crops, "BYTES", 1 << 19)
+    monkeypatch.setattr(tiled, "LARGEST_WHOLE", 0)
+    x = 280 + 6 * np.exp((smooth(60, (60, 66)) - 280) / 9)
+    method = Hybrid(radius=6, pooling=1.0, recipe=Recipe(steps=120))
+    model = nf.LocalizedDiffusion(method=method, random_state=0).fit(x.chunk({"y": 20, "x": 22}))
+    assert "crops of 20 x 20 cells" in model.fit_report_.reason
+    assert isinstance(model.score_, tiled.TiledScore)
+    drawn = model.sample(2, random_state=1, steps=10)
+    stored = model.sample(2, random_state=1, steps=10, store=tmp_path / "new.zarr")
+    assert np.array_equal(stored.load(), drawn)
+    assert 0.6 < float(drawn.std() / x.std()) < 1.5
+    model.save(tmp_path / "net.nearfield")
+    assert np.array_equal(nf.load(tmp_path / "net.nearfield").sample(1, random_state=1, steps=10), drawn[:1])
+
+
+def test_a_network_of_lazy_data_needs_one_law(small):
+    with pytest.raises(ValueError, match="pooling must be 1 for networks of data that are read in parts"):
+        nf.LocalizedDiffusion(method="hybrid", random_state=0).fit(smooth(30, (40, 44)).chunk({"y": 20}))
