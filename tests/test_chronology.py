@@ -30,6 +30,7 @@ def orders(n):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("stored", ["shuffled", "month by month", "newest first"])
 def test_a_fit_does_not_depend_on_the_order_in_which_a_record_is_stored(stored):

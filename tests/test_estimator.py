@@ -435,6 +435,7 @@ def test_the_report_of_a_network_names_its_own_pooling_and_whose_loss_it_shows(t
     assert choice["loss_of"] == f"Gaussian field, radius {field.radius}, pooling {field.strength:g}"
 
 
+@pytest.mark.slow
 def test_channels_without_a_name_are_told_apart_in_the_report(tmp_path):
     x = np.stack([chain(), chain(seed=1)], axis=-1)
     graph = nf.DependencyGraph.chain(12)

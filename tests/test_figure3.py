@@ -64,6 +64,7 @@ def test_the_histogram_distance_by_identities():
     assert histogram_distance(gaussian, LAW) == pytest.approx(2 * figure3.RIGHT, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_correlation_error_is_the_largest_over_lags_from_1():
     rng = np.random.default_rng(0)
     same = ensemble(rng.normal(size=(50, 1, 1)) * np.ones((1, 14, 1)))

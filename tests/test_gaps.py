@@ -200,6 +200,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_held_out_losses_tell_localities_apart_and_drawn_values_are_sound(case):
     """The held-out loss is below that of independent values, and the completed samples have the law's moments."""

@@ -178,6 +178,7 @@ def test_draws_follow_their_samples():
     assert drawn.with_values(drawn.values).drawn is None
 
 
+@pytest.mark.slow
 def test_values_redrawn_by_a_gaussian_score_have_its_conditional_law():
     """Means and deviations of 1,200 draws, of one pattern of gaps, to 5 standard errors and 9 % (4.4 of them)."""
     law, n = AutoregressiveChain(0.7, D), 400
@@ -255,6 +256,7 @@ def test_networks_take_gaps_and_fill_them(tmp_path, method, monkeypatch):
     assert abs(spreads[1] / spreads[0] - 1) < 0.3
 
 
+@pytest.mark.slow
 def test_auto_trains_a_network_where_samples_with_gaps_are_skewed_and_none_where_they_are_gaussian():
     """The test's nominal rate of false alarms is .5 %."""
     recipe = Recipe(steps=20, batch_size=8, check_every=10, held_out_levels=4)

@@ -84,6 +84,7 @@ def test_axes_that_do_not_close_are_tapered_at_unit_power():
     assert tapered[0, 0, 0] < 0.01 * tapered[0, 0, 15]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 4])
 def test_errors_are_those_of_the_bootstrap(block):
     """The closed form against replicates: standard errors of 400 are off by 3.5 %, the linearisation by some more."""
@@ -127,6 +128,7 @@ def test_threshold_of_independent_statistics_is_exact():
     assert threshold(np.eye(3), 5, 0.05) > 1.5 * threshold(np.eye(3), 10**7, 0.05)
 
 
+@pytest.mark.slow
 def test_false_alarms_are_as_rare_as_stated():
     """At most FALSE_ALARM of nulls may not pass; of 100, more than the 1 - 1e-6 quantile would say that more do."""
     law, ruler = Law(6), Ruler.of(DependencyGraph.grid((6, 6)))

@@ -47,6 +47,7 @@ def smooth(shape, n, width=2.0, seed=0):
     return x / x.std()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [20, 100, 400])
 def test_the_law_of_the_data_passes(truth, n):
     """Ten data sets of each size; one alarm in a hundred is expected (three of 450 were measured); seeds are fixed."""

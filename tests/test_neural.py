@@ -263,6 +263,7 @@ def test_networks_are_compared_on_their_held_out_samples_and_each_sample_once():
     np.testing.assert_allclose([level.hybrid for level in found], expected)
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_stored_extended_and_resumed(tmp_path):
     x = DoubleWellChain(h=2.0, J=3.0, length=32).sample(80, random_state=0)[..., 0]
     recipe = Recipe(steps=200, n_networks=2, check_every=50, ema=0.9, learning_rate=1e-2, symmetries=("negate",))

@@ -401,6 +401,7 @@ def test_values_of_a_point_mass_are_known_as_below_its_threshold(positive, monke
     assert np.log(drawn[:, 2]).mean() > np.log(exact[:, 2]).mean() + 0.1  # .3 says less than it did
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_values_at_a_bound_bound_their_latent_values(sign):
     """AR(1) .9, censored at its median: given a value at the bound, a far one is low; 200 draws err by .07."""

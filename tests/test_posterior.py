@@ -147,11 +147,13 @@ def sample_gaussian(sampler, chains=600):
     return off_by(draws, mean, np.linalg.inv(P))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_gaussian_moments_are_right(sampler):
     assert sample_gaussian(sampler()).max() < 4
 
 
+@pytest.mark.slow
 def test_a_wrong_acceptance_ratio_is_caught(monkeypatch):
     original = gibbs.proposal_ratio
     monkeypatch.setattr(gibbs, "proposal_ratio", lambda part, xi, back: 0 * original(part, xi, back))
@@ -190,6 +192,7 @@ def test_phi4_chain_has_the_moments_of_the_transfer_matrix(sampler):
     assert off.max() < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_skewed_posterior_has_the_moments_of_quadrature(sampler):
     """False-alarm rate of 5 numbers .03 %."""

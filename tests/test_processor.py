@@ -31,6 +31,7 @@ print(found, during - resident())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of the GNU allocator")
 def test_memory_is_kept_from_step_to_step_and_returned_at_the_end():
     """Otherwise most of the 40960 pages of 160 MB are handed out anew each time."""

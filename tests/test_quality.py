@@ -121,6 +121,7 @@ def test_the_marginal_distance_of_a_shift_is_the_shift(judge):
     assert judge.quality(LAW.draw(1_000, 7) + 2.0).marginal.value == pytest.approx(2.0, abs=0.05)
 
 
+@pytest.mark.slow
 def test_series_that_fill_no_set_do_not_count(judge):
     x = LAW.draw(1_050, 7)
     assert judge.quality(x).correlation == judge.quality(np.concatenate([x[:1_000], 9 * x[1_000:]])).correlation
@@ -130,6 +131,7 @@ def test_a_wrong_variance_is_an_error_of_correlation(judge):
     assert judge.quality(2 * LAW.draw(1_000, 7)).correlation.value == pytest.approx(3.0, abs=0.3)
 
 
+@pytest.mark.slow
 def test_lattices_are_judged_alike():
     law = lattice(16)
     judge = Judge(law, pool=80, size=20, side=40, windows=200, repeats=2)

@@ -255,6 +255,7 @@ def test_a_law_that_is_not_isotropic_is_not_forced_to_be():
     assert divergence(chosen, truth) < 0.039 < 0.2 < divergence(forced, truth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["auto", 0.5])
 @pytest.mark.parametrize("disagreement", [0.5, 2.0])
 def test_twins_that_disagree_move_their_neighbours_about_as_much_as_they_should(pooling, disagreement):

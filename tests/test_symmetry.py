@@ -206,6 +206,7 @@ def test_images_are_drawn_with_even_odds():
         assert abs(share.double().mean() - expected) < 4 * np.sqrt(expected * (1 - expected) / 4000)
 
 
+@pytest.mark.slow
 def test_training_sees_the_images():
     """Of data that are always 1, a network trained with the change of sign as well does not learn the sign."""
     chain = DependencyGraph.chain(6)

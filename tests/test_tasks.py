@@ -79,6 +79,7 @@ def test_processes_return_the_same_bits():
     assert same(here, run(product, range(5), MATRIX, 0.1, workers=2))
 
 
+@pytest.mark.slow
 def test_processes_share_a_large_array_and_write_to_none():
     shared = np.zeros((400, 400))
     assert run(overwrite, [1, 2, 3], shared, workers=2) == [160000.0, 320000.0, 480000.0]
@@ -245,5 +246,6 @@ def test_a_scheduler_that_goes_away_is_one_line(tmp_path):
             process.wait()
 
 
+@pytest.mark.slow
 def test_processes_that_keep_what_they_read_are_not_ended():
     assert min(run(allowed_growth, [0, 1], workers=2)) > 1 << 40

@@ -100,6 +100,7 @@ def gain(score: NetworkScore | HybridScore) -> float:
     return float((nothing - reached) / (nothing - best))
 
 
+@pytest.mark.slow
 def test_trained_network_approaches_the_exact_denoiser_on_fresh_data():
     """At most 8 % of the gain are missing, 3 of which lie beyond its two hops."""
     score = stencil(12)

@@ -127,6 +127,7 @@ def run(*arguments, code=0):
     return result
 
 
+@pytest.mark.slow
 def test_the_command_line_reads_and_writes_stores(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     x = np.random.default_rng(5).normal(size=(40, 6, 8)) + 3
