@@ -222,3 +222,12 @@ def test_a_network_is_trained_on_crops_and_drawn_tile_by_tile(small, tmp_path, m
 def test_a_network_of_lazy_data_needs_one_law(small):
     with pytest.raises(ValueError, match="pooling must be 1 for networks of data that are read in parts"):
         nf.LocalizedDiffusion(method="hybrid", random_state=0).fit(smooth(30, (40, 44)).chunk({"y": 20}))
+
+
+def test_a_field_in_tiles_has_no_extension(small):
+    x = smooth(30, (40, 44))
+    model = nf.LocalizedDiffusion(method="gaussian", radius=3, pooling=1.0, random_state=0).fit(
+        x.chunk({"y": 20, "x": 22})
+    )
+    with pytest.raises(ValueError, match="fitted in tiles, whose order does not go on"):
+        model.extend((60, 60))

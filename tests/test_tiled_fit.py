@@ -11,6 +11,7 @@ from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.tiled import build_tiled
 from nearfield.graph import DependencyGraph
 from nearfield.graph.tiling import Box, Tiling
+from nearfield.methods.tiled import _Tiles
 from nearfield.samples import Samples
 from nearfield.score.conditional import ConditionalField
 from nearfield.score.field import GaussianField
@@ -175,3 +176,15 @@ def test_tiles_narrower_than_the_windows_are_refused():
     samples = TiledSamples(Cells(rough(graph, 20, 1), graph.lattice), Tiling(graph, (3, 3)))
     with pytest.raises(ValueError, match="tiles must be wider than 3 cells"):
         build_tiled(samples, 3, Pooling(1.0), Kept())
+
+
+def test_tiles_of_nuggets_tried_in_vain_are_removed():
+    graph, side, channels = CASES["plane"]
+    keeper = Kept()
+    tiles = _Tiles(TiledSamples(Cells(rough(graph, 40, channels), graph.lattice), Tiling(graph, side)), 2, keeper)
+    tiles.fit(Pooling(1.0))
+    noised = tiles.fit(Pooling(1.0, nugget=1e-8))
+    assert keeper.done("field") == keeper.done("field-1e-08") == set(range(len(tiles.samples.tiling)))
+    tiles.forget_others(noised.field)
+    assert not keeper.done("field")
+    assert keeper.done("field-1e-08")

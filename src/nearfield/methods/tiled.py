@@ -13,7 +13,7 @@ import numpy as np
 from nearfield.data.patches import patches_of
 from nearfield.distribution import GaussianModel
 from nearfield.fitting.band import choose_band
-from nearfield.fitting.closed_form import FieldFit, settled_field, warn_of
+from nearfield.fitting.closed_form import NUGGETS, FieldFit, settled_field, warn_of
 from nearfield.fitting.coarse import choose_correction, corrected
 from nearfield.fitting.moments import MomentWarning, moment_warning
 from nearfield.fitting.pooling import Pooling
@@ -48,6 +48,7 @@ def fit_tiled(
     warn_of(fit, len(samples))
     if settled.nugget > pooling.nugget:
         reason += f" White noise of {settled.nugget:g} of the variance gives the draws the variance of the data."
+    tiles.forget_others(fit.field)
     fitted = time.perf_counter()
     y = samples.standardized(fit.center, fit.scale)
     near = patch.standardized(fit.center[at], fit.scale[at])
@@ -91,6 +92,10 @@ def fit_tiled(
     )
 
 
+def _stage(nugget: float) -> str:
+    return "field" if nugget == 0 else f"field-{nugget:g}"
+
+
 @dataclass(frozen=True)
 class _Tiles:
     """Fits of one radius, the tiles of each nugget kept apart."""
@@ -99,9 +104,15 @@ class _Tiles:
     radius: int
     keeper: Keeper
 
+    def forget_others(self, field: GaussianField) -> None:
+        """Remove the tiles of the nuggets that were tried in vain."""
+        for nugget in (0.0, *NUGGETS):
+            if _stage(nugget) != getattr(field.factor, "stage", None):
+                self.keeper.forget(_stage(nugget))
+
     def fit(self, pooling: Pooling) -> FieldFit:
         """Fit with a pooling."""
-        stage = "field" if pooling.nugget == 0 else f"field-{pooling.nugget:g}"
+        stage = _stage(pooling.nugget)
         return build_tiled(self.samples, self.radius, pooling, self.keeper, stage)
 
     def fit_part(self, pooling: Pooling, stages: list[str], part: TiledSamples) -> GaussianField:

@@ -202,6 +202,11 @@ class GaussianField(Score):
 
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> GaussianField:
         """Repeat the rows of the factor on a larger lattice; the rest as in `Score.extended`."""
+        if not np.array_equal(self._place, np.arange(len(self._place))):  # rows are told by what comes before
+            raise ValueError(
+                "onto must be the lattice of a field that was fitted in tiles, whose order does not go on beyond it; "
+                "fit a part that fits into memory, and extend that"
+            )
         factor = extended_factor(self.factor.matrix, self.hops, self.n_channels, graph, onto)
         coarse = None if self.coarse is None else self.coarse.extended(graph, onto)
         return GaussianField(factor, np.arange(onto.n_vertices), self.n_channels, self.hops, coarse)
