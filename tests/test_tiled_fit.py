@@ -1,6 +1,7 @@
 """Fields fitted tile by tile are those fitted whole in the same order; what is drawn from them is the same too."""
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.tiled import build_tiled
 from nearfield.graph import DependencyGraph
 from nearfield.graph.tiling import Box, Tiling
-from nearfield.methods.tiled import _Tiles
+from nearfield.methods.base import FitOptions
+from nearfield.methods.tiled import _Tiles, patches
 from nearfield.samples import Samples
 from nearfield.score.conditional import ConditionalField
 from nearfield.score.field import GaussianField
@@ -178,13 +180,20 @@ def test_tiles_narrower_than_the_windows_are_refused():
         build_tiled(samples, 3, Pooling(1.0), Kept())
 
 
-def test_tiles_of_nuggets_tried_in_vain_are_removed():
+def test_a_radius_whose_draws_lack_variance_gives_way_to_a_wider_one_of_hardly_more_loss():
     graph, side, channels = CASES["plane"]
-    keeper = Kept()
-    tiles = _Tiles(TiledSamples(Cells(rough(graph, 40, channels), graph.lattice), Tiling(graph, side)), 2, keeper)
-    tiles.fit(Pooling(1.0))
-    noised = tiles.fit(Pooling(1.0, nugget=1e-8))
-    assert keeper.done("field") == keeper.done("field-1e-08") == set(range(len(tiles.samples.tiling)))
-    tiles.forget_others(noised.field)
-    assert not keeper.done("field")
-    assert keeper.done("field-1e-08")
+    x = rough(graph, 200, channels)
+    samples = TiledSamples(Cells(x, graph.lattice), Tiling(graph, side))
+    tiles = _Tiles(samples, *patches(samples), Kept(), FitOptions())
+    narrow = tiles.checked(1, Pooling(1.0), settle=False)
+    assert narrow.off is not None
+
+    def selection(loss):
+        curve = [SimpleNamespace(radius=4, pooling=Pooling(1.0), loss=loss), SimpleNamespace(radius=1, loss=1.0)]
+        return SimpleNamespace(curve=curve, table=curve, best=1)
+
+    found, reason = tiles.wider(narrow, selection(1.0005), "Radius 1.")
+    assert (found.radius, found.worst < narrow.worst) == (4, True)
+    assert "Radius 4 was taken" in reason
+    assert tiles.wider(narrow, selection(1.1), "")[0] is narrow
+    assert tiles.wider(found, selection(1.0), "")[0] is found

@@ -130,6 +130,12 @@ class TileStore:
         for tile in self.done(stage):
             self._file(tile, stage).unlink(missing_ok=True)
 
+    def forget_others(self, stage: str) -> None:
+        """Remove the tiles of all stages but one."""
+        for tile, found in list(self._tiles()):
+            if found != stage:
+                self._file(tile, found).unlink(missing_ok=True)
+
     def digest(self) -> str:
         """Digest of all tiles, from that in the head of each file."""
         state = hashlib.sha256()

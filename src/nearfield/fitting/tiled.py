@@ -51,6 +51,9 @@ class Keeper(Protocol):
     def forget(self, stage: str) -> None:
         """Remove all tiles of a stage."""
 
+    def forget_others(self, stage: str) -> None:
+        """Remove all tiles of other stages."""
+
 
 def build_tiled(samples: TiledSamples, radius: int, pooling: Pooling, keeper: Keeper, stage: str = "field") -> FieldFit:
     """Fit as `nearfield.fitting.closed_form.build_field` does, in the elimination order of the tiles.

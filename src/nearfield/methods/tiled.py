@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from nearfield.data.patches import patches_of
 from nearfield.distribution import GaussianModel
 from nearfield.fitting.band import choose_band
-from nearfield.fitting.closed_form import NUGGETS, FieldFit, settled_field, warn_of
-from nearfield.fitting.coarse import choose_correction, corrected
-from nearfield.fitting.moments import MomentWarning, moment_warning
+from nearfield.fitting.closed_form import FieldFit, settled_field, warn_of
+from nearfield.fitting.coarse import Scale, choose_correction, corrected
+from nearfield.fitting.moments import Moment, MomentWarning, moment_warning
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.selection import SelectionReport, select_field
 from nearfield.fitting.tiled import Keeper, build_tiled
@@ -30,95 +31,141 @@ if TYPE_CHECKING:
 
 __all__ = ["fit_tiled", "patches"]
 
+PRICE = 1e-3
+"""Held-out loss, nats per dimension, that is given for draws with the moments of the data."""
+MOST_WIDER = 3
+"""Wider radii that are tried for it."""
+
 
 def fit_tiled(
     samples: TiledSamples, radius: int | None, pooling: Pooling | None, keeper: Keeper, options: FitOptions
 ) -> Fitted:
     """Choose the locality on patches, fit the tiles, check the second moments of draws, and correct larger scales."""
     start = time.perf_counter()
-    patch, at = patches(samples)
+    tiles = _Tiles(samples, *patches(samples), keeper, options)
     selection: SelectionReport | None = None
     if radius is None or pooling is None:
-        selection = select_field(patch, radius=radius, pooling=pooling, search=options.search)
+        selection = select_field(tiles.patch, radius=radius, pooling=pooling, search=options.search)
         radius, pooling = selection.choice.radius, selection.choice.pooling
     reason = locality_reason(radius, pooling) if selection is None else selection.reason
     selected = time.perf_counter()
-    tiles = _Tiles(samples, radius, keeper)
-    fit, settled = settled_field(tiles.fit, pooling) if selection is not None else (tiles.fit(pooling), pooling)
-    warn_of(fit, len(samples))
-    if settled.nugget > pooling.nugget:
-        reason += f" White noise of {settled.nugget:g} of the variance gives the draws the variance of the data."
-    tiles.forget_others(fit.field)
+    found = tiles.checked(radius, pooling, settle=selection is not None)
+    if selection is not None and found.off is not None:
+        found, reason = tiles.wider(found, selection, reason)
+    warn_of(found.fit, len(samples))
+    if found.pooling.nugget > pooling.nugget:
+        reason += f" White noise of {found.pooling.nugget:g} of the variance gives the draws the variance of the data."
+    keeper.forget_others(getattr(found.fit.field.factor, "stage", ""))
     fitted = time.perf_counter()
-    y = samples.standardized(fit.center, fit.scale)
-    near = patch.standardized(fit.center[at], fit.scale[at])
-    off = moment_warning(tiled_moments(y, fit.field, near, at, options.seed))
-    checked = time.perf_counter()
-    parts: list[str] = []
-    correction = choose_correction(
-        y,
-        fit.field,
-        partial(tiles.fit_part, settled, parts),
-        settled,
-        needed=off is not None,
-        search=replace(options.search, n_jobs=None),
-    )
-    for stage in parts:
-        keeper.forget(stage)
-    field, made = corrected(fit.field, y, correction), time.perf_counter()
+    field, correction, off = tiles.corrected(found)
     if correction is not None:
-        off = moment_warning(tiled_moments(y, field, near, at, options.seed))
         reason = f"{reason} {correction.describe()}"
     if off is not None:
         warnings.warn(off, MomentWarning, stacklevel=2)
-    band, widened = choose_band(near, radius, settled, None, options.search)
-    seconds = {
-        "select": selected - start,
-        "fit": fitted - selected,
-        "correct": made - checked,
-        "check": checked - fitted + time.perf_counter() - made,
-    }
-    tiling = samples.tiling
-    cut = " x ".join(map(str, tiling.side))
+    made, fit = time.perf_counter(), found.fit
+    near = tiles.patch.standardized(fit.center[tiles.at], fit.scale[tiles.at])
+    band, widened = choose_band(near, found.radius, found.pooling, None, options.search)
+    eigenvalue = _largest_eigenvalue(samples.standardized(fit.center, fit.scale))
+    cut = " x ".join(map(str, samples.tiling.side))
     return Fitted(
         fit.center,
         fit.scale,
-        GaussianModel(field, None, band, _largest_eigenvalue(y)),
-        radius,
-        settled,
-        " ".join(filter(None, (reason, f"Fitted in {len(tiling)} tiles of {cut} cells.", widened))),
-        seconds,
+        GaussianModel(field, None, band, eigenvalue),
+        found.radius,
+        found.pooling,
+        " ".join(filter(None, (reason, f"Fitted in {len(samples.tiling)} tiles of {cut} cells.", widened))),
+        {"select": selected - start, "fit": fitted - selected, "correct": made - fitted},
         selection,
     )
 
 
-def _stage(nugget: float) -> str:
-    return "field" if nugget == 0 else f"field-{nugget:g}"
+class _Checked(NamedTuple):
+    """A fit with the second moments of its draws."""
+
+    radius: int
+    pooling: Pooling
+    fit: FieldFit
+    moments: tuple[Moment, ...]
+
+    @property
+    def off(self) -> str | None:
+        """What is off, in words."""
+        return moment_warning(self.moments)
+
+    @property
+    def worst(self) -> float:
+        """Largest logarithm of a ratio that is off."""
+        return max(
+            (abs(math.log(m.ratio)) if 0 < m.ratio < math.inf else math.inf for m in self.moments if m.off), default=0.0
+        )
 
 
 @dataclass(frozen=True)
 class _Tiles:
-    """Fits of one radius, the tiles of each nugget kept apart."""
+    """Fits of tiles, each in a stage of its own; ``patch`` are the samples on the vertices ``at``."""
 
     samples: TiledSamples
-    radius: int
+    patch: Samples
+    at: Int[np.ndarray, " vertex"]
     keeper: Keeper
+    options: FitOptions
 
-    def forget_others(self, field: GaussianField) -> None:
-        """Remove the tiles of the nuggets that were tried in vain."""
-        for nugget in (0.0, *NUGGETS):
-            if _stage(nugget) != getattr(field.factor, "stage", None):
-                self.keeper.forget(_stage(nugget))
+    def checked(self, radius: int, pooling: Pooling, *, settle: bool) -> _Checked:
+        """Fit, with a nugget where that may be chosen and draws ask for it, and compare the moments of draws."""
+        fit = partial(self._fit, radius)
+        found, pooling = settled_field(fit, pooling) if settle else (fit(pooling), pooling)
+        return _Checked(radius, pooling, found, self._moments(found, found.field))
 
-    def fit(self, pooling: Pooling) -> FieldFit:
-        """Fit with a pooling."""
-        stage = _stage(pooling.nugget)
-        return build_tiled(self.samples, self.radius, pooling, self.keeper, stage)
+    def wider(self, found: _Checked, selection: SelectionReport, reason: str) -> tuple[_Checked, str]:
+        """Take a wider radius with hardly more loss, if the moments of its draws are nearer to those of the data.
 
-    def fit_part(self, pooling: Pooling, stages: list[str], part: TiledSamples) -> GaussianField:
+        The choice prefers small radii, and patches do not show the scales beyond them, where draws may lack variance.
+        """
+        best, lowest = found, selection.table[selection.best].loss
+        near = [c for c in selection.curve if c.radius > found.radius and c.loss <= lowest + PRICE]
+        for candidate in sorted(near, key=lambda c: c.radius)[:MOST_WIDER]:
+            other = self.checked(candidate.radius, candidate.pooling, settle=True)
+            if other.worst < best.worst:
+                best = other
+            if best.off is None:
+                break
+        if best is found:
+            return found, reason
+        more = f"Radius {best.radius} was taken, whose draws are nearer to the moments of the data at larger scales."
+        return best, f"{reason} {more}"
+
+    def corrected(self, found: _Checked) -> tuple[GaussianField, Scale | None, str | None]:
+        """Correct the field at larger scales where that is better, and say which moments are still off."""
+        fit, parts = found.fit, list[str]()
+        y = self.samples.standardized(fit.center, fit.scale)
+        correction = choose_correction(
+            y,
+            fit.field,
+            partial(self._fit_part, found, parts),
+            found.pooling,
+            needed=found.off is not None,
+            search=replace(self.options.search, n_jobs=None),
+        )
+        for stage in parts:
+            self.keeper.forget(stage)
+        if correction is None:
+            return fit.field, None, found.off
+        field = corrected(fit.field, y, correction)
+        return field, correction, moment_warning(self._moments(fit, field))
+
+    def _fit(self, radius: int, pooling: Pooling) -> FieldFit:
+        stage = f"field-{radius}" + (f"-{pooling.nugget:g}" if pooling.nugget else "")
+        return build_tiled(self.samples, radius, pooling, self.keeper, stage)
+
+    def _fit_part(self, found: _Checked, stages: list[str], part: TiledSamples) -> GaussianField:
         """Fit some of the samples, in a stage of their own that is added to the others."""
         stages.append(f"part-{len(stages)}")
-        return build_tiled(part, self.radius, pooling, self.keeper, stages[-1]).field
+        return build_tiled(part, found.radius, found.pooling, self.keeper, stages[-1]).field
+
+    def _moments(self, fit: FieldFit, field: GaussianField) -> tuple[Moment, ...]:
+        y = self.samples.standardized(fit.center, fit.scale)
+        near = self.patch.standardized(fit.center[self.at], fit.scale[self.at])
+        return tiled_moments(y, field, near, self.at, self.options.seed)
 
 
 def patches(samples: TiledSamples) -> tuple[Samples, Int[np.ndarray, " vertex"]]:
