@@ -18,7 +18,6 @@ import numpy as np
 import scipy.sparse as sp
 
 from nearfield.graph import DependencyGraph
-from nearfield.graph.memory import Memory
 from nearfield.graph.tiling import Tiling
 from nearfield.score.solver import triangle
 from nearfield.score.sparse import Factor, touching
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TileReader", "TileRows", "TiledFactor"]
 
-KEPT = 1 << 29
-"""Bytes of tiles kept in memory (512 MiB)."""
+KEPT = 3 << 27
+"""Bytes of tiles kept in memory (384 MiB, and as much for their solvers): the first, since all are read in turn."""
 
 
 class TileReader(Protocol):
@@ -98,13 +97,11 @@ class TiledFactor(Factor):
         super().__init__()
         self.side, self.reach, self.n_channels, self.stage = tuple(side), reach, n_channels, stage
         self.tiling, self.stored = Tiling(graph, self.side), stored
-        self._kept = Memory(KEPT)
+        self._kept: dict[int, TileRows] = {}
+        self._room = KEPT
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_kept": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state | {"_kept": Memory(KEPT)})
+        return super().__getstate__() | {"_kept": {}, "_room": KEPT}
 
     @cached_property
     def sequence(self) -> list[int]:
@@ -121,7 +118,13 @@ class TiledFactor(Factor):
 
     def rows(self, tile: int) -> TileRows:
         """Rows of the factor for a tile."""
-        return self._kept.get(tile, lambda: self._read(tile), size=lambda rows: rows.n_bytes)
+        found = self._kept.get(tile)
+        if found is None:
+            found = self._read(tile)
+            if self._room >= found.n_bytes:
+                self._room -= found.n_bytes
+                self._kept[tile] = found
+        return found
 
     def _read(self, tile: int) -> TileRows:
         box, outer = self.tiling.box(tile), self.tiling.around(tile, self.reach)
