@@ -31,10 +31,12 @@ def refuse(item, *worst):
 
 
 def die_once(item, folder):
-    """End the process of one task, the first time it runs."""
+    """End the process of one task, the first time it runs, once no file asks to wait."""
     mark = folder / f"tried-{item}"
     if item == 3 and not mark.exists():
         mark.write_text("")
+        while (folder / "wait").exists():
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
     with (folder / f"runs-{item}").open("a") as file:
         file.write("x")
@@ -94,7 +96,10 @@ def test_the_error_of_a_task_is_raised_as_it_is(workers):
 
 @pytest.mark.slow
 def test_a_lost_process_costs_only_its_tasks(tmp_path):
-    assert run(die_once, range(6), tmp_path, workers=2) == [0, 2, 4, 6, 8, 10]
+    wait = tmp_path / "wait"  # until a result has arrived: those on their way are lost with the process
+    wait.write_text("")
+    found = run(die_once, range(6), tmp_path, workers=2, progress=lambda *_: wait.unlink(missing_ok=True))
+    assert found == [0, 2, 4, 6, 8, 10]
     assert (tmp_path / "runs-0").read_text() == "x"
 
 
