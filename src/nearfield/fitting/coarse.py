@@ -94,10 +94,9 @@ def block_means(blocks: Coarsening, samples: Samples | TiledSamples) -> Samples:
     """Return the samples' means over each block, on the graph of the blocks."""
     if isinstance(samples, Samples):
         return samples.with_values(blocks.means(samples.values), blocks.graph)
-    weight, tiling = 1.0 / np.bincount(blocks.label), samples.tiling
+    weight = 1.0 / np.bincount(blocks.label)
     means = np.zeros((len(samples), blocks.graph.n_vertices, samples.n_channels))
-    for tile, (block, total) in enumerate(samples.over_tiles(_block_sums, blocks.label)):
-        assert tile < len(tiling)
+    for block, total in samples.over_tiles(_block_sums, blocks.label):
         means[:, block] += total
     standard = (True,) * samples.n_channels
     return Samples(means * weight[:, None], blocks.graph, ordered=samples.ordered, standard=standard)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 __all__ = [
+    "PART",
     "VARIANCE_FLOOR",
     "Regression",
     "Shrinkage",

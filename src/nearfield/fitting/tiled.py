@@ -22,12 +22,12 @@ from nearfield.fitting.covariance import (
 )
 from nearfield.fitting.elimination import predecessors
 from nearfield.fitting.pooling import REACH, GlobalAverage, Pooling, Smoother, distinct_rows, smoother
-from nearfield.fitting.regression import cap_windows, regress_windows
+from nearfield.fitting.regression import PART, cap_windows, regress_windows
 from nearfield.graph import Neighborhood
 from nearfield.graph.tiling import Box, Tiling
 from nearfield.samples import Samples
 from nearfield.score.field import GaussianField
-from nearfield.score.tiled_factor import TiledFactor
+from nearfield.score.tiled_factor import TiledFactor, TileReader
 from nearfield.tiled_samples import TiledSamples, one_by_one
 
 if TYPE_CHECKING:
@@ -36,14 +36,11 @@ if TYPE_CHECKING:
 __all__ = ["Keeper", "build_tiled", "vertex_statistics"]
 
 
-class Keeper(Protocol):
+class Keeper(TileReader, Protocol):
     """Keeps the arrays of tiles; `nearfield.data.tile_store.TileStore` keeps them in files."""
 
     def write(self, tile: int, arrays: Mapping[str, np.ndarray], stage: str) -> None:
         """Keep the arrays of a tile."""
-
-    def read(self, tile: int, stage: str) -> Mapping[str, np.ndarray]:
-        """Return the arrays of a tile."""
 
     def done(self, stage: str) -> set[int]:
         """Return the tiles that are kept."""
@@ -191,10 +188,6 @@ def _window_sums(tile: int, samples: TiledSamples, radius: int) -> WindowSums:
         for start in range(0, len(rows), step):
             total[k] += second_moments(part, table.index[rows[start : start + step]]).sum(axis=0)
     return WindowSums(kinds, np.bincount(kind, minlength=len(kinds)).astype(float), total)
-
-
-PART = 1 << 22
-"""Numbers in the blocks in memory at once (32 MiB)."""
 
 
 def _whole_windows(part: Samples, tiling: Tiling, radius: int) -> Neighborhood:
