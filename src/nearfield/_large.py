@@ -19,6 +19,7 @@ from nearfield._warnings import recorded_warnings
 from nearfield.data.codec import Codec
 from nearfield.data.features import Features
 from nearfield.data.lazy import LazyData
+from nearfield.data.lost_chunk import warn_of_lost_chunks
 from nearfield.data.outlier import warn_of_gaps_in_tiles
 from nearfield.data.patches import crops_of
 from nearfield.data.rechunking import chunk_advice
@@ -136,6 +137,7 @@ def _codec(lazy: LazyData, run: Callable[..., list[Any]], missing: str) -> tuple
     statistics = VertexStatistics.gathered(tiling, lazy.source.n_samples, found)
     codec = lazy.codec(statistics, missing)
     warn_of_gaps_in_tiles(found, codec.n_vertices)
+    warn_of_lost_chunks(lazy.source, statistics.present)
     return codec, statistics
 
 
