@@ -16,7 +16,7 @@ import resource
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,20 +40,26 @@ TIME_SLOPE, MEMORY_SLOPE, SPEEDUP = 1.05, 1.0, 1.7
 
 def make_store(path: Path, side: int, chunk: int, n_samples: int = SAMPLES, kappa: float = 0.25) -> None:
     """Write samples of a Gaussian Markov field on a torus, float32, in chunks of all samples and some cells a side."""
+    rng, angle = np.random.default_rng(0), 2 * np.pi * np.fft.fftfreq(side)
+    wave = 4 - 2 * np.cos(angle)[:, None] - 2 * np.cos(angle[: side // 2 + 1])
+    gain = 1 / np.sqrt(kappa + wave)
+    gain /= np.sqrt((gain**2).mean())
+    noise = (np.fft.rfft2(rng.normal(size=(side, side))) for _ in range(n_samples))
+    write_fields(path, (np.fft.irfft2(gain * z, s=(side, side)) for z in noise), side, chunk, n_samples)
+
+
+def write_fields(path: Path, fields: Iterable[np.ndarray], side: int, chunk: int, n_samples: int = SAMPLES) -> None:
+    """Write square fields, float32, in chunks of all samples and some cells a side."""
     import dask.array
     import xarray as xr
 
     from nearfield.data.zarr_store import write_zarr
 
-    rng, angle = np.random.default_rng(0), 2 * np.pi * np.fft.fftfreq(side)
-    wave = 4 - 2 * np.cos(angle)[:, None] - 2 * np.cos(angle[: side // 2 + 1])
-    gain = 1 / np.sqrt(kappa + wave)
     with tempfile.TemporaryDirectory() as folder:
         shape = (n_samples, side, side)
         x = np.memmap(Path(folder) / "x", dtype=np.float32, mode="w+", shape=shape)
-        for k in range(n_samples):  # neither a sample's chunks nor all samples are in memory together
-            z = np.fft.rfft2(rng.normal(size=(side, side)))
-            x[k] = np.fft.irfft2(gain * z, s=(side, side)) / np.sqrt((gain**2).mean())
+        for k, values in enumerate(fields):  # neither a sample's chunks nor all samples are in memory together
+            x[k] = values
         chunks = (n_samples, min(side, chunk), min(side, chunk))
         stored = xr.DataArray(dask.array.from_array(x, chunks=chunks), dims=("sample", "y", "x"), name="level")
         write_zarr(stored.to_dataset(), path)

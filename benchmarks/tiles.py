@@ -7,17 +7,23 @@ are drawn in tiles of 64 x 64.
 Borders: variance of the cells beside the borders of tiles, and correlation of neighbours across them, both over the
 same in the middle between borders, with standard errors over members; and the AUC of a classifier of 5 x 5 windows
 across borders against windows in the middle, with its floor: one middle against another.
+
+`--store` goes from end to end instead: 50 fields of 1000 x 1000 in a zarr store, fitted on crops that are read from it,
+and members drawn tile by tile into another, on two workers.
 """
 
 from __future__ import annotations
 
 import argparse
 import resource
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.large import SAMPLES, watched, write_fields
 from benchmarks.quality import classifier_area
 from benchmarks.table import ratio_of_means, show, verdict
 from nearfield.distribution import DiffusionModel
@@ -45,7 +51,11 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=8)
     parser.add_argument("--steps", type=int, default=300, help="of the training")
     parser.add_argument("--crops", type=int, default=400)
+    parser.add_argument("--store", type=int, nargs="?", const=LARGE, help="cells a side, from store to store")
     arguments = parser.parse_args()
+    if arguments.store:
+        from_store(arguments.store, arguments.members)
+        return
     start = time.process_time()
     law = trained(arguments.crops, arguments.steps)
     print(f"trained in {time.process_time() - start:.0f} CPU s")
@@ -67,22 +77,69 @@ def measured(law: DiffusionModel, members: int) -> None:
     fields = small.sample_tiles(range(members), seed=0)
     assert fields is not None
     seconds = (time.process_time() - start) / members
-    moments(fields.reshape(-1, LENGTH, LENGTH))
-    borders(fields.reshape(-1, LENGTH, LENGTH))
+    moments(fields.reshape(-1, LENGTH, LENGTH), fields_of(8, np.random.default_rng(9)))
+    borders(fields.reshape(-1, LENGTH, LENGTH), SIDE)
     cost(large, seconds)
 
 
-def fields_of(n: int, rng: np.random.Generator) -> np.ndarray:
+def from_store(side: int, members: int) -> None:
+    """Fit to a zarr store of large fields, draw members into another on two workers, and look at them."""
+    import nearfield as nf
+    from nearfield.data import lazy
+    from nearfield.data.zarr_store import open_zarr
+
+    lazy.WHOLE = min(lazy.WHOLE, SAMPLES * side**2 - 1)  # smaller fields stay where they are too
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder, watched() as watch:
+        write_fields(Path(folder) / "fields.zarr", (fields_of(1, rng, side)[0] for _ in range(SAMPLES)), side, 128)
+        start = time.perf_counter()
+        fitted = nf.LocalizedDiffusion(method="hybrid", pooling=1, random_state=0, n_jobs=2)
+        fitted.fit(open_zarr(Path(folder) / "fields.zarr")["level"])
+        trained = time.perf_counter()
+        drawn = fitted.sample(members, random_state=0, store=Path(folder) / "members.zarr").to_numpy()
+        end = time.perf_counter()
+    law = fitted.model_.law
+    assert isinstance(law, DiffusionModel)
+    assert isinstance(law.score, TiledScore)
+    print(fitted.fit_report_.reason, fitted.fit_report_.warnings)
+    row = [f"{side} x {side}", f"{(trained - start) / 60:.1f}", f"{(end - trained) / members / 60:.1f}"]
+    row += [f"{sum(watch.seconds.values()):.0f}", f"{max(watch.largest.values()):.2f}", f"{watch.together:.2f}"]
+    header = ["fields", "fit, minutes", "a member, minutes", "processor s, with the data", "largest GiB", "sum GiB"]
+    show("From store to store", header, [row], f"{SAMPLES} fields, {members} members, two workers.")
+    truth = fields_of(members, np.random.default_rng(9), side)
+    moments(drawn, truth)
+    borders(drawn, law.score.side[0])
+    area = classifier_area(somewhere(drawn), somewhere(truth), 1, np.random.default_rng(0))
+    floor = classifier_area(
+        somewhere(fields_of(members, np.random.default_rng(10), side)), somewhere(truth), 1, np.random.default_rng(0)
+    )
+    show(
+        "AUC of 6 x 6 windows against fields of the law",
+        ["members", "other fields of the law"],
+        [[f"{area:.4f}", f"{floor:.4f}"]],
+    )
+
+
+def somewhere(fields: np.ndarray, each: int = 1000) -> np.ndarray:
+    """Windows of 6 x 6 at random places."""
+    rng, side = np.random.default_rng(1), fields.shape[-1]
+    corners = rng.integers(side - 6, size=(len(fields), each, 2))
+    return np.stack([x[i : i + 6, j : j + 6] for x, places in zip(fields, corners, strict=True) for i, j in places])
+
+
+def fields_of(n: int, rng: np.random.Generator, side: int = LENGTH) -> np.ndarray:
     """Fields of the law, of mean 0 and variance 1."""
-    return (exponential(n, 6.0, rng) + 0.6 * (exponential(n, 3.0, rng) ** 2 - 1)) / np.sqrt(1 + 2 * 0.6**2)
+    return (exponential(n, 6.0, rng, side) + 0.6 * (exponential(n, 3.0, rng, side) ** 2 - 1)) / np.sqrt(1 + 2 * 0.6**2)
 
 
-def exponential(n: int, length: float, rng: np.random.Generator) -> np.ndarray:
+def exponential(n: int, length: float, rng: np.random.Generator, side: int) -> np.ndarray:
     """Gaussian fields of exponential covariance, cut from tori of twice the length."""
-    around = np.minimum(np.arange(2 * LENGTH), 2 * LENGTH - np.arange(2 * LENGTH))
+    around = np.minimum(np.arange(2 * side), 2 * side - np.arange(2 * side))
     power = np.fft.fft2(np.exp(-np.hypot(around[:, None], around) / length)).real.clip(0)
-    noise = np.fft.fft2(rng.normal(size=(n, 2 * LENGTH, 2 * LENGTH)))
-    drawn: np.ndarray = np.fft.ifft2(np.sqrt(power) * noise).real[:, :LENGTH, :LENGTH]
+    drawn = np.empty((n, side, side))
+    for k in range(n):
+        noise = np.fft.fft2(rng.normal(size=(2 * side, 2 * side)))
+        drawn[k] = np.fft.ifft2(np.sqrt(power) * noise).real[:side, :side]
     return drawn
 
 
@@ -117,27 +174,30 @@ def equality(tiled: TiledScore, whole: Score) -> None:
     )
 
 
-def moments(fields: np.ndarray) -> None:
+def moments(fields: np.ndarray, truth: np.ndarray) -> None:
     """Compare the members with fields of the law: moments of the values, and of means over blocks."""
-    truth = fields_of(8, np.random.default_rng(9))
 
     def described(x: np.ndarray) -> list[float]:
-        blocks = x.reshape(len(x), LENGTH // 32, 32, -1, 32).mean(axis=(2, 4))
-        lags = [float((x[:, :, k:] * x[:, :, : LENGTH - k]).mean() / (x**2).mean()) for k in (1, 4, 16)]
+        length = x.shape[-1] // 32 * 32
+        blocks = x[:, :length, :length].reshape(len(x), length // 32, 32, -1, 32).mean(axis=(2, 4))
+        lags = [float((x[:, :, k:] * x[:, :, :-k]).mean() / (x**2).mean()) for k in (1, 4, 16)]
         return [float((x**2).mean()), float((x**3).mean()), *lags, float((blocks**2).mean())]
 
     show(
         "Moments",
         ["", "variance", "third", "lag 1", "lag 4", "lag 16", "means of 32 x 32"],
-        [[name, *(f"{v:.3f}" for v in described(x))] for name, x in (("law, 8 fields", truth), ("members", fields))],
+        [
+            [name, *(f"{v:.3f}" for v in described(x))]
+            for name, x in ((f"law, {len(truth)} fields", truth), ("members", fields))
+        ],
     )
 
 
-def borders(fields: np.ndarray) -> None:
+def borders(fields: np.ndarray, tile: int) -> None:
     """Compare cells at the borders of tiles with those in the middle between them."""
     fields = np.concatenate([fields, np.swapaxes(fields, 1, 2)], axis=0)  # both directions, as columns
-    members = len(fields) // 2
-    at, middle, other = (np.arange(SIDE, LENGTH, SIDE) - shift for shift in (0, SIDE // 2, SIDE // 4))
+    members, length = len(fields) // 2, fields.shape[-1]
+    at, middle, other = (np.arange(tile, length - 6, tile) - shift for shift in (0, tile // 2, tile // 4))
 
     def both(each: np.ndarray) -> np.ndarray:
         return (each[:members] + each[members:]) / 2
@@ -149,7 +209,7 @@ def borders(fields: np.ndarray) -> None:
         return both((fields[:, :, columns - 1] * fields[:, :, columns]).mean(axis=(1, 2)))
 
     def windows(columns: np.ndarray) -> np.ndarray:
-        rows = np.arange(SIDE // 2 - 18, LENGTH, SIDE)[:, None] + np.arange(0, 36, 6)  # away from other borders
+        rows = np.arange(tile // 2 - 18, length - 40, tile)[:, None] + np.arange(0, 36, 6)  # away from other borders
         return np.concatenate(
             [fields[:, row : row + 6, column - 3 : column + 3] for column in columns for row in rows.ravel()]
         )

@@ -8,8 +8,10 @@ import torch
 
 from nearfield.datasets import AutoregressiveChain
 from nearfield.fitting import neural, training
+from nearfield.fitting.neural import default_recipe
 from nearfield.fitting.recipe import Recipe
 from nearfield.graph import DependencyGraph
+from nearfield.methods import crops
 from nearfield.methods.base import FitOptions
 from nearfield.methods.crops import crop_side, fit_crops, n_crops, one_location
 from nearfield.methods.hybrid import Hybrid
@@ -94,3 +96,11 @@ def test_memory_is_that_of_the_crops(monkeypatch):
     assert sum(map(len, borders)) < 1000
     with pytest.raises(ValueError, match="pooling must be 1 for a law of crops"):
         fit_crops(Windowed(radius=2, pooling=0.0), crops_of(fields, 60, 40), (60,), graph, location)
+
+
+def test_checks_of_many_crops_cost_less_than_the_training():
+    recipe = crops._recipe(DependencyGraph.grid((64, 64)), 2048, 0.15, 0)
+    looked_at = recipe.held_out * 2048 * recipe.held_out_levels * recipe.steps / recipe.check_every
+    assert looked_at < 3 * recipe.steps * recipe.batch_size / 2
+    few = crops._recipe(DependencyGraph.grid((64, 64)), 100, 0.15, 0)
+    assert few == default_recipe(DependencyGraph.grid((64, 64)), 100)

@@ -15,9 +15,12 @@ import numpy as np
 
 from nearfield.distribution import DiffusionModel, Distribution
 from nearfield.fitting.covariance import LOCATION_LIMIT
+from nearfield.fitting.neural import default_recipe
+from nearfield.fitting.recipe import Recipe
 from nearfield.graph import DependencyGraph
 from nearfield.graph.tiling import Tiling
 from nearfield.methods.base import FitOptions, Fitted, Method
+from nearfield.methods.network import NetworkMethod
 from nearfield.samples import Samples
 from nearfield.score.field import GaussianField
 
@@ -30,6 +33,9 @@ CELLS = 1 << 12
 """Cells of a crop, about: 64 x 64, as many as a step of training sees."""
 BYTES = 1 << 26
 """Bytes of all crops, in double precision: 2048 of one channel. A fit holds some five times that."""
+HELD_OUT, CHECKS = 64, 10
+"""Crops that are held out, about, and how often training looks at them: they have so many cells that more would take
+longer than the training."""
 SCALE_LIMIT = 9.0
 """Mean square of the relative deviations of the vertices' variances, over that of Gaussian samples, beyond which they
 clearly differ; heavy tails multiply it by half their kurtosis."""
@@ -136,7 +142,10 @@ def fit_crops(
     samples = Samples(
         (values[order] - location[0]) / location[1], crop, ordered=True, standard=(True,) * values.shape[2]
     ).grouped(numbers[order])
-    fitted = method.fit(samples, replace(options or FitOptions(), bounded=True))
+    options = replace(options or FitOptions(), bounded=True)
+    if isinstance(method, NetworkMethod) and method.recipe is None:
+        method = replace(method, recipe=_recipe(crop, len(samples), method.validation_fraction, options.seed))
+    fitted = method.fit(samples, options)
     if not fitted.pooling.one_law:
         raise ValueError(f"pooling must be 1 for a law of crops, got {fitted.pooling}")
     shape = (len(graph), values.shape[2])
@@ -150,3 +159,9 @@ def fit_crops(
         reason=f"{fitted.reason} Fitted to {len(samples)} crops of {' x '.join(map(str, side))} cells, of "
         f"{len(np.unique(numbers))} samples.",
     )
+
+
+def _recipe(crop: DependencyGraph, n_crops: int, share: float, seed: int) -> Recipe:
+    recipe = default_recipe(crop, n_crops, share, seed)
+    held_out, every = min(recipe.held_out, HELD_OUT / n_crops), recipe.steps // CHECKS
+    return replace(recipe, held_out=held_out, check_every=max(recipe.check_every, every))
