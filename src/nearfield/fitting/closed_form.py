@@ -27,7 +27,7 @@ from nearfield.noise import Stream
 from nearfield.samples import Samples
 from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore, WindowSpectrum, radii_in_use
-from nearfield.score.tile_sweep import draw_tiles
+from nearfield.score.tile_sweep import batches, draw_tiles
 from nearfield.score.tiled_factor import TiledFactor
 from nearfield.tiled_samples import Run, one_by_one
 
@@ -127,13 +127,13 @@ def warn_of(fit: FieldFit, n_samples: int) -> None:
 
 def _squares(field: GaussianField, n_draws: int, run: Run) -> Float[np.ndarray, "vertex channel"]:
     """Sum of the squares of some draws."""
-    if isinstance(field.factor, TiledFactor):
-        tiles = draw_tiles(field.factor, range(n_draws), _squares_of_tile, seed=0, stream=Stream.EXACT, run=run)
-        tiling, total = field.factor.tiling, np.empty((field.n_vertices, field.n_channels))
-        for tile, squares in enumerate(tiles):
-            total[tiling.vertices(tiling.box(tile))] = squares
+    total, factor = np.zeros((field.n_vertices, field.n_channels)), field.factor
+    if isinstance(factor, TiledFactor):
+        for members in batches(n_draws, factor.n_variables):
+            tiles = draw_tiles(factor, members, _squares_of_tile, seed=0, stream=Stream.EXACT, run=run)
+            for tile, squares in enumerate(tiles):
+                total[factor.tiling.vertices(factor.tiling.box(tile))] += squares
         return total
-    total = np.zeros((field.n_vertices, field.n_channels))
     for first in range(0, n_draws, TOGETHER):
         drawn = field.sample(min(TOGETHER, n_draws - first), seed=0, first_member=first)
         total += np.square(drawn, out=drawn).sum(axis=0)

@@ -19,7 +19,7 @@ from nearfield.graph.tiling import Box, Tiling
 from nearfield.noise import Stream
 from nearfield.samples import Samples
 from nearfield.score.field import GaussianField
-from nearfield.score.tile_sweep import draw_tiles
+from nearfield.score.tile_sweep import batches, draw_tiles
 from nearfield.score.tiled_factor import TiledFactor
 from nearfield.tiled_samples import Run, TiledSamples, one_by_one
 
@@ -32,8 +32,6 @@ WIDTHS = (1, 3, 9, 27, 81)
 """Cells a side of the boxes whose means are compared, within tiles."""
 TOGETHER = 8
 """Whole draws of a task."""
-BESIDE = 128
-"""Draws of a task that draws a tile."""
 
 
 class _Summary(NamedTuple):
@@ -134,8 +132,7 @@ def _summary(field: GaussianField, n_draws: int, taken: _Taken, seed: int, run: 
     """Summarise draws of a field: tile by tile, or whole where it is corrected."""
     run, parts = run or one_by_one, list[_Summary]()
     if field.coarse is None and isinstance(field.factor, TiledFactor):
-        for first in range(0, n_draws, BESIDE):
-            members = range(first, min(first + BESIDE, n_draws))
+        for members in batches(n_draws, field.factor.n_variables):
             tiles = draw_tiles(field.factor, members, taken, seed=seed, stream=Stream.CHECK, run=run)
             parts.append(taken.joined(tiles))
     else:

@@ -21,10 +21,21 @@ if TYPE_CHECKING:
 
     from nearfield.score.tiled_factor import TiledFactor
 
-__all__ = ["Take", "covariance_of", "draw_tiles"]
+__all__ = ["Take", "batches", "covariance_of", "draw_tiles"]
+
+MOST, FEWEST = 128, 16
+"""Members that are drawn together at most, and however large the field is."""
+NUMBERS = 1 << 27
+"""Variables of these, of whose values the borders are kept: an eighth (128 MiB) with radius 4."""
 
 Take = Callable[[int, np.ndarray], Any]
 """Takes a tile of some draws, its number and the values (member, vertex, channel), on the worker that has drawn it."""
+
+
+def batches(n_draws: int, n_variables: int) -> list[range]:
+    """Divide draws of a field into such as are drawn together."""
+    each = min(MOST, max(FEWEST, NUMBERS // n_variables // FEWEST * FEWEST))
+    return [range(first, min(first + each, n_draws)) for first in range(0, n_draws, each)]
 
 
 def draw_tiles(
