@@ -125,10 +125,15 @@ def test_the_variance_of_draws_is_that_of_whole_draws(monkeypatch):
     assert list(fit.ratio) == expected
 
 
-def test_large_fields_are_drawn_a_few_members_at_a_time():
-    assert list(map(len, batches(300, 1000))) == [128, 128, 44]
-    assert list(map(len, batches(100, 1 << 21))) == [64, 36]
-    assert list(map(len, batches(40, 1 << 29))) == [16, 16, 8]
+@pytest.mark.parametrize(("sent", "held", "each"), [(64, 1000, 64), (1000, 48, 48), (2, 1000, 16), (1000, 1000, 128)])
+def test_as_many_members_are_drawn_together_as_their_borders_allow(sent, held, each, monkeypatch):
+    factor = fitted("chain").field.factor  # two channels, borders of two vertices at one or both ends of five tiles
+    monkeypatch.setattr(tile_sweep, "SENT", sent * 2 * 4)
+    monkeypatch.setattr(tile_sweep, "HELD", held * 2 * factor.borders.n_vertices)
+    assert max(map(len, factor.borders.before)) == 4
+    assert [len(members) for members in batches(300, factor)] == [each] * (300 // each) + [300 % each] * (
+        300 % each > 0
+    )
 
 
 def test_summaries_of_tiles_are_those_of_whole_draws(monkeypatch):

@@ -129,7 +129,7 @@ def _squares(field: GaussianField, n_draws: int, run: Run) -> Float[np.ndarray, 
     """Sum of the squares of some draws."""
     total, factor = np.zeros((field.n_vertices, field.n_channels)), field.factor
     if isinstance(factor, TiledFactor):
-        for members in batches(n_draws, factor.n_variables):
+        for members in batches(n_draws, factor):
             tiles = draw_tiles(factor, members, _squares_of_tile, seed=0, stream=Stream.EXACT, run=run)
             for tile, squares in enumerate(tiles):
                 total[factor.tiling.vertices(factor.tiling.box(tile))] += squares

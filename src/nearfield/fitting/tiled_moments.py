@@ -132,7 +132,7 @@ def _summary(field: GaussianField, n_draws: int, taken: _Taken, seed: int, run: 
     """Summarise draws of a field: tile by tile, or whole where it is corrected."""
     run, parts = run or one_by_one, list[_Summary]()
     if field.coarse is None and isinstance(field.factor, TiledFactor):
-        for members in batches(n_draws, field.factor.n_variables):
+        for members in batches(n_draws, field.factor):
             tiles = draw_tiles(field.factor, members, taken, seed=seed, stream=Stream.CHECK, run=run)
             parts.append(taken.joined(tiles))
     else:

@@ -21,20 +21,22 @@ if TYPE_CHECKING:
 
     from nearfield.score.tiled_factor import TiledFactor
 
-__all__ = ["Take", "batches", "covariance_of", "draw_tiles"]
+__all__ = ["Borders", "Take", "batches", "borders_of", "covariance_of", "draw_tiles"]
 
 MOST, FEWEST = 128, 16
 """Members that are drawn together at most, and however large the field is."""
-NUMBERS = 1 << 27
-"""Variables of these, of whose values the borders are kept: an eighth (128 MiB) with radius 4."""
+SENT, HELD = 1 << 19, 1 << 24
+"""Numbers that a task is sent (4 MiB), and that are kept between tasks (128 MiB), unless those members have more."""
 
 Take = Callable[[int, np.ndarray], Any]
 """Takes a tile of some draws, its number and the values (member, vertex, channel), on the worker that has drawn it."""
 
 
-def batches(n_draws: int, n_variables: int) -> list[range]:
+def batches(n_draws: int, factor: TiledFactor) -> list[range]:
     """Divide draws of a field into such as are drawn together."""
-    each = min(MOST, max(FEWEST, NUMBERS // n_variables // FEWEST * FEWEST))
+    borders, channels = factor.borders, factor.n_channels
+    sent, held = max(1, *map(len, borders.before)) * channels, max(1, borders.n_vertices) * channels
+    each = min(MOST, max(FEWEST, min(SENT // sent, HELD // held) // FEWEST * FEWEST))
     return [range(first, min(first + each, n_draws)) for first in range(0, n_draws, each)]
 
 
@@ -45,7 +47,7 @@ def draw_tiles(
 
     All members are drawn together, so that rows are read once; a task holds some five vectors of a tile for each.
     """
-    borders = _borders(factor)
+    borders = factor.borders
     x = np.empty((borders.n_vertices, factor.n_channels, len(members)))
     found: list[Any] = [None] * len(factor.tiling)
     for tiles in factor.tiling.by_color():
@@ -80,7 +82,7 @@ def covariance_of(
     factor: TiledFactor, averages: sp.csr_array, run: Run = one_by_one
 ) -> Float[np.ndarray, "variable variable"]:
     """Covariance A P_0^{-1} A' of averages, as the sum of B_T B_T' over the tiles, B = A F^{-1} solved backwards."""
-    borders, columns, n_averages = _borders(factor), sp.csc_array(averages), averages.shape[0]
+    borders, columns, n_averages = factor.borders, sp.csc_array(averages), averages.shape[0]
     pulled = np.zeros((borders.n_vertices, factor.n_channels, n_averages))
     covariance = np.zeros((n_averages, n_averages))
     for tiles in reversed(list(factor.tiling.by_color())):
@@ -111,7 +113,7 @@ def _pull_tile(
     return used, half.T @ half, x[: rows.own.start].reshape(-1, factor.n_channels, len(used))
 
 
-class _Borders(NamedTuple):
+class Borders(NamedTuple):
     """Vertices that later tiles read, numbered.
 
     Of each tile: the numbers of those ``before`` it that it reads, which of its ``own`` vertices have a number, this
@@ -125,7 +127,8 @@ class _Borders(NamedTuple):
     place: list[slice]
 
 
-def _borders(factor: TiledFactor) -> _Borders:
+def borders_of(factor: TiledFactor) -> Borders:
+    """Find the vertices that later tiles read."""
     tiling, number = factor.tiling, np.full(factor.tiling.graph.n_vertices, -1, dtype=np.int64)
     before, place = [], [slice(0)] * len(tiling)
     for tile in range(len(tiling)):
@@ -140,4 +143,4 @@ def _borders(factor: TiledFactor) -> _Borders:
         start = place[tile].stop
     own = [np.flatnonzero(found >= 0) for found in of_tile]
     numbers = [found[kept] for found, kept in zip(of_tile, own, strict=True)]
-    return _Borders(len(border), [number[vertices] for vertices in before], own, numbers, place)
+    return Borders(len(border), [number[vertices] for vertices in before], own, numbers, place)

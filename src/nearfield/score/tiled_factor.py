@@ -22,7 +22,7 @@ from nearfield.graph import DependencyGraph
 from nearfield.graph.tiling import Tiling
 from nearfield.score.solver import triangle
 from nearfield.score.sparse import Factor, touching
-from nearfield.score.tile_sweep import covariance_of
+from nearfield.score.tile_sweep import Borders, borders_of, covariance_of
 from nearfield.tiled_samples import Run, one_by_one
 
 if TYPE_CHECKING:
@@ -153,6 +153,11 @@ class TiledFactor(Factor):
         own, ranks = self.tiling.within(box, outer), self.tiling.ranks(outer)
         before = ranks < ranks[own].min() if own.any() else own
         return before, own
+
+    @cached_property
+    def borders(self) -> Borders:
+        """Vertices that later tiles read."""
+        return borders_of(self)
 
     def _read(self, tile: int, place: Int[np.ndarray, " vertex"]) -> TileRows:
         """Rows for a tile, given the places of the vertices of the box around it."""
