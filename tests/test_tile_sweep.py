@@ -54,7 +54,7 @@ def test_tiles_are_drawn_to_the_bits_of_the_whole(name):
     assert np.array_equal(joined(field.factor.tiling, some), drawn[[4, 1]])
 
 
-def test_a_tile_without_vertices_is_drawn():
+def test_a_tile_without_vertices_is_passed_over():
     keep = np.ones((24, 30), dtype=bool)
     keep[:12, :10] = False
     graph = DependencyGraph.grid((24, 30)).subgraph(keep)
@@ -62,6 +62,11 @@ def test_a_tile_without_vertices_is_drawn():
     field = build_tiled(samples, 2, Pooling(1.0), Kept()).field
     tiles = draw_tiles(field.factor, range(2), whole, seed=0, stream=Stream.EXACT)
     assert tiles[0].shape == (2, 0, 1)
+    label, size = np.arange(graph.n_vertices) // 60, np.ones((10, 1))
+    alone = GaussianField(field.factor.matrix, field.order, 1, 2)
+    np.testing.assert_allclose(
+        field.block_covariance(label, size), alone.block_covariance(label, size), rtol=1e-11, atol=1e-13
+    )
     assert np.array_equal(joined(field.factor.tiling, tiles), field.sample(2, seed=0))
 
 

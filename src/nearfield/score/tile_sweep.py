@@ -86,10 +86,11 @@ def covariance_of(
     pulled = np.zeros((borders.n_vertices, factor.n_channels, n_averages))
     covariance = np.zeros((n_averages, n_averages))
     for tiles in reversed(list(factor.tiling.by_color())):
-        items = [
-            (tile, columns[:, borders.place[tile]], borders.own[tile], pulled[borders.number[tile]])
-            for tile in reversed(tiles)
-        ]
+        items = []
+        for tile in reversed(tiles):
+            border = pulled[borders.number[tile]]
+            reached = np.flatnonzero(border.any(axis=(0, 1)))
+            items.append((tile, columns[:, borders.place[tile]], borders.own[tile], reached, border[:, :, reached]))
         for item, (used, product, pull) in zip(items, run(_pull_tile, items, factor), strict=True):
             covariance[np.ix_(used, used)] += product
             pulled[borders.before[item[0]][:, None], :, used] += np.moveaxis(pull, -1, 1)
@@ -97,12 +98,13 @@ def covariance_of(
 
 
 def _pull_tile(
-    item: tuple[int, sp.csc_array, np.ndarray, np.ndarray], factor: TiledFactor
+    item: tuple[int, sp.csc_array, np.ndarray, np.ndarray, np.ndarray], factor: TiledFactor
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Averages that reach a tile, the products of the columns B_T, and what the solution takes from earlier tiles."""
-    tile, averages, border, pulled = item
+    tile, averages, border, reached, pulled = item
     right = averages.T.toarray()
-    right.reshape(-1, factor.n_channels, right.shape[1])[border] += pulled
+    by_vertex = right.reshape(-1, factor.n_channels, right.shape[1])
+    by_vertex[border[:, None], :, reached] += np.moveaxis(pulled, -1, 1)
     used = np.flatnonzero(right.any(axis=0))
     rows = factor.rows_alone(tile)
     x = np.zeros((rows.own.stop, len(used)))
@@ -110,7 +112,8 @@ def _pull_tile(
     if len(used):
         rows.pull(x)
     half = x[rows.own]
-    return used, half.T @ half, x[: rows.own.start].reshape(-1, factor.n_channels, len(used))
+    taken = x[: rows.own.start].reshape(rows.own.start // factor.n_channels, factor.n_channels, len(used))
+    return used, half.T @ half, taken
 
 
 class Borders(NamedTuple):
