@@ -3,7 +3,8 @@
 Each run has a process of its own, whose workers are watched from outside. Data are written and read by the same
 machine, so that files are mostly in its memory.
 
-`python -m benchmarks.large [stages] [million] [workers] [files] [--sides 100 316 1000] [--markdown docs/scale.md]`
+`python -m benchmarks.large [stages] [million] [workers] [files] [--sides 100 316 1000] [--pairs 500 1000]
+[--markdown docs/scale.md]`
 """
 
 from __future__ import annotations
@@ -66,11 +67,13 @@ def write_fields(path: Path, fields: Iterable[np.ndarray], side: int, chunk: int
 
 
 class Cost(NamedTuple):
-    """Seconds of each stage, and peaks of memory in GiB."""
+    """Seconds of each stage, of processors in all, here and by the busiest worker, and peaks of memory in GiB."""
 
     seconds: dict[str, float]
     total: float
     processor: float
+    driver: float
+    busiest: float
     largest: float
     together: float
     largest_worker: float
@@ -147,12 +150,15 @@ def measure(path: Path, folder: Path, workers: int, tile: int | None = None) -> 
     lazy.WHOLE = 0  # however small, data stay where they are
     if tile is not None:
         Tiling.of.__func__.__defaults__ = (tile,)  # type: ignore[attr-defined]
-    x, start = open_zarr(path)["level"], time.perf_counter()
+    import nearfield._drawing
+    import nearfield._large  # before the clock starts; that of workers goes on
+
+    x, start, before = open_zarr(path)["level"], time.perf_counter(), time.process_time()
     with watched() as watch:
         model = nf.LocalizedDiffusion(method="gaussian", random_state=0, n_jobs=workers).fit(x)
         fitted = time.perf_counter()
         drawn = model.sample(DRAWS, random_state=0, store=folder / f"draws-{workers}-{time.time_ns()}.zarr")
-        end = time.perf_counter()
+        end, driver = time.perf_counter(), time.process_time() - before
     if workers > 1:
         get_reusable_executor().shutdown()  # its idle processes would keep this one
     report = model.fit_report_
@@ -162,6 +168,8 @@ def measure(path: Path, folder: Path, workers: int, tile: int | None = None) -> 
         {**report.seconds, "fit, all": fitted - start, "draw": end - fitted},
         end - start,
         sum(watch.seconds.values()),
+        driver,
+        max((seconds for pid, seconds in watch.seconds.items() if pid != os.getpid()), default=0.0),
         max(watch.largest.values()),
         watch.together,
         max(others, default=0.0),
@@ -232,18 +240,30 @@ def million(fresh: ProcessPoolExecutor, folder: Path, side: int) -> tuple[list[l
     return [row], header
 
 
-def workers(fresh: ProcessPoolExecutor, folder: Path, side: int, pairs: int = 2) -> tuple[list[list[str]], list[str]]:
-    """One worker against two, in turn, by the clock."""
-    path = _stored(fresh, folder, side)
-    ratios, digests = [], set()
-    for _ in range(pairs):
-        alone, both = (fresh.submit(measure, path, folder, n).result() for n in (1, 2))
-        digests |= {alone.digest, both.digest}
-        ratios.append([alone.seconds[name] / both.seconds[name] for name in ("fit, all", "draw")])
-    fit, draw = np.mean(ratios, axis=0)
-    slow = verdict((SPEEDUP, fit), (SPEEDUP, draw))
-    row = [f"{side} x {side}", f"{fit:.2f}", f"{draw:.2f}", "yes" if len(digests) == 1 else "no", slow]
-    return [row], ["field", "fit", "draw", "same bits", "verdict"]
+def workers(
+    fresh: ProcessPoolExecutor, folder: Path, sides: list[int], repeats: int = 2
+) -> tuple[list[list[str]], list[str]]:
+    """One worker against two, in turn: by the clock, and by the processor as on a machine that does nothing else."""
+    rows = []
+    for side in sides:
+        path, digests = _stored(fresh, folder, side), set()
+        ratios = []
+        for _ in range(repeats):
+            alone, both = (fresh.submit(measure, path, folder, n).result() for n in (1, 2))
+            digests |= {alone.digest, both.digest}
+            ratios.append(
+                [
+                    *(alone.seconds[name] / both.seconds[name] for name in ("fit, all", "draw")),
+                    alone.driver / (both.driver + both.busiest),
+                    both.driver / alone.driver,
+                ]
+            )
+        fit, draw, processor, serial = np.mean(ratios, axis=0)
+        slow = verdict((SPEEDUP, fit), (SPEEDUP, draw))
+        same = "yes" if len(digests) == 1 else "no"
+        found = [f"{fit:.2f}", f"{draw:.2f}", f"{processor:.2f}", f"{serial:.0%}".replace("%", " %")]
+        rows.append([f"{side} x {side}", *found, same, slow])
+    return rows, ["field", "fit", "draw", "both, by the processor", "share of the driver", "same bits", "verdict"]
 
 
 def _stored(fresh: ProcessPoolExecutor, folder: Path, side: int, chunk: int = math.isqrt(TILE)) -> Path:
@@ -259,7 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", default=["stages", "million", "workers", "files"])
     parser.add_argument("--sides", type=int, nargs="+", default=[100, 316, 1000])
-    parser.add_argument("--side", type=int, default=500, help="of the comparison of workers")
+    parser.add_argument("--pairs", type=int, nargs="+", default=[500, 1000], help="sides where workers are compared")
     parser.add_argument("--markdown", type=Path, help="page whose sections are replaced")
     asked, tables = parser.parse_args(), []
     with (
@@ -275,8 +295,11 @@ def main() -> None:
                 rows, header = million(fresh, folder, asked.sides[-1])
                 notes = f"N = {SAMPLES}, two workers: seconds of the clock; {DRAWS} members into a store."
             elif part == "workers":
-                rows, header = workers(fresh, folder, asked.side)
-                notes = f"Seconds of one worker over those of two, bar {SPEEDUP}."
+                rows, header = workers(fresh, folder, asked.pairs)
+                notes = (
+                    f"N = {SAMPLES}, {DRAWS} members: seconds of one worker over those of two, bar {SPEEDUP}; by the "
+                    "processor: over those of the driver and the busier worker, which begins with its imports."
+                )
             else:
                 before, anew, direct, said = fresh.submit(measure_files, folder, 200, 400).result()
                 rows = [["200 files", f"{before:.2f}", f"{anew:.2f}", f"{direct:.2f}"]]

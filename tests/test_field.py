@@ -19,6 +19,7 @@ from nearfield.module import describe, rebuild
 from nearfield.process import noise_scale, signal_scale, time_of
 from nearfield.score import field as field_module
 from nearfield.score import solver as module
+from nearfield.score import sparse as sparse_module
 from nearfield.score.field import CoarseLaw, GaussianField
 from nearfield.score.solver import conjugate_gradients
 
@@ -86,7 +87,7 @@ def truth(field: GaussianField) -> np.ndarray:
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_covariance_of_block_means_is_that_of_the_dense_one(channels, shuffled, monkeypatch):
     """Of blocks that follow the elimination order, and of such as are all over it, in several chunks."""
-    monkeypatch.setattr(field_module, "CHUNK", 3)
+    monkeypatch.setattr(sparse_module, "CHUNK", 3)
     field, rng = random_field(23, channels, 4), np.random.default_rng(1)
     label = field.order.numpy().argsort() // 3
     label = rng.permutation(label) if shuffled else label

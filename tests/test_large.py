@@ -1,12 +1,17 @@
 """Fits of data that are read in parts, through the estimator."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import xarray as xr
 
 import nearfield as nf
+from nearfield import _drawing
 from nearfield.data import lazy
+from nearfield.data.draw_store import DrawStore
 from nearfield.graph import tiling
+from nearfield.score.field import GaussianField
 
 pytest.importorskip("dask")
 
@@ -128,6 +133,33 @@ def test_draws_in_a_store_are_those_in_memory(small, tmp_path):
     assert np.array_equal(stored.load(), lazily.sample(3, random_state=1))
     with pytest.raises(ValueError, match="store must be a new folder"):
         lazily.sample(3, random_state=1, store=tmp_path / "new.zarr")
+
+
+def test_tiles_are_drawn_into_a_store_and_go_on_after_a_kill(small, tmp_path, monkeypatch):
+    x = smooth(30, (40, 44))
+    settings = {"method": "gaussian", "radius": 3, "pooling": 1.0, "random_state": 0}
+    model = nf.LocalizedDiffusion(**settings, marginal="none").fit(x.chunk({"y": 20}) - 280)
+    model.score_.coarse = None  # members of a corrected field are drawn whole
+    monkeypatch.setattr(_drawing, "TOGETHER", 2)
+    monkeypatch.setattr(GaussianField, "sample", None)  # no member is drawn whole
+    written, write, told = [], DrawStore.write, []
+
+    def failing(self, member, tile, values):
+        if len(written) == 11:
+            raise OSError("no space left")
+        written.append((member, tile))
+        write(self, member, tile, values)
+
+    draw = partial(_drawing.draw_to_store, model.model_, tmp_path / "new.zarr", 5, 1, attrs={"nearfield_model": "a"})
+    monkeypatch.setattr(DrawStore, "write", failing)
+    with pytest.raises(OSError, match="no space left"):
+        draw()
+    monkeypatch.setattr(DrawStore, "write", write)
+    stored = draw(progress=lambda *done: told.append(done)).load()
+    assert {member for member, _ in written[:8]} == {0, 1}
+    assert told == [(k + 1, 8) for k in range(8)]
+    monkeypatch.undo()
+    assert np.array_equal(stored, model.sample(5, random_state=1))
 
 
 def test_any_model_draws_into_a_store(tmp_path):

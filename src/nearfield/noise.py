@@ -158,15 +158,17 @@ def _drawn(
     bits = np.random.Philox(key=seed)
     state = bits.state
     counter = state["state"]["counter"]
-    draws = np.empty((len(members), sum(stop - start for start, stop in runs), n_channels))
+    words = np.empty(sum(stop - start for start, stop in runs), dtype=np.uint64)
+    draws = np.empty((len(members), len(words), n_channels))
     for i, member in enumerate(members):
         for channel in range(n_channels):
-            words = []
+            counter[1:] = (channel, (step << 8) + stream, member)
+            end = 0
             for start, stop in runs:
-                counter[:] = (start // 4, channel, (step << 8) + stream, member)
+                counter[0], begin, end = start // 4, end, end + stop - start
                 bits.state = state
-                words.append(bits.random_raw(stop - start + start % 4)[start % 4 :])
-            draws[i, :, channel] = _normal_of(words[0] if len(words) == 1 else np.concatenate(words))
+                words[begin:end] = bits.random_raw(stop - start + start % 4)[start % 4 :]
+            draws[i, :, channel] = _normal_of(words)
     return draws
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 import numpy as np
@@ -24,6 +24,11 @@ Run = Callable[..., list[Any]]
 def one_by_one(function: Callable[..., Any], items: Iterable[Any], *common: Any) -> list[Any]:
     """Run a function of each item in this process."""
     return [function(item, *common) for item in items]
+
+
+def _same(one: Iterable[Any], other: Iterable[Any]) -> bool:
+    """Whether arrays are equal."""
+    return all(np.array_equal(*pair) for pair in zip(one, other, strict=True))
 
 
 class Source(Protocol):
@@ -89,13 +94,22 @@ class TiledSamples:
     channels: tuple[str, ...] = ()
     standard: tuple[bool, ...] = ()
     run: Run | None = None
+    _known: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"run": None}
+        return self.__dict__ | {"run": None, "_known": {}}
 
-    def over_tiles(self, function: Callable[..., Any], *common: Any) -> list[Any]:
-        """Return the results of a function of each tile, of these samples and of common arguments."""
-        return (self.run or one_by_one)(function, range(len(self.tiling)), self, *common)
+    def over_tiles(self, function: Callable[..., Any], *common: Any, kept: str | None = None) -> list[Any]:
+        """Return the results of a function of each tile, of these samples and of common arguments.
+
+        Results with a name are ``kept`` with these samples, and computed once.
+        """
+        found = None if kept is None else self._known.get(kept)
+        if found is None:
+            found = (self.run or one_by_one)(function, range(len(self.tiling)), self, *common)
+            if kept is not None:
+                self._known[kept] = found
+        return found
 
     def __len__(self) -> int:
         return self.source.n_samples if self.numbers is None else len(self.numbers)
@@ -134,7 +148,11 @@ class TiledSamples:
         """Return values less their centre over their scale, every channel standard."""
         if self.center is not None and self.scale is not None:
             center, scale = self.center + self.scale * center, self.scale * scale
-        return replace(self, center=center, scale=scale, standard=(True,) * self.n_channels)
+        last: TiledSamples | None = self._known.get("standardized")
+        if last is None or not _same((last.center, last.scale), (center, scale)):
+            last = replace(self, center=center, scale=scale, standard=(True,) * self.n_channels)
+            self._known["standardized"] = last  # with what is known of it
+        return last
 
     def take(self, numbers: Int[np.ndarray, " some"]) -> TiledSamples:
         """Return the samples of these numbers."""

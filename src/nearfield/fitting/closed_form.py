@@ -23,9 +23,12 @@ from nearfield.fitting.matern import Matern, fit_matern
 from nearfield.fitting.pooling import GlobalAverage, Pooling
 from nearfield.fitting.regression import VARIANCE_FLOOR, Regression, Shrinkage, cap_windows, regress_windows
 from nearfield.graph import DependencyGraph, Neighborhood
+from nearfield.noise import Stream
 from nearfield.samples import Samples
 from nearfield.score.field import GaussianField
 from nearfield.score.gaussian import MaskedGaussianScore, WindowedGaussianScore, WindowSpectrum, radii_in_use
+from nearfield.score.tile_sweep import batches, draw_tiles
+from nearfield.score.tiled_factor import TiledFactor
 from nearfield.tiled_samples import Run, one_by_one
 
 if TYPE_CHECKING:
@@ -122,10 +125,26 @@ def warn_of(fit: FieldFit, n_samples: int) -> None:
         )
 
 
-def _squares(first: int, field: GaussianField, n_draws: int) -> Float[np.ndarray, "vertex channel"]:
+def _squares(field: GaussianField, n_draws: int, run: Run) -> Float[np.ndarray, "vertex channel"]:
     """Sum of the squares of some draws."""
-    drawn = field.sample(min(TOGETHER, n_draws - first), seed=0, first_member=first)
-    total: np.ndarray = np.square(drawn, out=drawn).sum(axis=0)
+    total, factor = np.zeros((field.n_vertices, field.n_channels)), field.factor
+    if isinstance(factor, TiledFactor):
+        for members in batches(n_draws, factor):
+            tiles = draw_tiles(factor, members, _squares_of_tile, seed=0, stream=Stream.EXACT, run=run)
+            for tile, squares in enumerate(tiles):
+                total[factor.tiling.vertices(factor.tiling.box(tile))] += squares
+        return total
+    for first in range(0, n_draws, TOGETHER):
+        drawn = field.sample(min(TOGETHER, n_draws - first), seed=0, first_member=first)
+        total += np.square(drawn, out=drawn).sum(axis=0)
+    return total
+
+
+def _squares_of_tile(tile: int, drawn: Float[np.ndarray, "draw vertex channel"]) -> Float[np.ndarray, "vertex channel"]:  # noqa: ARG001
+    """Sum of the squares of the draws of a tile."""
+    total = np.zeros(drawn.shape[1:])
+    for first in range(0, len(drawn), TOGETHER):
+        total += np.square(drawn[first : first + TOGETHER]).sum(axis=0)
     return total
 
 
@@ -153,7 +172,7 @@ class FieldFit:
         A field is fitted by its conditional laws; in very smooth fields their errors add up along the elimination
         order, which no conditional loss measures.
         """
-        total = sum(self.run(_squares, range(0, self.n_draws, TOGETHER), self.field, self.n_draws))
+        total = _squares(self.field, self.n_draws, self.run)
         low, high = np.quantile(total / self.n_draws / self.variance, [0.05, 0.95]).tolist()
         return low, high
 

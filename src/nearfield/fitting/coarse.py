@@ -9,7 +9,7 @@ minus that of the field's own law of z, so each fold fits the field once for all
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +25,12 @@ from nearfield.fitting.selection import select_field
 from nearfield.graph.coarsening import Coarsening, box_step, coarsen
 from nearfield.samples import FEWEST_TO_CHOOSE, Samples
 from nearfield.score.field import CoarseLaw, GaussianField
-from nearfield.tiled_samples import TiledSamples
+from nearfield.tiled_samples import Run, TiledSamples, one_by_one
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-__all__ = ["Scale", "block_means", "choose_correction", "corrected"]
+__all__ = ["Scale", "block_means", "block_sums", "choose_correction", "corrected", "means_of_sums"]
 
 SHRINKAGES = (0.1, 0.2, 0.4, 0.8)
 """Shrinkages of the coarsest covariance towards the field's, the fullest correction first."""
@@ -85,31 +85,48 @@ def corrected(field: GaussianField, samples: Samples | TiledSamples, scale: Scal
         return field
     blocks = coarsen(samples.graph, scale.step)
     z, size = _scaled(block_means(blocks, samples), scale.pooling)
-    law = _law(z, scale, lambda: field.block_covariance(blocks.label, size))
+    law = _law(z, scale, lambda: field.block_covariance(blocks.label, size, _run(samples)))
     coarse = CoarseLaw(blocks.label, blocks.step, size, law)
     return GaussianField(field.factor, field.order, field.n_channels, field.hops, coarse)
+
+
+def _run(samples: Samples | TiledSamples) -> Run:
+    """Return what runs the tasks of such samples."""
+    return (samples.run if isinstance(samples, TiledSamples) else None) or one_by_one
 
 
 def block_means(blocks: Coarsening, samples: Samples | TiledSamples) -> Samples:
     """Return the samples' means over each block, on the graph of the blocks."""
     if isinstance(samples, Samples):
         return samples.with_values(blocks.means(samples.values), blocks.graph)
-    weight = 1.0 / np.bincount(blocks.label)
-    means = np.zeros((len(samples), blocks.graph.n_vertices, samples.n_channels))
-    for block, total in samples.over_tiles(_block_sums, blocks.label):
+    means = means_of_sums(samples.over_tiles(_block_sums, blocks.label, kept=f"blocks of {blocks.step}"), blocks.label)
+    return Samples(means, blocks.graph, ordered=samples.ordered, standard=(True,) * samples.n_channels)
+
+
+def means_of_sums(
+    parts: Sequence[tuple[np.ndarray, np.ndarray]], label: Int[np.ndarray, " vertex"]
+) -> Float[np.ndarray, "sample block channel"]:
+    """Means over blocks, from the sums over their parts in each tile."""
+    size, (n_samples, _, n_channels) = np.bincount(label), parts[0][1].shape
+    means = np.zeros((n_samples, len(size), n_channels))
+    for block, total in parts:
         means[:, block] += total
-    standard = (True,) * samples.n_channels
-    return Samples(means * weight[:, None], blocks.graph, ordered=samples.ordered, standard=standard)
+    return means * (1.0 / size)[:, None]
 
 
 def _block_sums(
     tile: int, samples: TiledSamples, label: Int[np.ndarray, " vertex"]
 ) -> tuple[Int[np.ndarray, " block"], Float[np.ndarray, "sample block channel"]]:
-    """Sum over the part of each block that lies in a tile."""
     box = samples.tiling.box(tile)
-    block, place = np.unique(label[samples.tiling.vertices(box)], return_inverse=True)
+    return block_sums(samples.on(box).values, label[samples.tiling.vertices(box)])
+
+
+def block_sums(
+    values: Float[np.ndarray, "sample vertex channel"], label: Int[np.ndarray, " vertex"]
+) -> tuple[Int[np.ndarray, " block"], Float[np.ndarray, "sample block channel"]]:
+    """Sum over the part of each block that lies in a tile, and name the blocks."""
+    block, place = np.unique(label, return_inverse=True)
     sums = sp.csr_array((np.ones(len(place)), (place.reshape(-1), np.arange(len(place)))))
-    values = samples.on(box).values
     total = sums @ np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
     return block, np.moveaxis(total.reshape(len(block), len(values), -1), 0, 1)
 
@@ -158,7 +175,9 @@ def choose_correction(
     parts = samples.folds(2 if large else FOLDS, search.seed)[: 1 if large else None]
     found = search.over(lambda part: _fold(samples, build, ladder, part), parts)
     change = np.concatenate(found, axis=1)[:, np.argsort(np.concatenate(parts))]
-    needed = needed or any(abs(off.mean()) > GUARD * samples.standard_error(off) for off in _excess(fitted, ladder))
+    needed = needed or any(
+        abs(off.mean()) > GUARD * samples.standard_error(off) for off in _excess(fitted, ladder, _run(samples))
+    )
     for scale, loss in zip(ladder.scales(), change, strict=True):
         error = samples.standard_error(loss)
         if loss.mean() <= error and (needed or loss.mean() < -GUARD * error):
@@ -188,12 +207,16 @@ class _Ladder:
         return [*(replace(own, coarser=scale) for scale in coarser), own]
 
     def gains(
-        self, finer: GaussianField, means: Samples, held_out: Float[np.ndarray, "held_out block channel"]
+        self,
+        finer: GaussianField,
+        means: Samples,
+        held_out: Float[np.ndarray, "held_out block channel"],
+        run: Run = one_by_one,
     ) -> list[Float[np.ndarray, " held_out"]]:
         """Gain of each correction of a field, fitted to samples of these means, in the log-density of others, nats."""
         z, size = _scaled(means, self.pooling)
         test = held_out / size
-        covariance = finer.block_covariance(self.blocks.label, size)
+        covariance = finer.block_covariance(self.blocks.label, size, run)
         before = _log_density(test, covariance)
         if self.choice is None:
             flat = z.values.reshape(len(z), -1)
@@ -229,7 +252,8 @@ def _fold(
     """Change of the negative log-density of held-out samples by each correction, nats; infinite for a failed fit."""
     try:
         finer = build(samples.without(held_out))
-        return -np.stack(ladder.gains(finer, ladder.means.without(held_out), ladder.means.values[held_out]))
+        means = ladder.means
+        return -np.stack(ladder.gains(finer, means.without(held_out), means.values[held_out], _run(samples)))
     except np.linalg.LinAlgError:  # the field is too ill-conditioned for a correction
         return np.full((len(ladder.scales()), len(held_out)), np.inf)
 
@@ -245,14 +269,14 @@ def _log_density(
     return log_density
 
 
-def _excess(finer: GaussianField, ladder: _Ladder) -> Float[np.ndarray, "2 sample"]:
+def _excess(finer: GaussianField, ladder: _Ladder, run: Run) -> Float[np.ndarray, "2 sample"]:
     """Relative excess of the squares of each sample's block means over their expectation under the field.
 
     The first row is of means whitened by their covariance in the field, the second of plain means, where leading modes
     count most.
     """
     z, size = _scaled(ladder.means, ladder.pooling)
-    flat, covariance = z.values.reshape(len(z), -1), finer.block_covariance(ladder.blocks.label, size)
+    flat, covariance = z.values.reshape(len(z), -1), finer.block_covariance(ladder.blocks.label, size, run)
     white = np.linalg.solve(covariance, flat.T)
     return (
         np.stack([(flat.T * white).mean(axis=0), (flat**2).mean(axis=1) * len(covariance) / np.trace(covariance)]) - 1

@@ -98,7 +98,7 @@ def vertex_statistics(samples: TiledSamples) -> VertexMoments:
     tiling = samples.tiling
     shape = samples.n_vertices, samples.n_channels
     mean, variance, rare = np.empty(shape), np.empty(shape), np.empty(shape, dtype=bool)
-    for tile, found in enumerate(samples.over_tiles(_vertex_moments)):
+    for tile, found in enumerate(samples.over_tiles(_vertex_moments, kept="moments")):
         own = tiling.vertices(tiling.box(tile))
         mean[own], variance[own], rare[own] = found.mean, found.variance, found.rare
     return VertexMoments(mean, variance, rare, len(samples))

@@ -7,19 +7,21 @@ the coarser graphs and their leading modes, and single vertices, of some patches
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
 
-from nearfield.fitting.coarse import block_means
+from nearfield.fitting.coarse import block_means, block_sums, means_of_sums
 from nearfield.fitting.moments import FEWEST, SAMPLES, Moment, moments_of_blocks, ratio_of, spread_of_vertices
-from nearfield.graph.coarsening import averages, box_step, coarsen
+from nearfield.graph.coarsening import box_step, coarsen
 from nearfield.graph.tiling import Box, Tiling
 from nearfield.noise import Stream
 from nearfield.samples import Samples
 from nearfield.score.field import GaussianField
-from nearfield.tiled_samples import TiledSamples, one_by_one
+from nearfield.score.tile_sweep import batches, draw_tiles
+from nearfield.score.tiled_factor import TiledFactor
+from nearfield.tiled_samples import Run, TiledSamples, one_by_one
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -29,7 +31,7 @@ __all__ = ["tiled_moments"]
 WIDTHS = (1, 3, 9, 27, 81)
 """Cells a side of the boxes whose means are compared, within tiles."""
 TOGETHER = 8
-"""Draws of a task."""
+"""Whole draws of a task."""
 
 
 class _Summary(NamedTuple):
@@ -47,14 +49,9 @@ def tiled_moments(
     n = len(samples)
     if n < FEWEST:
         return ()
-    tiling, coarse = samples.tiling, coarsen(samples.graph, box_step(samples.graph))
-    data = sum(samples.over_tiles(_tile_squares))
-    n_drawn = min(2 * n, SAMPLES)
-    starts = range(0, n_drawn, TOGETHER)
-    parts: Sequence[_Summary] = (samples.run or one_by_one)(
-        _drawn, starts, n_drawn, field, tiling, averages(coarse.label), at, seed
-    )
-    drawn = _Summary(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+    coarse = coarsen(samples.graph, box_step(samples.graph))
+    data = sum(samples.over_tiles(_tile_squares, kept="squares"))
+    drawn = _summary(field, min(2 * n, SAMPLES), _Taken(samples.tiling, coarse.label, at), seed, samples.run)
     widths = [k for k, squares in enumerate(data.T) if squares.any()]
     named = {1: "variance"}
     found = [
@@ -107,21 +104,47 @@ def _meaned(grid: np.ndarray, axis: int, step: int) -> np.ndarray:
     return means
 
 
-def _drawn(
-    first: int,
-    n_drawn: int,
-    field: GaussianField,
-    tiling: Tiling,
-    rows: sp.csr_array,
-    at: Int[np.ndarray, " vertex"],
-    seed: int,
-) -> _Summary:
-    """Summarise some draws."""
-    squares, patch, blocks = [], [], []
-    for member in range(first, min(first + TOGETHER, n_drawn)):
+@dataclass(frozen=True)
+class _Taken:
+    """What is kept of a tile of some draws: parts of a summary; ``at`` are the vertices of the patches, in order."""
+
+    tiling: Tiling
+    label: Int[np.ndarray, " vertex"]
+    at: Int[np.ndarray, " some"]
+
+    def __call__(
+        self, tile: int, drawn: Float[np.ndarray, "draw vertex channel"]
+    ) -> tuple[np.ndarray, np.ndarray, Any]:
+        box = self.tiling.box(tile)
+        vertices = self.tiling.vertices(box)
+        patch = drawn[:, np.isin(vertices, self.at)]
+        return _squares(drawn, self.tiling, box), patch, block_sums(drawn, self.label[vertices])
+
+    def joined(self, parts: Sequence[tuple[np.ndarray, np.ndarray, Any]]) -> _Summary:
+        """Summary of the whole field from the parts of all tiles."""
+        squares, patches, sums = zip(*parts, strict=True)
+        vertices = np.concatenate([self.tiling.vertices(self.tiling.box(tile)) for tile in range(len(self.tiling))])
+        patch = np.concatenate(patches, axis=1)[:, np.argsort(vertices[np.isin(vertices, self.at)])]
+        return _Summary(sum(squares), patch, means_of_sums(sums, self.label))
+
+
+def _summary(field: GaussianField, n_draws: int, taken: _Taken, seed: int, run: Run | None) -> _Summary:
+    """Summarise draws of a field: tile by tile, or whole where it is corrected."""
+    run, parts = run or one_by_one, list[_Summary]()
+    if field.coarse is None and isinstance(field.factor, TiledFactor):
+        for members in batches(n_draws, field.factor):
+            tiles = draw_tiles(field.factor, members, taken, seed=seed, stream=Stream.CHECK, run=run)
+            parts.append(taken.joined(tiles))
+    else:
+        parts = run(_drawn_whole, range(0, n_draws, TOGETHER), n_draws, field, taken, seed)
+    return _Summary(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
+
+def _drawn_whole(first: int, n_draws: int, field: GaussianField, taken: _Taken, seed: int) -> _Summary:
+    """Summarise some draws, one at a time."""
+    found = []
+    for member in range(first, min(first + TOGETHER, n_draws)):
         x = field.sample(1, seed=seed, first_member=member, stream=Stream.CHECK)
-        boxes = [tiling.box(tile) for tile in range(len(tiling))]
-        squares.append(sum(_squares(x[:, tiling.vertices(box)], tiling, box) for box in boxes))
-        patch.append(x[:, at])
-        blocks.append((rows @ x[0])[None])
-    return _Summary(np.concatenate(squares), np.concatenate(patch), np.concatenate(blocks))
+        boxes = map(taken.tiling.box, range(len(taken.tiling)))
+        found.append(taken.joined([taken(tile, x[:, taken.tiling.vertices(box)]) for tile, box in enumerate(boxes)]))
+    return _Summary(*(np.concatenate(each) for each in zip(*found, strict=True)))

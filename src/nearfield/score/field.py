@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 import warnings
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 import scipy.sparse as sp
@@ -45,7 +45,9 @@ from nearfield.score.extension import extended_factor
 from nearfield.score.solver import LowRank, Operator, conjugate_gradients, direct_solver, is_large
 from nearfield.score.sparse import Factor, SparseMatrix
 from nearfield.score.symmetric import symmetric_map
+from nearfield.score.tiled_factor import TiledFactor
 from nearfield.score.vecchia import N_DRAWS, LocalLaws
+from nearfield.tiled_samples import Run, one_by_one
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -55,9 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CoarseLaw", "GaussianField"]
 
-_BLOCK = 1 << 21  # normal numbers of the members drawn together, and of averages at once beyond one (16 MiB)
-CHUNK = 128
-"""Number of block means whose covariances with the field are computed at once."""
+_BLOCK = 1 << 21  # normal numbers of the members drawn together (16 MiB)
 
 
 @final
@@ -227,43 +227,34 @@ class GaussianField(Score):
         return self._solve_triangle(self._solve_triangle(x, transposed=True))
 
     def block_covariance(
-        self, label: Int[np.ndarray, " vertex"], size: Float[np.ndarray, "block channel"]
+        self, label: Int[np.ndarray, " vertex"], size: Float[np.ndarray, "block channel"], run: Run = one_by_one
     ) -> Float[np.ndarray, "variable variable"]:
         """Covariance before any correction of block means over their scale, by label with channels fastest."""
-        return self._block_covariance(self._averages(label, size))
-
-    def _block_covariance(self, rows: sp.csr_array) -> Float[np.ndarray, "variable variable"]:
-        """Covariance A P_0^{-1} A' = B B' of averages A, B = A F^{-1}.
-
-        B is 0 beyond the last vertex of A: averages are taken in the order of their last vertices, each with the part
-        of the factor before it.
-        """
-        ends = np.maximum.reduceat(rows.indices, rows.indptr[:-1]) + 1
-        order, halves = np.argsort(ends, kind="stable"), []
-        covariance = np.empty((len(order), len(order)))
-        step = max(1, min(CHUNK, _BLOCK // len(self._place)))
-        for start in range(0, len(order), step):
-            chunk = order[start : start + step]
-            half = self.factor.solve_leading(rows[chunk, : ends[chunk[-1]]].toarray().T).T
-            halves.append((chunk, np.ascontiguousarray(half)))
-            for earlier, other in halves:
-                shared = min(half.shape[1], other.shape[1])
-                product = half[:, :shared] @ other[:, :shared].T
-                covariance[np.ix_(chunk, earlier)] = product
-                covariance[np.ix_(earlier, chunk)] = product.T
-        return covariance
+        return self.factor.covariance(self._averages(label, size), run)
 
     def _averages(self, label: Int[np.ndarray, " vertex"], size: Float[np.ndarray, "block channel"]) -> sp.csr_array:
         """Matrix A of block means over their scale, of variables in elimination order."""
         rows = sp.csr_array(sp.kron(averages(label), sp.eye_array(self.n_channels)))[:, self._place]
         return sp.csr_array(sp.diags_array(1 / size.reshape(-1)) @ rows)
 
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ["_match"] if isinstance(self.factor, TiledFactor) and "_match" in self.__dict__ else []
+        return super().__getstate__() | {name: self.__dict__[name] for name in kept}
+
+    def prepare(self, run: Run) -> None:
+        """Compute what draws of a correction need in tasks, once for all processes that a field in tiles is sent to."""
+        if self.coarse is not None and isinstance(self.factor, TiledFactor) and "_match" not in self.__dict__:
+            self.__dict__["_match"] = self._matched(run)
+
     @cached_property
     def _match(self) -> _Matched:
         """Block means before the correction."""
+        return self._matched(one_by_one)
+
+    def _matched(self, run: Run) -> _Matched:
         assert self.coarse is not None
         rows = self._averages(self.coarse.label.cpu().numpy(), self.coarse.size.cpu().numpy())
-        return _Matched(rows, cho_factor(self._block_covariance(rows), lower=True))
+        return _Matched(rows, cho_factor(self.factor.covariance(rows, run), lower=True))
 
     @cached_property
     def _correction(self) -> LowRank | None:

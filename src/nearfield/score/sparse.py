@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from nearfield.module import Module, as_tensor
 from nearfield.score.solver import triangle
+from nearfield.tiled_samples import Run, one_by_one
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Factor", "SparseMatrix", "touching"]
+
+CHUNK = 128
+"""Averages whose covariances with the field are computed at once."""
+NUMBERS = 1 << 21
+"""Numbers of these beyond one average (16 MiB)."""
 
 
 class Factor(Module, abc.ABC):
@@ -49,6 +55,31 @@ class Factor(Module, abc.ABC):
     @abc.abstractmethod
     def solve_leading(self, z: Float[np.ndarray, "some column"]) -> Float[np.ndarray, "more column"]:
         """Solve F'x = z for a z that is 0 beyond its rows, as x then is, perhaps some rows later."""
+
+    def covariance(
+        self,
+        averages: sp.csr_array,
+        run: Run = one_by_one,  # noqa: ARG002
+    ) -> Float[np.ndarray, "average average"]:
+        """Covariance A P_0^{-1} A' = B B' of averages A, B = A F^{-1}; ``run`` runs tasks, if it takes any.
+
+        B is 0 beyond the last vertex of A: averages are taken in the order of their last vertices, each with the part
+        of the factor before it.
+        """
+        ends = np.maximum.reduceat(averages.indices, averages.indptr[:-1]) + 1
+        order, halves = np.argsort(ends, kind="stable"), []
+        covariance = np.empty((len(order), len(order)))
+        step = max(1, min(CHUNK, NUMBERS // averages.shape[1]))
+        for start in range(0, len(order), step):
+            chunk = order[start : start + step]
+            half = self.solve_leading(averages[chunk, : ends[chunk[-1]]].toarray().T).T
+            halves.append((chunk, np.ascontiguousarray(half)))
+            for earlier, other in halves:
+                shared = min(half.shape[1], other.shape[1])
+                product = half[:, :shared] @ other[:, :shared].T
+                covariance[np.ix_(chunk, earlier)] = product
+                covariance[np.ix_(earlier, chunk)] = product.T
+        return covariance
 
 
 def touching(rows: sp.csr_array, columns: Int[np.ndarray, " some"]) -> sp.csr_array:

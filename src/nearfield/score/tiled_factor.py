@@ -5,7 +5,8 @@ With the tiles in elimination order, a row of blocks of the factor holds :math:`
 
 .. math:: x_T = F_{TT}^{-1} (z_T - F_{TE} x_E),
 
-one tile after the other; those of one colour do not read each other.
+one tile after the other; those of one colour do not read each other, and `nearfield.score.tile_sweep` solves them in
+tasks of their own.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from nearfield.graph import DependencyGraph
 from nearfield.graph.tiling import Tiling
 from nearfield.score.solver import triangle
 from nearfield.score.sparse import Factor, touching
+from nearfield.score.tile_sweep import Borders, borders_of, covariance_of
+from nearfield.tiled_samples import Run, one_by_one
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 __all__ = ["TileReader", "TileRows", "TiledFactor"]
 
@@ -50,11 +53,21 @@ class TileRows(NamedTuple):
     outer: sp.csr_array
     earlier: Int[np.ndarray, " other"]
 
-    def draw(self, z: Float[np.ndarray, "own column"], x: Float[np.ndarray, "variable column"]) -> None:
-        """Solve for the variables of the tile, given those before; column by column, to the same bits in any batch."""
-        right = z - self.outer @ x[self.earlier]
-        for column in range(z.shape[1]) if self.solver is not None else ():
-            x[self.own, column] = self.solver.solve(np.ascontiguousarray(right[:, column]))
+    def solve(
+        self, z: Float[np.ndarray, "column own"], earlier: Float[np.ndarray, "other column"]
+    ) -> Float[np.ndarray, "column own"]:
+        """Solve for the variables of the tile, given those before; one by one, to the same bits in any batch."""
+        if self.solver is None:
+            return z
+        right, near = np.array(z, order="C"), np.flatnonzero(np.diff(self.outer.indptr))
+        right[:, near] -= (self.outer[near] @ earlier).T
+        return np.stack([self.solver.solve(column) for column in right])
+
+    def pull(self, x: Float[np.ndarray, "variable column"]) -> None:
+        """Solve for the variables of the tile, given those after, and take their share from those before."""
+        if self.solver is not None:
+            x[self.own] = solved = self.solver.solve(np.ascontiguousarray(x[self.own]), trans="T")
+            x[self.earlier] -= self.outer.T @ solved
 
     @property
     def n_bytes(self) -> int:
@@ -120,16 +133,36 @@ class TiledFactor(Factor):
         """Rows of the factor for a tile."""
         found = self._kept.get(tile)
         if found is None:
-            found = self._read(tile)
+            outer = self.tiling.around(tile, self.reach)
+            found = self._read(tile, self._position[self.tiling.vertices(outer)])
             if self._room >= found.n_bytes:
                 self._room -= found.n_bytes
                 self._kept[tile] = found
         return found
 
-    def _read(self, tile: int) -> TileRows:
+    def rows_alone(self, tile: int) -> TileRows:
+        """Rows of the factor for a tile, where its variables stand after those earlier ones that are within reach."""
+        before, own = self.around(tile)
+        place = np.zeros(len(own), dtype=np.int64)
+        place[before], place[own] = np.arange(before.sum()), before.sum() + np.arange(own.sum())
+        return self._read(tile, place)
+
+    def around(self, tile: int) -> tuple[Bool[np.ndarray, " vertex"], Bool[np.ndarray, " vertex"]]:
+        """Which vertices of the box around a tile are of tiles before it, and which are its own."""
         box, outer = self.tiling.box(tile), self.tiling.around(tile, self.reach)
-        places = self._variables(self._position[self.tiling.vertices(outer)])
-        inside = np.repeat(self.tiling.within(box, outer), self.n_channels)
+        own, ranks = self.tiling.within(box, outer), self.tiling.ranks(outer)
+        before = ranks < ranks[own].min() if own.any() else own
+        return before, own
+
+    @cached_property
+    def borders(self) -> Borders:
+        """Vertices that later tiles read."""
+        return borders_of(self)
+
+    def _read(self, tile: int, place: Int[np.ndarray, " vertex"]) -> TileRows:
+        """Rows for a tile, given the places of the vertices of the box around it."""
+        box, outer = self.tiling.box(tile), self.tiling.around(tile, self.reach)
+        places, inside = self._variables(place), np.repeat(self.tiling.within(box, outer), self.n_channels)
         arrays = self.stored.read(tile, self.stage)
         rows = sp.csc_array(
             sp.csr_array(
@@ -179,7 +212,7 @@ class TiledFactor(Factor):
             return self.solve_leading(z)
         x = np.empty_like(z, order="C")
         for rows in map(self.rows, self.sequence):
-            rows.draw(z[rows.own], x)
+            x[rows.own] = rows.solve(z[rows.own].T, x[rows.earlier]).T
         return x
 
     def solve_leading(self, z: Float[np.ndarray, "some column"]) -> Float[np.ndarray, "more column"]:
@@ -189,10 +222,12 @@ class TiledFactor(Factor):
         x = np.zeros((int(ends[last]), z.shape[1]))
         x[: len(z)] = z
         for rows in map(self.rows, reversed(self.sequence[: last + 1])):
-            if rows.solver is not None:
-                x[rows.own] = solved = rows.solver.solve(x[rows.own], trans="T")
-                x[rows.earlier] -= rows.outer.T @ solved
+            rows.pull(x)
         return x
+
+    def covariance(self, averages: sp.csr_array, run: Run = one_by_one) -> Float[np.ndarray, "average average"]:
+        """Covariance of averages, tile by tile."""
+        return covariance_of(self, averages, run)
 
     @cached_property
     def matrix(self) -> sp.csr_array:
