@@ -22,7 +22,7 @@ from nearfield.transform.marginal import Marginal
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["draw_to_store"]
+__all__ = ["draw_to_store", "tiling_of"]
 
 
 def draw_to_store(
@@ -37,7 +37,7 @@ def draw_to_store(
     progress: Callable[[int, int], None] | None = None,
 ) -> Any:
     """Draw members to a zarr store, or go on with one that was begun, and open it."""
-    law, tiling = model.law, _tiling(model)
+    law, tiling = model.law, tiling_of(model)
     exact = isinstance(law, GaussianModel) and sampler is None
     used = None if exact else (sampler or law.default_sampler())
     key = {"model": attrs["nearfield_model"], "seed": str(seed), "sampler": repr(used)}
@@ -60,7 +60,7 @@ def draw_to_store(
     return store.opened()
 
 
-def _tiling(model: Model) -> Tiling | None:
+def tiling_of(model: Model) -> Tiling | None:
     """Tiles of a law that has them."""
     if isinstance(model.law.score, TiledScore):
         return model.law.score.tiling
@@ -71,7 +71,7 @@ def _tiling(model: Model) -> Tiling | None:
 
 
 def _draw_exactly(member: int, law: GaussianModel, marginal: Marginal, store: DrawStore, seed: int) -> None:
-    _write_whole(member, law.score.sample(1, seed=seed, first_member=member), marginal, store)
+    store.write_whole(member, marginal.inv(law.score.sample(1, seed=seed, first_member=member))[0])
 
 
 def _draw_one(
@@ -81,17 +81,7 @@ def _draw_one(
 
     with torch.no_grad():
         drawn = sampler.sample(law.score, 1, seed=seed, first_member=member, dtype=torch.float64)
-    _write_whole(member, drawn.numpy(), marginal, store)
-
-
-def _write_whole(
-    member: int, drawn: Float[np.ndarray, "1 vertex channel"], marginal: Marginal, store: DrawStore
-) -> None:
-    """Write all tiles of a member."""
-    values = marginal.inv(drawn)[0]
-    for tile in range(store.n_tiles):
-        tiling = store.tiling
-        store.write(member, tile, values if tiling is None else values[tiling.vertices(tiling.box(tile))])
+    store.write_whole(member, marginal.inv(drawn.numpy())[0])
 
 
 def _write(

@@ -17,6 +17,7 @@ import numpy as np
 from nearfield import tasks
 from nearfield._warnings import recorded_warnings
 from nearfield.data.codec import Codec
+from nearfield.data.duplicate import warn_of_duplicates
 from nearfield.data.features import Features
 from nearfield.data.lazy import LazyData
 from nearfield.data.outlier import warn_of_gaps_in_tiles
@@ -44,6 +45,8 @@ from nearfield.tiled_samples import TiledSamples
 from nearfield.transform.marginal import Marginal
 
 if TYPE_CHECKING:
+    from jaxtyping import UInt64
+
     from nearfield.data.validation import Data
 
 __all__ = ["fit_large"]
@@ -75,10 +78,11 @@ def fit_large(
     if advice is not None:
         warnings.warn(advice, stacklevel=3)  # now: there is time to write the chunks anew
     with recorded_warnings(strict=parameters["strict"]) as messages:
-        codec, statistics = _codec(lazy, run, missing)
+        codec, statistics, fingerprints = _codec(lazy, run, missing)
         tiling, names = Tiling.of(codec.graph), [channel.name for channel in codec.channels]
         samples = TiledSamples(lazy.source, tiling, ordered=codec.ordered, run=run)
         near, at = patches(samples)
+        warn_of_duplicates(near)
         marginal = Marginal.of(near, parameters["marginal"], names, seed)
         samples = replace(samples, transform=_Transform(marginal), standard=marginal.standard)
         tiles = TileStore.temporary() if folder is None else TileStore(Path(folder))
@@ -102,7 +106,7 @@ def fit_large(
         fitted.pooling,
         Features(codec.n_vertices * codec.n_channels),
         report,
-        np.empty(0, dtype=np.uint64),
+        fingerprints,
     )
 
 
@@ -129,14 +133,16 @@ def _statistics(tile: int, source: Source, tiling: Tiling) -> dict[str, np.ndarr
     return statistics_of(source, tiling, tile)
 
 
-def _codec(lazy: LazyData, run: Callable[..., list[Any]], missing: str) -> tuple[Codec, VertexStatistics]:
-    """Read the statistics of all cells, and check them."""
+def _codec(
+    lazy: LazyData, run: Callable[..., list[Any]], missing: str
+) -> tuple[Codec, VertexStatistics, UInt64[np.ndarray, " sample"]]:
+    """Read the statistics of all cells and check them, and the fingerprints of the samples."""
     tiling = Tiling.of(lazy.graph)
     found = run(_statistics, range(len(tiling)), lazy.source, tiling)
     statistics = VertexStatistics.gathered(tiling, lazy.source.n_samples, found)
     codec = lazy.codec(statistics, missing)
     warn_of_gaps_in_tiles(found, codec.n_vertices)
-    return codec, statistics
+    return codec, statistics, np.stack([each["fingerprint"] for each in found]).sum(axis=0)
 
 
 def _digest(found: VertexStatistics, source: Source) -> str:

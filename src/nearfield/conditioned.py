@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -112,6 +112,10 @@ class ConditionedModel:
         """Draw in the units of the data, without labels."""
         z = self._law.sample(n_samples, seed=seed, sampler=sampler, device=self._device, batch_size=batch_size)
         return self._units(z)
+
+    def batches(self, n_samples: int, seed: int) -> Iterator[Float[np.ndarray, "member case vertex channel"]]:
+        """Yield what `draw` returns some members at a time."""
+        yield from map(self._units, self._law.batches(n_samples, seed=seed, device=self._device))
 
     def _units(self, z: Float[np.ndarray, "*lead case entry"]) -> Float[np.ndarray, "*lead case vertex channel"]:
         shape = (self._codec.n_vertices, self._codec.n_channels)

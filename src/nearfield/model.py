@@ -20,7 +20,7 @@ from nearfield.conditional import UnsupportedError
 from nearfield.conditioned import ConditionedModel
 from nearfield.data import store
 from nearfield.data.codec import Codec
-from nearfield.data.duplicate import fingerprints
+from nearfield.data.duplicate import fingerprints, known
 from nearfield.data.features import Features
 from nearfield.data.tile_store import TileStore, model_file
 from nearfield.distribution import Distribution, GaussianModel
@@ -39,7 +39,7 @@ from nearfield.score.predictive import PredictiveField
 from nearfield.transform.marginal import Marginal
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int, UInt64
+    from jaxtyping import Bool, Float, Int, UInt64
 
 __all__ = ["Model", "of_another_make"]
 
@@ -50,7 +50,8 @@ class Model:
     """Everything learned by a fit: the layout of the data, the transform to standardised values, and their law.
 
     ``radius`` is in hops, or pairs of OU times and hops; ``training_samples`` are
-    `nearfield.data.duplicate.fingerprints` of the data; ``training_moments`` is None for a law on a larger lattice.
+    `nearfield.data.duplicate.fingerprints` of the data, or `fingerprint_sums` of data read in tiles;
+    ``training_moments`` is None for these, and for a law on a larger lattice.
     """
 
     codec: Codec
@@ -96,6 +97,10 @@ class Model:
             raise AttributeError("feature_names are those of a data frame")
         return np.array(self.features.names, dtype=object)
 
+    def seen(self, x: Float[np.ndarray, "sample vertex channel"]) -> Bool[np.ndarray, " sample"]:
+        """Tell which samples the model was fitted to."""
+        return known(x, np.flatnonzero(self.codec.present), self.training_samples)
+
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
         """Log-density of data, transform included, nats; missing (NaN) values are left out."""
         z, slope = self.marginal(x), self.marginal.log_abs_det_jacobian(x)
@@ -128,15 +133,23 @@ class Model:
         return self.conditioned(known, gaussian=gaussian)
 
     def completions(
-        self, x: Float[np.ndarray, "sample vertex channel"], *, gaussian: bool = False
+        self,
+        x: Float[np.ndarray, "sample vertex channel"],
+        *,
+        gaussian: bool = False,
+        numbers: Int[np.ndarray, " sample"] | None = None,
     ) -> Iterator[tuple[Int[np.ndarray, " case"], ConditionedModel]]:
-        """Yield groups of data that lack the same entries (NaN): their numbers, and their law given the others."""
+        """Yield groups of data that lack the same entries (NaN): their places, and their law given the others.
+
+        The draws of a sample follow from its number, by default its place.
+        """
         patterns = np.isnan(x) + 2 * np.isfinite(self.marginal.censored(x))
         patterns += 4 * np.isfinite(self.marginal.censored(x, upper=True))
         _, group = np.unique(patterns, axis=0, return_inverse=True)
         for k in range(int(group.max(initial=-1)) + 1):
             cases = np.flatnonzero(group.reshape(-1) == k)
-            yield cases, self.conditioned(Known.of_fields(x[cases], self.marginal, cases), gaussian=gaussian)
+            told = cases if numbers is None else numbers[cases]
+            yield cases, self.conditioned(Known.of_fields(x[cases], self.marginal, told), gaussian=gaussian)
 
     def _without_gaps(self, samples: Samples, *, gaussian: bool = False) -> Samples:
         """Return samples with one draw of what is missing, which depends on the seed of the fit."""
@@ -153,7 +166,7 @@ class Model:
         None where the method keeps no Gaussian field to condition by, or samples are too small to hide a part of.
         """
         effort = EXACT if self.law.exact and not self.marginal.has_masses else DRAWN
-        trial = Trial.of(x, np.isin(fingerprints(x), self.training_samples), self.codec.graph, effort, seed)
+        trial = Trial.of(x, self.seen(x), self.codec.graph, effort, seed)
         members, drawn = np.empty((effort.members, trial.place.shape[1])), np.empty(trial.place.shape[1], dtype=bool)
         try:
             for cases, law in self.completions(trial.partial):
@@ -174,7 +187,7 @@ class Model:
         provenance: Mapping[str, Any],
     ) -> Comparison:
         """Compare data, in their units, with standardised draws of that provenance."""
-        seen = bool(np.isin(fingerprints(x), self.training_samples).any())
+        seen = bool(self.seen(x).any())
         drawn, calibration = float(np.isnan(x).mean()), self.calibration(x, self.fit_report.seed)
         x = self._without_gaps(Samples(x, self.codec.graph)).values
         generated, score = self.marginal.inv(z), self.law.score
