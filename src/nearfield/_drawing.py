@@ -12,17 +12,15 @@ import numpy as np
 from nearfield import tasks
 from nearfield.data.draw_store import DrawStore
 from nearfield.distribution import DiffusionModel, Distribution, GaussianModel
-from nearfield.graph.tiling import Tiling
 from nearfield.model import Model
 from nearfield.sampling.sampler import Sampler
 from nearfield.score.tiled import TiledScore
-from nearfield.score.tiled_factor import TiledFactor
 from nearfield.transform.marginal import Marginal
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["draw_to_store", "tiling_of"]
+__all__ = ["draw_to_store"]
 
 
 def draw_to_store(
@@ -37,7 +35,7 @@ def draw_to_store(
     progress: Callable[[int, int], None] | None = None,
 ) -> Any:
     """Draw members to a zarr store, or go on with one that was begun, and open it."""
-    law, tiling = model.law, tiling_of(model)
+    law, tiling = model.law, model.tiling
     exact = isinstance(law, GaussianModel) and sampler is None
     used = None if exact else (sampler or law.default_sampler())
     key = {"model": attrs["nearfield_model"], "seed": str(seed), "sampler": repr(used)}
@@ -58,16 +56,6 @@ def draw_to_store(
         tasks.run(_draw_one, left, law, model.marginal, store, seed, used, workers=workers, progress=progress)
     store.complete()
     return store.opened()
-
-
-def tiling_of(model: Model) -> Tiling | None:
-    """Tiles of a law that has them."""
-    if isinstance(model.law.score, TiledScore):
-        return model.law.score.tiling
-    for module in model.law.modules():
-        if isinstance(module, TiledFactor):
-            return module.tiling
-    return None
 
 
 def _draw_exactly(member: int, law: GaussianModel, marginal: Marginal, store: DrawStore, seed: int) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 import numpy as np
 
 from nearfield import tasks
-from nearfield._drawing import tiling_of
 from nearfield.conditioned import MEMBERS
 from nearfield.data.draw_store import DrawStore
 from nearfield.data.duplicate import fingerprint_sums
@@ -127,7 +126,7 @@ def filled_in_store(
     sums = tasks.run(_sums, spans, fields, workers=workers)
     told = [format(int(each), "016x") for each in np.concatenate(sums)]
     key = {"model": digest, "data": told, "filling": repr(filling)}
-    store = DrawStore.create(path, model.codec, blank, tiling_of(model), key=key)
+    store = DrawStore.create(path, model.codec, blank, model.tiling, key=key)
     left = {number for number, _ in store.left()}
     n = len(fields)
     items = [(span, sorted({k % n for k in left if k % n in span})) for span in spans]
