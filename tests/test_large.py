@@ -5,8 +5,9 @@ import pytest
 import xarray as xr
 
 import nearfield as nf
-from nearfield.data import lazy
+from nearfield.data import lazy, patches
 from nearfield.graph import tiling
+from nearfield.graph.tiling import Box
 
 pytest.importorskip("dask")
 
@@ -248,6 +249,29 @@ def test_a_network_is_trained_on_crops_and_drawn_tile_by_tile(small, tmp_path, m
     assert 0.6 < float(drawn.std() / x.std()) < 1.5
     model.save(tmp_path / "net.nearfield")
     assert np.array_equal(nf.load(tmp_path / "net.nearfield").sample(1, random_state=1, steps=10), drawn[:1])
+
+
+@pytest.mark.parametrize(("power", "name"), [(None, "standardize"), ("exp", "log"), ("shifted", "standardize")])
+def test_a_transform_is_chosen_on_patches_that_all_values_allow(small, monkeypatch, power, name):
+    """Lognormal values outside the patches leave no logarithm where one of them is negative."""
+    monkeypatch.setattr(patches, "patches_of", lambda tiling: [Box((0, 0), (12, 14))])
+    monkeypatch.setattr("nearfield.methods.tiled.patches_of", patches.patches_of)
+    x = smooth(40, (24, 36))
+    if power is not None:
+        x = np.exp((x - 280) / 3)
+    if power == "shifted":
+        x[3, 20, 30] = -1.0
+    settings = {"method": "gaussian", "radius": 2, "pooling": 1.0, "random_state": 0}
+    model = nf.LocalizedDiffusion(**settings, marginal="auto").fit(x.chunk({"y": 20}))
+    named = [transform.name for transform in model.marginal_.transforms]
+    assert (named == [name]) if power != "shifted" else named[0] in ("standardize", "yeo-johnson")
+    assert "nats per dimension, on patches" in model.fit_report_.reason
+
+
+def test_masses_at_a_bound_are_not_chosen_for_in_parts(small):
+    x = (smooth(40, (24, 36)) - 281).clip(0)
+    with pytest.raises(ValueError, match="only 'quantile' draws them there, and needs all in memory"):
+        nf.LocalizedDiffusion(method="gaussian", random_state=0, marginal="auto").fit(x.chunk({"y": 20}))
 
 
 def test_a_network_of_lazy_data_needs_one_law(small):

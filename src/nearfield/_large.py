@@ -54,7 +54,7 @@ __all__ = ["fit_large"]
 _NETWORKS = "method='hybrid' with pooling=1 trains one on crops"
 _EACH = 4
 """Samples that are seen in each crop."""
-_MARGINALS = ("standardize", "none", "log", "sqrt", "yeo-johnson")
+_MARGINALS = ("auto", "standardize", "none", "log", "sqrt", "yeo-johnson")
 
 
 def fit_large(
@@ -83,7 +83,8 @@ def fit_large(
         samples = TiledSamples(lazy.source, tiling, ordered=codec.ordered, run=run)
         near, at = patches(samples)
         warn_of_duplicates(near)
-        marginal = Marginal.of(near, parameters["marginal"], names, seed)
+        ends = list(zip(np.nanmin(statistics.low, axis=0), np.nanmax(statistics.high, axis=0), strict=True))
+        marginal = Marginal.of(near, parameters["marginal"], names, seed, ends)
         samples = replace(samples, transform=_Transform(marginal), standard=marginal.standard)
         tiles = TileStore.temporary() if folder is None else TileStore(Path(folder))
         key = {"data": _digest(statistics, lazy.source), "seed": seed, "method": repr(method)}
