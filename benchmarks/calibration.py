@@ -19,6 +19,7 @@ import numpy as np
 import nearfield as nf
 from benchmarks.gaps import in_swaths
 from benchmarks.table import show, verdict, write_section
+from nearfield._comparing import calibration
 from nearfield.datasets import AutoregressiveChain
 from nearfield.distribution import GaussianModel
 from nearfield.model import Model
@@ -57,7 +58,7 @@ def laws(x: np.ndarray, seed: int) -> dict[str, Model]:
 
 def judge(model: Model, x: np.ndarray, seed: int) -> tuple[str, list[str]]:
     """Return the worst outcome of the checks, and those that have it."""
-    found = model.calibration(x[..., None], seed)
+    found = calibration(model, x[..., None], seed)
     assert found is not None
     checks = found.checks()
     worst = next((s for s in ("fail", "warn") if any(c.status == s for c in checks)), "pass")

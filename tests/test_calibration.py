@@ -11,6 +11,7 @@ from scipy import stats
 from scipy.special import ndtri
 
 import nearfield as nf
+from nearfield._comparing import calibration, compare
 from nearfield.datasets import AutoregressiveChain
 from nearfield.distribution import GaussianModel
 from nearfield.evaluation.calibration import Calibration, crps, levels, rank
@@ -119,7 +120,7 @@ def model():
 
 def test_ranks_of_a_model_are_those_of_the_exact_conditional_law(model):
     x = CHAIN.sample(20, random_state=5)
-    found = model.calibration(x, 0)
+    found = calibration(model, x, 0)
     trial = Trial.of(x, np.zeros(20, bool), model.codec.graph, EXACT, 0)
     center, scale = model.marginal.center.numpy().ravel(), model.marginal.scale.numpy().ravel()
     covariance = model.band * model.law.score.covariance() * np.outer(scale, scale)
@@ -135,7 +136,7 @@ def test_ranks_of_a_model_are_those_of_the_exact_conditional_law(model):
 def test_draws_and_quantiles_say_the_same(model):
     """60 draws tell a rank to .06 and the mean of 240 ranks to .004, five of which are allowed."""
     x = CHAIN.sample(12, random_state=6)
-    exact = model.calibration(x, 0)
+    exact = calibration(model, x, 0)
     trial = Trial.of(x, np.zeros(12, bool), model.codec.graph, EXACT, 0)
     drawn = np.stack(
         [law.draw(60, 0)[:, 0] for _, law in (next(iter(model.completions(p[None]))) for p in trial.partial)], axis=1
@@ -169,19 +170,17 @@ def test_laws_that_are_too_wide_fail_on_new_data_and_not_on_those_they_were_fitt
     law = model.law.gaussian
     wide = replace(model, law=GaussianModel(law.score, None, 1.6 * law.band, law.largest_eigenvalue))
     new, old = CHAIN.sample(64, random_state=7), CHAIN.sample(300, random_state=0)
-    outcomes = [{c.name: c.status for c in wide.calibration(x, 0).checks()} for x in (new, old)]
+    outcomes = [{c.name: c.status for c in calibration(wide, x, 0).checks()} for x in (new, old)]
     assert (outcomes[0]["CRPS"], outcomes[1]["CRPS"]) == ("fail", "pass")
-    assert "which the model has seen" in wide.calibration(old, 0).checks()[0].sentence
+    assert "which the model has seen" in calibration(wide, old, 0).checks()[0].sentence
 
 
 def test_the_report_shows_it(model, tmp_path, monkeypatch):
     for module in ("section", "report"):  # pictures are slow
         monkeypatch.setattr(f"nearfield.evaluation.{module}.png", lambda ax: "")
     x = CHAIN.sample(64, random_state=8)
-    summary = write_report(
-        tmp_path / "r.html", model.comparison(x, model.marginal(CHAIN.sample(64, random_state=9)), {})
-    )
-    told = model.calibration(x, model.fit_report.seed)
+    summary = write_report(tmp_path / "r.html", compare(model, x, model.marginal(CHAIN.sample(64, random_state=9)), {}))
+    told = calibration(model, x, model.fit_report.seed)
     assert summary["calibration"]["channels"][0]["crps"] == told.crps.mean()
     assert summary["calibration"]["ranks"] == pytest.approx(np.histogram(told.rank, 10, (0, 1))[0] / len(told.rank))
     assert {c.name for c in told.checks()} < {c["name"] for c in summary["checks"]}
@@ -191,5 +190,5 @@ def test_the_report_shows_it(model, tmp_path, monkeypatch):
 
 
 def test_few_samples_are_no_pass(model):
-    (check,) = model.calibration(CHAIN.sample(9, random_state=7), 0).checks()
+    (check,) = calibration(model, CHAIN.sample(9, random_state=7), 0).checks()
     assert check.status == "unknown"

@@ -8,9 +8,10 @@ import xarray as xr
 
 import nearfield as nf
 from nearfield import _drawing
-from nearfield.data import lazy
+from nearfield.data import lazy, patches
 from nearfield.data.draw_store import DrawStore
 from nearfield.graph import tiling
+from nearfield.graph.tiling import Box
 from nearfield.score.field import GaussianField
 
 pytest.importorskip("dask")
@@ -206,6 +207,37 @@ def test_lazy_data_are_scored_a_few_samples_at_a_time(small, monkeypatch):
     assert np.allclose(scored, model.score_samples(x), rtol=1e-12)
 
 
+def test_a_model_fitted_in_tiles_knows_its_training_samples(small, tmp_path):
+    x = smooth(30, (24, 36))
+    x[:, 3:9, 5:12] = np.nan
+    model = nf.LocalizedDiffusion(method="gaussian", radius=2, pooling=1.0, random_state=0).fit(x.chunk({"y": 20}))
+    model.save(tmp_path / "maps.nearfield")
+    new = smooth(30, (24, 36), seed=1).where(x.notnull())
+    for known in (model, nf.load(tmp_path / "maps.nearfield")):
+        for data, seen in ((x, True), (x[::-2], True), (new, False), (new.isel(y=slice(None)).chunk(time=7), False)):
+            found = known.model_.seen(known.codec_.samples(data, allow_missing=True).values)
+            assert len(found) == len(data)
+            assert (found == seen).all()
+
+
+@pytest.mark.slow
+def test_the_report_says_whether_a_model_fitted_in_tiles_has_seen_the_data(small, tmp_path):
+    x = smooth(30, (24, 36))
+    model = nf.LocalizedDiffusion(method="gaussian", radius=2, pooling=1.0, random_state=0).fit(x.chunk({"y": 20}))
+    for data, seen in ((x, True), (smooth(30, (24, 36), seed=1), False)):
+        found = [model.report(tmp_path / "report.html", given) for given in (data, data.chunk({"time": 7}))]
+        assert found[0] == found[1]
+        assert found[0]["data"]["fitted_on"] is found[0]["calibration"]["seen"] is seen
+        assert found[0]["log_density"][0]["name"] == ("data it was fitted to" if seen else "held out")
+
+
+def test_repeats_are_said_of_data_that_are_read_in_parts(small):
+    x = smooth(20, (24, 36))
+    model = nf.LocalizedDiffusion(method="gaussian", radius=2, pooling=1.0, random_state=0)
+    with pytest.warns(UserWarning, match="3 of 23 samples are duplicates of others, e.g. numbers 4 and 20"):
+        model.fit(xr.concat([x, x[4:7]], "time").chunk({"y": 20}))
+
+
 @pytest.mark.slow
 def test_one_two_and_four_processes_give_the_same_bits(small, tmp_path):
     x = smooth(30, (40, 44)).chunk({"y": 20})
@@ -249,6 +281,29 @@ def test_a_network_is_trained_on_crops_and_drawn_tile_by_tile(small, tmp_path, m
     assert 0.6 < float(drawn.std() / x.std()) < 1.5
     model.save(tmp_path / "net.nearfield")
     assert np.array_equal(nf.load(tmp_path / "net.nearfield").sample(1, random_state=1, steps=10), drawn[:1])
+
+
+@pytest.mark.parametrize(("power", "name"), [(None, "standardize"), ("exp", "log"), ("shifted", "standardize")])
+def test_a_transform_is_chosen_on_patches_that_all_values_allow(small, monkeypatch, power, name):
+    """Lognormal values outside the patches leave no logarithm where one of them is negative."""
+    monkeypatch.setattr(patches, "patches_of", lambda tiling: [Box((0, 0), (12, 14))])
+    monkeypatch.setattr("nearfield.methods.tiled.patches_of", patches.patches_of)
+    x = smooth(40, (24, 36))
+    if power is not None:
+        x = np.exp((x - 280) / 3)
+    if power == "shifted":
+        x[3, 20, 30] = -1.0
+    settings = {"method": "gaussian", "radius": 2, "pooling": 1.0, "random_state": 0}
+    model = nf.LocalizedDiffusion(**settings, marginal="auto").fit(x.chunk({"y": 20}))
+    named = [transform.name for transform in model.marginal_.transforms]
+    assert (named == [name]) if power != "shifted" else named[0] in ("standardize", "yeo-johnson")
+    assert "nats per dimension, on patches" in model.fit_report_.reason
+
+
+def test_masses_at_a_bound_are_not_chosen_for_in_parts(small):
+    x = (smooth(40, (24, 36)) - 281).clip(0)
+    with pytest.raises(ValueError, match="only 'quantile' draws them there, and needs all in memory"):
+        nf.LocalizedDiffusion(method="gaussian", random_state=0, marginal="auto").fit(x.chunk({"y": 20}))
 
 
 def test_a_network_of_lazy_data_needs_one_law(small):

@@ -12,6 +12,7 @@ import xarray as xr
 
 from nearfield.data import lazy
 from nearfield.data.codec import Codec
+from nearfield.data.duplicate import fingerprint_sums
 from nearfield.data.lazy import LazyData, in_memory, is_lazy
 from nearfield.data.outlier import warn_of_gaps, warn_of_gaps_in_tiles
 from nearfield.data.patches import crops_of, patches_of, samples_on
@@ -122,6 +123,22 @@ def test_stores_are_read_and_pickled_without_their_values(store, tmp_path):
     again = pickle.loads(pickle.dumps(source))
     expected = Codec.fit(data).samples(data).values[:, tiling.vertices(box)]
     np.testing.assert_array_equal(samples_on(again, codec, tiling, [box]).values, expected)
+
+
+@pytest.mark.parametrize("name", ["globe", "lon first", "two channels", "one level", "whole numbers", "fill number"])
+def test_fingerprints_by_tiles_are_those_of_whole_samples(name):
+    data, options = layouts()[name]
+    lazy = LazyData.of(data.chunk(dict.fromkeys(data.dims, 5)), **options)
+    tiling = Tiling.of(lazy.graph, 40)
+    tiles = [statistics_of(lazy.source, tiling, tile)["fingerprint"] for tile in range(len(tiling))]
+    codec = Codec.fit(data, **options)
+    values = codec.samples(data).values
+    sums = fingerprint_sums(values, np.flatnonzero(codec.present))
+    np.testing.assert_array_equal(np.sum(tiles, axis=0, dtype=np.uint64), sums)
+    assert len(np.unique(sums)) == 12
+    moved = values.copy()
+    moved[:, [3, 8]] = values[:, [8, 3]]
+    assert not np.isin(fingerprint_sums(moved, np.flatnonzero(codec.present)), sums).any()
 
 
 def test_a_large_store_pickles_small(tmp_path):

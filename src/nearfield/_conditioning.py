@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
+from nearfield._filling import Completion, filled, filled_in_store
 from nearfield._parameters import at_least_one
-from nearfield.conditioned import MEMBERS, ConditionedModel
-from nearfield.data.missing import refuse_observed
+from nearfield.conditioned import ConditionedModel
+from nearfield.data.fields import Fields
 from nearfield.data.table import as_frame, is_table
 from nearfield.noise import seed_of
 from nearfield.observation import Observation
+from nearfield.progress import sample_bar
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from nearfield.data.validation import Data
     from nearfield.model import Model
 
@@ -25,6 +28,9 @@ class Conditioning:
     """The methods `condition` and `impute` of an estimator."""
 
     device: str
+    digest_: str
+    n_jobs: int | None
+    verbose: bool
 
     if TYPE_CHECKING:
 
@@ -79,6 +85,7 @@ class Conditioning:
         *,
         method: Literal["auto", "gaussian"] = "auto",
         interval: Sequence[float] | None = None,
+        store: str | os.PathLike[str] | None = None,
     ) -> Any:
         """Complete partial fields by draws of the missing values given the observed ones, from the law of `sample`.
 
@@ -89,7 +96,8 @@ class Conditioning:
         Parameters
         ----------
         X : DataArray, Dataset or ndarray
-            Fields with NaN at missing values; a single field may lack the sample dimension.
+            Fields with NaN at missing values; a single field may lack the sample dimension. Lazily stored data are read
+            a few fields at a time.
         n_samples : int
             Draws for each field.
         random_state : int, Generator or None
@@ -99,12 +107,16 @@ class Conditioning:
         interval : sequence of float, optional
             Return these quantiles at each vertex, such as (0.05, 0.95), in place of draws: in closed form, or of
             ``n_samples`` draws, at least 400.
+        store : path, optional
+            New zarr store that the completed fields are written to, a few at a time and on all workers there are, for
+            results that are too large to return. If it was begun for the same model, data and seed, it goes on. Needs
+            the extra ``dask``.
 
         Returns
         -------
         DataArray, Dataset, ndarray or DataFrame
             Shape (member, ...), or (quantile, ...), over the dimensions of X, or data frames one below the other;
-            observed values unchanged.
+            observed values unchanged. Of a store its labelled content, with the values unread.
 
         Raises
         ------
@@ -114,18 +126,15 @@ class Conditioning:
         model = self._fitted()
         at_least_one("n_samples", n_samples)
         self._same_columns(X)
-        seed, gaussian = seed_of(random_state), _gaussian(method)
-        x = model.codec.encode(X, allow_missing=True).astype(np.float64)
-        refuse_observed(x, model.marginal(x), model.fit_report.n_samples)
-        filled = np.empty((n_samples if interval is None else len(interval), *x.shape))
-        for cases, law in model.completions(x, gaussian=gaussian):
-            law = law.of(self._provenance, self.device)
-            if interval is None:
-                filled[:, cases] = law.draw(n_samples, seed)
-            else:
-                filled[:, cases] = law.quantiles(interval, seed, max(n_samples, MEMBERS))
-        attrs, lead = self._provenance(seed), "member" if interval is None else "quantile"
-        completed = model.codec.decode(filled, lead=(lead,), like=X, attrs=attrs)
+        seed, levels = seed_of(random_state), None if interval is None else tuple(interval)
+        completion = Completion(n_samples, seed, _gaussian(method), levels, self.device)
+        attrs, fields = self._provenance(seed), Fields(X, model.codec)
+        if store is not None:
+            with sample_bar(verbose=self.verbose) as shown:
+                kept: dict[str, Any] = {"attrs": attrs, "workers": self.n_jobs, "progress": shown}
+                return filled_in_store(model, fields, completion, store, digest=self.digest_, **kept)
+        values = filled(model, fields, completion)
+        completed = model.codec.decode(values, lead=tuple(completion.lead), like=X, attrs=attrs)
         return as_frame(completed, X.columns, X.index, attrs) if is_table(X) else completed
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from nearfield import tasks
 from nearfield.data.draw_store import DrawStore
 from nearfield.distribution import DiffusionModel, Distribution, GaussianModel
-from nearfield.graph.tiling import Tiling
 from nearfield.model import Model
 from nearfield.noise import Stream
 from nearfield.sampling.sampler import Sampler
@@ -43,7 +42,7 @@ def draw_to_store(
     progress: Callable[[int, int], None] | None = None,
 ) -> Any:
     """Draw members to a zarr store, or go on with one that was begun, and open it."""
-    law, tiling = model.law, _tiling(model)
+    law, tiling = model.law, model.tiling
     exact = isinstance(law, GaussianModel) and sampler is None
     used = None if exact else (sampler or law.default_sampler())
     key = {"model": attrs["nearfield_model"], "seed": str(seed), "sampler": repr(used)}
@@ -67,16 +66,6 @@ def draw_to_store(
         tasks.run(_draw_one, left, law, model.marginal, store, seed, used, workers=workers, progress=progress)
     store.complete()
     return store.opened()
-
-
-def _tiling(model: Model) -> Tiling | None:
-    """Tiles of a law that has them."""
-    if isinstance(model.law.score, TiledScore):
-        return model.law.score.tiling
-    for module in model.law.modules():
-        if isinstance(module, TiledFactor):
-            return module.tiling
-    return None
 
 
 def _in_tiles(field: GaussianField) -> bool:
@@ -111,7 +100,7 @@ def _draw_in_tiles(
 
 
 def _draw_exactly(member: int, law: GaussianModel, marginal: Marginal, store: DrawStore, seed: int) -> None:
-    _write_whole(member, law.score.sample(1, seed=seed, first_member=member), marginal, store)
+    store.write_whole(member, marginal.inv(law.score.sample(1, seed=seed, first_member=member))[0])
 
 
 def _draw_one(
@@ -121,17 +110,7 @@ def _draw_one(
 
     with torch.no_grad():
         drawn = sampler.sample(law.score, 1, seed=seed, first_member=member, dtype=torch.float64)
-    _write_whole(member, drawn.numpy(), marginal, store)
-
-
-def _write_whole(
-    member: int, drawn: Float[np.ndarray, "1 vertex channel"], marginal: Marginal, store: DrawStore
-) -> None:
-    """Write all tiles of a member."""
-    values = marginal.inv(drawn)[0]
-    for tile in range(store.n_tiles):
-        tiling = store.tiling
-        store.write(member, tile, values if tiling is None else values[tiling.vertices(tiling.box(tile))])
+    store.write_whole(member, marginal.inv(drawn.numpy())[0])
 
 
 def _write(

@@ -17,6 +17,7 @@ import numpy as np
 from nearfield import tasks
 from nearfield._warnings import recorded_warnings
 from nearfield.data.codec import Codec
+from nearfield.data.duplicate import warn_of_duplicates
 from nearfield.data.features import Features
 from nearfield.data.lazy import LazyData
 from nearfield.data.lost_chunk import warn_of_lost_chunks
@@ -45,6 +46,8 @@ from nearfield.tiled_samples import TiledSamples
 from nearfield.transform.marginal import Marginal
 
 if TYPE_CHECKING:
+    from jaxtyping import UInt64
+
     from nearfield.data.validation import Data
 
 __all__ = ["fit_large"]
@@ -52,7 +55,7 @@ __all__ = ["fit_large"]
 _NETWORKS = "method='hybrid' with pooling=1 trains one on crops"
 _EACH = 4
 """Samples that are seen in each crop."""
-_MARGINALS = ("standardize", "none", "log", "sqrt", "yeo-johnson")
+_MARGINALS = ("auto", "standardize", "none", "log", "sqrt", "yeo-johnson")
 
 
 def fit_large(
@@ -76,11 +79,13 @@ def fit_large(
     if advice is not None:
         warnings.warn(advice, stacklevel=3)  # now: there is time to write the chunks anew
     with recorded_warnings(strict=parameters["strict"]) as messages:
-        codec, statistics = _codec(lazy, run, missing)
+        codec, statistics, fingerprints = _codec(lazy, run, missing)
         tiling, names = Tiling.of(codec.graph), [channel.name for channel in codec.channels]
         samples = TiledSamples(lazy.source, tiling, ordered=codec.ordered, run=run)
         near, at = patches(samples)
-        marginal = Marginal.of(near, parameters["marginal"], names, seed)
+        warn_of_duplicates(near)
+        ends = list(zip(np.nanmin(statistics.low, axis=0), np.nanmax(statistics.high, axis=0), strict=True))
+        marginal = Marginal.of(near, parameters["marginal"], names, seed, ends)
         samples = replace(samples, transform=_Transform(marginal), standard=marginal.standard)
         tiles = TileStore.temporary() if folder is None else TileStore(Path(folder))
         key = {"data": _digest(statistics, lazy.source), "seed": seed, "method": repr(method)}
@@ -103,7 +108,7 @@ def fit_large(
         fitted.pooling,
         Features(codec.n_vertices * codec.n_channels),
         report,
-        np.empty(0, dtype=np.uint64),
+        fingerprints,
     )
 
 
@@ -130,15 +135,17 @@ def _statistics(tile: int, source: Source, tiling: Tiling) -> dict[str, np.ndarr
     return statistics_of(source, tiling, tile)
 
 
-def _codec(lazy: LazyData, run: Callable[..., list[Any]], missing: str) -> tuple[Codec, VertexStatistics]:
-    """Read the statistics of all cells, and check them."""
+def _codec(
+    lazy: LazyData, run: Callable[..., list[Any]], missing: str
+) -> tuple[Codec, VertexStatistics, UInt64[np.ndarray, " sample"]]:
+    """Read the statistics of all cells and check them, and the fingerprints of the samples."""
     tiling = Tiling.of(lazy.graph)
     found = run(_statistics, range(len(tiling)), lazy.source, tiling)
     statistics = VertexStatistics.gathered(tiling, lazy.source.n_samples, found)
     codec = lazy.codec(statistics, missing)
     warn_of_gaps_in_tiles(found, codec.n_vertices)
     warn_of_lost_chunks(lazy.source, statistics.present)
-    return codec, statistics
+    return codec, statistics, np.stack([each["fingerprint"] for each in found]).sum(axis=0)
 
 
 def _digest(found: VertexStatistics, source: Source) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nearfield.data.lazy import parts_of
+from nearfield._filling import Surprise, filled, filled_in_store, in_nats
+from nearfield.data.fields import Fields
 from nearfield.data.table import as_frame, is_table
+from nearfield.progress import sample_bar
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -20,6 +23,10 @@ __all__ = ["Scoring"]
 
 class Scoring:
     """The methods `score_samples`, `score` and `surprise` of an estimator."""
+
+    digest_: str
+    n_jobs: int | None
+    verbose: bool
 
     if TYPE_CHECKING:
 
@@ -50,13 +57,15 @@ class Scoring:
             If the density of a network is estimated with random signs, or changes by a nat with half the steps.
         """
         model = self._fitted()
-        return np.concatenate([model.log_prob(self._partial(part)) for part in parts_of(X, model.codec)])
+        self._same_columns(X)
+        fields = Fields(X, model.codec)
+        return np.concatenate([model.log_prob(fields.read(span)) for span in fields.spans()])
 
     def score(self, X: Data, y: object = None) -> float:  # noqa: ARG002
         """Mean log-density of the samples in nats; see `score_samples`."""
         return float(self.score_samples(X).mean())
 
-    def surprise(self, X: Data) -> Any:
+    def surprise(self, X: Data, *, store: str | os.PathLike[str] | None = None) -> Any:
         """Return how surprising each value is, given all others of its sample, to find bad sensors.
 
         It is less the logarithm of the density that the Gaussian field gives the value, in nats and for densities in
@@ -66,12 +75,15 @@ class Scoring:
         Parameters
         ----------
         X : DataArray, Dataset, ndarray or DataFrame
-            Laid out as the training data. Values may be NaN, and are given then only what is there.
+            Laid out as the training data; lazily stored data are read a few samples at a time. Values may be NaN, and
+            are given then only what is there.
+        store : path, optional
+            New zarr store to write to, as that of `impute`, for results that are too large to return.
 
         Returns
         -------
         DataArray, Dataset, ndarray or DataFrame
-            As X, in nats; NaN where X is.
+            As X, in nats; NaN where X is. Of a store its labelled content, with the values unread.
 
         Raises
         ------
@@ -88,23 +100,16 @@ class Scoring:
         [7, 12]
         """
         model = self._fitted()
-        found = model.codec.decode(model.surprise(self._partial(X)), like=X)
+        self._same_columns(X)
+        fields, surprise = Fields(X, model.codec), Surprise({})
+        if store is not None:
+            with sample_bar(verbose=self.verbose) as shown:
+                kept: dict[str, Any] = {"digest": self.digest_, "workers": self.n_jobs, "progress": shown}
+                return filled_in_store(model, fields, surprise, store, **kept)
+        found = model.codec.decode(filled(model, fields, surprise), like=X)
         if is_table(X):
             return as_frame(found[None], X.columns, X.index).set_axis(X.index)
         if hasattr(found, "data_vars"):
             names = [str(channel.name) for channel in model.codec.channels]
-            return found.assign({name: _in_nats(found[name]) for name in names})
-        return _in_nats(found) if hasattr(found, "attrs") else found
-
-    def _partial(self, X: Data) -> Float[np.ndarray, "sample vertex channel"]:
-        """Return data with NaN where they are missing."""
-        model = self._fitted()
-        self._same_columns(X)
-        return model.codec.encode(X, allow_missing=True).astype(np.float64)
-
-
-def _in_nats(field: Any) -> Any:
-    """Say what the values of a DataArray are now."""
-    field = field.copy(deep=False)
-    field.attrs = {"long_name": f"surprise of {field.attrs.get('long_name', field.name or 'values')}", "units": "nat"}
-    return field
+            return found.assign({name: in_nats(found[name]) for name in names})
+        return in_nats(found) if hasattr(found, "attrs") else found

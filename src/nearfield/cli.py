@@ -199,7 +199,11 @@ def impute(
 
         fitted, used = _load(model, quiet=quiet or as_json), seed_of(seed)
         if data is not None and observations is None:
-            write(out, fitted.impute(read_for(fitted, data), n_samples=n, random_state=used))
+            fields = read_for(fitted, data)
+            if out.suffix == ".zarr":
+                fitted.impute(fields, n_samples=n, random_state=used, store=out)
+            else:
+                write(out, fitted.impute(fields, n_samples=n, random_state=used))
         else:
             seen = [Observation(read_for(fitted, data))] if data is not None else []
             seen += read_observations(fitted, observations) if observations is not None else []
@@ -231,7 +235,9 @@ def score(
         fitted = _load(model, quiet=quiet or as_json)
         field = read_for(fitted, data)
         found = fitted.score_samples(field).tolist()
-        if surprise is not None:
+        if surprise is not None and surprise.suffix == ".zarr":
+            fitted.surprise(field, store=surprise)
+        elif surprise is not None:
             write(surprise, fitted.surprise(field))
         if as_json:
             _print_result({"log_density": [x if isfinite(x) else None for x in found]}, as_json=True, quiet=quiet)

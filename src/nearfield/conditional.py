@@ -18,9 +18,14 @@ from nearfield.score.field import GaussianField
 from nearfield.score.posterior_field import PosteriorField
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from jaxtyping import Float
 
 __all__ = ["Conditional", "GaussianConditional", "SampledConditional", "UnsupportedError"]
+
+_NUMBERS = 1 << 24
+"""Numbers of members that are drawn at once, of each case."""
 
 
 class UnsupportedError(ValueError):
@@ -49,6 +54,12 @@ class Conditional(abc.ABC):
         batch_size: int | None = None,
     ) -> Float[np.ndarray, "member case entry"]:
         """Draw fields given the evidence; arguments as in `Distribution.sample`."""
+
+    def batches(
+        self, n_samples: int, *, seed: int, device: torch.device | str = "auto"
+    ) -> Iterator[Float[np.ndarray, "member case entry"]]:
+        """Yield the draws of `sample`, some members at a time where the law can."""
+        yield self.sample(n_samples, seed=seed, device=device)
 
     def move(self, members: Float[np.ndarray, "sample entry"], *, seed: int) -> Float[np.ndarray, "sample entry"]:  # noqa: ARG002
         """Move fields of the law without the evidence to that given it; an `UnsupportedError` without a closed form."""
@@ -84,7 +95,22 @@ class GaussianConditional(Conditional):
         batch_size: int | None = None,  # noqa: ARG002
     ) -> Float[np.ndarray, "member case entry"]:
         """Draw exactly."""
-        drawn = self._law.sample(n_samples, seed=seed)
+        return self._drawn(n_samples, seed, 0)
+
+    def batches(
+        self,
+        n_samples: int,
+        *,
+        seed: int,
+        device: torch.device | str = "auto",  # noqa: ARG002
+    ) -> Iterator[Float[np.ndarray, "member case entry"]]:
+        """Yield draws of some members, by the size of a field alone: sums round alike whatever else is drawn."""
+        step = max(1, _NUMBERS // self._evidence.known.size)
+        for first in range(0, n_samples, step):
+            yield self._drawn(min(step, n_samples - first), seed, first)
+
+    def _drawn(self, n_samples: int, seed: int, first_member: int) -> Float[np.ndarray, "member case entry"]:
+        drawn = self._law.sample(n_samples, seed=seed, first_member=first_member)
         if self._band == 1.0:
             return drawn
         mean = self._law.mean()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -19,7 +19,7 @@ from nearfield.sampling.conditioning import DecoupledSampler
 from nearfield.transform.marginal import Marginal
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
     from nearfield.data.validation import Data
 
@@ -113,11 +113,12 @@ class ConditionedModel:
         z = self._law.sample(n_samples, seed=seed, sampler=sampler, device=self._device, batch_size=batch_size)
         return self._units(z)
 
+    def batches(self, n_samples: int, seed: int) -> Iterator[Float[np.ndarray, "member case vertex channel"]]:
+        """Yield what `draw` returns some members at a time."""
+        yield from map(self._units, self._law.batches(n_samples, seed=seed, device=self._device))
+
     def _units(self, z: Float[np.ndarray, "*lead case entry"]) -> Float[np.ndarray, "*lead case vertex channel"]:
-        shape = (self._codec.n_vertices, self._codec.n_channels)
-        x = self._marginal.inv(z.reshape(*z.shape[:-1], *shape)).reshape(z.shape)
-        x = np.clip(x, self._known.low, self._known.high)
-        return np.where(np.isnan(self._known.exact), x, self._known.exact).reshape(*z.shape[:-1], *shape)
+        return _in_units(z, self._marginal, self._known)
 
     def update(self, members: Data, random_state: int | np.random.Generator | None = None) -> Any:
         """Move each of given members, such as a forecast ensemble, to the law given the observations.
@@ -204,11 +205,33 @@ class ConditionedModel:
         mean, variance = self._law.moments()
         return self._units(mean + np.sqrt(variance) * ndtri(asked)[:, None, None])
 
-    def ensemble(self, n_members: int, seed: int) -> tuple[Float[np.ndarray, "member case vertex channel"], bool]:
-        """Ascending members of the law of each value: quantiles in closed form, or draws; and which they are."""
-        if self.exact and np.isnan(self._known.exact[0]).sum() <= _MANY:
-            return self.quantiles(levels(n_members, drawn=False)[0].tolist(), seed), False
-        return np.sort(self.draw(n_members, seed), axis=0), True
+    def ensemble(
+        self, n_members: int, seed: int, vertices: Int[np.ndarray, " some"]
+    ) -> tuple[Float[np.ndarray, "member case some channel"], bool]:
+        """Ascending members of the law at some vertices: quantiles in closed form, or draws; and which they are."""
+        if not (self.exact and np.isnan(self._known.exact[0]).sum() <= _MANY):
+            drawn = [batch[:, :, vertices] for batch in self.batches(n_members, seed)]
+            return np.sort(np.concatenate(drawn), axis=0), True
+        level = ndtri(levels(n_members, drawn=False)[0])[:, None, None]
+        mean, variance = self._law.moments()
+        if not self._marginal.uniform:
+            return self._units(mean + np.sqrt(variance) * level)[:, :, vertices], False
+        some = (vertices[:, None] * self._codec.n_channels + np.arange(self._codec.n_channels)).reshape(-1)
+        center, scale = (part.numpy()[vertices] for part in (self._marginal.center, self._marginal.scale))
+        known = self._known._replace(
+            exact=self._known.exact[:, some], low=self._known.low[some], high=self._known.high[some]
+        )
+        z = mean[:, some] + np.sqrt(variance[some]) * level
+        return _in_units(z, self._marginal.rescaled(center, scale), known), False
 
     def _labelled(self, values: Float[np.ndarray, "case vertex channel"]) -> Any:
         return self._codec.decode(values[0], lead=())
+
+
+def _in_units(
+    z: Float[np.ndarray, "*lead case entry"], marginal: Marginal, known: Known
+) -> Float[np.ndarray, "*lead case vertex channel"]:
+    """Turn standardised values into those of the data, with what is known of them."""
+    shape = (*z.shape[:-1], *marginal.center.shape)
+    x = np.clip(marginal.inv(z.reshape(shape)).reshape(z.shape), known.low, known.high)
+    return np.where(np.isnan(known.exact), x, known.exact).reshape(shape)

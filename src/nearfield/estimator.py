@@ -6,12 +6,14 @@ import copy
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from nearfield._comparing import compare_fields
 from nearfield._conditioning import Conditioning
 from nearfield._drawing import draw_to_store
 from nearfield._large import fit_large
@@ -21,6 +23,7 @@ from nearfield._scoring import Scoring
 from nearfield._warnings import recorded_warnings
 from nearfield.data.codec import Codec
 from nearfield.data.features import Features
+from nearfield.data.fields import Fields
 from nearfield.data.lazy import in_memory, is_lazy
 from nearfield.data.missing import without_empty
 from nearfield.data.suspicion import warn_of_samples
@@ -319,7 +322,9 @@ class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEs
         path : path
             Ending in ``.html``; an existing file is replaced.
         X : DataArray, Dataset or ndarray
-            Data to compare with, preferably held out. Missing values are drawn by the model first.
+            Data to compare with, preferably held out. Missing values are drawn by the model first. Of more than 2^26
+            numbers as many samples as have these, but at least 10, spread evenly over the record, are read and compared
+            with as many draws; the page says so.
 
         Raises
         ------
@@ -327,13 +332,18 @@ class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEs
             If the path does not end in ``.html``, or the layout differs from the training data's.
         OSError
             If the path cannot be written; no partial file remains.
+
+        Warns
+        -----
+        UserWarning
+            If the report looks at some samples only.
         """
         check_is_fitted(self)
         page_path(path)
         self._same_columns(X)
-        x, seed = self.codec_.samples(X, allow_missing=True).values, self.fit_report_.seed
-        z = self._draw(min(max(len(x), 200), 1000), seed, stream=Stream.REPORT)
-        return write_report(path, self.model_.comparison(x, z, self._provenance(seed)))
+        seed = self.fit_report_.seed
+        draw = partial(self._draw, seed=seed, stream=Stream.REPORT)
+        return write_report(path, compare_fields(self.model_, Fields(X, self.codec_), draw, self._provenance(seed)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one file (safetensors and JSON, never code), whole or not at all; see `load`."""

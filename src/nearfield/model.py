@@ -16,30 +16,29 @@ from pydantic import TypeAdapter
 from nearfield._checks import whole_number
 from nearfield._evidence import Known, known_of
 from nearfield._plain import part_of, plain
-from nearfield.conditional import UnsupportedError
 from nearfield.conditioned import ConditionedModel
 from nearfield.data import store
 from nearfield.data.codec import Codec
-from nearfield.data.duplicate import fingerprints
+from nearfield.data.duplicate import fingerprints, known
 from nearfield.data.features import Features
 from nearfield.data.tile_store import TileStore, model_file
 from nearfield.distribution import Distribution, GaussianModel
-from nearfield.evaluation.calibration import Calibration
-from nearfield.evaluation.comparison import Comparison
 from nearfield.evaluation.training import TrainingMoments
-from nearfield.evaluation.trial import DRAWN, EXACT, Trial
 from nearfield.fitting.fit_report import FitReport
 from nearfield.fitting.pooling import Pooling
+from nearfield.graph.tiling import Tiling
 from nearfield.methods.base import Fitted, Radius
 from nearfield.module import as_tensor, describe, rebuild
 from nearfield.observation import Observation
 from nearfield.samples import Samples
 from nearfield.score.leave_one_out import leave_one_out
 from nearfield.score.predictive import PredictiveField
+from nearfield.score.tiled import TiledScore
+from nearfield.score.tiled_factor import TiledFactor
 from nearfield.transform.marginal import Marginal
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int, UInt64
+    from jaxtyping import Bool, Float, Int, UInt64
 
 __all__ = ["Model", "of_another_make"]
 
@@ -50,7 +49,8 @@ class Model:
     """Everything learned by a fit: the layout of the data, the transform to standardised values, and their law.
 
     ``radius`` is in hops, or pairs of OU times and hops; ``training_samples`` are
-    `nearfield.data.duplicate.fingerprints` of the data; ``training_moments`` is None for a law on a larger lattice.
+    `nearfield.data.duplicate.fingerprints` of the data, or `fingerprint_sums` of data read in tiles;
+    ``training_moments`` is None for these, and for a law on a larger lattice.
     """
 
     codec: Codec
@@ -71,13 +71,20 @@ class Model:
         seen = fingerprints(samples.values)
         model = cls(codec, marginal, fitted.law, fitted.radius, fitted.pooling, features, report, seen)
         return replace(
-            model, training_moments=TrainingMoments.of(model._without_gaps(samples, gaussian=not fitted.law.exact))
+            model, training_moments=TrainingMoments.of(model.without_gaps(samples, gaussian=not fitted.law.exact))
         )
 
     @property
     def predictive(self) -> PredictiveField | None:
         """Density in place of the field's, if there is one."""
         return getattr(self.law, "predictive", None)
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """Tiles of a law that has them."""
+        if isinstance(self.law.score, TiledScore):
+            return self.law.score.tiling
+        return next((module.tiling for module in self.law.modules() if isinstance(module, TiledFactor)), None)
 
     @property
     def band(self) -> float:
@@ -95,6 +102,10 @@ class Model:
         if not self.features.names:
             raise AttributeError("feature_names are those of a data frame")
         return np.array(self.features.names, dtype=object)
+
+    def seen(self, x: Float[np.ndarray, "sample vertex channel"]) -> Bool[np.ndarray, " sample"]:
+        """Tell which samples the model was fitted to."""
+        return known(x, np.flatnonzero(self.codec.present), self.training_samples)
 
     def log_prob(self, x: Float[np.ndarray, "sample vertex channel"]) -> Float[np.ndarray, " sample"]:
         """Log-density of data, transform included, nats; missing (NaN) values are left out."""
@@ -128,17 +139,27 @@ class Model:
         return self.conditioned(known, gaussian=gaussian)
 
     def completions(
-        self, x: Float[np.ndarray, "sample vertex channel"], *, gaussian: bool = False
+        self,
+        x: Float[np.ndarray, "sample vertex channel"],
+        *,
+        gaussian: bool = False,
+        numbers: Int[np.ndarray, " sample"] | None = None,
     ) -> Iterator[tuple[Int[np.ndarray, " case"], ConditionedModel]]:
-        """Yield groups of data that lack the same entries (NaN): their numbers, and their law given the others."""
-        patterns = np.isnan(x) + 2 * np.isfinite(self.marginal.censored(x))
-        patterns += 4 * np.isfinite(self.marginal.censored(x, upper=True))
+        """Yield groups of data that lack the same entries (NaN): their places, and their law given the others.
+
+        The draws of a sample follow from its number, by default its place.
+        """
+        patterns = np.isnan(x)
+        if self.marginal.has_masses:
+            patterns = patterns + 2 * np.isfinite(self.marginal.censored(x))
+            patterns += 4 * np.isfinite(self.marginal.censored(x, upper=True))
         _, group = np.unique(patterns, axis=0, return_inverse=True)
         for k in range(int(group.max(initial=-1)) + 1):
             cases = np.flatnonzero(group.reshape(-1) == k)
-            yield cases, self.conditioned(Known.of_fields(x[cases], self.marginal, cases), gaussian=gaussian)
+            told = cases if numbers is None else numbers[cases]
+            yield cases, self.conditioned(Known.of_fields(x[cases], self.marginal, told), gaussian=gaussian)
 
-    def _without_gaps(self, samples: Samples, *, gaussian: bool = False) -> Samples:
+    def without_gaps(self, samples: Samples, *, gaussian: bool = False) -> Samples:
         """Return samples with one draw of what is missing, which depends on the seed of the fit."""
         if not samples.incomplete:
             return samples
@@ -146,70 +167,6 @@ class Model:
         for cases, law in self.completions(samples.values, gaussian=gaussian):
             filled[cases] = law.draw(1, self.fit_report.seed)[0]
         return samples.with_values(filled, observed=None)
-
-    def calibration(self, x: Float[np.ndarray, "sample vertex channel"], seed: int) -> Calibration | None:
-        """Hide values, of samples not seen if there are 10, and compare them with their law given the rest.
-
-        None where the method keeps no Gaussian field to condition by, or samples are too small to hide a part of.
-        """
-        effort = EXACT if self.law.exact and not self.marginal.has_masses else DRAWN
-        trial = Trial.of(x, np.isin(fingerprints(x), self.training_samples), self.codec.graph, effort, seed)
-        members, drawn = np.empty((effort.members, trial.place.shape[1])), np.empty(trial.place.shape[1], dtype=bool)
-        try:
-            for cases, law in self.completions(trial.partial):
-                fields, random = law.ensemble(effort.members, seed)
-                for k, case in enumerate(cases):
-                    at = np.flatnonzero(trial.place[0] == case)
-                    members[:, at] = fields[:, k, trial.place[1, at], trial.place[2, at]]
-                    drawn[at] = random
-        except UnsupportedError:
-            return None
-        told = trial.told(self.marginal(x), self.codec.graph)
-        return Calibration.of(trial, members, drawn, told, x, ordered=self.codec.ordered, seed=seed)
-
-    def comparison(
-        self,
-        x: Float[np.ndarray, "sample vertex channel"],
-        z: Float[np.ndarray, "member vertex channel"],
-        provenance: Mapping[str, Any],
-    ) -> Comparison:
-        """Compare data, in their units, with standardised draws of that provenance."""
-        seen = bool(np.isin(fingerprints(x), self.training_samples).any())
-        drawn, calibration = float(np.isnan(x).mean()), self.calibration(x, self.fit_report.seed)
-        x = self._without_gaps(Samples(x, self.codec.graph)).values
-        generated, score = self.marginal.inv(z), self.law.score
-        densities: dict[str, np.ndarray] = {}
-        conditioning = None
-        if isinstance(self.law, GaussianModel):
-            name = "data it was fitted to" if seen else "held out"
-            for key, (y, values) in {name: (self.marginal(x), x), "generated": (z, generated)}.items():
-                slope = self.marginal.log_abs_det_jacobian(values).sum(axis=(-2, -1))
-                counted = self.log_prob(values) if self.marginal.has_masses else self.law.score.log_prob(y) + slope
-                densities[key] = counted
-            conditioning = int(np.diff(self.law.score.factor.matrix.indptr).max()) - 1
-        channels, layout, graph = self.codec.channels, self.codec.layout, self.codec.graph
-        flat = graph.lattice is None or len(graph.lattice.shape) != len(layout.dims)
-        names = [c.name or ("value" if len(channels) == 1 else f"channel {k}") for k, c in enumerate(channels)]
-        return Comparison(
-            title=str(channels[0].attrs.get("long_name", channels[0].name or "nearfield model")),
-            real=x,
-            generated=generated,
-            graph=graph,
-            channels=tuple(str(c.attrs.get("long_name", name)) for c, name in zip(channels, names, strict=True)),
-            units=tuple(str(c.attrs.get("units", "")) for c in channels),
-            dims=None if flat else layout.dims,
-            ordered=self.codec.ordered,
-            fitted_on=seen,
-            trained=self.training_moments,
-            fit=self.fit_report,
-            radius=self.radius if isinstance(self.radius, int) else score.radius,
-            pooling=self.pooling,
-            conditioning_size=conditioning,
-            log_density=densities,
-            provenance={**self.codec.attrs, **channels[0].attrs, **provenance},
-            drawn=drawn,
-            calibration=calibration,
-        )
 
     def provenance(self, seed: int) -> dict[str, Any]:
         """Return attributes of draws from a seed."""

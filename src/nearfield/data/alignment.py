@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["aligned", "samples_of"]
 
 
-def aligned(codec: Codec, data: Data, allow_missing: bool) -> list[xr.DataArray]:
-    """Return the variables of data in the order of the channels; refuse data of another layout."""
+def aligned(codec: Codec, data: Data, allow_missing: bool, *, read: bool = True) -> list[xr.DataArray]:
+    """Return the variables of data in the order of the channels, read or not; refuse data of another layout."""
     kind = "DataArray" if isinstance(data, xr.DataArray) else "Dataset" if isinstance(data, xr.Dataset) else "array"
     if kind != codec.container.split()[-1]:
         raise TypeError(
@@ -31,7 +31,7 @@ def aligned(codec: Codec, data: Data, allow_missing: bool) -> list[xr.DataArray]
         if set(names) != set(of):
             raise ValueError(f"data must have the variables {names}, got {list(data.data_vars)}; select them")
         data = data[[of[str(name)] for name in names]]
-    variables = _array_variables(codec, data, allow_missing) if kind == "array" else as_variables(data)[1]
+    variables = _array_variables(codec, data, allow_missing) if kind == "array" else as_variables(data, read=read)[1]
     refuse_other_channels(codec.channels, variables)
     known = {*codec.sample_dims, *codec.layout.dims}
     for variable in variables:

@@ -1,4 +1,6 @@
-"""Draws in a zarr store, one chunk for each member, tile and variable, which xarray opens as the draws themselves.
+"""Fields in a zarr store, one chunk for each field, tile and variable, which xarray opens as the fields themselves.
+
+They are members that are drawn, or what other data become: completed by some members each, or scored.
 
 Until all are written the store stands in a folder of its own beside its place, so that it is whole or not there. Chunks
 are renamed into place by zarr: a chunk that is there is done.
@@ -7,6 +9,7 @@ are renamed into place by zarr: a chunk that is there is done.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import shutil
 import warnings
@@ -21,7 +24,7 @@ import numpy as np
 from nearfield.data import manifest
 from nearfield.data.atomic_write import require_new
 from nearfield.data.codec import Codec
-from nearfield.data.labelling import blank
+from nearfield.data.labelling import Blank, blank
 from nearfield.graph.tiling import Box, Tiling
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ _KIND = "store of draws"
 @final
 @dataclass(frozen=True, eq=False)
 class DrawStore:
-    """Draws that are written member by member and tile by tile, by any number of processes at once.
+    """Fields that are written one by one and tile by tile, by any number of processes at once.
 
     Parameters
     ----------
@@ -44,10 +47,12 @@ class DrawStore:
         The zarr store, once complete.
     codec : Codec
         Layout of the data.
-    n_members : int
-        Members to be drawn.
+    lengths : tuple of (str, int)
+        Axes that number the fields, the last running fastest: the members, and samples of other data.
+    variables : tuple of (str, tuple of str)
+        Name and dimensions of each channel.
     tiling : Tiling or None
-        Tiles of the graph of the codec; without, a member is one tile.
+        Tiles of the graph of the codec; without, a field is one tile.
 
     Examples
     --------
@@ -64,7 +69,8 @@ class DrawStore:
 
     path: Path
     codec: Codec
-    n_members: int
+    lengths: tuple[tuple[str, int], ...]
+    variables: tuple[tuple[str, tuple[str, ...]], ...]
     tiling: Tiling | None = None
 
     @classmethod
@@ -72,7 +78,7 @@ class DrawStore:
         cls,
         path: str | os.PathLike[str],
         codec: Codec,
-        n_members: int,
+        n_members: int | Blank,
         tiling: Tiling | None = None,
         *,
         key: Mapping[str, Any],
@@ -82,12 +88,14 @@ class DrawStore:
 
         Parameters
         ----------
-        path, codec, n_members, tiling
+        path, codec, tiling
             As of the class.
+        n_members : int or Blank
+            Members to be drawn; or fields of other axes, from `nearfield.data.labelling.blank_beside`.
         key : mapping
-            Plain values that tell these draws from any others: the fingerprint of the model, the seed, the sampler.
+            Plain values that tell these fields from any others: the fingerprint of the model, the seed, the sampler.
         attrs : mapping, optional
-            Attributes to add, such as provenance.
+            Attributes of members to add, such as provenance.
 
         Raises
         ------
@@ -99,15 +107,17 @@ class DrawStore:
             If it cannot be written.
         """
         _zarr()
-        draws = cls(require_new("store", path).absolute(), codec, n_members, tiling)
+        fields, axes = n_members if isinstance(n_members, Blank) else blank(codec, n_members, attrs or {})
+        variables = tuple((str(name), tuple(map(str, field.dims))) for name, field in fields.data_vars.items())
+        draws = cls(require_new("store", path).absolute(), codec, tuple(axes.items()), variables, tiling)
         if tiling is not None and _long(tiling.lattice.shape) != _long(codec.layout.shape):
             raise ValueError(
                 f"tiling must be of the dimensions of the data, {codec.layout.shape}, got {tiling.lattice.shape}"
             )
-        settings = {"members": n_members, "side": None if tiling is None else tiling.side}
+        settings = {"members": draws.n_fields, "side": None if tiling is None else tiling.side}
         manifest.claim(draws.folder, dict(key) | settings, _KIND)
         if not draws._draws.exists():
-            draws._begin(blank(codec, n_members, attrs or {}))
+            draws._begin(fields)
         return draws
 
     @property
@@ -116,12 +126,17 @@ class DrawStore:
         return self.path.with_name(f"{self.path.name}.unfinished")
 
     @property
+    def n_fields(self) -> int:
+        """How many fields there are."""
+        return math.prod(length for _, length in self.lengths)
+
+    @property
     def n_tiles(self) -> int:
-        """Tiles of a member."""
+        """Tiles of a field."""
         return 1 if self.tiling is None else len(self.tiling)
 
-    def write(self, member: int, tile: int, values: Float[np.ndarray, "vertex channel"]) -> None:
-        """Write the vertices of a tile, in the units of the data; cells without vertex become NaN.
+    def write(self, number: int, tile: int, values: Float[np.ndarray, "vertex channel"]) -> None:
+        """Write the vertices of a tile of a field, in the units of the data; cells without vertex become NaN.
 
         Raises
         ------
@@ -129,21 +144,28 @@ class DrawStore:
             If the disk is full; the tile is then written another time.
         """
         place = self._place(tile)
-        present = self._present[place]
-        for k, (name, dims) in enumerate(self._variables):
-            cells = np.full(present.shape, np.nan, dtype=self.codec.channels[k].dtype)
+        present, at = self._present[place], self._at(number)
+        where = dict(zip(self.codec.layout.dims, place, strict=True)) | {d: slice(k, k + 1) for d, k in at.items()}
+        for k, (name, dims) in enumerate(self.variables):
+            cells = np.full(present.shape, np.nan)
             cells[present] = values[:, k]
-            where = dict(zip(self.codec.layout.dims, place, strict=True)) | {"member": slice(member, member + 1)}
-            axes = [("member", *self.codec.layout.dims).index(dim) for dim in dims]
+            axes = [(*at, *self.codec.layout.dims).index(dim) for dim in dims]
+            block = cells.reshape((1,) * len(at) + cells.shape).transpose(axes)
             try:
-                self._array(name)[tuple(where[dim] for dim in dims)] = cells[None].transpose(axes)
+                self._array(name)[tuple(where[dim] for dim in dims)] = block
             except OSError as error:
                 reason = f"could not write to {self.folder}: {error.strerror or error}; free space, and draw again"
                 raise type(error)(error.errno, reason) from error
 
+    def write_whole(self, number: int, values: Float[np.ndarray, "vertex channel"]) -> None:
+        """Write all tiles of a field."""
+        for tile in range(self.n_tiles):
+            tiling = self.tiling
+            self.write(number, tile, values if tiling is None else values[tiling.vertices(tiling.box(tile))])
+
     def left(self) -> list[tuple[int, int]]:
-        """Members and tiles that are not written yet."""
-        pairs = itertools.product(range(self.n_members), range(self.n_tiles))
+        """Fields, by their numbers, and tiles that are not written yet."""
+        pairs = itertools.product(range(self.n_fields), range(self.n_tiles))
         return [pair for pair in pairs if not all(os.path.exists(file) for file in self._files(*pair))]
 
     def complete(self) -> None:
@@ -151,7 +173,7 @@ class DrawStore:
         left = self.left()
         if left:
             raise ValueError(
-                f"{self.folder} lacks {len(left)} of {self.n_members * self.n_tiles} tiles; draw them first"
+                f"{self.folder} lacks {len(left)} of {self.n_fields * self.n_tiles} tiles; draw them first"
             )
         for path in self._draws.rglob("*.partial"):  # what an ended process was writing
             path.unlink()
@@ -164,7 +186,7 @@ class DrawStore:
         import xarray
 
         found: xr.Dataset = xarray.open_zarr(self.path)
-        return found if self.codec.container == "Dataset" else found[self._variables[0][0]]
+        return found if self.codec.container == "Dataset" else found[self.variables[0][0]]
 
     @property
     def _draws(self) -> Path:
@@ -197,19 +219,13 @@ class DrawStore:
         return array.with_config({"write_empty_chunks": True})  # a chunk that is there is done
 
     @cached_property
-    def _variables(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Name and dimensions of each channel."""
-        template = blank(self.codec, 1, {})
-        return [(str(name), tuple(map(str, field.dims))) for name, field in template.data_vars.items()]
-
-    @cached_property
     def _sides(self) -> dict[str, int]:
         """Length of a chunk along each dimension."""
         sides = dict(zip(self.codec.layout.dims, self.codec.layout.shape, strict=True))
         if self.tiling is not None:
             lengths = iter(s for s, n in zip(self.tiling.side, self.tiling.lattice.shape, strict=True) if n > 1)
             sides = {dim: next(lengths) if n > 1 else n for dim, n in sides.items()}
-        return sides | {"member": 1}
+        return sides | {dim: 1 for dim, _ in self.lengths}
 
     @cached_property
     def _present(self) -> np.ndarray:
@@ -225,15 +241,20 @@ class DrawStore:
         long = iter(slice(start, stop) for start, stop, n in ends if n > 1)
         return tuple(next(long) if n > 1 else slice(0, 1) for n in shape)
 
-    def _files(self, member: int, tile: int) -> Iterator[str]:
+    def _at(self, number: int) -> dict[str, int]:
+        """Place of a field along each axis that numbers them."""
+        places = np.unravel_index(number, tuple(length for _, length in self.lengths)) if self.lengths else ()
+        return {dim: int(place) for (dim, _), place in zip(self.lengths, places, strict=True)}
+
+    def _files(self, number: int, tile: int) -> Iterator[str]:
         """Yield the chunks of a tile: one, or two along an axis that it is the last of."""
         chunks = {
             dim: range(place.start // self._sides[dim], -(-place.stop // self._sides[dim]))
             for dim, place in zip(self.codec.layout.dims, self._place(tile), strict=True)
-        } | {"member": range(member, member + 1)}
-        for name, dims in self._variables:
-            for numbers in itertools.product(*(chunks[dim] for dim in dims)):
-                yield os.path.join(self._draws, name, "c", *map(str, numbers))
+        } | {dim: range(place, place + 1) for dim, place in self._at(number).items()}
+        for name, dims in self.variables:
+            for places in itertools.product(*(chunks[dim] for dim in dims)):
+                yield os.path.join(self._draws, name, "c", *map(str, places))
 
 
 def _zarr() -> Any:

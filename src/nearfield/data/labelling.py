@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -20,9 +20,16 @@ if TYPE_CHECKING:
     from nearfield.data.codec import Codec
     from nearfield.data.validation import Data
 
-__all__ = ["blank", "labelled"]
+__all__ = ["Blank", "blank", "blank_beside", "labelled"]
 
 _SECOND_MEMBER_AXIS = "draw"
+
+
+class Blank(NamedTuple):
+    """Labelled fields without values, which take no memory, and the axes that number them, the last fastest."""
+
+    fields: xr.Dataset
+    lengths: dict[str, int]
 
 
 def labelled(
@@ -51,8 +58,8 @@ def labelled(
     return _contain(codec, fields, like, attrs)
 
 
-def blank(codec: Codec, n_members: int, attrs: Mapping[str, Any]) -> xr.Dataset:
-    """Return members without values, labelled as draws are, in a Dataset; they take no memory."""
+def blank(codec: Codec, n_members: int, attrs: Mapping[str, Any]) -> Blank:
+    """Return members, labelled as draws are."""
     sizes, single = {"member": n_members}, len(codec.channels) == 1
     fields = {}
     for k, channel in enumerate(codec.channels):
@@ -60,7 +67,31 @@ def blank(codec: Codec, n_members: int, attrs: Mapping[str, Any]) -> xr.Dataset:
         name = channel.name or ("values" if single else f"channel_{k}")
         field = _new(codec, cells, channel, sizes)
         fields[name] = field.assign_attrs(attrs) if codec.container == "DataArray" else field
-    return xr.Dataset(fields, attrs={} if codec.container == "DataArray" else {**codec.attrs, **attrs})
+    return Blank(xr.Dataset(fields, attrs={} if codec.container == "DataArray" else {**codec.attrs, **attrs}), sizes)
+
+
+def blank_beside(
+    codec: Codec, like: Data, samples: Mapping[str, int], lead: Mapping[str, int], attrs: Mapping[str, Any]
+) -> Blank:
+    """Return fields labelled as those that other data become, of these axes of samples, with generated axes first."""
+    labelled = isinstance(like, xr.DataArray | xr.Dataset)
+    if labelled:
+        templates = aligned(codec, like, allow_missing=True, read=False)
+    else:
+        shape, axes = (*samples.values(), *codec.layout.shape), (*samples, *codec.layout.dims)
+        templates = [xr.DataArray(np.broadcast_to(np.float64(0), shape), dims=axes) for _ in codec.channels]
+    names, _ = _axes_beside(codec, templates[0], tuple(lead))
+    sizes, single = dict(zip(names, lead.values(), strict=True)), len(templates) == 1
+    fields = {}
+    for k, template in enumerate(templates):
+        dims = sizes | {str(dim): n for dim, n in template.sizes.items()}
+        values = np.broadcast_to(np.array(np.nan, dtype=float_dtype(template)), tuple(dims.values()))
+        field = xr.DataArray(values, template.drop_encoding().coords, tuple(dims), attrs=template.attrs)
+        field = field.assign_coords(_member_coords(sizes))
+        name = str(template.name or ("values" if single else f"channel_{k}"))
+        fields[name] = field.assign_attrs(attrs) if isinstance(like, xr.DataArray) else field
+    whole = {**like.attrs, **attrs} if isinstance(like, xr.Dataset) else {} if labelled else attrs
+    return Blank(xr.Dataset(fields, attrs=whole), sizes | dict(samples))
 
 
 def _axes_beside(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import xarray as xr
 
-from nearfield.data.alignment import samples_of
 from nearfield.data.codec import Codec
 from nearfield.data.patches import patches_of
 from nearfield.data.source import Source, mapped
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from nearfield.data.statistics import VertexStatistics
     from nearfield.data.validation import Data
 
-__all__ = ["WHOLE", "LazyData", "in_memory", "is_large", "is_lazy", "parts_of"]
+__all__ = ["WHOLE", "LazyData", "in_memory", "is_large", "is_lazy"]
 
 WHOLE = 1 << 24
 """Numbers up to which lazily stored data are simply loaded."""
@@ -60,29 +59,6 @@ def in_memory(data: Any, graph: DependencyGraph | None = None) -> Any:
     if not is_lazy(data) or is_large(data, graph):
         return data
     return data.compute() if hasattr(data, "compute") else np.asarray(data)
-
-
-def parts_of(data: Any, codec: Codec) -> Iterator[Any]:
-    """Yield lazily stored data a few samples at a time, in the order of `Codec.encode`; others as they are.
-
-    Examples
-    --------
-    >>> import dask.array
-    >>> codec = Codec.fit(np.zeros((2, 5000)) + np.arange(2)[:, None])
-    >>> [len(part) for part in parts_of(dask.array.zeros((5000, 5000)), codec)]
-    [3355, 1645]
-    """
-    axes = len(codec.layout.dims) + (codec.container == "channel array")
-    labelled = isinstance(data, xr.DataArray | xr.Dataset)
-    dims = samples_of(codec, data) if labelled else list(range(max(0, np.ndim(data) - axes)))
-    if not is_lazy(data) or not dims:
-        yield data
-        return
-    n = data.sizes[dims[0]] if labelled else len(data)
-    step = max(1, WHOLE * n // max(1, _size(data)))
-    for start in range(0, max(n, 1), step):
-        span = slice(start, start + step)
-        yield data.isel({dims[0]: span}) if labelled else data[span]
 
 
 @final

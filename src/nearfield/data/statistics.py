@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
+from nearfield.data.duplicate import fingerprint_sums
 from nearfield.data.missing import fill_numbers
 from nearfield.data.outlier import furthest
 
@@ -109,10 +110,12 @@ class VertexStatistics:
 
 
 def statistics_of(source: Source, tiling: Tiling, tile: int) -> dict[str, ndarray]:
-    """Return the statistics of the cells of a tile, as arrays, and the values furthest from the rest."""
-    values = source.read(tiling.box(tile))
-    found = VertexStatistics.of(values, source.allowed)
-    return {name: value for name, value in vars(found).items() if name != "n_samples"} | furthest(values)
+    """Return the statistics of the cells of a tile, as arrays, the values furthest from the rest, and fingerprints."""
+    box = tiling.box(tile)
+    values = source.read(box)
+    found = vars(VertexStatistics.of(values, source.allowed))
+    sums = {"fingerprint": fingerprint_sums(values, tiling.cells(box))}
+    return {name: value for name, value in found.items() if name != "n_samples"} | furthest(values) | sums
 
 
 def _moments(x: Float[ndarray, "sample cell channel"]) -> dict[str, ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 from nearfield.evaluation.training import MOST_CHANNELS, TrainingMoments, block_length
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
     from nearfield.evaluation.calibration import Calibration
     from nearfield.fitting.fit_report import FitReport
@@ -62,6 +62,10 @@ class Comparison:
         Share of the values of `real` that were missing, and are drawn by the model.
     calibration : Calibration or None
         Hidden values of the data beside their laws given the others.
+    n_given : int or None
+        Samples of which `real` are some, spread evenly; by default those are all.
+    tiles : ndarray of int, (vertex,), or None
+        Tile of each vertex, of a field that was fitted in tiles.
 
     Raises
     ------
@@ -95,6 +99,8 @@ class Comparison:
     seed: int = 0
     drawn: float = 0.0
     calibration: Calibration | None = None
+    n_given: int | None = None
+    tiles: Int[np.ndarray, " vertex"] | None = None
 
     def __post_init__(self) -> None:
         for name, x in (("real", self.real), ("generated", self.generated)):
@@ -124,6 +130,7 @@ class Comparison:
         lattice = self.graph.lattice
         return {
             "n_samples": len(self.real),
+            "n_given": self.n_given or len(self.real),
             "n_generated": len(self.generated),
             "n_vertices": self.graph.n_vertices,
             "n_channels": self.real.shape[2],

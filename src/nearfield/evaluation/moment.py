@@ -108,6 +108,8 @@ def statistics_of(ruler: Ruler) -> tuple[Statistic, ...]:
         found += [Statistic("correlation against distance", label, "difference", 0.015) for label in labels]
     if len(ruler.edges):
         found.append(Statistic("roughness", "mean squared difference of neighbours", "ratio", 0.03))
+    if len(ruler.borders):
+        found.append(Statistic("roughness", "mean squared difference across borders of tiles", "ratio", 0.03))
     if ruler.lattice is not None:
         found += [Statistic("power spectrum", label, "ratio", 0.05) for label in ruler.bands()[1]]
     found += [
@@ -281,8 +283,9 @@ def _numbers(
         product = z[:, ruler.pairs.first] * z[:, ruler.pairs.second]
         starts = np.flatnonzero(np.diff(group, prepend=-1))  # pairs come sorted by band
         yield np.add.reduceat(product, starts, axis=1) / count
-    if len(ruler.edges):
-        yield ((z[:, ruler.edges[:, 0]] - z[:, ruler.edges[:, 1]]) ** 2).mean(axis=1)
+    for edges in (ruler.edges, ruler.borders):
+        if len(edges):
+            yield ((z[:, edges[:, 0]] - z[:, edges[:, 1]]) ** 2).mean(axis=1)
     if ruler.lattice is not None:
         band, labels = ruler.bands()
         field, axes = windowed(z, ruler.lattice)

@@ -46,6 +46,8 @@ class Ruler:
         In bands of distance; None where no two vertices have one.
     edges : (edge, 2)
         Neighbours.
+    borders : (border, 2)
+        Neighbours in different tiles, where the field was fitted in tiles.
     lattice : Lattice or None
         Where every cell is a vertex, so that there is a spectrum.
     """
@@ -54,11 +56,12 @@ class Ruler:
     boxes: tuple[tuple[str, csr_array], ...]
     pairs: VertexPairs | None
     edges: Int[np.ndarray, "edge 2"]
+    borders: Int[np.ndarray, "border 2"]
     lattice: Lattice | None
 
     @classmethod
-    def of(cls, graph: DependencyGraph, seed: int = 0) -> Ruler:
-        """Lay boxes, draw pairs and edges.
+    def of(cls, graph: DependencyGraph, seed: int = 0, tile: Int[np.ndarray, " vertex"] | None = None) -> Ruler:
+        """Lay boxes, draw pairs and edges; of a field in tiles also edges across their borders.
 
         Examples
         --------
@@ -69,14 +72,13 @@ class Ruler:
         n = graph.n_vertices
         upper = triu(graph.adjacency, k=1).tocoo()
         edges = np.stack([upper.row, upper.col], axis=1)
-        if len(edges) > _MOST_EDGES:
-            chosen = np.random.default_rng(seed).choice(len(edges), _MOST_EDGES, replace=False)
-            edges = edges[np.sort(chosen)]
+        borders = edges[:0] if tile is None else _some(edges[tile[edges[:, 0]] != tile[edges[:, 1]]], seed)
+        edges = _some(edges, seed)
         placed = n > 1 and (graph.coordinates is not None or len(edges) > 0)
         pairs = VertexPairs.draw(graph, bins=_BANDS, max_pairs=_MOST_PAIRS, seed=seed) if placed else None
         boxes = tuple((name, _averages(labels)) for name, labels in _partitions(graph))
         whole = graph.lattice is not None and n == math.prod(graph.lattice.shape) and n >= 4
-        return cls(n, boxes, pairs, edges, graph.lattice if whole else None)
+        return cls(n, boxes, pairs, edges, borders, graph.lattice if whole else None)
 
     def bands(self) -> tuple[Int[np.ndarray, " cell"], list[str]]:
         """Waveband of each Fourier mode, -1 for the mean; bands are a factor of two wide, the shortest waves first.
@@ -98,6 +100,14 @@ class Ruler:
         band = np.where(wavenumber > 0, np.clip(octave, 0, last), -1).astype(int)
         found, band[band >= 0] = np.unique(band[band >= 0], return_inverse=True)
         return band, [f"waves of {2 ** (k + 1)} to {2 ** (k + 2)} cells" for k in found]
+
+
+def _some(edges: Int[np.ndarray, "edge 2"], seed: int) -> Int[np.ndarray, "some 2"]:
+    """Choose some of many edges."""
+    if len(edges) <= _MOST_EDGES:
+        return edges
+    chosen = np.sort(np.random.default_rng(seed).choice(len(edges), _MOST_EDGES, replace=False))
+    return np.take(edges, chosen, axis=0)
 
 
 def _averages(labels: Int[np.ndarray, " vertex"]) -> csr_array:

@@ -147,7 +147,7 @@ def _add_spectrum(
 
 def _check_moments(comparison: Comparison, c: int, numbers: dict[str, Any]) -> list[Verdict]:
     """Compare the moments: by the yardstick of the training data where it is kept, else by that of the data."""
-    ruler = Ruler.of(comparison.graph)
+    ruler = Ruler.of(comparison.graph, tile=comparison.tiles)
     real, generated = comparison.real[..., c], comparison.generated[..., c]
     kept = None if comparison.held_out_from is None else comparison.held_out_from.channels[c]
     stick = Yardstick.of(real) if kept is None else kept[0]

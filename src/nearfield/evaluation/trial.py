@@ -100,21 +100,22 @@ class Trial:
         An observed value tells the nearest of the hidden ones, since what it tells of farther ones repeats that and
         only adds noise. Values are standardised, ``z`` are those of all samples; NaN where there is no guess.
         """
-        found, observed = np.full(self.place.shape[1], np.nan), ~np.isnan(self.partial)
-        z = np.clip(z, -_CLIPPED, _CLIPPED)
+        found = np.full(self.place.shape[1], np.nan)
         for case, channel in np.unique(self.place[[0, 2]], axis=1).T:
             values = np.flatnonzero((self.place[0] == case) & (self.place[2] == channel))
-            near, hops = (part[self.place[1, values]] for part in _nearest(observed[case, :, channel], graph))
+            observed = ~np.isnan(self.x[case, :, channel]) & ~self.hidden[case, :, channel]
+            near, hops = (part[self.place[1, values]] for part in _nearest(observed, graph))
             least = np.full(graph.n_vertices + 1, graph.n_vertices)
             np.minimum.at(least, near, hops)
             kept = (near >= 0) & (hops == least[near])
             values, near = values[kept], near[kept]
-            others = np.delete(z[..., channel], self.number[case], axis=0)
-            here, there = others[:, self.place[1, values]], others[:, near]
+            number = self.number[case]
+            both_ends = (np.clip(z[:, at, channel], -_CLIPPED, _CLIPPED) for at in (self.place[1, values], near))
+            (here, _), (there, own) = ((np.delete(part, number, axis=0), part[number]) for part in both_ends)
             both = ~np.isnan(here + there)
             here, there = (np.where(both, part, 0.0) for part in (here, there))
             slope = (here * there).sum(axis=0) / np.maximum((there**2).sum(axis=0), 1e-300)
-            found[values] = slope * z[self.number[case], near, channel]
+            found[values] = slope * own
         return found
 
 
@@ -177,8 +178,9 @@ def _nearest(
     told: Bool[np.ndarray, " vertex"], graph: DependencyGraph
 ) -> tuple[Int[np.ndarray, " vertex"], Int[np.ndarray, " vertex"]]:
     """Return the nearest vertex that is told, -1 without one, and how many hops it is away."""
-    adjacency = graph.adjacency
-    to, ends = adjacency.indices, np.repeat(np.arange(len(told)), np.diff(adjacency.indptr))
+    waiting = np.flatnonzero(~told)
+    adjacency = graph.adjacency[waiting]
+    to, ends = adjacency.indices, np.repeat(waiting, np.diff(adjacency.indptr))
     label, hops = np.where(told, np.arange(len(told)), -1), np.where(told, 0, len(told))
     for step in range(1, len(told)):
         spread = (label[ends] < 0) & (label[to] >= 0)

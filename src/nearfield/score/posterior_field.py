@@ -132,12 +132,12 @@ class PosteriorField:
             x = self._tie(slope, evidence.curves.exact).pull(x, target, shocks.curves)
         return x
 
-    def sample(self, n_samples: int, *, seed: int) -> Float[np.ndarray, "sample case entry"]:
+    def sample(self, n_samples: int, *, seed: int, first_member: int = 0) -> Float[np.ndarray, "sample case entry"]:
         """Draw fields of mean 0 given linear evidence, case by case."""
         evidence, field = self._evidence, self._law._field
-        out = np.empty((n_samples, *evidence.values.shape))
+        out, members = np.empty((n_samples, *evidence.values.shape)), range(first_member, first_member + n_samples)
         for k, number in enumerate(evidence.cases):
-            shocks = Numbers(field, seed, int(number), range(n_samples)).shocks(0, evidence)
+            shocks = Numbers(field, seed, int(number), members).shocks(0, evidence)
             out[:, k] = self.draw(np.zeros(shocks.free.shape), evidence.values[k : k + 1], shocks)
         return out
 

@@ -34,6 +34,11 @@ class Factor(Module, abc.ABC):
     def matrix(self) -> sp.csr_array:
         """The whole of it, in float64, on the processor."""
 
+    @property
+    def widest_row(self) -> int:
+        """Most entries of a row."""
+        return int(np.diff(self.matrix.indptr).max())
+
     def touching(self, columns: Int[np.ndarray, " some"]) -> sp.csr_array:
         """Rows of F, in their order, that have an entry in some columns."""
         return touching(self.matrix, columns)

@@ -234,6 +234,12 @@ class TiledFactor(Factor):
         """The whole of F."""
         return self._joined(self.sequence)
 
+    @property
+    def widest_row(self) -> int:
+        """Most entries of a row."""
+        counts = (np.diff(rows.inner.indptr) + np.diff(rows.outer.indptr) for rows in map(self.rows, self.sequence))
+        return max(int(count.max(initial=0)) for count in counts)
+
     def touching(self, columns: Int[np.ndarray, " some"]) -> sp.csr_array:
         """Rows of F that have an entry in some columns, from the tiles that may have one."""
         held, order = np.zeros(self.tiling.lattice.n_cells, dtype=bool), self.tiling.order()

@@ -49,7 +49,11 @@ class Choice(NamedTuple):
 
 
 def choose(
-    x: Float[ndarray, "sample vertex"], variable: str, folds: Sequence[Int[ndarray, " _"]], ordered: bool
+    x: Float[ndarray, "sample vertex"],
+    variable: str,
+    folds: Sequence[Int[ndarray, " _"]],
+    ordered: bool,
+    ends: tuple[float, float] | None = None,
 ) -> Choice:
     """Choose the simplest transform whose held-out log-density is close to the highest.
 
@@ -58,19 +62,29 @@ def choose(
     Transforms whose draws would pass a bound of the data are out: zero for data that are never negative, and ends
     before which the values crowd. The density counts location and scale of the vertices as the fit of a field does, and
     the slope of the transform.
+
+    Of values at some vertices only, ``ends`` are the lowest and highest at all, which the transform has to take;
+    quantiles, which belong to the vertices that they are fitted to, are out.
     """
     what = f"Transform of {subject(variable)}:"
     if masses(x) != (None, None):
+        if ends is not None:
+            raise ValueError(
+                f"marginal must be named for {subject(variable)} where data are read in parts, got 'auto' of data of "
+                f"which {LEAST:.0%} or more are at a bound: only 'quantile' draws them there, and needs all in memory"
+            )
         return Choice("quantile", f"{what} quantile, with the probability of values at a bound ({LEAST:.0%} or more).")
     if len(x) < FEWEST_TO_CHOOSE or len(folds) < 2:
         return Choice("standardize", f"{what} standardize, since samples are too few to choose.")
     seen = np.flatnonzero(np.isfinite(x).any(axis=1))
     x, folds = x[seen], [np.flatnonzero(np.isin(seen, held_out)) for held_out in folds]
-    bounds, gains = _bounds(x), {}
+    names = [name for name in _BY_SIMPLICITY if ends is None or name != "quantile"]
+    low, high = (float(np.nanmin(x)), float(np.nanmax(x))) if ends is None else ends
+    bounds, gains = _bounds(x, low, high), {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the transform that is chosen warns when it is fitted
-        for name in _BY_SIMPLICITY:
-            if _allowed(name, x) and _within(FITS[name](x, variable), x, bounds):
+        for name in names:
+            if _allowed(name, x, low) and _within(FITS[name](x, variable), x, bounds):
                 gains[name] = _held_out(name, x, folds)
     if not gains:
         return Choice("standardize", f"{what} standardize.")
@@ -83,25 +97,24 @@ def choose(
     return Choice(
         chosen,
         f"{what} {chosen}, the simplest within one standard error, or {_WORTH:g}, of the highest held-out log-density "
-        f"({told} nats per dimension).",
+        f"({told} nats per dimension{'' if ends is None else ', on patches'}).",
     )
 
 
-def _allowed(name: TransformName, x: Float[ndarray, "sample vertex"]) -> bool:
-    """Whether the data are in the domain of a transform, and enough for it."""
-    least = np.nanmin(x)
+def _allowed(name: TransformName, x: Float[ndarray, "sample vertex"], least: float) -> bool:
+    """Whether the data, of which this is the lowest, are in the domain of a transform, and enough for it."""
     if name == "log":
-        return bool(least > 0)
+        return least > 0
     if name == "sqrt":
-        return bool(least >= 0)
+        return least >= 0
     return name != "quantile" or np.isfinite(x).sum() * 0.5 >= _FEWEST_VALUES
 
 
-def _bounds(x: Float[ndarray, "sample vertex"]) -> tuple[float, float]:
+def _bounds(x: Float[ndarray, "sample vertex"], low: float, high: float) -> tuple[float, float]:
     """Bounds of the law: zero for data that are never negative, and ends before which values crowd; else infinite."""
     upper, below = upper_bound(x), upper_bound(-x)
-    lower = 0.0 if np.nanmin(x) >= 0 else -math.inf if below is None else -below
-    return lower, math.inf if upper is None else upper
+    lower = 0.0 if low >= 0 else -math.inf if below is None or -below > low else -below
+    return lower, math.inf if upper is None or upper < high else upper
 
 
 def _within(transform: ValueTransform, x: Float[ndarray, "sample vertex"], bounds: tuple[float, float]) -> bool:

@@ -109,6 +109,7 @@ class Marginal(ValueTransform):
         folds: Sequence[Int[ndarray, " _"]] = (),
         ordered: bool = False,
         seed: int = 0,
+        ends: Sequence[tuple[float, float]] | None = None,
     ) -> Marginal:
         """Fit the transforms of a choice to data; location and scale are left 0 and 1, for `rescaled`.
 
@@ -126,6 +127,8 @@ class Marginal(ValueTransform):
             Whether the samples are in order of time.
         seed : int
             Of the values that rounded data are spread to.
+        ends : sequence of (float, float), optional
+            Lowest and highest value of each channel at all vertices, where x is of some of them.
 
         Raises
         ------
@@ -152,17 +155,25 @@ class Marginal(ValueTransform):
                 )
                 values = spread(values, step, seed)
             if name == "auto":
-                name, reason = choose(values, label, parts, ordered)
+                name, reason = choose(values, label, parts, ordered, None if ends is None else ends[k])
                 reasons.append(reason)
             transform = FITS[name](values, label)
             transforms.append(transform if step is None else Rounded(transform, step, float(np.nanmin(x[..., k]))))
         return cls(np.zeros(x.shape[1:]), np.ones(x.shape[1:]), transforms, labels, " ".join(reasons))
 
     @classmethod
-    def of(cls, samples: Samples, choice: MarginalChoice, variables: Sequence[str | None], seed: int = 0) -> Marginal:
+    def of(
+        cls,
+        samples: Samples,
+        choice: MarginalChoice,
+        variables: Sequence[str | None],
+        seed: int = 0,
+        ends: Sequence[tuple[float, float]] | None = None,
+    ) -> Marginal:
         """Fit to samples, missing values left out; ``"auto"`` takes their folds."""
         folds = samples.folds(_FOLDS, seed % 2**32) if len(samples) >= FEWEST_TO_CHOOSE else ()
-        return cls.fit(samples.values, choice, variables, folds=folds, ordered=samples.ordered, seed=seed)
+        kept: dict[str, Any] = {"folds": folds, "ordered": samples.ordered, "seed": seed, "ends": ends}
+        return cls.fit(samples.values, choice, variables, **kept)
 
     def rescaled(self, center: Float[ndarray, "vertex channel"], scale: Float[ndarray, "vertex channel"]) -> Marginal:
         """Return the same transforms with this location and scale, of other vertices if they are `uniform`."""
