@@ -19,6 +19,7 @@ from nearfield._warnings import recorded_warnings
 from nearfield.data.codec import Codec
 from nearfield.data.features import Features
 from nearfield.data.lazy import LazyData
+from nearfield.data.missing import warn_of_empty
 from nearfield.data.outlier import warn_of_gaps_in_tiles
 from nearfield.data.patches import crops_of
 from nearfield.data.rechunking import chunk_advice
@@ -75,9 +76,12 @@ def fit_large(
     if advice is not None:
         warnings.warn(advice, stacklevel=3)  # now: there is time to write the chunks anew
     with recorded_warnings(strict=parameters["strict"]) as messages:
-        codec, statistics = _codec(lazy, run, missing)
+        codec, statistics, used = _codec(lazy, run, missing)
         tiling, names = Tiling.of(codec.graph), [channel.name for channel in codec.channels]
-        samples = TiledSamples(lazy.source, tiling, ordered=codec.ordered, run=run)
+        samples = TiledSamples(lazy.source, tiling, ordered=codec.ordered, numbers=used, run=run)
+        if (statistics.count[codec.present] < len(samples)).any():
+            _require_field(method)
+            samples = replace(samples, n_observed=statistics.count[codec.present])
         near, at = patches(samples)
         marginal = Marginal.of(near, parameters["marginal"], names, seed)
         samples = replace(samples, transform=_Transform(marginal), standard=marginal.standard)
@@ -86,14 +90,17 @@ def fit_large(
         tiles.claim(key | {"marginal": str(parameters["marginal"]), "side": tiling.side})
         options = FitOptions(Search(seed % 2**32, parameters["n_jobs"]))
         encoded = time.perf_counter()
-        fitted = fit_tiled(samples, radius, pooling, tiles, options).noted(marginal.reason)
+        fitted, patch = fit_tiled(samples, radius, pooling, tiles, options)
+        fitted = fitted.noted(marginal.reason)
         if isinstance(method, NetworkMethod) and not isinstance(method, Auto):
             fitted = _on_crops(method, samples, fitted, options).noted(marginal.reason)
         if isinstance(method, Auto):
-            near = marginal.latent(near).standardized(fitted.center[at], fitted.scale[at])
+            near = (patch if samples.incomplete else marginal.latent(near)).standardized(
+                fitted.center[at], fitted.scale[at]
+            )
             fitted = fitted.noted(_tested(near, fitted, options.seed))
     said = [*filter(None, [advice]), *messages]
-    report = fitted.report(lazy.source.n_samples, seed, said, encoded - start)
+    report = fitted.report(len(samples), seed, said, encoded - start)
     return Model(
         codec,
         marginal.rescaled(fitted.center, fitted.scale),
@@ -129,14 +136,20 @@ def _statistics(tile: int, source: Source, tiling: Tiling) -> dict[str, np.ndarr
     return statistics_of(source, tiling, tile)
 
 
-def _codec(lazy: LazyData, run: Callable[..., list[Any]], missing: str) -> tuple[Codec, VertexStatistics]:
-    """Read the statistics of all cells, and check them."""
+def _codec(
+    lazy: LazyData, run: Callable[..., list[Any]], missing: str
+) -> tuple[Codec, VertexStatistics, np.ndarray | None]:
+    """Read the statistics of all cells, and check them; numbers of the samples with values come last, if not all."""
     tiling = Tiling.of(lazy.graph)
     found = run(_statistics, range(len(tiling)), lazy.source, tiling)
     statistics = VertexStatistics.gathered(tiling, lazy.source.n_samples, found)
     codec = lazy.codec(statistics, missing)
     warn_of_gaps_in_tiles(found, codec.n_vertices)
-    return codec, statistics
+    empty = np.logical_and.reduce([tile["empty"] for tile in found])
+    if empty.any():
+        warn_of_empty(empty)
+        return codec, statistics, np.flatnonzero(~empty)
+    return codec, statistics, None
 
 
 def _digest(found: VertexStatistics, source: Source) -> str:
@@ -179,6 +192,16 @@ def _locality(method: Method) -> tuple[Any, Any]:
         "method must be 'gaussian', 'hybrid' or 'auto' for data that are read in parts, got "
         f"{type(method).__name__}; {_NETWORKS}"
     )
+
+
+def _require_field(method: Method) -> None:
+    """Refuse to train on crops with missing values."""
+    if isinstance(method, NetworkMethod) and not isinstance(method, Auto):
+        raise ValueError(
+            "method must be 'gaussian' or 'auto' for data that are read in parts and have values missing in some "
+            "samples: networks are trained on complete crops of them; or fill the values, for example by impute of "
+            "a model of the field"
+        )
 
 
 def _require_marginal(choice: Any) -> None:

@@ -109,10 +109,14 @@ class VertexStatistics:
 
 
 def statistics_of(source: Source, tiling: Tiling, tile: int) -> dict[str, ndarray]:
-    """Return the statistics of the cells of a tile, as arrays, and the values furthest from the rest."""
+    """Return the statistics of the cells of a tile, as arrays, the values furthest from the rest, and empty samples."""
     values = source.read(tiling.box(tile))
     found = VertexStatistics.of(values, source.allowed)
-    return {name: value for name, value in vars(found).items() if name != "n_samples"} | furthest(values)
+    empty = np.full(len(values), not found.present.any())
+    if found.gaps.any():
+        empty = np.isnan(values).all(axis=(1, 2))
+    told = {name: value for name, value in vars(found).items() if name != "n_samples"}
+    return told | furthest(values) | {"empty": empty}
 
 
 def _moments(x: Float[ndarray, "sample cell channel"]) -> dict[str, ndarray]:
