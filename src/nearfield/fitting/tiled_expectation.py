@@ -43,11 +43,22 @@ FAR = 0.02
 
 
 class TiledExpectation(NamedTuple):
-    """Samples with a spread, and the gains of the iterations that led to it, nats per observed value."""
+    """Samples with a spread, and the gains of the iterations that led to it, nats per observed value.
+
+    ``shift`` is the most by which a mean moves if all values outside the box that it was computed from do by 1, in
+    standard deviations.
+    """
 
     samples: TiledSamples
     gains: tuple[float, ...]
     shift: float
+
+    def describe(self) -> str:
+        """Say how local the means are."""
+        return (
+            f"Missing values were computed from boxes around the tiles: were all values outside one standard deviation "
+            f"higher, their means would move by {self.shift:.2g} of one at most."
+        )
 
 
 class _Law(NamedTuple):

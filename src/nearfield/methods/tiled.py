@@ -65,7 +65,7 @@ def fit_tiled(
         keeper.forget_others(stage)
     else:
         missing = MissingReport.of(samples, len(found.gaps.gains))
-        reason = f"{reason} {missing.describe()}"
+        reason = f"{reason} {missing.describe()} {found.gaps.describe()}"
     fitted = time.perf_counter()
     field, correction, off = found.tiles.corrected(found)
     if correction is not None:
