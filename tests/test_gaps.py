@@ -95,10 +95,10 @@ def test_conditional_draws_have_the_conditional_covariance():
 
 
 def test_pairs_of_a_window_hold_all_that_its_moments_need():
-    for graph in (GRID, POINTS):
+    for graph in (GRID, POINTS, DependencyGraph.grid((7, 9), periodic=True)):
         pairs, table = window_pairs(graph, 2, 2).toarray() > 0, predecessors(graph, 2)
-        for index, present in zip(table.index, table.present, strict=True):
-            members = (index[present, None] * 2 + np.arange(2)).ravel()
+        for index in table.index:  # with what is later where an axis closes, which averages over vertices read
+            members = (np.unique(index)[:, None] * 2 + np.arange(2)).ravel()
             assert pairs[np.ix_(members, members)].all()
 
 

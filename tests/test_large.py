@@ -116,11 +116,83 @@ def test_what_cannot_be_fitted_in_parts_is_refused(small, settings, message):
         nf.LocalizedDiffusion(random_state=0, **settings).fit(smooth(20, (40, 44)).chunk({"y": 20}))
 
 
-def test_gaps_of_lazy_data_are_refused(small):
+def with_gaps(x, seed=1):
+    """Fields with a swath of a fifth missing in most, and scattered values."""
+    rng = np.random.default_rng(seed)
+    missing = rng.random(x.shape) < 0.1
+    for k in range(len(x)):
+        first = rng.integers(x.shape[2])
+        missing[k][:, first : first + x.shape[2] // 5] |= k % 5 > 0
+    return x.where(~missing)
+
+
+@pytest.mark.slow
+def test_a_lazy_fit_with_gaps_agrees_with_the_fit_in_memory(small):
+    x, held_out = with_gaps(smooth(60, (40, 44))), smooth(40, (40, 44), seed=1)
+    settings = {"method": "gaussian", "radius": 3, "pooling": 1.0, "random_state": 0}
+    lazily = nf.LocalizedDiffusion(**settings).fit(x.chunk({"y": 20, "x": 20}))
+    whole = nf.LocalizedDiffusion(**settings).fit(x)
+    assert "of the values are missing; the field is fitted to the others" in lazily.fit_report_.reason
+    found, expected = lazily.fit_report_.missing, whole.fit_report_.missing
+    assert (found.share, found.n_observed) == (expected.share, expected.n_observed)
+    assert np.allclose(lazily.marginal_.scale, whole.marginal_.scale, rtol=0.01)
+    difference = (lazily.score_samples(held_out) - whole.score_samples(held_out)) / (40 * 44)
+    assert abs(difference.mean()) < 0.005
+    drawn = lazily.sample(100, random_state=1)
+    assert 0.93 < float(((drawn - 280) ** 2).mean() / ((held_out - 280) ** 2).mean()) < 1.07
+
+
+@pytest.mark.slow
+def test_gaps_give_the_same_bits_on_processes_and_after_a_kill(small, tmp_path, monkeypatch):
+    from nearfield.data.tile_store import TileStore
+
+    x = with_gaps(smooth(30, (40, 44))).chunk({"y": 20})
+    settings = {"method": "auto", "radius": 2, "pooling": 1.0, "random_state": 0}
+    alone = nf.LocalizedDiffusion(**settings).fit(x, checkpoint=tmp_path / "alone")
+    assert {path.name.rsplit("-", 1)[0] for path in (tmp_path / "alone").glob("*-*")} == {"field-2"}
+    drawn = alone.sample(2, random_state=1)
+    other = nf.LocalizedDiffusion(**settings, n_jobs=2).fit(x)
+    assert np.array_equal(other.sample(2, random_state=1), drawn)
+    written, write = [], TileStore.write
+
+    def failing(self, tile, arrays, stage="field"):
+        if len(written) == 19:
+            raise OSError("no space left")
+        written.append(tile)
+        write(self, tile, arrays, stage)
+
+    monkeypatch.setattr(TileStore, "write", failing)
+    with pytest.raises(OSError, match="no space left"):
+        nf.LocalizedDiffusion(**settings).fit(x, checkpoint=tmp_path / "part")
+    monkeypatch.setattr(TileStore, "write", write)
+    resumed = nf.LocalizedDiffusion(**settings).fit(x, checkpoint=tmp_path / "part")
+    assert np.array_equal(resumed.sample(2, random_state=1), drawn)
+    assert resumed.digest_ == alone.digest_
+
+
+def test_gaps_of_lazy_data_are_refused_where_complete_fields_are_needed(small):
     x = smooth(20, (40, 44))
     x[3, 5, 7] = np.nan
-    with pytest.raises(ValueError, match="data that do not fit into memory must be complete"):
+    lazily = x.chunk({"y": 20})
+    with pytest.raises(ValueError, match="data contains NaN in some samples or variables at 1 of 1760 vertices"):
+        nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(lazily, missing="error")
+    with pytest.raises(ValueError, match="networks are trained on complete crops"):
+        nf.LocalizedDiffusion(method="hybrid", pooling=1.0, random_state=0).fit(lazily)
+    x[:17, 5, 7] = np.nan
+    with pytest.raises(ValueError, match="at least 5 values of each variable at a vertex"):
         nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(x.chunk({"y": 20}))
+
+
+@pytest.mark.slow
+def test_lazy_samples_without_a_value_are_left_out(small):
+    x = smooth(30, (40, 44))
+    settings = {"method": "gaussian", "radius": 2, "pooling": 1.0, "random_state": 0}
+    without = nf.LocalizedDiffusion(**settings).fit(x[np.arange(30) != 4].chunk({"y": 20}))
+    x[4] = np.nan
+    with pytest.warns(UserWarning, match="1 of 30 samples have no value at all, first number 4"):
+        model = nf.LocalizedDiffusion(**settings).fit(x.chunk({"y": 20}))
+    assert model.fit_report_.n_samples == 29
+    assert np.array_equal(model.sample(1, random_state=0), without.sample(1, random_state=0))
 
 
 @pytest.mark.slow

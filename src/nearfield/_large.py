@@ -21,6 +21,7 @@ from nearfield.data.duplicate import warn_of_duplicates
 from nearfield.data.features import Features
 from nearfield.data.lazy import LazyData
 from nearfield.data.lost_chunk import warn_of_lost_chunks
+from nearfield.data.missing import warn_of_empty
 from nearfield.data.outlier import warn_of_gaps_in_tiles
 from nearfield.data.patches import crops_of
 from nearfield.data.rechunking import chunk_advice
@@ -79,9 +80,12 @@ def fit_large(
     if advice is not None:
         warnings.warn(advice, stacklevel=3)  # now: there is time to write the chunks anew
     with recorded_warnings(strict=parameters["strict"]) as messages:
-        codec, statistics, fingerprints = _codec(lazy, run, missing)
+        codec, statistics, fingerprints, used = _codec(lazy, run, missing)
         tiling, names = Tiling.of(codec.graph), [channel.name for channel in codec.channels]
-        samples = TiledSamples(lazy.source, tiling, ordered=codec.ordered, run=run)
+        samples = TiledSamples(lazy.source, tiling, ordered=codec.ordered, numbers=used, run=run)
+        if (statistics.count[codec.present] < len(samples)).any():
+            _require_field(method)
+            samples = replace(samples, n_observed=statistics.count[codec.present])
         near, at = patches(samples)
         warn_of_duplicates(near)
         ends = list(zip(np.nanmin(statistics.low, axis=0), np.nanmax(statistics.high, axis=0), strict=True))
@@ -92,14 +96,17 @@ def fit_large(
         tiles.claim(key | {"marginal": str(parameters["marginal"]), "side": tiling.side})
         options = FitOptions(Search(seed % 2**32, parameters["n_jobs"]))
         encoded = time.perf_counter()
-        fitted = fit_tiled(samples, radius, pooling, tiles, options).noted(marginal.reason)
+        fitted, patch = fit_tiled(samples, radius, pooling, tiles, options)
+        fitted = fitted.noted(marginal.reason)
         if isinstance(method, NetworkMethod) and not isinstance(method, Auto):
             fitted = _on_crops(method, samples, fitted, options).noted(marginal.reason)
         if isinstance(method, Auto):
-            near = marginal.latent(near).standardized(fitted.center[at], fitted.scale[at])
+            near = (patch if samples.incomplete else marginal.latent(near)).standardized(
+                fitted.center[at], fitted.scale[at]
+            )
             fitted = fitted.noted(_tested(near, fitted, options.seed))
     said = [*filter(None, [advice]), *messages]
-    report = fitted.report(lazy.source.n_samples, seed, said, encoded - start)
+    report = fitted.report(len(samples), seed, said, encoded - start)
     return Model(
         codec,
         marginal.rescaled(fitted.center, fitted.scale),
@@ -137,15 +144,23 @@ def _statistics(tile: int, source: Source, tiling: Tiling) -> dict[str, np.ndarr
 
 def _codec(
     lazy: LazyData, run: Callable[..., list[Any]], missing: str
-) -> tuple[Codec, VertexStatistics, UInt64[np.ndarray, " sample"]]:
-    """Read the statistics of all cells and check them, and the fingerprints of the samples."""
+) -> tuple[Codec, VertexStatistics, UInt64[np.ndarray, " sample"], np.ndarray | None]:
+    """Read the statistics of all cells and check them; return the fingerprints of the samples with values.
+
+    The numbers of these samples come last, if they are not all.
+    """
     tiling = Tiling.of(lazy.graph)
     found = run(_statistics, range(len(tiling)), lazy.source, tiling)
     statistics = VertexStatistics.gathered(tiling, lazy.source.n_samples, found)
     codec = lazy.codec(statistics, missing)
     warn_of_gaps_in_tiles(found, codec.n_vertices)
     warn_of_lost_chunks(lazy.source, statistics.present)
-    return codec, statistics, np.stack([each["fingerprint"] for each in found]).sum(axis=0)
+    fingerprints = np.stack([each["fingerprint"] for each in found]).sum(axis=0)
+    empty = np.logical_and.reduce([tile["empty"] for tile in found])
+    if empty.any():
+        warn_of_empty(empty)
+        return codec, statistics, fingerprints[~empty], np.flatnonzero(~empty)
+    return codec, statistics, fingerprints, None
 
 
 def _digest(found: VertexStatistics, source: Source) -> str:
@@ -188,6 +203,16 @@ def _locality(method: Method) -> tuple[Any, Any]:
         "method must be 'gaussian', 'hybrid' or 'auto' for data that are read in parts, got "
         f"{type(method).__name__}; {_NETWORKS}"
     )
+
+
+def _require_field(method: Method) -> None:
+    """Refuse to train on crops with missing values."""
+    if isinstance(method, NetworkMethod) and not isinstance(method, Auto):
+        raise ValueError(
+            "method must be 'gaussian' or 'auto' for data that are read in parts and have values missing in some "
+            "samples: networks are trained on complete crops of them; or fill the values, for example by impute of "
+            "a model of the field"
+        )
 
 
 def _require_marginal(choice: Any) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 import numpy as np
+import scipy.sparse as sp
 
 from nearfield.graph import DependencyGraph
 from nearfield.graph.tiling import Box, Tiling
@@ -15,7 +16,7 @@ from nearfield.samples import Samples, folds_of, standard_error
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-__all__ = ["Run", "Source", "TiledSamples", "one_by_one"]
+__all__ = ["Completion", "Run", "Source", "TiledSamples", "one_by_one"]
 
 Run = Callable[..., list[Any]]
 """Runs a function of each item and of common arguments, and returns the results in order."""
@@ -48,6 +49,19 @@ class Source(Protocol):
         """Read all samples, or those of some numbers, on the cells of a box in its order; NaN where missing."""
 
 
+class Completion(Protocol):
+    """What stands for missing values, before any standardisation."""
+
+    @property
+    def joint(self) -> bool:
+        """Whether it holds for all samples together, as a spread does."""
+
+    def fill(
+        self, values: Float[np.ndarray, "sample vertex channel"], box: Box, numbers: Int[np.ndarray, " some"] | None
+    ) -> sp.csr_array | None:
+        """Fill in what is missing (NaN) of the samples of these numbers in a box, and return its spread, if any."""
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class TiledSamples:
@@ -69,6 +83,10 @@ class TiledSamples:
         Names of the channels; by default their numbers.
     standard : tuple of bool
         Channels that have mean 0 and unit scale; by default none.
+    n_observed : ndarray of int, shape (vertex, channel), optional
+        Values of each vertex that are not missing; by default none are.
+    completion : Completion, optional
+        What stands for the missing values; without it they are NaN.
     run : callable, optional
         Runs tasks, ``run(function, items, *common)``, in parallel perhaps; by default one after the other. Samples that
         are sent to tasks run what they start themselves.
@@ -93,6 +111,8 @@ class TiledSamples:
     scale: Float[np.ndarray, "vertex channel"] | None = None
     channels: tuple[str, ...] = ()
     standard: tuple[bool, ...] = ()
+    n_observed: Int[np.ndarray, "vertex channel"] | None = None
+    completion: Completion | None = None
     run: Run | None = None
     _known: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
@@ -129,6 +149,11 @@ class TiledSamples:
         """Number of channels of each vertex."""
         return self.source.n_channels
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether values are missing that nothing stands for yet."""
+        return self.n_observed is not None and self.completion is None
+
     def on(self, box: Box) -> Samples:
         """Read the samples on the vertices of a box, in double precision."""
         values = self.source.read(box, self.numbers)
@@ -137,10 +162,19 @@ class TiledSamples:
         values = values.astype(np.float64)
         if self.transform is not None:
             values = self.transform(values)
+        observed = spread = None
+        if self.completion is not None:
+            seen = ~np.isnan(values)
+            spread = None if seen.all() else self.completion.fill(values, box, self.numbers)
+            observed = None if spread is None else seen
         if self.center is not None and self.scale is not None:
             vertices = self.tiling.vertices(box)
             values = (values - self.center[vertices]) / self.scale[vertices]
-        return Samples(values, self.tiling.graph_of(box), None, self.ordered, self.channels, self.standard)
+            if spread is not None:
+                units = sp.diags_array(1 / self.scale[vertices].ravel())
+                spread = sp.csr_array(units @ spread @ units)
+        graph = self.tiling.graph_of(box)
+        return Samples(values, graph, observed, self.ordered, self.channels, self.standard, spread)
 
     def standardized(
         self, center: Float[np.ndarray, "vertex channel"], scale: Float[np.ndarray, "vertex channel"]
@@ -154,8 +188,14 @@ class TiledSamples:
             self._known["standardized"] = last  # with what is known of it
         return last
 
+    def completed(self, completion: Completion) -> TiledSamples:
+        """Return the samples with what stands for missing values; without a spread they count as complete."""
+        return replace(self, completion=completion, n_observed=self.n_observed if completion.joint else None)
+
     def take(self, numbers: Int[np.ndarray, " some"]) -> TiledSamples:
         """Return the samples of these numbers."""
+        if self.completion is not None and self.completion.joint:
+            raise ValueError("samples with a spread cannot be divided, which holds for all of them together")
         return replace(self, numbers=numbers if self.numbers is None else self.numbers[numbers])
 
     def without(self, numbers: Int[np.ndarray, " some"]) -> TiledSamples:

@@ -131,19 +131,9 @@ class LazyData:
         Raises
         ------
         ValueError
-            As `Codec.fit` does. Values that are missing in some samples only are refused too, whether allowed or not.
+            As `Codec.fit` does.
         """
-        codec = Codec.of(self.training, found, missing)
-        partly = (found.gaps > 0) & found.present
-        if partly.any():
-            first = int(partly.argmax())
-            raise ValueError(
-                f"data that do not fit into memory must be complete, got NaN in some samples or variables at "
-                f"{partly.sum()} of {found.present.sum()} vertices, first {codec.layout.name(first)} "
-                f"({found.gaps[first]} of {found.n_samples} samples); fill them, drop those samples, set those "
-                f"vertices to NaN in every sample to leave them out, or fit a part of at most {WHOLE} values"
-            )
-        return codec
+        return Codec.of(self.training, found, missing)
 
 
 def _size(data: Any) -> int:

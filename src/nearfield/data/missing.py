@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MISSING_NAMES", "Declaration", "customary", "declared", "fill_numbers", "refuse_fill", "refuse_observed",
-    "valid_range", "without_empty",
+    "valid_range", "warn_of_empty", "without_empty",
 ]  # fmt: skip
 
 FILL_NAMES = ("_FillValue", "missing_value", "fill_value", "nodata", "_nodata", "nodatavals")
@@ -283,12 +283,17 @@ def without_empty(samples: Samples) -> Samples:
     """Leave out samples without any value, with a warning."""
     if samples.observed is None:
         return samples
-    empty = ~samples.observed.any(axis=(1, 2))
+    empty = np.asarray(~samples.observed.any(axis=(1, 2)))
     if not empty.any():
         return samples
-    warnings.warn(
-        f"{empty.sum()} of {len(samples)} samples have no value at all, first number {int(empty.argmax())}: they are "
-        "left out of the fit",
-        stacklevel=3,
-    )
+    warn_of_empty(empty)
     return samples.take(np.flatnonzero(~empty))
+
+
+def warn_of_empty(empty: Bool[ndarray, " sample"]) -> None:
+    """Warn of samples without any value."""
+    warnings.warn(
+        f"{empty.sum()} of {len(empty)} samples have no value at all, first number {int(empty.argmax())}: they are "
+        "left out of the fit",
+        stacklevel=4,
+    )

@@ -110,12 +110,15 @@ class VertexStatistics:
 
 
 def statistics_of(source: Source, tiling: Tiling, tile: int) -> dict[str, ndarray]:
-    """Return the statistics of the cells of a tile, as arrays, the values furthest from the rest, and fingerprints."""
+    """Return the statistics of the cells of a tile, as arrays, and what tells its samples apart and which are empty."""
     box = tiling.box(tile)
     values = source.read(box)
-    found = vars(VertexStatistics.of(values, source.allowed))
-    sums = {"fingerprint": fingerprint_sums(values, tiling.cells(box))}
-    return {name: value for name, value in found.items() if name != "n_samples"} | furthest(values) | sums
+    found = VertexStatistics.of(values, source.allowed)
+    empty = np.full(len(values), not found.present.any())
+    if found.gaps.any():
+        empty = np.isnan(values).all(axis=(1, 2))
+    told = {name: value for name, value in vars(found).items() if name != "n_samples"} | furthest(values)
+    return told | {"fingerprint": fingerprint_sums(values, tiling.cells(box)), "empty": empty}
 
 
 def _moments(x: Float[ndarray, "sample cell channel"]) -> dict[str, ndarray]:

@@ -122,10 +122,14 @@ def _distance(one: tuple[int, Pooling], other: tuple[int, Pooling]) -> float:
 
 
 def window_pairs(graph: DependencyGraph, radius: int, n_channels: int) -> sp.csr_array:
-    """Pairs of variables that share a window of the field, variables by vertex with channels fastest."""
+    """Pairs of variables that share a window of the field, variables by vertex with channels fastest.
+
+    On lattices windows hold later vertices too where an axis closes: averages over vertices read their moments.
+    """
     table = predecessors(graph, radius)
-    row = np.repeat(np.arange(len(table.index)), table.present.sum(axis=1))
-    window = sp.csr_array((np.ones(len(row), dtype=np.float32), (row, table.index[table.present])))
+    used = table.present if table.offsets is None else table.present | (table.index != table.index[:, :1])
+    row = np.repeat(np.arange(len(table.index)), used.sum(axis=1))
+    window = sp.csr_array((np.ones(len(row), dtype=np.float32), (row, table.index[used])))
     window = sp.csr_array(sp.kron(window, np.ones((1, n_channels), dtype=np.float32)))
     return sp.csr_array(window.T @ window)
 

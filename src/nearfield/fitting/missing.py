@@ -8,6 +8,7 @@ from typing import final
 import numpy as np
 
 from nearfield.samples import Samples
+from nearfield.tiled_samples import TiledSamples
 
 __all__ = ["MissingReport"]
 
@@ -42,14 +43,16 @@ class MissingReport:
     iterations: int
 
     @classmethod
-    def of(cls, samples: Samples, iterations: int) -> MissingReport:
+    def of(cls, samples: Samples | TiledSamples, iterations: int) -> MissingReport:
         """Report what is missing of samples."""
-        count, n = samples.n_observed.min(axis=1), len(samples)
+        observed, n = samples.n_observed, len(samples)
+        assert observed is not None
+        count = observed.min(axis=1)
         return cls(
-            share=1 - float(samples.n_observed.mean()) / n,
+            share=1 - float(observed.mean()) / n,
             n_observed=tuple(count.tolist()),
             few=tuple(np.flatnonzero((count < n) & (count < max(_FEW_VALUES, _FEW_SHARE * n))).tolist()),
-            inflation=float((n / np.maximum(samples.n_observed, 1)).mean()),
+            inflation=float((n / np.maximum(observed, 1)).mean()),
             iterations=iterations,
         )
 

@@ -17,8 +17,8 @@ from nearfield.fitting.closed_form import FieldFit, whitening_rows
 from nearfield.fitting.covariance import (
     VertexMoments,
     pooled_location,
+    sample_moments,
     second_moments,
-    vertex_moments,
 )
 from nearfield.fitting.elimination import predecessors
 from nearfield.fitting.pooling import REACH, GlobalAverage, Pooling, Smoother, distinct_rows, smoother
@@ -27,7 +27,7 @@ from nearfield.graph import Neighborhood
 from nearfield.graph.tiling import Box, Tiling
 from nearfield.samples import Samples
 from nearfield.score.field import GaussianField
-from nearfield.score.tiled_factor import TiledFactor, TileReader
+from nearfield.score.tiled_factor import TiledFactor, TileReader, places_of
 from nearfield.tiled_samples import TiledSamples, one_by_one
 
 if TYPE_CHECKING:
@@ -98,14 +98,15 @@ def vertex_statistics(samples: TiledSamples) -> VertexMoments:
     tiling = samples.tiling
     shape = samples.n_vertices, samples.n_channels
     mean, variance, rare = np.empty(shape), np.empty(shape), np.empty(shape, dtype=bool)
+    count = None if samples.n_observed is None else np.maximum(samples.n_observed, 1)
     for tile, found in enumerate(samples.over_tiles(_vertex_moments, kept="moments")):
         own = tiling.vertices(tiling.box(tile))
         mean[own], variance[own], rare[own] = found.mean, found.variance, found.rare
-    return VertexMoments(mean, variance, rare, len(samples))
+    return VertexMoments(mean, variance, rare, len(samples) if count is None else count)
 
 
 def _vertex_moments(tile: int, samples: TiledSamples) -> VertexMoments:
-    return vertex_moments(samples.on(samples.tiling.box(tile)).values)
+    return sample_moments(samples.on(samples.tiling.box(tile)))
 
 
 class TiledSmoother:
@@ -243,9 +244,9 @@ def _fit_tile(
     fit = regress_windows(part, table, pooling, None, smooth)
     rows = own if nearby else slice(None)
     regression = fit.regression._replace(coefficient=fit.regression.coefficient[rows], root=fit.regression.root[rows])
-    kept, near = table.present[rows], tiling.within(tiling.around(tile, radius), outer)
-    number = np.where(near, np.cumsum(near) - 1, 0)  # within the reach of the tile; beyond it none is read
-    factor = whitening_rows(regression, kept, np.arange(len(own)), number[table.index[rows]], int(near.sum()))
+    kept, near = table.present[rows], tiling.vertices(tiling.around(tile, radius))
+    number = np.maximum(places_of(tiling.vertices(outer), near, np.argsort(near)), 0)  # beyond them none is read
+    factor = whitening_rows(regression, kept, np.arange(len(own)), number[table.index[rows]], len(near))
     arrays = {
         "data": factor.data,
         "indices": factor.indices.astype(np.int32),

@@ -133,8 +133,11 @@ class Tiling:
 
         A periodic axis that is no longer than this is there once, whole.
         """
+        return self.grown(self.box(tile), reach)
+
+    def grown(self, box: Box, reach: int) -> Box:
+        """Cells within some cells of a box, as `around` a tile."""
         start, stop = [], []
-        box = self.box(tile)
         for begin, end, length, periodic in zip(
             box.start, box.stop, self.lattice.shape, self.lattice.periodic, strict=True
         ):
@@ -232,6 +235,16 @@ class Tiling:
             cells, tile = cells[kept], tile[kept]
         ranks: np.ndarray = self._sequence[tile] * self.lattice.n_cells + cells
         return ranks
+
+    def tiles_in(self, box: Box) -> list[int]:
+        """Tiles that a box cuts, in their order."""
+        axes = zip(box.start, box.stop, self.lattice.shape, self.side, self.counts, strict=True)
+        along = [
+            np.unique(np.minimum(np.arange(start, stop) % length // side, count - 1))
+            for start, stop, length, side, count in axes
+        ]
+        found: list[int] = np.ravel_multi_index(np.ix_(*along), self.counts).reshape(-1).tolist()
+        return found
 
     @cached_property
     def _sequence(self) -> Int[np.ndarray, " tile"]:

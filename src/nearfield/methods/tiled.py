@@ -16,10 +16,12 @@ from nearfield.distribution import GaussianModel
 from nearfield.fitting.band import choose_band
 from nearfield.fitting.closed_form import FieldFit, settled_field, warn_of
 from nearfield.fitting.coarse import Scale, choose_correction, corrected
+from nearfield.fitting.missing import MissingReport
 from nearfield.fitting.moments import Moment, MomentWarning, moment_warning
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.selection import SelectionReport, select_field
 from nearfield.fitting.tiled import Keeper, build_tiled
+from nearfield.fitting.tiled_expectation import TiledExpectation, completed_tiles, expectation_of_tiles
 from nearfield.fitting.tiled_moments import tiled_moments
 from nearfield.methods.base import FitOptions, Fitted, locality_reason
 from nearfield.samples import Samples
@@ -39,8 +41,11 @@ MOST_WIDER = 3
 
 def fit_tiled(
     samples: TiledSamples, radius: int | None, pooling: Pooling | None, keeper: Keeper, options: FitOptions
-) -> Fitted:
-    """Choose the locality on patches, fit the tiles, check the second moments of draws, and correct larger scales."""
+) -> tuple[Fitted, Samples]:
+    """Choose the locality on patches, fit the tiles, check the second moments of draws, and correct larger scales.
+
+    The patches come back, with draws of what is missing there.
+    """
     start = time.perf_counter()
     tiles = _Tiles(samples, *patches(samples), keeper, options)
     selection: SelectionReport | None = None
@@ -55,9 +60,14 @@ def fit_tiled(
     warn_of(found.fit, len(samples))
     if found.pooling.nugget > pooling.nugget:
         reason += f" White noise of {found.pooling.nugget:g} of the variance gives the draws the variance of the data."
-    keeper.forget_others(getattr(found.fit.field.factor, "stage", ""))
+    missing, stage = None, getattr(found.fit.field.factor, "stage", "")
+    if found.gaps is None:
+        keeper.forget_others(stage)
+    else:
+        missing = MissingReport.of(samples, len(found.gaps.gains))
+        reason = f"{reason} {missing.describe()} {found.gaps.describe()}"
     fitted = time.perf_counter()
-    field, correction, off = tiles.corrected(found)
+    field, correction, off = found.tiles.corrected(found)
     if correction is not None:
         reason = f"{reason} {correction.describe()}"
     if off is not None:
@@ -65,9 +75,11 @@ def fit_tiled(
     made, fit = time.perf_counter(), found.fit
     near = tiles.patch.standardized(fit.center[tiles.at], fit.scale[tiles.at])
     band, widened = choose_band(near, found.radius, found.pooling, None, options.search)
-    eigenvalue = _largest_eigenvalue(samples.standardized(fit.center, fit.scale))
+    eigenvalue = _largest_eigenvalue(found.tiles.samples.standardized(fit.center, fit.scale))
+    if missing is not None:
+        keeper.forget_others(stage)
     cut = " x ".join(map(str, samples.tiling.side))
-    return Fitted(
+    law = Fitted(
         fit.center,
         fit.scale,
         GaussianModel(field, None, band, eigenvalue),
@@ -76,16 +88,20 @@ def fit_tiled(
         " ".join(filter(None, (reason, f"Fitted in {len(samples.tiling)} tiles of {cut} cells.", widened))),
         {"select": selected - start, "fit": fitted - selected, "correct": made - fitted},
         selection,
+        missing=missing,
     )
+    return law, found.tiles.patch
 
 
 class _Checked(NamedTuple):
-    """A fit with the second moments of its draws."""
+    """A fit with the second moments of its draws, the tiles with draws of what is missing, and how they came about."""
 
     radius: int
     pooling: Pooling
     fit: FieldFit
     moments: tuple[Moment, ...]
+    tiles: _Tiles
+    gaps: TiledExpectation | None
 
     @property
     def off(self) -> str | None:
@@ -110,11 +126,26 @@ class _Tiles:
     keeper: Keeper
     options: FitOptions
 
-    def checked(self, radius: int, pooling: Pooling, *, settle: bool) -> _Checked:
-        """Fit, with a nugget where that may be chosen and draws ask for it, and compare the moments of draws."""
-        fit = partial(self._fit, radius)
+    def checked(self, radius: int, pooling: Pooling, *, settle: bool, start: FieldFit | None = None) -> _Checked:
+        """Fit, with a nugget where that may be chosen and draws ask for it, and compare the moments of draws.
+
+        Where values are missing, expectation and maximisation start from a field.
+        """
+        samples, tiles, gaps = self.samples, self, None
+        if samples.incomplete:
+            gaps = expectation_of_tiles(samples, radius, pooling, self.keeper, self.options.seed, start)
+            samples = gaps.samples
+        fit = partial(self._fit, samples, radius)
         found, pooling = settled_field(fit, pooling) if settle else (fit(pooling), pooling)
-        return _Checked(radius, pooling, found, self._moments(found, found.field))
+        if gaps is not None:
+            tiles = self._drawn(found)
+        return _Checked(radius, pooling, found, tiles._moments(found, found.field), tiles, gaps)
+
+    def _drawn(self, fit: FieldFit) -> _Tiles:
+        """Draw what is missing."""
+        stage = f"drawn-{getattr(fit.field.factor, 'stage', '')}"
+        samples = completed_tiles(self.samples, fit, self.keeper, stage, self.options.seed)
+        return replace(self, samples=samples, patch=patches(samples)[0])
 
     def wider(self, found: _Checked, selection: SelectionReport, reason: str) -> tuple[_Checked, str]:
         """Take a wider radius with hardly more loss, if the moments of its draws are nearer to those of the data.
@@ -124,7 +155,7 @@ class _Tiles:
         best, lowest = found, selection.table[selection.best].loss
         near = [c for c in selection.curve if c.radius > found.radius and c.loss <= lowest + PRICE]
         for candidate in sorted(near, key=lambda c: c.radius)[:MOST_WIDER]:
-            other = self.checked(candidate.radius, candidate.pooling, settle=True)
+            other = self.checked(candidate.radius, candidate.pooling, settle=True, start=found.fit)
             if other.worst < best.worst:
                 best = other
             if best.off is None:
@@ -154,9 +185,9 @@ class _Tiles:
         field.prepare(fit.run)
         return field, correction, moment_warning(self._moments(fit, field))
 
-    def _fit(self, radius: int, pooling: Pooling) -> FieldFit:
+    def _fit(self, samples: TiledSamples, radius: int, pooling: Pooling) -> FieldFit:
         stage = f"field-{radius}" + (f"-{pooling.nugget:g}" if pooling.nugget else "")
-        return build_tiled(self.samples, radius, pooling, self.keeper, stage)
+        return build_tiled(samples, radius, pooling, self.keeper, stage)
 
     def _fit_part(self, found: _Checked, stages: list[str], part: TiledSamples) -> GaussianField:
         """Fit some of the samples, in a stage of their own that is added to the others."""

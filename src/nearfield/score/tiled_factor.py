@@ -19,7 +19,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from nearfield.graph import DependencyGraph
-from nearfield.graph.tiling import Tiling
+from nearfield.graph.tiling import Box, Tiling
 from nearfield.score.solver import triangle
 from nearfield.score.sparse import Factor, touching
 from nearfield.score.tile_sweep import Borders, borders_of, covariance_of
@@ -28,7 +28,7 @@ from nearfield.tiled_samples import Run, one_by_one
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-__all__ = ["TileReader", "TileRows", "TiledFactor"]
+__all__ = ["RowsOnBox", "TileReader", "TileRows", "TiledFactor", "places_of"]
 
 KEPT = 3 << 27
 """Bytes of tiles kept in memory (384 MiB, and as much for their solvers): the first, since all are read in turn."""
@@ -73,6 +73,28 @@ class TileRows(NamedTuple):
     def n_bytes(self) -> int:
         """Memory, with that of the solver."""
         return 12 * (2 * self.inner.nnz + self.outer.nnz) + 8 * len(self.earlier)
+
+
+class RowsOnBox(NamedTuple):
+    """Rows F_RB of the factor that read a box B, its variables by vertex with channels fastest.
+
+    ``outside`` are the sums of their other entries, ``vertex`` and ``channel`` tell whose rows they are.
+    """
+
+    matrix: sp.csr_array
+    outside: Float[np.ndarray, " row"]
+    vertex: Int[np.ndarray, " row"]
+    channel: Int[np.ndarray, " row"]
+
+
+def places_of(
+    wanted: Int[np.ndarray, " wanted"], among: Int[np.ndarray, " some"], order: Int[np.ndarray, " some"]
+) -> Int[np.ndarray, " wanted"]:
+    """Places of numbers among others that ``order`` sorts; negative ones where they are not there."""
+    if not len(among):
+        return np.full(len(wanted), -(1 << 40))
+    found = order[np.minimum(np.searchsorted(among, wanted, sorter=order), len(among) - 1)]
+    return np.where(among[found] == wanted, found, -(1 << 40))
 
 
 @final
@@ -181,6 +203,33 @@ class TiledFactor(Factor):
             sp.csr_array(rows[:, used]),
             places[used],
         )
+
+    def own_rows(self, tile: int) -> sp.csr_array:
+        """Rows of F for a tile, by vertex, over the variables in the box around it, by vertex."""
+        arrays = self.stored.read(tile, self.stage)
+        n = self.n_channels * len(self.tiling.vertices(self.tiling.around(tile, self.reach)))
+        parts = arrays["data"].astype(np.float64, copy=False), arrays["indices"], arrays["indptr"]
+        return sp.csr_array(parts, shape=(len(arrays["indptr"]) - 1, n))
+
+    def on(self, box: Box) -> RowsOnBox:
+        """Rows of F that read a box, from the tiles nearby alone."""
+        tiling, channel = self.tiling, np.arange(self.n_channels)
+        inside = tiling.vertices(box)
+        order, parts, outside, vertices, channels = np.argsort(inside), [], [], [], []
+        for tile in tiling.tiles_in(tiling.grown(box, self.reach)):
+            rows, read = self.own_rows(tile), tiling.vertices(tiling.around(tile, self.reach))
+            own = tiling.vertices(tiling.box(tile))
+            at = places_of(read, inside, order)
+            column = (at[:, None] * self.n_channels + channel).reshape(-1)[rows.indices]
+            within, row = column >= 0, np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+            used, row_of = np.unique(row[within], return_inverse=True)
+            shape = (len(used), len(inside) * self.n_channels)
+            parts.append(sp.csr_array((rows.data[within], (row_of.reshape(-1), column[within])), shape=shape))
+            outside.append(np.bincount(row[~within], rows.data[~within], minlength=rows.shape[0])[used])
+            vertices.append(np.repeat(own, self.n_channels)[used])
+            channels.append(np.tile(channel, len(own))[used])
+        joined = sp.csr_array(sp.vstack(parts))
+        return RowsOnBox(joined, *(np.concatenate(each) for each in (outside, vertices, channels)))
 
     def _variables(self, places: Int[np.ndarray, " vertex"]) -> Int[np.ndarray, " variable"]:
         return (places[:, None] * self.n_channels + np.arange(self.n_channels)).reshape(-1)
