@@ -12,7 +12,7 @@ import numpy as np
 from nearfield import tasks
 from nearfield.data.draw_store import DrawStore
 from nearfield.distribution import DiffusionModel, Distribution, GaussianModel
-from nearfield.graph.tiling import Tiling
+from nearfield.graph.tiling import BoxTiling
 from nearfield.model import Model
 from nearfield.sampling.sampler import Sampler
 from nearfield.score.tiled import TiledScore
@@ -60,12 +60,12 @@ def draw_to_store(
     return store.opened()
 
 
-def _tiling(model: Model) -> Tiling | None:
-    """Tiles of a law that has them."""
+def _tiling(model: Model) -> BoxTiling | None:
+    """Tiles of a law that has them on a lattice."""
     if isinstance(model.law.score, TiledScore):
         return model.law.score.tiling
     for module in model.law.modules():
-        if isinstance(module, TiledFactor):
+        if isinstance(module, TiledFactor) and isinstance(module.tiling, BoxTiling):
             return module.tiling
     return None
 

@@ -1,4 +1,4 @@
-"""Samples of a field too large for memory, read box by box."""
+"""Samples of a field too large for memory, read region by region."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 import numpy as np
 
 from nearfield.graph import DependencyGraph
+from nearfield.graph.pieces import Piece
 from nearfield.graph.tiling import Box, Tiling
 from nearfield.samples import Samples, folds_of, standard_error
 
@@ -38,15 +39,15 @@ class Source(Protocol):
         """Number of channels of a vertex."""
 
     def read(
-        self, box: Box, samples: Int[np.ndarray, " some"] | None = None
+        self, box: Box | Piece, samples: Int[np.ndarray, " some"] | None = None
     ) -> Float[np.ndarray, "sample cell channel"]:
-        """Read all samples, or those of some numbers, on the cells of a box in its order; NaN where missing."""
+        """Read all samples, or those of some numbers, on the cells of a region in its order; NaN where missing."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class TiledSamples:
-    """Samples on a lattice that are read box by box, and never held together.
+    """Samples that are read region by region, and never held together.
 
     Parameters
     ----------
@@ -74,7 +75,7 @@ class TiledSamples:
     ...     n_samples, n_channels = 3, 1
     ...     def read(self, box, samples=None):
     ...         return np.zeros((3, box.n_cells, 1))
-    >>> samples = TiledSamples(Zeros(), Tiling(DependencyGraph.grid((8, 8)), (4, 4)))
+    >>> samples = TiledSamples(Zeros(), Tiling.of(DependencyGraph.grid((8, 8)), 16))
     >>> len(samples), samples.on(samples.tiling.around(0, 1)).values.shape
     (3, (3, 25, 1))
     """
@@ -115,8 +116,8 @@ class TiledSamples:
         """Number of channels of each vertex."""
         return self.source.n_channels
 
-    def on(self, box: Box) -> Samples:
-        """Read the samples on the vertices of a box, in double precision."""
+    def on(self, box: Box | Piece) -> Samples:
+        """Read the samples on the vertices of a region, in double precision."""
         values = self.source.read(box, self.numbers)
         if self.graph.keep is not None:
             values = values[:, self.graph.keep.reshape(-1)[self.tiling.cells(box)]]

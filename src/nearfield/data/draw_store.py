@@ -22,7 +22,7 @@ from nearfield.data import manifest
 from nearfield.data.atomic_write import require_new
 from nearfield.data.codec import Codec
 from nearfield.data.labelling import blank
-from nearfield.graph.tiling import Box, Tiling
+from nearfield.graph.tiling import Box, BoxTiling
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,7 +46,7 @@ class DrawStore:
         Layout of the data.
     n_members : int
         Members to be drawn.
-    tiling : Tiling or None
+    tiling : BoxTiling or None
         Tiles of the graph of the codec; without, a member is one tile.
 
     Examples
@@ -65,7 +65,7 @@ class DrawStore:
     path: Path
     codec: Codec
     n_members: int
-    tiling: Tiling | None = None
+    tiling: BoxTiling | None = None
 
     @classmethod
     def create(
@@ -73,7 +73,7 @@ class DrawStore:
         path: str | os.PathLike[str],
         codec: Codec,
         n_members: int,
-        tiling: Tiling | None = None,
+        tiling: BoxTiling | None = None,
         *,
         key: Mapping[str, Any],
         attrs: Mapping[str, Any] | None = None,

@@ -19,6 +19,7 @@ from nearfield.fitting.matern import Matern, own_share, shrunk_blocks
 from nearfield.fitting.pooling import GlobalAverage, LocalAverage, Pooling, Smoother, smoother
 from nearfield.fitting.window_moments import whole
 from nearfield.graph import DependencyGraph, Neighborhood
+from nearfield.graph.neighborhood import ABSENT
 from nearfield.samples import Samples
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ def cap_windows(table: Neighborhood, n_samples: int, n_channels: int, pooling: P
     present = table.present & (np.cumsum(table.present, axis=1) <= allowed)
     columns = present.any(axis=0)
     offsets = None if table.offsets is None else table.offsets[columns]
-    return Neighborhood(table.index[:, columns], present[:, columns], table.hops[:, columns], offsets)
+    shift = None if table.shift is None else np.where(present, table.shift, ABSENT)[:, columns]
+    return Neighborhood(table.index[:, columns], present[:, columns], table.hops[:, columns], offsets, shift)
 
 
 def regress_windows(

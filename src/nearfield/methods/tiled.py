@@ -16,6 +16,7 @@ from nearfield.distribution import GaussianModel
 from nearfield.fitting.band import choose_band
 from nearfield.fitting.closed_form import FieldFit, settled_field, warn_of
 from nearfield.fitting.coarse import Scale, choose_correction, corrected
+from nearfield.fitting.matern import Matern, fit_matern
 from nearfield.fitting.moments import Moment, MomentWarning, moment_warning
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.selection import SelectionReport, select_field
@@ -66,14 +67,13 @@ def fit_tiled(
     near = tiles.patch.standardized(fit.center[tiles.at], fit.scale[tiles.at])
     band, widened = choose_band(near, found.radius, found.pooling, None, options.search)
     eigenvalue = _largest_eigenvalue(samples.standardized(fit.center, fit.scale))
-    cut = " x ".join(map(str, samples.tiling.side))
     return Fitted(
         fit.center,
         fit.scale,
         GaussianModel(field, None, band, eigenvalue),
         found.radius,
         found.pooling,
-        " ".join(filter(None, (reason, f"Fitted in {len(samples.tiling)} tiles of {cut} cells.", widened))),
+        " ".join(filter(None, (reason, f"Fitted in {samples.tiling.describe()}.", widened))),
         {"select": selected - start, "fit": fitted - selected, "correct": made - fitted},
         selection,
     )
@@ -155,12 +155,17 @@ class _Tiles:
 
     def _fit(self, radius: int, pooling: Pooling) -> FieldFit:
         stage = f"field-{radius}" + (f"-{pooling.nugget:g}" if pooling.nugget else "")
-        return build_tiled(self.samples, radius, pooling, self.keeper, stage)
+        return build_tiled(self.samples, radius, pooling, self.keeper, stage, self._law(pooling, self.patch))
 
     def _fit_part(self, found: _Checked, stages: list[str], part: TiledSamples) -> GaussianField:
         """Fit some of the samples, in a stage of their own that is added to the others."""
         stages.append(f"part-{len(stages)}")
-        return build_tiled(part, found.radius, found.pooling, self.keeper, stages[-1]).field
+        law = self._law(found.pooling, self.patch if part.numbers is None else self.patch.take(part.numbers))
+        return build_tiled(part, found.radius, found.pooling, self.keeper, stages[-1], law).field
+
+    def _law(self, pooling: Pooling, patch: Samples) -> Matern | None:
+        """Law that points in space are shrunk towards, by the patches; None for other graphs."""
+        return fit_matern(patch) if pooling.strength > 0.0 else None
 
     def _moments(self, fit: FieldFit, field: GaussianField) -> tuple[Moment, ...]:
         y = self.samples.standardized(fit.center, fit.scale)
