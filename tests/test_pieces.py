@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial import Delaunay
 
+from nearfield.evaluation.metric import gaussian_kl
 from nearfield.fitting import tiled_windows
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.elimination import predecessors
@@ -80,7 +81,7 @@ def test_each_vertex_is_in_one_tile_and_tiles_of_one_colour_are_apart(name):
     graph, size = GRAPHS[name]
     tiling = PieceTiling.of(graph, size)
     assert len(tiling) == round(graph.n_vertices / size)
-    assert max(tiling.side) - min(tiling.side) <= 1
+    assert max(tiling.side) - min(tiling.side) <= (graph.parts or (1,))[-1]
     order = tiling.order()
     assert np.array_equal(np.sort(order), np.arange(graph.n_vertices))
     assert [tile for tiles in tiling.by_color() for tile in tiles] == list(range(len(tiling)))
@@ -133,6 +134,16 @@ def test_points_are_cut_across_their_longest_axis():
     assert (ends[1:, 0] > ends[:-1, 1]).all()
 
 
+def test_products_are_cut_along_their_longest_factor():
+    graph, size = GRAPHS["stations and days"]
+    tiling = PieceTiling.of(graph, size)
+    for tile in range(len(tiling)):
+        station, day = np.divmod(tiling.box(tile).vertices, 12)
+        assert np.array_equal(np.unique(station, return_counts=True)[1], [12] * 6)
+        assert np.array_equal(np.unique(day, return_counts=True)[1], [6] * 12)
+    assert {PieceTiling.of(graph, 12).box(tile).n_cells for tile in range(24)} == {12}
+
+
 def test_patches_are_connected_and_apart():
     graph = mesh(1000)
     pieces = spread_pieces(graph, 60)
@@ -164,7 +175,8 @@ def assert_same(tiled, whole):
 
 
 @pytest.mark.parametrize("pooling", POOLINGS, ids=repr)
-def test_a_tiled_fit_is_the_fit_in_the_order_of_the_tiles(pooling):
+def test_a_tiled_fit_is_the_fit_in_the_order_of_the_tiles(monkeypatch, pooling):
+    monkeypatch.setattr(tiled_windows, "SUPPORT", 0)  # windows of the whole fit are not cut
     assert_same(*fitted_both("mesh", 2, pooling, channels=2))
 
 
@@ -207,6 +219,21 @@ def test_where_windows_recur_all_that_hold_the_entries_of_one_are_averaged(name)
             mean = found.mean([], None)[found.target_of[row]]
             np.testing.assert_allclose(mean[np.ix_(entries, entries)], expected, rtol=1e-10)
             assert found.n_contributors[row] == len(alike)
+
+
+@pytest.mark.parametrize("bandwidth", [np.inf, 2.0])
+def test_windows_hold_no_more_than_the_samples_of_the_vertices_averaged_over_support(bandwidth):
+    graph, size = GRAPHS["mesh"]
+    x, pooling = correlated(graph, 12), Pooling(1.0, bandwidth, location=Pooling(0.0))
+    fit = build_tiled(TiledSamples(OnVertices(x), PieceTiling.of(graph, size)), 3, pooling, Kept())
+    assert fit.full_width == fit.width  # nothing to warn of
+    assert fit.raised == 0
+    assert abs(np.log(fit.field.covariance().diagonal())).max() < 1.5
+    near = graph.adjacency.toarray().astype(float)
+    precision = np.diag(near.sum(axis=1) + 1.0) - near
+    scale = (fit.scale * (1 + 0.2 * np.sin(np.arange(len(graph)) / 7))[:, None] ** -1).ravel()
+    covariance = fit.field.covariance() * np.outer(scale, scale)
+    assert gaussian_kl(np.linalg.inv(precision), covariance) / len(graph) < 0.3
 
 
 @pytest.mark.parametrize("name", GRAPHS)

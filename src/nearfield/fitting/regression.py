@@ -19,7 +19,6 @@ from nearfield.fitting.matern import Matern, own_share, shrunk_blocks
 from nearfield.fitting.pooling import GlobalAverage, LocalAverage, Pooling, Smoother, smoother
 from nearfield.fitting.window_moments import whole
 from nearfield.graph import DependencyGraph, Neighborhood
-from nearfield.graph.neighborhood import ABSENT
 from nearfield.samples import Samples
 
 if TYPE_CHECKING:
@@ -74,11 +73,7 @@ def cap_windows(table: Neighborhood, n_samples: int, n_channels: int, pooling: P
     if pooling.strength > 0.0 or table.present.sum(axis=1).max() * n_channels < n_samples:
         return table
     allowed = 1 + max(0, (n_samples - 1) // 2 // n_channels - 1)
-    present = table.present & (np.cumsum(table.present, axis=1) <= allowed)
-    columns = present.any(axis=0)
-    offsets = None if table.offsets is None else table.offsets[columns]
-    shift = None if table.shift is None else np.where(present, table.shift, ABSENT)[:, columns]
-    return Neighborhood(table.index[:, columns], present[:, columns], table.hops[:, columns], offsets, shift)
+    return table.only(np.cumsum(table.present, axis=1) <= allowed)
 
 
 def regress_windows(

@@ -17,7 +17,7 @@ from nearfield.fitting.covariance import VertexMoments, pooled_location, vertex_
 from nearfield.fitting.matern import Matern
 from nearfield.fitting.pooling import REACH, Pooling, Smoother, smoother
 from nearfield.fitting.regression import cap_windows, regress_windows
-from nearfield.fitting.tiled_windows import Average, Windows, average_of
+from nearfield.fitting.tiled_windows import EntrySums, Windows, WindowSums, average_of, supported
 from nearfield.graph.tiling import Tiling
 from nearfield.score.field import GaussianField
 from nearfield.score.tiled_factor import TiledFactor, TileReader
@@ -68,7 +68,7 @@ def build_tiled(
     center, scale = pooled_location(moments, samples.graph, location, fitted, smooth)
     samples = samples.standardized(center, scale)
     tiles = range(len(tiling))
-    target: Matern | Average | None = law if pooling.strength > 0.0 else None
+    target: Matern | WindowSums | EntrySums | None = law if pooling.strength > 0.0 else None
     if pooling.strength > 0.0 and law is None and math.isinf(pooling.bandwidth):
         target = average_of(samples, windows)
     left = sorted(set(tiles) - keeper.done(stage))
@@ -126,7 +126,7 @@ def _fit_tile(
     samples: TiledSamples,
     windows: Windows,
     pooling: Pooling,
-    target: Matern | Average | None,
+    target: Matern | WindowSums | EntrySums | None,
     keeper: Keeper,
     stage: str,
 ) -> None:
@@ -137,11 +137,18 @@ def _fit_tile(
     part = samples.on(outer)
     own, wanted = np.flatnonzero(tiling.within(tiling.box(tile), outer)), windows.table(part.graph, tiling, outer)
     table = cap_windows(wanted, len(samples), channels, pooling)
+    widths = [each.present[own].sum(axis=1).max(initial=0) for each in (wanted, table)]
     if not nearby:  # the windows of the tile are all that is needed
         table = table.of(own)
     law = target if isinstance(target, Matern) else None
     smooth: Smoother | None = None
-    if target is not None and not isinstance(target, Matern):
+    if isinstance(target, EntrySums):
+        table = supported(table, target.contributors, len(samples), channels)
+    elif nearby and tiling.graph.lattice is None:
+        table = supported(
+            table, lambda some: smoother(part.graph, pooling.bandwidth, some).n_contributors, len(samples), channels
+        )
+    if isinstance(target, EntrySums | WindowSums):
         smooth = target.average(table, channels)
     fit = regress_windows(part, table, pooling, law, smooth)
     rows = own if nearby else slice(None)
@@ -155,6 +162,6 @@ def _fit_tile(
         "indptr": factor.indptr.astype(np.int64),
         "variance": fit.variance[rows],
         "raised": np.array([np.count_nonzero(fit.raised[rows])]),
-        "widths": np.array([wanted.present[own].sum(axis=1).max(initial=0), kept.sum(axis=1).max(initial=0)]),
+        "widths": np.array(widths),
     }
     keeper.write(tile, arrays, stage)

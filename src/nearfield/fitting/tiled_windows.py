@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
+import scipy.sparse as sp
 
 from nearfield.fitting.covariance import second_moments
-from nearfield.fitting.elimination import contained, predecessors, recurrent
+from nearfield.fitting.elimination import predecessors, recurrent
 from nearfield.fitting.pooling import GlobalAverage, distinct_rows
 from nearfield.fitting.regression import PART
 from nearfield.graph import DependencyGraph, Neighborhood
@@ -22,7 +23,12 @@ from nearfield.tiled_samples import Run, TiledSamples
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-__all__ = ["Average", "Windows", "average_of"]
+__all__ = ["EntrySums", "WindowSums", "Windows", "average_of", "supported"]
+
+NUMBERS = 1 << 27
+"""Numbers in the sums of different windows at most (1 GiB)."""
+SUPPORT = 4
+"""Samples of vertices averaged over for each value of a window, at least."""
 
 FARTHER = 2
 """Points in space are conditioned on the nearest earlier ones within so many times the radius around their tile."""
@@ -70,14 +76,7 @@ def _ball_sizes(tile: int, tiling: Tiling, radius: int) -> int:
     return int(ball_sizes(tiling.graph_of(outer).adjacency, radius)[tiling.within(tiling.box(tile), outer)].sum())
 
 
-class Average(Protocol):
-    """Sums of the second moments of windows over the vertices of the whole graph."""
-
-    def average(self, table: Neighborhood, channels: int) -> GlobalAverage:
-        """Mean moments for each set of entries in a table of earlier vertices in a part."""
-
-
-def average_of(samples: TiledSamples, windows: Windows) -> Average:
+def average_of(samples: TiledSamples, windows: Windows) -> WindowSums | EntrySums:
     """Sum the second moments of windows over all tiles."""
     if isinstance(samples.tiling, BoxTiling):
         return WindowSums.joined(samples.over_tiles(WindowSums.of_tile, windows))
@@ -172,6 +171,11 @@ class EntrySums(NamedTuple):
         padded = [np.pad(p.entry, [(0, 0), (0, width - p.entry.shape[1])], constant_values=ABSENT) for p in parts]
         kinds, kind = distinct_rows(np.concatenate(padded))
         size = max(part.total.shape[1] for part in parts)
+        if len(kinds) * size**2 > NUMBERS:
+            raise ValueError(
+                f"pooling over all vertices needs windows that recur, got {len(kinds)} different ones of up to {size} "
+                "values; use pooling=0, or a bandwidth"
+            )
         count, total = np.zeros(len(kinds), dtype=np.int64), np.zeros((len(kinds), size, size))
         np.add.at(count, kind, np.concatenate([part.vertices for part in parts]))
         start = 0
@@ -184,10 +188,7 @@ class EntrySums(NamedTuple):
     def average(self, table: Neighborhood, channels: int) -> GlobalAverage:
         """Mean moments for each set of entries in a table of earlier vertices in a part."""
         target, target_of = distinct_rows(_entries(table))
-        width = max(target.shape[1], self.entry.shape[1])
-        both = np.full((len(target) + len(self.entry), width), ABSENT)
-        both[: len(target), : target.shape[1]], both[len(target) :, : self.entry.shape[1]] = target, self.entry
-        inside = contained(both, both < ABSENT)[: len(target), len(target) :]
+        inside = self._inside(target)
         size = target.shape[1] * channels
         mean = np.zeros((len(target), size, size))
         for k, source in zip(*np.nonzero(inside), strict=True):
@@ -198,6 +199,47 @@ class EntrySums(NamedTuple):
         contributors = inside.astype(np.int64) @ self.vertices
         mean /= contributors[:, None, None]
         return _KnownAverage(target < ABSENT, target_of, mean, None, contributors)  # type: ignore[arg-type]
+
+    def contributors(self, table: Neighborhood) -> Int[np.ndarray, " row"]:
+        """Count the vertices whose windows hold all entries of one in a table."""
+        target, target_of = distinct_rows(_entries(table))
+        found: np.ndarray = (self._inside(target).astype(np.int64) @ self.vertices)[target_of]
+        return found
+
+    def _inside(self, target: Int[np.ndarray, "target width"]) -> Bool[np.ndarray, "target kind"]:
+        """Whether all entries of a window are entries of those of a kind."""
+        names, of = np.unique(np.concatenate([target.ravel(), self.entry.ravel()]), return_inverse=True)
+        of, holds = of.reshape(-1), []
+        for rows, name in ((target, of[: target.size]), (self.entry, of[target.size :])):
+            used = rows.ravel() < ABSENT
+            at = np.repeat(np.arange(len(rows)), rows.shape[1])[used]
+            holds.append(sp.csr_array((np.ones(len(at)), (at, name[used])), shape=(len(rows), len(names))))
+        width, step = (target < ABSENT).sum(axis=1), max(1, PART // len(self.entry))
+        parts = [slice(start, start + step) for start in range(0, len(target), step)]
+        return np.concatenate([(holds[0][rows] @ holds[1].T).toarray() == width[rows, None] for rows in parts])
+
+
+def supported(
+    table: Neighborhood,
+    contributors: Callable[[Neighborhood], Int[np.ndarray, " row"]],
+    n_samples: int,
+    n_channels: int,
+) -> Neighborhood:
+    """Keep only the nearest entries of windows off lattices that hold more than the vertices averaged over support.
+
+    Where a tile ends, windows hold neighbours on all sides, as few others do. A block of k entries with c channels is
+    averaged over the N samples of m vertices, which are alike: k c is at most ``m N / SUPPORT``.
+    """
+    hops = np.where(table.present, table.hops, np.iinfo(np.int16).max)
+    rank = np.argsort(np.argsort(hops, axis=1, kind="stable"), axis=1, kind="stable")
+    while True:
+        width = table.present.sum(axis=1)
+        short = (width > 1) & (SUPPORT * width * n_channels > contributors(table) * n_samples)
+        if not short.any():
+            return table
+        kept = rank < np.where(short, width * 3 // 4, width)[:, None]
+        columns = (table.present & kept).any(axis=0)
+        table, rank = table.only(kept), rank[:, columns]
 
 
 def _entries(table: Neighborhood) -> Int[np.ndarray, "row width"]:

@@ -77,6 +77,14 @@ class Neighborhood:
         offsets = None if self.offsets is None else self.offsets.copy()
         return Neighborhood(self.index[rows], self.present[rows], self.hops[rows], offsets, shift)
 
+    def only(self, kept: Bool[np.ndarray, "vertex width"]) -> Neighborhood:
+        """Return the windows without all other entries, and without columns that no window has."""
+        present = self.present & kept
+        columns = present.any(axis=0)
+        offsets = None if self.offsets is None else self.offsets[columns]
+        shift = None if self.shift is None else np.where(present, self.shift, ABSENT)[:, columns]
+        return Neighborhood(self.index[:, columns], present[:, columns], self.hops[:, columns], offsets, shift)
+
     def __reduce__(self) -> tuple[Any, ...]:  # pickled arrays come back writeable, the constructor sees to it
         return Neighborhood, self._arrays
 

@@ -1,12 +1,14 @@
 """Tiles of graphs off lattices: pieces of about the same number of vertices.
 
 A graph is bisected again and again: across the axis along which its points extend most, or without coordinates where a
-breadth-first order from one end (Cuthill-McKee) has its middle. A tile is eliminated in the order of its own graph.
+breadth-first order from one end (Cuthill-McKee) has its middle; products along their longest factor. A tile is
+eliminated in the order of its own graph.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Piece", "PieceTiling", "spread_pieces"]
 
+THINNEST = 4
+"""Vertices of a factor in a tile at least, for a product to be cut along this factor only."""
 APART = 2
 """Tiles of one colour are farther apart than this part of the length of a tile."""
 
@@ -219,7 +223,7 @@ def spread_pieces(graph: DependencyGraph, n_vertices: int, number: int = 4) -> l
 def _tiles(graph: DependencyGraph, n_cells: int) -> PieceTiling:
     """Bisect a graph, colour the pieces, and order the vertices of each."""
     bisection = _Bisection.of(graph)
-    pieces = list(bisection.parts(max(1, round(graph.n_vertices / n_cells))))
+    pieces = list(bisection.tiles(max(1, round(graph.n_vertices / n_cells))))
     owner = np.empty(graph.n_vertices, dtype=np.int64)
     for k, piece in enumerate(pieces):
         owner[piece] = k
@@ -243,6 +247,21 @@ class _Bisection(NamedTuple):
     @classmethod
     def of(cls, graph: DependencyGraph) -> _Bisection:
         return cls(graph, graph.adjacency, points_of(graph) if scattered(graph) else None)
+
+    def tiles(self, number: int) -> Iterator[Int[np.ndarray, " vertex"]]:
+        """Yield so many pieces; products are cut along their longest factor if that is long enough.
+
+        The windows at the borders of tiles are then alike all along the other factors.
+        """
+        lengths = self.graph.parts
+        if self.points is not None or not lengths or max(lengths) < THINNEST * number:
+            yield from self.parts(number)
+            return
+        axis = int(np.argmax(lengths))
+        at = np.unravel_index(np.arange(self.graph.n_vertices), lengths)[axis]
+        first = np.arange(lengths[axis]) * math.prod(lengths[axis + 1 :])
+        for piece in _Bisection.of(_induced(self.graph, self.adjacency, first)).parts(number):
+            yield np.flatnonzero(np.isin(at, piece))
 
     def parts(
         self, number: int, whole: Int[np.ndarray, " vertex"] | None = None
