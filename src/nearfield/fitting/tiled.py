@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -18,13 +19,15 @@ from nearfield.fitting.matern import Matern
 from nearfield.fitting.pooling import REACH, Pooling, Smoother, smoother
 from nearfield.fitting.regression import cap_windows, regress_windows
 from nearfield.fitting.tiled_windows import EntrySums, Windows, WindowSums, average_of, supported
+from nearfield.graph import Neighborhood
 from nearfield.graph.tiling import Tiling
+from nearfield.samples import Samples
 from nearfield.score.field import GaussianField
 from nearfield.score.tiled_factor import TiledFactor, TileReader
 from nearfield.tiled_samples import TiledSamples, one_by_one
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
 __all__ = ["Keeper", "build_tiled", "vertex_statistics"]
 
@@ -121,6 +124,17 @@ def smoothing_reach(bandwidth: float) -> int:
     return 0 if math.isinf(bandwidth) else max(1, math.ceil(REACH * bandwidth))
 
 
+def _contributors(
+    part: Samples, target: Matern | WindowSums | EntrySums | None, pooling: Pooling, table: Neighborhood
+) -> Int[np.ndarray, " row"]:
+    """Count the vertices that windows are averaged over; a vertex on its own counts twice."""
+    if isinstance(target, EntrySums):
+        return target.contributors(table)
+    if pooling.strength > 0.0:
+        return smoother(part.graph, pooling.bandwidth, table).n_contributors
+    return np.full(len(table.index), 2)
+
+
 def _fit_tile(
     tile: int,
     samples: TiledSamples,
@@ -142,12 +156,8 @@ def _fit_tile(
         table = table.of(own)
     law = target if isinstance(target, Matern) else None
     smooth: Smoother | None = None
-    if isinstance(target, EntrySums):
-        table = supported(table, target.contributors, len(samples), channels)
-    elif nearby and tiling.graph.lattice is None:
-        table = supported(
-            table, lambda some: smoother(part.graph, pooling.bandwidth, some).n_contributors, len(samples), channels
-        )
+    if tiling.graph.lattice is None and law is None:
+        table = supported(table, partial(_contributors, part, target, pooling), len(samples), channels)
     if isinstance(target, EntrySums | WindowSums):
         smooth = target.average(table, channels)
     fit = regress_windows(part, table, pooling, law, smooth)

@@ -228,7 +228,8 @@ def supported(
     """Keep only the nearest entries of windows off lattices that hold more than the vertices averaged over support.
 
     Where a tile ends, windows hold neighbours on all sides, as few others do. A block of k entries with c channels is
-    averaged over the N samples of m vertices, which are alike: k c is at most ``m N / SUPPORT``.
+    averaged over the N samples of m vertices, which are alike: k c is at most ``m N / SUPPORT``, and half of N where a
+    vertex is on its own.
     """
     hops = np.where(table.present, table.hops, np.iinfo(np.int16).max)
     rank = np.argsort(np.argsort(hops, axis=1, kind="stable"), axis=1, kind="stable")
