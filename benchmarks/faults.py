@@ -26,7 +26,7 @@ import xarray as xr
 from nearfield.data.codec import Codec
 from nearfield.data.draw_store import DrawStore
 from nearfield.data.tile_store import TileStore
-from nearfield.graph.tiling import Tiling
+from nearfield.graph.tiling import BoxTiling, Tiling
 from nearfield.noise import Stream, normals
 from nearfield.tasks import cluster, run
 
@@ -78,7 +78,7 @@ def work(folder: Path) -> None:
     if (folder / "toy.zarr").exists():
         return
     codec = Codec.fit(xr.DataArray(np.random.default_rng(0).normal(size=(9, 24, 32)), dims=("sample", "y", "x")))
-    tiling = Tiling(codec.graph, (8, 8))
+    tiling = BoxTiling(codec.graph, (8, 8))
     draws = DrawStore.create(folder / "toy.zarr", codec, N_MEMBERS, tiling, key={"model": tiles.digest()})
     run(draw_tile, draws.left(), draws)
     draws.complete()

@@ -23,7 +23,7 @@ from nearfield.fitting.closed_form import FieldFit, build_field
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.selection import select_field
 from nearfield.graph import DependencyGraph
-from nearfield.graph.tiling import Tiling
+from nearfield.graph.tiling import BoxTiling
 from nearfield.samples import Samples
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def laws() -> dict[str, Float[np.ndarray, "vertex vertex"]]:
 def in_order(graph: DependencyGraph, side: tuple[int, ...]) -> DependencyGraph:
     """Return the same lattice, eliminated tile by tile."""
     tiled = DependencyGraph(lattice=graph.lattice, keep=graph.keep)
-    order = Tiling(tiled, side).order()
+    order = BoxTiling(tiled, side).order()
     tiled.memory.get("elimination order", lambda: order, size=lambda _: 0)
     return tiled
 

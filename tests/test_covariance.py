@@ -10,10 +10,10 @@ import pytest
 from nearfield.fitting import covariance as module
 from nearfield.fitting.covariance import isolate, local_blocks, location_and_scale
 from nearfield.fitting.elimination import elimination_order, predecessors, recurrent
-from nearfield.fitting.maximin import scattered
 from nearfield.fitting.pooling import Pooling, kernel, smoother
 from nearfield.fitting.regression import Shrinkage
 from nearfield.graph import DependencyGraph
+from nearfield.graph.order import scattered
 from nearfield.samples import Samples
 
 

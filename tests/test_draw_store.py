@@ -13,7 +13,7 @@ import xarray as xr
 from nearfield.data.codec import Codec
 from nearfield.data.draw_store import DrawStore
 from nearfield.graph import DependencyGraph
-from nearfield.graph.tiling import Tiling
+from nearfield.graph.tiling import BoxTiling, Tiling
 
 KEY = {"model": "5af1", "seed": 1}
 ATTRS = {"nearfield_seed": "1"}
@@ -58,7 +58,7 @@ def drawn(codec, n_members=3):
 )
 def test_the_store_is_what_decode_returns(tmp_path, data, side):
     codec = Codec.fit(data)
-    fields, tiling = drawn(codec), None if side is None else Tiling(codec.graph, side)
+    fields, tiling = drawn(codec), None if side is None else BoxTiling(codec.graph, side)
     store = DrawStore.create(tmp_path / "new.zarr", codec, 3, tiling, key=KEY, attrs=ATTRS)
     filled(pickle.loads(pickle.dumps(store)), fields)
     assert not store.path.exists()
@@ -91,7 +91,7 @@ def test_plain_arrays_get_names(tmp_path, shape):
 
 def test_a_chunk_belongs_to_one_member_and_tile(tmp_path):
     codec = Codec.fit(sea())
-    store = DrawStore.create(tmp_path / "new.zarr", codec, 2, Tiling(codec.graph, (2, 4)), key=KEY)
+    store = DrawStore.create(tmp_path / "new.zarr", codec, 2, BoxTiling(codec.graph, (2, 4)), key=KEY)
     files = [file for pair in store.left() for file in store._files(*pair)]
     assert len(files) == len(set(files)) == 2 * 4 * 3
     assert len(store.left()) == 2 * store.n_tiles == 2 * 4 * 2
@@ -99,13 +99,13 @@ def test_a_chunk_belongs_to_one_member_and_tile(tmp_path):
 
 def test_drawing_goes_on_where_it_was_ended(tmp_path):
     codec = Codec.fit(sea())
-    tiling, fields = Tiling(codec.graph, (2, 4)), drawn(codec)
+    tiling, fields = BoxTiling(codec.graph, (2, 4)), drawn(codec)
     store = DrawStore.create(tmp_path / "new.zarr", codec, 3, tiling, key=KEY)
     filled(store, fields, store.left()[:7])
     (store.folder / "draws" / "sst" / "c" / "2.12ab.partial").write_bytes(b"half a chu")
     with pytest.raises(ValueError, match=r"lacks 17 of 24 tiles"):
         store.complete()
-    again = DrawStore.create(tmp_path / "new.zarr", codec, 3, Tiling(codec.graph, (2, 4)), key=KEY)
+    again = DrawStore.create(tmp_path / "new.zarr", codec, 3, BoxTiling(codec.graph, (2, 4)), key=KEY)
     assert again.left() == [divmod(k, 8) for k in range(7, 24)]
     filled(again, fields)
     again.complete()
@@ -120,10 +120,10 @@ def test_drawing_goes_on_where_it_was_ended(tmp_path):
 )
 def test_other_draws_are_refused(tmp_path, key, n_members, side, differs):
     codec = Codec.fit(sea())
-    DrawStore.create(tmp_path / "new.zarr", codec, 3, Tiling(codec.graph, (2, 4)), key=KEY)
+    DrawStore.create(tmp_path / "new.zarr", codec, 3, BoxTiling(codec.graph, (2, 4)), key=KEY)
     match = rf"new.zarr.unfinished is the store of draws of other data or settings \({differs}\); remove it"
     with pytest.raises(ValueError, match=match):
-        DrawStore.create(tmp_path / "new.zarr", codec, n_members, Tiling(codec.graph, side), key=key)
+        DrawStore.create(tmp_path / "new.zarr", codec, n_members, BoxTiling(codec.graph, side), key=key)
 
 
 def test_a_store_that_exists_is_not_replaced(tmp_path):
@@ -139,13 +139,13 @@ def test_tiles_must_be_of_the_dimensions(tmp_path):
     x = np.random.default_rng(0).normal(size=(20, 30))
     codec = Codec.fit(x, graph=DependencyGraph.grid((5, 6)))
     with pytest.raises(ValueError, match=r"tiling must be of the dimensions of the data, \(30,\), got \(5, 6\)"):
-        DrawStore.create(tmp_path / "new.zarr", codec, 3, Tiling(codec.graph, (2, 2)), key=KEY)
+        DrawStore.create(tmp_path / "new.zarr", codec, 3, BoxTiling(codec.graph, (2, 2)), key=KEY)
 
 
 def test_a_full_disk_is_one_line_and_drawing_goes_on(tmp_path, monkeypatch):
     codec = Codec.fit(sea())
     fields = drawn(codec)
-    store = DrawStore.create(tmp_path / "new.zarr", codec, 3, Tiling(codec.graph, (2, 4)), key=KEY)
+    store = DrawStore.create(tmp_path / "new.zarr", codec, 3, BoxTiling(codec.graph, (2, 4)), key=KEY)
     from zarr.storage import _local
 
     def full(*_, **__):

@@ -13,9 +13,10 @@ from nearfield.fitting.covariance import isolate, local_blocks
 from nearfield.fitting.cross_validation import candidate_radii, patches
 from nearfield.fitting.elimination import elimination_order, predecessors
 from nearfield.fitting.matern import SMOOTHNESS, TWIN, Matern, fit_matern, own_share, shrunk_blocks
-from nearfield.fitting.maximin import halving_order, maximin_order, nearest_earlier, neighbour_count
+from nearfield.fitting.maximin import nearest_earlier, neighbour_count
 from nearfield.fitting.selection import select_field
 from nearfield.graph import DependencyGraph
+from nearfield.graph.order import halving_order, maximin_order
 from nearfield.samples import Samples
 
 

@@ -11,7 +11,7 @@ from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.tiled import build_tiled
 from nearfield.fitting.tiled_moments import _drawn_whole, _summary, _Taken
 from nearfield.graph import DependencyGraph
-from nearfield.graph.tiling import Tiling
+from nearfield.graph.tiling import BoxTiling
 from nearfield.noise import Stream
 from nearfield.score import tile_sweep
 from nearfield.score.field import CoarseLaw, GaussianField
@@ -22,7 +22,7 @@ from test_tiled_fit import CASES, Cells, Kept, rough
 
 def fitted(name):
     graph, side, channels = CASES[name]
-    samples = TiledSamples(Cells(rough(graph, 40, channels), graph.lattice), Tiling(graph, side))
+    samples = TiledSamples(Cells(rough(graph, 40, channels), graph.lattice), BoxTiling(graph, side))
     return build_tiled(samples, 2, Pooling(1.0), Kept())
 
 
@@ -58,7 +58,7 @@ def test_a_tile_without_vertices_is_passed_over():
     keep = np.ones((24, 30), dtype=bool)
     keep[:12, :10] = False
     graph = DependencyGraph.grid((24, 30)).subgraph(keep)
-    samples = TiledSamples(Cells(rough(graph, 40, 1), graph.lattice), Tiling(graph, (12, 10)))
+    samples = TiledSamples(Cells(rough(graph, 40, 1), graph.lattice), BoxTiling(graph, (12, 10)))
     field = build_tiled(samples, 2, Pooling(1.0), Kept()).field
     tiles = draw_tiles(field.factor, range(2), whole, seed=0, stream=Stream.EXACT)
     assert tiles[0].shape == (2, 0, 1)
@@ -158,7 +158,7 @@ def test_summaries_of_tiles_are_those_of_whole_draws(monkeypatch):
 
 def test_a_pass_that_is_kept_is_made_once():
     graph, side, channels = CASES["plane"]
-    samples = TiledSamples(Cells(rough(graph, 40, channels), graph.lattice), Tiling(graph, side))
+    samples = TiledSamples(Cells(rough(graph, 40, channels), graph.lattice), BoxTiling(graph, side))
     calls = []
 
     def mean(tile, part):

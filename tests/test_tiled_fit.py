@@ -11,7 +11,7 @@ from nearfield.fitting.elimination import predecessors
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.tiled import build_tiled
 from nearfield.graph import DependencyGraph
-from nearfield.graph.tiling import Box, Tiling
+from nearfield.graph.tiling import Box, BoxTiling
 from nearfield.methods.base import FitOptions
 from nearfield.methods.tiled import _Tiles, patches
 from nearfield.samples import Samples
@@ -98,7 +98,7 @@ POOLINGS = [
 def test_a_tiled_fit_is_the_fit_in_the_order_of_the_tiles(name, pooling):
     graph, side, channels = CASES[name]
     radius = 2
-    tiling = Tiling(graph, side)
+    tiling = BoxTiling(graph, side)
     x = rough(graph, 40, channels)
     samples = TiledSamples(Cells(x, graph.lattice), tiling)
     tiled = build_tiled(samples, radius, pooling, Kept())
@@ -120,7 +120,7 @@ def test_a_tiled_fit_is_the_fit_in_the_order_of_the_tiles(name, pooling):
 
 def test_draws_of_tiles_do_not_depend_on_their_number():
     graph, side, channels = CASES["plane"]
-    samples = TiledSamples(Cells(rough(graph, 40, channels), graph.lattice), Tiling(graph, side))
+    samples = TiledSamples(Cells(rough(graph, 40, channels), graph.lattice), BoxTiling(graph, side))
     drawn = build_tiled(samples, 2, Pooling(1.0), Kept()).field
     together = drawn.sample(5, seed=0)
     assert np.array_equal(together[3:], drawn.sample(2, seed=0, first_member=3))
@@ -128,7 +128,7 @@ def test_draws_of_tiles_do_not_depend_on_their_number():
 
 def test_the_factor_solves_what_it_multiplies():
     graph, side, channels = CASES["ring"]
-    samples = TiledSamples(Cells(rough(graph, 40, channels), graph.lattice), Tiling(graph, side))
+    samples = TiledSamples(Cells(rough(graph, 40, channels), graph.lattice), BoxTiling(graph, side))
     factor = build_tiled(samples, 2, Pooling(0.5), Kept()).field.factor
     x = np.random.default_rng(0).normal(size=(factor.n_variables, 3))
     assert np.allclose(factor.times(x), factor.matrix @ x)
@@ -142,7 +142,7 @@ def test_the_factor_solves_what_it_multiplies():
 @pytest.mark.parametrize("name", ["plane", "torus, diagonal", "sea"])
 def test_gaps_read_the_tiles_nearby_only(name):
     graph, side, channels = CASES[name]
-    keeper, tiling = Kept(), Tiling(graph, side)
+    keeper, tiling = Kept(), BoxTiling(graph, side)
     fitted = build_tiled(
         TiledSamples(Cells(rough(graph, 40, channels), graph.lattice), tiling), 2, Pooling(1.0), keeper
     )
@@ -163,7 +163,7 @@ def test_gaps_read_the_tiles_nearby_only(name):
 
 def test_rows_that_touch_columns_are_those_with_an_entry_there():
     graph, side, channels = CASES["ring"]
-    samples = TiledSamples(Cells(rough(graph, 40, channels), graph.lattice), Tiling(graph, side))
+    samples = TiledSamples(Cells(rough(graph, 40, channels), graph.lattice), BoxTiling(graph, side))
     factor = build_tiled(samples, 2, Pooling(0.5), Kept()).field.factor
     whole = factor.matrix.toarray()
     for chosen in ([], [0], [7, 8, 40], range(factor.n_variables)):
@@ -175,7 +175,7 @@ def test_rows_that_touch_columns_are_those_with_an_entry_there():
 
 def test_tiles_narrower_than_the_windows_are_refused():
     graph = DependencyGraph.grid((12, 12))
-    samples = TiledSamples(Cells(rough(graph, 20, 1), graph.lattice), Tiling(graph, (3, 3)))
+    samples = TiledSamples(Cells(rough(graph, 20, 1), graph.lattice), BoxTiling(graph, (3, 3)))
     with pytest.raises(ValueError, match="tiles must be wider than 3 cells"):
         build_tiled(samples, 3, Pooling(1.0), Kept())
 
@@ -183,7 +183,7 @@ def test_tiles_narrower_than_the_windows_are_refused():
 def test_a_radius_whose_draws_lack_variance_gives_way_to_a_wider_one_of_hardly_more_loss():
     graph, side, channels = CASES["plane"]
     x = rough(graph, 200, channels)
-    samples = TiledSamples(Cells(x, graph.lattice), Tiling(graph, side))
+    samples = TiledSamples(Cells(x, graph.lattice), BoxTiling(graph, side))
     tiles = _Tiles(samples, *patches(samples), Kept(), FitOptions())
     narrow = tiles.checked(1, Pooling(1.0), settle=False)
     assert narrow.off is not None

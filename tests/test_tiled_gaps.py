@@ -13,7 +13,7 @@ from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.tiled import build_tiled
 from nearfield.fitting.tiled_expectation import completed_tiles, expectation_of_tiles
 from nearfield.graph import DependencyGraph
-from nearfield.graph.tiling import Box, Tiling
+from nearfield.graph.tiling import Box, BoxTiling
 from nearfield.noise import Stream, normals
 from nearfield.samples import Samples
 from nearfield.score import box_gaps
@@ -36,7 +36,7 @@ def tiles(graph, side, x):
     """Read them tile by tile, with the counts of their values."""
     present = x if graph.keep is None else x[:, graph.keep.ravel()]
     count = np.count_nonzero(~np.isnan(present), axis=0)
-    return TiledSamples(Cells(x, graph.lattice), Tiling(graph, side), n_observed=count), present
+    return TiledSamples(Cells(x, graph.lattice), BoxTiling(graph, side), n_observed=count), present
 
 
 def all_pairs(graph, radius, channels):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nearfield.graph import DependencyGraph
-from nearfield.graph.tiling import Box, Tiling
+from nearfield.graph.tiling import Box, BoxTiling, Tiling
 
 HOLES = DependencyGraph.grid((9, 8)).subgraph(np.random.default_rng(0).random((9, 8)) > 0.2)
 GRAPHS = [
@@ -20,7 +20,7 @@ GRAPHS = [
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=repr)
 def test_each_vertex_is_in_one_tile_and_the_order_is_by_colour_tile_and_number(graph):
-    tiling = Tiling(graph, (3,) * len(graph.lattice.shape))
+    tiling = BoxTiling(graph, (3,) * len(graph.lattice.shape))
     order = tiling.order()
     assert np.array_equal(np.sort(order), np.arange(graph.n_vertices))
     sequence = [tile for tiles in tiling.by_color() for tile in tiles]
@@ -35,7 +35,7 @@ def test_each_vertex_is_in_one_tile_and_the_order_is_by_colour_tile_and_number(g
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=repr)
 def test_tiles_of_one_colour_do_not_touch_and_the_box_around_holds_what_is_near(graph):
-    tiling = Tiling(graph, (3,) * len(graph.lattice.shape))
+    tiling = BoxTiling(graph, (3,) * len(graph.lattice.shape))
     hops, tile = graph.distance_matrix(), np.empty(graph.n_vertices, dtype=int)
     for k in range(len(tiling)):
         tile[tiling.vertices(tiling.box(k))] = k
@@ -62,7 +62,7 @@ def test_sides_follow_from_the_shape_alone():
 
 
 def test_graphs_off_lattices_and_other_sides_are_refused():
-    with pytest.raises(ValueError, match="tiles need a lattice"):
-        Tiling.of(DependencyGraph.from_edges(3, [(0, 1)]))
+    with pytest.raises(ValueError, match="boxes need a lattice"):
+        BoxTiling.of(DependencyGraph.from_edges(3, [(0, 1)]))
     with pytest.raises(ValueError, match="side must have a positive length for each axis"):
-        Tiling(DependencyGraph.grid((4, 4)), (2,))
+        BoxTiling(DependencyGraph.grid((4, 4)), (2,))

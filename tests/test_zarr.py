@@ -17,7 +17,7 @@ from nearfield.data import rechunking
 from nearfield.data.lazy import LazyData, is_lazy
 from nearfield.data.rechunking import chunk_advice, rechunked
 from nearfield.data.zarr_store import open_zarr, replace_zarr
-from nearfield.graph.tiling import Tiling
+from nearfield.graph.tiling import BoxTiling
 
 pytest.importorskip("dask")
 pytest.importorskip("zarr")
@@ -60,7 +60,7 @@ def test_chunks_of_tiles_hold_the_same(data, tmp_path):
 
 def test_the_advice_counts_what_tiles_read(data):
     lazy = LazyData.of(data)
-    tiling = Tiling(lazy.graph, (10, 10))
+    tiling = BoxTiling(lazy.graph, (10, 10))
     said = chunk_advice(lazy.source, tiling)
     size = data.sst.nbytes / 1e9
     assert said.startswith(f"reading 12 tiles reads {12 * size:.3g} GB for {size:.3g} GB, since variable 'sst'")

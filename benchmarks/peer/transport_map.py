@@ -28,7 +28,7 @@ import torch
 from scipy.optimize import minimize
 from scipy.stats import qmc
 
-from nearfield.fitting.maximin import maximin_order
+from nearfield.graph.order import maximin_order
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -12,6 +12,7 @@ import numpy as np
 from nearfield import tasks
 from nearfield.data.draw_store import DrawStore
 from nearfield.distribution import DiffusionModel, Distribution, GaussianModel
+from nearfield.graph.tiling import BoxTiling
 from nearfield.model import Model
 from nearfield.noise import Stream
 from nearfield.sampling.sampler import Sampler
@@ -69,8 +70,9 @@ def draw_to_store(
 
 
 def _in_tiles(field: GaussianField) -> bool:
-    """Whether a field is drawn tile by tile; one with a correction is drawn whole, since its block means come first."""
-    return field.coarse is None and isinstance(field.factor, TiledFactor)
+    """Whether a field is drawn tile by tile: on a lattice, without a correction, whose block means come first."""
+    factor = field.factor
+    return field.coarse is None and isinstance(factor, TiledFactor) and isinstance(factor.tiling, BoxTiling)
 
 
 def _draw_in_tiles(

@@ -33,7 +33,7 @@ from nearfield.fitting.gaussianity import check_gaussianity
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.search import Search
 from nearfield.fitting.tiled import vertex_statistics
-from nearfield.graph.tiling import Tiling
+from nearfield.graph.tiling import BoxTiling, Tiling
 from nearfield.methods.auto import Auto
 from nearfield.methods.base import FitOptions, Fitted, Method, fixed
 from nearfield.methods.crops import crop_side, fit_crops, n_crops, one_location
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 __all__ = ["fit_large"]
 
 _NETWORKS = "method='hybrid' with pooling=1 trains one on crops"
+_WHOLE = "load the data first to fit them whole, with data.load() or np.array(data)"
 _EACH = 4
 """Samples that are seen in each crop."""
 _MARGINALS = ("auto", "standardize", "none", "log", "sqrt", "yeo-johnson")
@@ -76,15 +77,18 @@ def fit_large(
     start = time.perf_counter()
     run = partial(_run, parameters["n_jobs"], progress)
     lazy = LazyData.of(X, sample_dim, parameters["graph"])
+    if isinstance(method, Hybrid) and lazy.graph.lattice is None:
+        raise ValueError(f"networks need a lattice for data that are read in parts, got {lazy.graph!r}; {_WHOLE}")
     advice = chunk_advice(lazy.source, Tiling.of(lazy.graph))
     if advice is not None:
         warnings.warn(advice, stacklevel=3)  # now: there is time to write the chunks anew
     with recorded_warnings(strict=parameters["strict"]) as messages:
         codec, statistics, fingerprints, used = _codec(lazy, run, missing)
         tiling, names = Tiling.of(codec.graph), [channel.name for channel in codec.channels]
-        samples = TiledSamples(lazy.source, tiling, ordered=codec.ordered, numbers=used, run=run)
+        source = lazy.source.at_vertices(codec.present)
+        samples = TiledSamples(source, tiling, ordered=codec.ordered, numbers=used, run=run)
         if (statistics.count[codec.present] < len(samples)).any():
-            _require_field(method)
+            _require_field(method, tiling)
             samples = replace(samples, n_observed=statistics.count[codec.present])
         near, at = patches(samples)
         warn_of_duplicates(near)
@@ -93,7 +97,7 @@ def fit_large(
         samples = replace(samples, transform=_Transform(marginal), standard=marginal.standard)
         tiles = TileStore.temporary() if folder is None else TileStore(Path(folder))
         key = {"data": _digest(statistics, lazy.source), "seed": seed, "method": repr(method)}
-        tiles.claim(key | {"marginal": str(parameters["marginal"]), "side": tiling.side})
+        tiles.claim(key | {"marginal": str(parameters["marginal"]), "side": tiling.key})
         options = FitOptions(Search(seed % 2**32, parameters["n_jobs"]))
         encoded = time.perf_counter()
         fitted, patch = fit_tiled(samples, radius, pooling, tiles, options)
@@ -173,6 +177,7 @@ def _digest(found: VertexStatistics, source: Source) -> str:
 
 def _on_crops(method: NetworkMethod, samples: TiledSamples, found: Fitted, options: FitOptions) -> Fitted:
     """Train on crops, with the field of the tiles beside the network."""
+    assert isinstance(samples.tiling, BoxTiling)
     moments = vertex_statistics(samples)
     location = one_location(moments.mean, moments.variance, len(samples))
     side, each = crop_side(samples.graph, fixed(method.radius)), min(_EACH, len(samples))
@@ -201,12 +206,17 @@ def _locality(method: Method) -> tuple[Any, Any]:
         raise ValueError(f"pooling must be 1 for networks of data that are read in parts, got {method.pooling!r}")
     raise ValueError(
         "method must be 'gaussian', 'hybrid' or 'auto' for data that are read in parts, got "
-        f"{type(method).__name__}; {_NETWORKS}"
+        f"{type(method).__name__}; {_NETWORKS} on a lattice; or {_WHOLE}"
     )
 
 
-def _require_field(method: Method) -> None:
-    """Refuse to train on crops with missing values."""
+def _require_field(method: Method, tiling: Tiling) -> None:
+    """Refuse to train on crops with missing values, and missing values off lattices."""
+    if not isinstance(tiling, BoxTiling):
+        raise ValueError(
+            "data on graphs off lattices that are read in parts must be complete, got values missing in some samples; "
+            f"fill them, leave out those samples or vertices, or {_WHOLE}"
+        )
     if isinstance(method, NetworkMethod) and not isinstance(method, Auto):
         raise ValueError(
             "method must be 'gaussian' or 'auto' for data that are read in parts and have values missing in some "
@@ -221,5 +231,6 @@ def _require_marginal(choice: Any) -> None:
     for name in names:
         if name not in _MARGINALS:
             raise ValueError(
-                f"marginal must be one of {', '.join(_MARGINALS)} for data that are read in parts, got {name!r}"
+                f"marginal must be one of {', '.join(_MARGINALS)} for data that are read in parts, got {name!r}; or "
+                f"{_WHOLE}"
             )

@@ -193,7 +193,7 @@ class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEs
         if checkpoint is not None and not is_lazy(X):
             check_checkpoint(checkpoint, self.method, method, self.random_state)
         seed, start = seed_of(self.random_state), time.perf_counter()
-        X = in_memory(X, self.graph)
+        X = in_memory(X)
         if is_lazy(X):
             kept: dict[str, Any] = {"sample_dim": sample_dim, "missing": missing, "folder": checkpoint}
             with task_bars(verbose=self.verbose) as shown:

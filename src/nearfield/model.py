@@ -26,7 +26,7 @@ from nearfield.distribution import Distribution, GaussianModel
 from nearfield.evaluation.training import TrainingMoments
 from nearfield.fitting.fit_report import FitReport
 from nearfield.fitting.pooling import Pooling
-from nearfield.graph.tiling import Tiling
+from nearfield.graph.tiling import BoxTiling
 from nearfield.methods.base import Fitted, Radius
 from nearfield.module import as_tensor, describe, rebuild
 from nearfield.observation import Observation
@@ -80,11 +80,12 @@ class Model:
         return getattr(self.law, "predictive", None)
 
     @property
-    def tiling(self) -> Tiling | None:
-        """Tiles of a law that has them."""
+    def tiling(self) -> BoxTiling | None:
+        """Tiles of a law that has them, on a lattice."""
         if isinstance(self.law.score, TiledScore):
             return self.law.score.tiling
-        return next((module.tiling for module in self.law.modules() if isinstance(module, TiledFactor)), None)
+        tilings = (module.tiling for module in self.law.modules() if isinstance(module, TiledFactor))
+        return next((tiling for tiling in tilings if isinstance(tiling, BoxTiling)), None)
 
     @property
     def band(self) -> float:

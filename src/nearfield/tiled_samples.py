@@ -1,4 +1,4 @@
-"""Samples of a field too large for memory, read box by box."""
+"""Samples of a field too large for memory, read region by region."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from nearfield.graph import DependencyGraph
+from nearfield.graph.pieces import Piece
 from nearfield.graph.tiling import Box, Tiling
 from nearfield.samples import Samples, folds_of, standard_error
 
@@ -44,9 +45,9 @@ class Source(Protocol):
         """Number of channels of a vertex."""
 
     def read(
-        self, box: Box, samples: Int[np.ndarray, " some"] | None = None
+        self, box: Box | Piece, samples: Int[np.ndarray, " some"] | None = None
     ) -> Float[np.ndarray, "sample cell channel"]:
-        """Read all samples, or those of some numbers, on the cells of a box in its order; NaN where missing."""
+        """Read all samples, or those of some numbers, on the cells of a region in its order; NaN where missing."""
 
 
 class Completion(Protocol):
@@ -57,7 +58,7 @@ class Completion(Protocol):
         """Whether it holds for all samples together, as a spread does."""
 
     def fill(
-        self, values: Float[np.ndarray, "sample vertex channel"], box: Box, numbers: Int[np.ndarray, " some"] | None
+        self, values: Float[np.ndarray, "sample vertex channel"], box: Any, numbers: Int[np.ndarray, " some"] | None
     ) -> sp.csr_array | None:
         """Fill in what is missing (NaN) of the samples of these numbers in a box, and return its spread, if any."""
 
@@ -65,7 +66,7 @@ class Completion(Protocol):
 @final
 @dataclass(frozen=True, eq=False)
 class TiledSamples:
-    """Samples on a lattice that are read box by box, and never held together.
+    """Samples that are read region by region, and never held together.
 
     Parameters
     ----------
@@ -97,7 +98,7 @@ class TiledSamples:
     ...     n_samples, n_channels = 3, 1
     ...     def read(self, box, samples=None):
     ...         return np.zeros((3, box.n_cells, 1))
-    >>> samples = TiledSamples(Zeros(), Tiling(DependencyGraph.grid((8, 8)), (4, 4)))
+    >>> samples = TiledSamples(Zeros(), Tiling.of(DependencyGraph.grid((8, 8)), 16))
     >>> len(samples), samples.on(samples.tiling.around(0, 1)).values.shape
     (3, (3, 25, 1))
     """
@@ -154,8 +155,8 @@ class TiledSamples:
         """Whether values are missing that nothing stands for yet."""
         return self.n_observed is not None and self.completion is None
 
-    def on(self, box: Box) -> Samples:
-        """Read the samples on the vertices of a box, in double precision."""
+    def on(self, box: Box | Piece) -> Samples:
+        """Read the samples on the vertices of a region, in double precision."""
         values = self.source.read(box, self.numbers)
         if self.graph.keep is not None:
             values = values[:, self.graph.keep.reshape(-1)[self.tiling.cells(box)]]

@@ -25,7 +25,7 @@ from nearfield.data import manifest
 from nearfield.data.atomic_write import require_new
 from nearfield.data.codec import Codec
 from nearfield.data.labelling import Blank, blank
-from nearfield.graph.tiling import Box, Tiling
+from nearfield.graph.tiling import Box, BoxTiling
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -51,7 +51,7 @@ class DrawStore:
         Axes that number the fields, the last running fastest: the members, and samples of other data.
     variables : tuple of (str, tuple of str)
         Name and dimensions of each channel.
-    tiling : Tiling or None
+    tiling : BoxTiling or None
         Tiles of the graph of the codec; without, a field is one tile.
 
     Examples
@@ -71,7 +71,7 @@ class DrawStore:
     codec: Codec
     lengths: tuple[tuple[str, int], ...]
     variables: tuple[tuple[str, tuple[str, ...]], ...]
-    tiling: Tiling | None = None
+    tiling: BoxTiling | None = None
 
     @classmethod
     def create(
@@ -79,7 +79,7 @@ class DrawStore:
         path: str | os.PathLike[str],
         codec: Codec,
         n_members: int | Blank,
-        tiling: Tiling | None = None,
+        tiling: BoxTiling | None = None,
         *,
         key: Mapping[str, Any],
         attrs: Mapping[str, Any] | None = None,

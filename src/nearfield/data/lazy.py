@@ -41,22 +41,20 @@ def is_lazy(data: Any) -> bool:
     return isinstance(data, np.memmap) or _of_dask(data)
 
 
-def is_large(data: Any, graph: DependencyGraph | None = None) -> bool:
-    """Whether data are lazily stored, of more than `WHOLE` numbers, and on a lattice: they are read in parts."""
-    if not is_lazy(data) or (graph is not None and graph.lattice is None):
-        return False
-    return _size(data) > WHOLE
+def is_large(data: Any) -> bool:
+    """Whether data are lazily stored, and of more than `WHOLE` numbers: they are read in parts."""
+    return is_lazy(data) and _size(data) > WHOLE
 
 
-def in_memory(data: Any, graph: DependencyGraph | None = None) -> Any:
-    """Load lazily stored data of few numbers, or on a graph that is no lattice; leave others as they are.
+def in_memory(data: Any) -> Any:
+    """Load lazily stored data of few numbers; leave others as they are.
 
     Examples
     --------
     >>> in_memory(np.zeros((2, 3))).shape
     (2, 3)
     """
-    if not is_lazy(data) or is_large(data, graph):
+    if not is_lazy(data) or is_large(data):
         return data
     return data.compute() if hasattr(data, "compute") else np.asarray(data)
 
@@ -73,7 +71,7 @@ class LazyData:
     source : Source
         Their values.
     graph : DependencyGraph
-        The lattice, without regard to missing values.
+        Without regard to missing values.
 
     Examples
     --------
@@ -100,7 +98,8 @@ class LazyData:
         Raises
         ------
         TypeError, ValueError
-            If the layout is unclear or no lattice, the type is no real number, or there are fewer than two samples.
+            If the layout is unclear or not that of the graph, the type is no real number, or there are fewer than two
+            samples.
         """
         unread: Any = data
         if isinstance(data, np.memmap):
@@ -112,15 +111,14 @@ class LazyData:
                 raise ValueError(f"X must have at least one sample and one vertex, got shape {unread.shape}")
         training = TrainingData.of(unread, sample_dim, graph, read=False)
         whole = training.layout.infer_graph() if graph is None else graph
-        tiling = Tiling.of(whole)  # which refuses other graphs than lattices
-        source = Source.of(training.variables, training.sample_dims, training.layout, tiling.lattice)
+        source = Source.of(training.variables, training.sample_dims, training.layout, whole)
         if not source.place and isinstance(data, xr.Dataset):
             source = replace(source, place=str(data.encoding.get("source", "")))
         if not all(np.isinf(limits).all() for limits in source.allowed):
             plain = replace(
                 source, declarations=tuple(replace(d, low=-np.inf, high=np.inf) for d in source.declarations)
             )
-            seen = np.concatenate([plain.read(box) for box in patches_of(tiling)], axis=1)
+            seen = np.concatenate([plain.read(box) for box in patches_of(Tiling.of(whole))], axis=1)
             checked = [d.checked(seen[..., k]) for k, d in enumerate(source.declarations)]
             source = replace(source, declarations=tuple(checked))
         return cls(training, source, whole)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from nearfield.graph.tiling import Box, Tiling
+from nearfield.graph.pieces import Piece, spread_pieces
+from nearfield.graph.tiling import Box, BoxTiling, Tiling
 from nearfield.samples import Samples
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class Crop:
     samples: Int[ndarray, " some"]
 
 
-def patches_of(tiling: Tiling, n_cells: int = 512) -> list[Box]:
-    """Return up to four boxes of about so many cells, spread over the lattice, with as few cells left out as can be.
+def patches_of(tiling: Tiling, n_cells: int = 512) -> list[Box] | list[Piece]:
+    """Return up to four regions of about so many cells, spread over the graph, with as few cells left out as can be.
 
     Examples
     --------
@@ -49,7 +50,9 @@ def patches_of(tiling: Tiling, n_cells: int = 512) -> list[Box]:
     >>> patches_of(Tiling.of(DependencyGraph.chain(1000)), 50)[1]
     Box(start=(350,), stop=(400,))
     """
-    fine = Tiling.of(tiling.graph, n_cells)
+    if not isinstance(tiling, BoxTiling):
+        return spread_pieces(tiling.graph, n_cells)
+    fine = BoxTiling.of(tiling.graph, n_cells)
     candidates = np.unique(np.linspace(0, len(fine) - 1, min(len(fine), _LOOKED_AT)).round().astype(np.int64)).tolist()
     boxes = [fine.box(tile) for tile in candidates]
     filled = np.array([len(fine.vertices(box)) / box.n_cells for box in boxes])
@@ -65,12 +68,12 @@ def patches_of(tiling: Tiling, n_cells: int = 512) -> list[Box]:
     return [boxes[k] for k in sorted(chosen) if filled[k]]
 
 
-def crops_of(tiling: Tiling, n_samples: int, side: tuple[int, ...], number: int, each: int, seed: int) -> list[Crop]:
+def crops_of(tiling: BoxTiling, n_samples: int, side: tuple[int, ...], number: int, each: int, seed: int) -> list[Crop]:
     """Draw windows with samples, each by the seed and its own number: everywhere alike, within open ends.
 
     Parameters
     ----------
-    tiling : Tiling
+    tiling : BoxTiling
         Of the graph; windows more than half of whose cells are left out are drawn again.
     n_samples : int
         Samples to draw from.
@@ -83,7 +86,7 @@ def crops_of(tiling: Tiling, n_samples: int, side: tuple[int, ...], number: int,
     Examples
     --------
     >>> from nearfield.graph import DependencyGraph
-    >>> tiling = Tiling.of(DependencyGraph.grid((60, 80)))
+    >>> tiling = BoxTiling.of(DependencyGraph.grid((60, 80)))
     >>> first, second = crops_of(tiling, 50, (16, 16), 2, 4, seed=0)
     >>> first.box.shape, first.samples.shape, crops_of(tiling, 50, (16, 16), 9, 4, seed=0)[1].box == second.box
     ((16, 16), (4,), True)

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from nearfield.data.atomic_write import replace_files
 from nearfield.data.lazy import LazyData
 from nearfield.data.source import loaded
 from nearfield.data.zarr_store import open_zarr, write_zarr
-from nearfield.graph.tiling import TILE, Tiling
+from nearfield.graph.tiling import TILE, BoxTiling, Tiling
 
 if TYPE_CHECKING:
     from nearfield.data.source import Source
@@ -39,25 +39,35 @@ def chunk_advice(source: Source, tiling: Tiling) -> str | None:
     --------
     >>> import dask.array
     >>> data = LazyData.of(dask.array.zeros((50, 400, 400), chunks=(1, 400, 400)))
-    >>> print(chunk_advice(data.source, Tiling(data.graph, (100, 100))))
+    >>> print(chunk_advice(data.source, BoxTiling(data.graph, (100, 100))))
     reading 16 tiles reads 1.02 GB for 0.064 GB, since data is stored in chunks of 1 x 400 x 400 (sample, y, x); ...
     """
     for variable, name in zip(source.variables, source.names, strict=True):
         if variable.chunks is None:
             continue
-        read = 1.0
-        for axis, dim in enumerate(source.axes):
-            if dim is not None:
-                read *= _touched(variable.chunksizes[dim], tiling, axis) / variable.sizes[dim]
+        read = _reading({dim: variable.chunksizes[dim] for dim in source.axes if dim is not None}, source, tiling)
         if read > _OFTEN:
             chunk = " x ".join(str(max(lengths)) for lengths in variable.chunks)
             size = variable.nbytes / 1e9
             return (
                 f"reading {len(tiling)} tiles reads {read * size:.3g} GB for {size:.3g} GB, since {name} is stored in "
-                f"chunks of {chunk} ({', '.join(map(str, variable.dims))}); write them once as chunks of tiles, with "
-                "nearfield.data.rechunking.rechunked(data, 'tiles.zarr'), and fit to what that returns"
+                f"chunks of {chunk} ({', '.join(map(str, variable.dims))}); {_remedy(source, tiling)}"
             )
     return None
+
+
+def _remedy(source: Source, tiling: Tiling) -> str:
+    """Say what helps against readings in vain."""
+    lengths = {}
+    for dim, length, side in zip(source.axes, source.shape, _sides(source, tiling), strict=True):
+        if dim is not None:
+            lengths[dim] = np.diff([*range(0, length, side), length]).tolist()
+    if not isinstance(tiling, BoxTiling) and _reading(lengths, source, tiling) > _OFTEN:
+        return "number the vertices so that neighbours are close in it, and write them anew"
+    return (
+        "write them once as chunks of tiles, with nearfield.data.rechunking.rechunked(data, 'tiles.zarr'), and fit to "
+        "what that returns"
+    )
 
 
 def rechunked(
@@ -128,7 +138,21 @@ def rechunked(
     return only.rename(data.name) if isinstance(data, xr.DataArray) else only.data
 
 
-def _touched(lengths: Sequence[int], tiling: Tiling, axis: int) -> int:
+def _reading(lengths: Mapping[str, Sequence[int]], source: Source, tiling: Tiling) -> float:
+    """How often the cells are read by all tiles, with chunks of these lengths along each dimension."""
+    if isinstance(tiling, BoxTiling):
+        axes = [(axis, dim) for axis, dim in enumerate(source.axes) if dim is not None]
+        return math.prod(_touched(lengths[dim], tiling, axis) / sum(lengths[dim]) for axis, dim in axes)
+    total, sizes = 0, [np.asarray(lengths[dim]) for dim in source.axes if dim is not None]
+    for tile in range(len(tiling)):
+        at = np.unravel_index(tiling.cells(tiling.box(tile)), source.shape)
+        chunk = [np.searchsorted(np.cumsum(size), each, side="right") for size, each in zip(sizes, at, strict=True)]
+        of = np.unique(np.stack(chunk), axis=1)
+        total += int(np.prod([size[each] for size, each in zip(sizes, of, strict=True)], axis=0).sum())
+    return total / tiling.n_cells
+
+
+def _touched(lengths: Sequence[int], tiling: BoxTiling, axis: int) -> int:
     """Cells along an axis of all chunks that tiles lie in, each as often as one does."""
     ends = np.cumsum(lengths)
     starts = ends - lengths
@@ -154,13 +178,24 @@ def _chunks(lazy: LazyData, tiling: Tiling) -> dict[str, int]:
     """Lengths of the new chunks: a tile, and as many samples as fit."""
     source, dims = lazy.source, lazy.training.sample_dims
     chunks: dict[str, int] = {str(dim): 1 for dim in lazy.training.layout.dims}
-    for dim, side in zip(source.axes, tiling.side, strict=True):
+    for dim, side in zip(source.axes, _sides(source, tiling), strict=True):
         if dim is not None:
             chunks[dim] = side
     sizes = source.variables[0].sizes
     n, others = sizes[dims[0]], {dim: sizes[dim] for dim in dims[1:]}
     row = math.prod(others.values()) * math.prod(source.shape) * max(v.dtype.itemsize for v in source.variables)
     return chunks | others | {dims[0]: math.ceil(n / max(1, math.ceil(n * row / _BYTES)))}
+
+
+def _sides(source: Source, tiling: Tiling) -> tuple[int, ...]:
+    """Lengths of chunks as large as a tile: those of the tiles, or vertices in sequence off lattices."""
+    if isinstance(tiling, BoxTiling):
+        return tiling.side
+    left, sides = max(tiling.side), list[int]()
+    for length in reversed(source.shape):
+        sides.append(min(length, max(1, left)))
+        left //= sides[-1]
+    return tuple(reversed(sides))
 
 
 def _begun(partial: Path, identity: str, fields: xr.Dataset, chunks: dict[str, int]) -> int:

@@ -1,11 +1,11 @@
-"""Samples on a lattice that stay where they are stored, and are read box by box."""
+"""Samples that stay where they are stored, and are read region by region."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -16,24 +16,26 @@ from xarray.core import indexing
 from nearfield.data.chronology import time_order
 from nearfield.data.missing import Declaration
 from nearfield.data.validation import float_dtype
+from nearfield.graph.pieces import Piece
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
     from numpy import ndarray
 
     from nearfield.data.layout import Layout
-    from nearfield.graph.lattice import Lattice
+    from nearfield.graph import DependencyGraph
     from nearfield.graph.tiling import Box
 
 __all__ = ["Source", "loaded", "mapped"]
 
 _BYTES = 1 << 26  # of one reading beside the result, at most, or one chunk
+_CELLS = 1 << 12  # along an axis without chunks, of which vertices are picked
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Samples of one or several variables on a lattice, unread. It pickles without values where its arrays do.
+    """Samples of one or several variables on a graph, unread. It pickles without values where its arrays do.
 
     Parameters
     ----------
@@ -42,15 +44,18 @@ class Source:
     sample_dims : tuple of str
         Dimensions that count samples.
     axes : tuple of str or None
-        Dimension along each axis of the lattice; None for an axis of one cell that the variables do not have.
+        Dimension along each axis of the lattice; None for an axis of one cell that the variables do not have. Off
+        lattices the dimensions of the data.
     shape : tuple of int
-        Cells of the lattice along each axis.
+        Cells of the lattice along each axis, or lengths of these dimensions.
     order : ndarray of int, (sample,)
         Stored number of each sample: samples are read in the order of time where it is known.
     declarations : tuple of Declaration
         What the attributes of each variable declare missing, read as NaN.
     place : str
         Where the variables are stored, as far as it is known, for messages.
+    kept : ndarray of int, (vertex,), optional
+        Cell of each vertex, in C order, where a graph off lattices leaves some out.
 
     Examples
     --------
@@ -69,29 +74,28 @@ class Source:
     declarations: tuple[Declaration, ...]
     names: tuple[str, ...]
     place: str = ""
+    kept: Int[ndarray, " vertex"] | None = None
 
     @classmethod
     def of(
-        cls, variables: Sequence[xr.DataArray], sample_dims: tuple[str, ...], layout: Layout, lattice: Lattice
+        cls, variables: Sequence[xr.DataArray], sample_dims: tuple[str, ...], layout: Layout, graph: DependencyGraph
     ) -> Source:
-        """Lay variables on a lattice of the lengths of their other dimensions."""
-        long = [(dim, n) for dim, n in zip(layout.dims, layout.shape, strict=True) if n > 1]
-        if [n for _, n in long] != [n for n in lattice.shape if n > 1]:
-            raise ValueError(
-                f"data that are read in parts must have a dimension for each axis of the lattice {lattice.shape}, got "
-                f"{layout.dims} = {layout.shape}; reshape them, or load them first, with data.load() or np.array(data)"
-            )
-        rest = iter([dim for dim, _ in long])
+        """Lay variables on a graph whose vertices follow their other dimensions."""
+        axes, shape = _laid(layout, graph)
         return cls(
             variables=tuple(variable.variable for variable in variables),
             sample_dims=sample_dims,
-            axes=tuple(next(rest) if n > 1 else None for n in lattice.shape),
-            shape=lattice.shape,
+            axes=axes,
+            shape=shape,
             order=time_order(variables[0], sample_dims),
             declarations=tuple(Declaration.of(variable.attrs, variable.encoding) for variable in variables),
             names=tuple("data" if v.name is None else f"variable {v.name!r}" for v in variables),
             place=str(variables[0].encoding.get("source", "")),
         )
+
+    def at_vertices(self, present: Bool[ndarray, " cell"]) -> Source:
+        """Return the source in which pieces of a graph number the vertices, which are these cells."""
+        return self if present.all() else replace(self, kept=np.flatnonzero(present))
 
     @property
     def n_samples(self) -> int:
@@ -113,19 +117,21 @@ class Source:
         """Lowest and highest valid value of each variable."""
         return [(declaration.low, declaration.high) for declaration in self.declarations]
 
-    def read(self, box: Box, samples: Int[ndarray, " some"] | None = None) -> Float[ndarray, "sample cell channel"]:
-        """Read all samples, or some by their numbers in the order of time, of the cells in a box.
+    def read(
+        self, box: Box | Piece, samples: Int[ndarray, " some"] | None = None
+    ) -> Float[ndarray, "sample cell channel"]:
+        """Read all samples, or some by their numbers in the order of time, of the cells in a region.
 
         Parameters
         ----------
-        box : Box
-            It may lie across the ends of periodic axes.
+        box : Box or Piece
+            Boxes may lie across the ends of periodic axes.
         samples : ndarray of int, optional
 
         Returns
         -------
         ndarray, (sample, cell, channel)
-            A new array, NaN where values are missing; cells in the order of the box.
+            A new array, NaN where values are missing; cells in the order of the region.
 
         Raises
         ------
@@ -134,17 +140,42 @@ class Source:
         """
         wanted = self.order if samples is None else self.order[samples]
         values = np.empty((len(wanted), *box.shape, self.n_channels), dtype=self.dtype)
-        spans = zip(box.start, box.stop, self.shape, strict=True)
-        for runs in itertools.product(*(_runs(start, stop, length) for start, stop, length in spans)):
-            target = [place for place, _ in runs]
-            cells = tuple(cell for _, cell in runs)
-            for k in range(self.n_channels):
-                into = values[..., k][(slice(None), *target)]
+        for k in range(self.n_channels):
+            for target, cells, picked in self._spans(k, box):
+                into = values[..., k]
                 for first, last in self._blocks(k, cells):
                     here = np.flatnonzero((wanted >= first) & (wanted < last))
-                    if len(here):
-                        into[here] = self._part(k, first, last, cells)[wanted[here] - first]
+                    if not len(here):
+                        continue
+                    part = self._part(k, first, last, cells)[wanted[here] - first]
+                    if picked is None:
+                        into[(slice(None), *target)][here] = part
+                    else:
+                        into[here[:, None], target] = part.reshape(len(here), -1)[:, picked]
         return values.reshape(len(wanted), box.n_cells, self.n_channels)
+
+    def _spans(self, k: int, box: Box | Piece) -> Iterator[tuple[Any, tuple[slice, ...], ndarray | None]]:
+        """Yield where cells of a region go, stored cells that hold them, and which of these they are unless all."""
+        if not isinstance(box, Piece):
+            spans = zip(box.start, box.stop, self.shape, strict=True)
+            for runs in itertools.product(*(_runs(start, stop, length) for start, stop, length in spans)):
+                yield tuple(place for place, _ in runs), tuple(cell for _, cell in runs), None
+            return
+        numbers = box.vertices if self.kept is None else self.kept[box.vertices]
+        at = np.stack(np.unravel_index(numbers, self.shape), axis=1)
+        chunk = np.stack([np.searchsorted(self._ends(k, axis), each, "right") for axis, each in enumerate(at.T)], 1)
+        _, of = np.unique(chunk, axis=0, return_inverse=True)
+        for target in np.split(np.argsort(of.reshape(-1), kind="stable"), np.cumsum(np.bincount(of.reshape(-1)))[:-1]):
+            low, high = at[target].min(axis=0), at[target].max(axis=0) + 1
+            cells = tuple(slice(*ends) for ends in np.stack([low, high], axis=1).tolist())
+            yield target, cells, np.ravel_multi_index(tuple((at[target] - low).T), tuple(high - low))
+
+    def _ends(self, k: int, axis: int) -> Int[ndarray, " chunk"]:
+        """Return the ends of the chunks of a variable along an axis, or of parts to read at once where it has none."""
+        variable, dim = self.variables[k], self.axes[axis]
+        if variable.chunks is not None and dim is not None:
+            return np.cumsum(variable.chunksizes[dim])
+        return np.minimum(np.arange(_CELLS, self.shape[axis] + _CELLS, _CELLS), self.shape[axis])
 
     def _blocks(self, k: int, cells: tuple[slice, ...]) -> Iterator[tuple[int, int]]:
         """Divide the stored samples of a box into whole chunks of bounded size."""
@@ -243,6 +274,25 @@ class _Mapped(BackendArray):
     def _at(self, key: tuple[Any, ...]) -> ndarray:
         bytes_ = np.memmap(self.path, mode="r")
         return np.array(np.ndarray(self.shape, self.dtype, bytes_, self.offset, self.strides)[key])
+
+
+def _laid(layout: Layout, graph: DependencyGraph) -> tuple[tuple[str | None, ...], tuple[int, ...]]:
+    """Dimensions of the data along the axes of a lattice, or in order, and their lengths; refuse other layouts."""
+    if graph.lattice is None:
+        if graph.n_vertices != layout.n_cells:
+            raise ValueError(
+                f"graph must have a vertex for each cell of the data, {layout.dims} = {layout.shape}, got {graph!r}"
+            )
+        return layout.dims, layout.shape
+    lattice = graph.lattice
+    long = [(dim, n) for dim, n in zip(layout.dims, layout.shape, strict=True) if n > 1]
+    if [n for _, n in long] != [n for n in lattice.shape if n > 1]:
+        raise ValueError(
+            f"data that are read in parts must have a dimension for each axis of the lattice {lattice.shape}, got "
+            f"{layout.dims} = {layout.shape}; reshape them, or load them first, with data.load() or np.array(data)"
+        )
+    rest = iter([dim for dim, _ in long])
+    return tuple(next(rest) if n > 1 else None for n in lattice.shape), lattice.shape
 
 
 def _runs(start: int, stop: int, length: int) -> list[tuple[slice, slice]]:

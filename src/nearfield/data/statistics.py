@@ -88,7 +88,7 @@ class VertexStatistics:
             cells = tiling.cells(tiling.box(tile))
             for name in _OF_CELLS:
                 if name not in arrays:
-                    shape = (tiling.lattice.n_cells, *found[name].shape[1:])
+                    shape = (tiling.n_cells, *found[name].shape[1:])
                     arrays[name] = np.empty(shape, dtype=found[name].dtype)
                 arrays[name][cells] = found[name]
         rows = np.concatenate([found["fills"] for found in tiles])

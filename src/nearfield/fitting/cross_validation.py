@@ -9,9 +9,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from nearfield.fitting.elimination import elimination_order
-from nearfield.fitting.maximin import neighbour_count, scattered
+from nearfield.fitting.maximin import neighbour_count
 from nearfield.fitting.rarity import comparable
 from nearfield.graph import DependencyGraph
+from nearfield.graph.order import scattered
 from nearfield.samples import Samples
 
 if TYPE_CHECKING:

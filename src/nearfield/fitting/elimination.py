@@ -1,4 +1,4 @@
-"""Elimination order of the vertices, and their windows of earlier ones."""
+"""Windows of the vertices that come earlier in the elimination order."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
-from nearfield.fitting.maximin import maximin_order, nearest_earlier, neighbour_count, points_of, scattered
+from nearfield.fitting.maximin import nearest_earlier, neighbour_count
 from nearfield.graph import DependencyGraph, Neighborhood
-from nearfield.graph.adjacency import read_only
+from nearfield.graph.neighborhood import ABSENT
+from nearfield.graph.order import elimination_order, scattered
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -18,26 +19,6 @@ __all__ = ["contained", "elimination_order", "predecessors", "recurrent"]
 
 WIDER = 64
 """Largest difference of radii at which a window is cut out of a wider one in memory."""
-
-
-def elimination_order(graph: DependencyGraph) -> Int[np.ndarray, " vertex"]:
-    """Order in which vertices are conditioned on earlier ones.
-
-    Lattices are in lexicographic order, points in space in `maximin_order`, other graphs breadth first (reverse
-    Cuthill-McKee), so that a vertex has earlier neighbours close by. On a tree the last is a perfect elimination
-    ordering.
-    """
-    return graph.memory.get("elimination order", lambda: _order(graph), size=lambda order: order.nbytes)
-
-
-def _order(graph: DependencyGraph) -> Int[np.ndarray, " vertex"]:
-    """Compute the order, read-only."""
-    if graph.lattice is not None:
-        return read_only(np.arange(graph.n_vertices))
-    if scattered(graph):
-        return read_only(maximin_order(points_of(graph)))
-    found = sp.csgraph.reverse_cuthill_mckee(graph.adjacency.tocsr(), symmetric_mode=True)[::-1]
-    return read_only(np.array(found, dtype=np.int64))
 
 
 def recurrent(graph: DependencyGraph) -> bool:
@@ -53,18 +34,25 @@ def _recurs(graph: DependencyGraph) -> bool:
     return bool(np.mean(count[kind.reshape(-1)] > 1) > 0.5)
 
 
-def predecessors(graph: DependencyGraph, radius: int, order: Int[np.ndarray, " vertex"] | None = None) -> Neighborhood:
+def predecessors(
+    graph: DependencyGraph,
+    radius: int,
+    order: Int[np.ndarray, " vertex"] | None = None,
+    count: int | None = None,
+    numbers: Int[np.ndarray, " vertex"] | None = None,
+) -> Neighborhood:
     """Windows of the sparse Cholesky factor: a vertex (column 0) and its earlier neighbours within ``radius`` hops.
 
     On lattices a column is one offset; elsewhere entries are ranked by distance. Points in space have instead as many
-    of their nearest earlier points as a vertex has neighbours within these hops.
+    of their nearest earlier points as a vertex has neighbours within these hops. Of parts of a graph with an order,
+    ``count`` is this number in the whole graph, and ``numbers`` are those of their vertices, where windows recur.
     """
     if order is None:
         return graph.memory.get(
             ("predecessors", radius), lambda: _windows(graph, radius), size=lambda table: table.n_bytes
         )
     if scattered(graph):
-        return nearest_earlier(graph, neighbour_count(graph, radius), order, radius)
+        return nearest_earlier(graph, neighbour_count(graph, radius) if count is None else count, order, radius)
     position = np.empty(graph.n_vertices, dtype=np.int64)
     position[order] = np.arange(graph.n_vertices)
     table = graph.neighborhood(radius)
@@ -79,21 +67,27 @@ def predecessors(graph: DependencyGraph, radius: int, order: Int[np.ndarray, " v
         )
     width = int(present.sum(axis=1).max())
     left = np.argsort(~present, axis=1, kind="stable")[:, :width]
-    if recurrent(graph):
-        left = _aligned(np.where(present, table.index - table.index[:, :1], graph.n_vertices), left)
+    shift = None
+    if numbers is not None:
+        shift = np.where(present, numbers[table.index] - numbers[:, None], ABSENT)
+        left = _aligned(shift, left, ABSENT)
+        shift = np.take_along_axis(shift, left, axis=1)
+    elif recurrent(graph):
+        absent = graph.n_vertices
+        left = _aligned(np.where(present, table.index - table.index[:, :1], absent), left, absent)
     return Neighborhood(
         index=np.take_along_axis(table.index, left, axis=1),
         present=np.take_along_axis(present, left, axis=1),
         hops=np.take_along_axis(table.hops, left, axis=1),
         offsets=None,
+        shift=shift,
     )
 
 
 def _aligned(
-    shift: Int[np.ndarray, "vertex column"], left: Int[np.ndarray, "vertex width"]
+    shift: Int[np.ndarray, "vertex column"], left: Int[np.ndarray, "vertex width"], absent: int
 ) -> Int[np.ndarray, "vertex width"]:
     """Give entries the columns that they have in the most frequent window that holds them all."""
-    absent = len(shift)
     found, kind, count = np.unique(
         np.take_along_axis(shift, left, axis=1), axis=0, return_inverse=True, return_counts=True
     )

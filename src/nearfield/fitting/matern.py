@@ -21,9 +21,9 @@ import numpy as np
 from scipy.optimize import minimize
 
 from nearfield.fitting.covariance import isolate, local_blocks, sample_moments, second_moments
-from nearfield.fitting.elimination import elimination_order
-from nearfield.fitting.maximin import nearest_earlier, points_of, scattered
+from nearfield.fitting.maximin import nearest_earlier
 from nearfield.graph import DependencyGraph, Neighborhood
+from nearfield.graph.order import elimination_order, points_of, scattered
 from nearfield.samples import Samples
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _likeliest(
 
 def own_share(
     table: Neighborhood, graph: DependencyGraph, law: Matern, strength: float, n_samples: int
-) -> Float[np.ndarray, " vertex"]:
+) -> Float[np.ndarray, " row"]:
     r"""Weight of each block itself as it is shrunk towards a law.
 
     It is :math:`(1 - s) \min(1, v \max(N / 4, 1 / (c v_{med})))^{1/2}` with strength s, number of samples N, variance v
@@ -194,9 +194,7 @@ def shrunk_blocks(
     return shrunk
 
 
-def _left_over(
-    law: Matern, points: Float[np.ndarray, "vertex axis"], table: Neighborhood
-) -> Float[np.ndarray, " vertex"]:
+def _left_over(law: Matern, points: Float[np.ndarray, "vertex axis"], table: Neighborhood) -> Float[np.ndarray, " row"]:
     """Variance of each vertex given its nearest neighbours, by the law."""
     index, present = table.index[:, : NEIGHBOURS + 1], table.present[:, : NEIGHBOURS + 1]
     blocks = isolate(law.blocks(points[index]), present)

@@ -35,6 +35,7 @@ __all__ = [
     "moment_warning",
     "moments",
     "moments_of_blocks",
+    "moments_of_means",
     "ratio_of",
     "spread_of_vertices",
 ]
@@ -110,6 +111,15 @@ def spread_of_vertices(
 ) -> Moment:
     """Compare the variances of single vertices; ``error`` is that of the ratio of the total variance."""
     return _single(y, drawn, _halves(len(drawn), len(y), seed), error)
+
+
+def moments_of_means(patch: Samples, drawn: Float[np.ndarray, "draw vertex channel"]) -> list[Moment]:
+    """Compare means over blocks of each width in patches of a graph."""
+    scales = list(_scales(patch.graph))[1:]
+    return [
+        ratio_of(f"{name} in patches", _each(take, patch.values), _each(take, drawn), patch.ordered)
+        for name, take in scales
+    ]
 
 
 def moments_of_blocks(

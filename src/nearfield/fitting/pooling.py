@@ -27,6 +27,7 @@ from nearfield._checks import keep_floats
 from nearfield.fitting.elimination import contained, recurrent
 from nearfield.graph import DependencyGraph, Neighborhood
 from nearfield.graph.adjacency import read_only
+from nearfield.graph.neighborhood import ABSENT
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -241,11 +242,16 @@ def _matches(graph: DependencyGraph, table: Neighborhood | None) -> _Matches:
     if table is None:
         everything = np.zeros(graph.n_vertices, dtype=np.int64)
         return _Matches(np.ones((1, 1), dtype=bool), everything, everything, np.ones((1, 1), dtype=bool))
-    if table.offsets is None and recurrent(graph):
-        shift = np.where(table.present, table.index - table.index[:, :1], graph.n_vertices)
+    if table.shift is not None or (table.offsets is None and recurrent(graph)):
+        shift, absent = table.shift, ABSENT
+        if shift is None:
+            shift, absent = (
+                np.where(table.present, table.index - table.index[:, :1], graph.n_vertices),
+                graph.n_vertices,
+            )
         shift, kind = distinct_rows(shift)
-        present = shift < graph.n_vertices
-        entry = 4 * graph.n_vertices * np.arange(shift.shape[1]) + shift  # of a column
+        present = shift < absent
+        entry = 4 * absent * np.arange(shift.shape[1]) + shift  # of a column
         return _Matches(present, kind, kind, contained(entry, present))
     contributed = table.present if table.offsets is None else table.present | (table.index != table.index[:, :1])
     (target, target_of), (source, source_of) = distinct_rows(table.present), distinct_rows(contributed)

@@ -19,11 +19,11 @@ from nearfield.fitting.covariance import second_moments
 from nearfield.fitting.cross_validation import representative
 from nearfield.fitting.elimination import elimination_order, predecessors
 from nearfield.fitting.matern import Matern, fit_matern
-from nearfield.fitting.maximin import scattered
 from nearfield.fitting.pooling import Pooling, smoother
 from nearfield.fitting.regression import VARIANCE_FLOOR, Regression, Shrinkage, cap_windows, regress, with_nugget
 from nearfield.fitting.search import Search
 from nearfield.graph import DependencyGraph, Neighborhood
+from nearfield.graph.order import scattered
 from nearfield.samples import FEWEST_TO_CHOOSE, Samples
 from nearfield.score.field import GaussianField
 from nearfield.score.predictive import PredictiveField, earlier_channels, leverage, log_student

@@ -73,10 +73,7 @@ def cap_windows(table: Neighborhood, n_samples: int, n_channels: int, pooling: P
     if pooling.strength > 0.0 or table.present.sum(axis=1).max() * n_channels < n_samples:
         return table
     allowed = 1 + max(0, (n_samples - 1) // 2 // n_channels - 1)
-    present = table.present & (np.cumsum(table.present, axis=1) <= allowed)
-    columns = present.any(axis=0)
-    offsets = None if table.offsets is None else table.offsets[columns]
-    return Neighborhood(table.index[:, columns], present[:, columns], table.hops[:, columns], offsets)
+    return table.only(np.cumsum(table.present, axis=1) <= allowed)
 
 
 def regress_windows(

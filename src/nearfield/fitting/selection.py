@@ -22,13 +22,13 @@ from nearfield.fitting.cross_validation import candidate_radii, representative, 
 from nearfield.fitting.elimination import predecessors
 from nearfield.fitting.expectation import FoldExpectations
 from nearfield.fitting.matern import Matern, fit_matern
-from nearfield.fitting.maximin import scattered
 from nearfield.fitting.pooling import Pooling, Smoother, kernel, smoother
 from nearfield.fitting.reason import reason_of
 from nearfield.fitting.regression import Regression, cap_windows, regress_moments, regress_windows
 from nearfield.fitting.search import Search
 from nearfield.fitting.window_moments import FoldMoments, recentred
 from nearfield.graph import Neighborhood
+from nearfield.graph.order import scattered
 from nearfield.samples import Samples
 
 if TYPE_CHECKING:

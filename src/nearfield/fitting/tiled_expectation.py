@@ -10,7 +10,7 @@ is lost by the gaps.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 import scipy.sparse as sp
@@ -18,7 +18,7 @@ import scipy.sparse as sp
 from nearfield.fitting.closed_form import FieldFit
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.tiled import Keeper, build_tiled
-from nearfield.graph.tiling import Box, Tiling
+from nearfield.graph.tiling import Box, BoxTiling, Tiling
 from nearfield.score.box_gaps import BoxGaps, Gap
 from nearfield.score.tiled_factor import TiledFactor, TileReader, places_of
 from nearfield.tiled_samples import TiledSamples, one_by_one
@@ -128,7 +128,7 @@ def completed_tiles(samples: TiledSamples, fit: FieldFit, keeper: Keeper, stage:
 class Completed:
     """Missing values that tasks kept, and their spread over so many cells if there is one."""
 
-    tiling: Tiling
+    tiling: BoxTiling
     keeper: TileReader
     stage: str
     shape: tuple[int, int]
@@ -137,6 +137,7 @@ class Completed:
     @classmethod
     def of(cls, samples: TiledSamples, keeper: TileReader, stage: str, reach: int | None = None) -> Completed:
         """Name the stage that has them."""
+        assert isinstance(samples.tiling, BoxTiling)
         return cls(samples.tiling, keeper, stage, (samples.source.n_samples, samples.n_channels), reach)
 
     @property
@@ -145,7 +146,7 @@ class Completed:
         return self.reach is not None
 
     def fill(
-        self, values: Float[np.ndarray, "sample vertex channel"], box: Box, numbers: Int[np.ndarray, " some"] | None
+        self, values: Float[np.ndarray, "sample vertex channel"], box: Any, numbers: Int[np.ndarray, " some"] | None
     ) -> sp.csr_array | None:
         """Fill in what is missing of samples in a box, and return its spread."""
         (n, channels), inside = self.shape, self.tiling.vertices(box)

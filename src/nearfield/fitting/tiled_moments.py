@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nearfield.fitting.coarse import block_means, block_sums, means_of_sums
-from nearfield.fitting.moments import FEWEST, SAMPLES, Moment, moments_of_blocks, ratio_of, spread_of_vertices
+from nearfield.fitting.moments import (
+    FEWEST,
+    SAMPLES,
+    Moment,
+    moments_of_blocks,
+    moments_of_means,
+    ratio_of,
+    spread_of_vertices,
+)
 from nearfield.graph.coarsening import box_step, coarsen
-from nearfield.graph.tiling import Box, Tiling
+from nearfield.graph.tiling import BoxTiling, Tiling
 from nearfield.noise import Stream
 from nearfield.samples import Samples
 from nearfield.score.field import GaussianField
@@ -64,6 +72,8 @@ def tiled_moments(
         for k in widths
     ]
     found.append(spread_of_vertices(patch.values, drawn.patch, found[0].error, seed))
+    if not isinstance(samples.tiling, BoxTiling):
+        found += moments_of_means(patch, drawn.patch)
     if coarse.graph.n_vertices > 1:
         means = block_means(coarse, samples)
         found += moments_of_blocks(means, drawn.blocks, f"{coarse.step} cells a side", seed)
@@ -76,9 +86,12 @@ def _tile_squares(tile: int, samples: TiledSamples) -> Float[np.ndarray, "sample
 
 
 def _squares(
-    values: Float[np.ndarray, "sample vertex channel"], tiling: Tiling, box: Box
+    values: Float[np.ndarray, "sample vertex channel"], tiling: Tiling, box: Any
 ) -> Float[np.ndarray, "sample width"]:
-    """Sum over the boxes of each width in a tile that hold no other cells than vertices."""
+    """Sum over the boxes of each width in a tile that hold no other cells than vertices; off lattices only one wide."""
+    if not isinstance(tiling, BoxTiling):
+        squares: np.ndarray = (values**2).sum(axis=(1, 2))[:, None]
+        return squares
     cells = np.full((len(values), box.n_cells, values.shape[2]), np.nan)
     keep = tiling.graph.keep
     cells[:, slice(None) if keep is None else keep.reshape(-1)[tiling.cells(box)]] = values

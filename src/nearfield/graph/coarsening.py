@@ -88,7 +88,7 @@ def coarsen(graph: DependencyGraph, step: int = STEP) -> Coarsening:
     ([0, 0, 0, 1, 1, 1, 2, 2, 2, 2], DependencyGraph.grid((3,)))
     """
     if graph.lattice is None:
-        return _clusters(graph, step)
+        return graph.memory.get(("clusters", step), lambda: _clusters(graph, step), lambda c: c.label.nbytes)
     lattice = graph.lattice
     shape = tuple(max(1, (length + step // 2) // step) for length in lattice.shape)
     cells = np.arange(lattice.n_cells) if graph.keep is None else np.flatnonzero(graph.keep)

@@ -18,8 +18,10 @@ from nearfield.graph.lattice import Lattice
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-__all__ = ["Neighborhood", "ball_sizes", "growth", "layers", "narrowed", "on_lattice", "ranked"]
+__all__ = ["ABSENT", "Neighborhood", "ball_sizes", "growth", "layers", "narrowed", "on_lattice", "ranked"]
 
+ABSENT = 1 << 40
+"""Stands for the shift of an entry that is not there."""
 GROWTH_PAIRS = 10_000_000  # pairs of vertices that `growth` counts before the graph's size stands for a ball's
 
 
@@ -38,6 +40,9 @@ class Neighborhood:
         Graph distance of each entry, 0 for the vertex itself; -1 where absent.
     offsets : int64 array (width, axis) or None
         On lattices, the offset that column stands for, the same at every vertex; else None.
+    shift : int64 array (vertex, width) or None
+        In parts of a graph off lattices whose windows recur, the difference of the vertex numbers of entry and vertex
+        in the whole graph; `ABSENT` where there is none. Else None.
 
     Examples
     --------
@@ -50,19 +55,38 @@ class Neighborhood:
     present: Bool[np.ndarray, "vertex width"]
     hops: Int[np.ndarray, "vertex width"]
     offsets: Int[np.ndarray, "width axis"] | None
+    shift: Int[np.ndarray, "vertex width"] | None = None
 
     def __post_init__(self) -> None:
-        for array in (self.index, self.present, self.hops, self.offsets):
+        for array in self._arrays:
             if array is not None:
                 array.setflags(write=False)
 
     @property
     def n_bytes(self) -> int:
         """Memory of the arrays."""
-        return sum(array.nbytes for array in (self.index, self.present, self.hops, self.offsets) if array is not None)
+        return sum(array.nbytes for array in self._arrays if array is not None)
+
+    @property
+    def _arrays(self) -> tuple[np.ndarray | None, ...]:
+        return self.index, self.present, self.hops, self.offsets, self.shift
+
+    def of(self, rows: Any) -> Neighborhood:
+        """Return the windows of some vertices."""
+        shift = None if self.shift is None else self.shift[rows]
+        offsets = None if self.offsets is None else self.offsets.copy()
+        return Neighborhood(self.index[rows], self.present[rows], self.hops[rows], offsets, shift)
+
+    def only(self, kept: Bool[np.ndarray, "vertex width"]) -> Neighborhood:
+        """Return the windows without all other entries, and without columns that no window has."""
+        present = self.present & kept
+        columns = present.any(axis=0)
+        offsets = None if self.offsets is None else self.offsets[columns]
+        shift = None if self.shift is None else np.where(present, self.shift, ABSENT)[:, columns]
+        return Neighborhood(self.index[:, columns], present[:, columns], self.hops[:, columns], offsets, shift)
 
     def __reduce__(self) -> tuple[Any, ...]:  # pickled arrays come back writeable, the constructor sees to it
-        return Neighborhood, (self.index, self.present, self.hops, self.offsets)
+        return Neighborhood, self._arrays
 
 
 def layers(adjacency: csr_array, radius: int | None = None) -> Iterator[csr_array]:

@@ -1,17 +1,18 @@
-"""Partition of a lattice into tiles: boxes of cells, coloured, with the boxes around them.
+"""Partition of a graph into tiles, coloured, with what lies around them: boxes of lattices, pieces of other graphs.
 
-Tiles follow from the lattice and their side alone, never from the number of workers. Two tiles of one colour never
+Tiles follow from the graph and their size alone, never from the number of workers. Two tiles of one colour never
 touch, so that all of one colour can be worked on at once, given the colours before. The elimination order of a tiled
-field is colour by colour, tile by tile, and lexicographic inside a tile.
+field is colour by colour, tile by tile, and inside a tile lexicographic on lattices.
 """
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
@@ -21,10 +22,90 @@ from nearfield.graph.lattice import Lattice
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
 
-__all__ = ["Box", "Tiling"]
+__all__ = ["Box", "BoxTiling", "Tiling"]
 
 TILE = 1 << 14
 """Cells of a tile, about: 128 x 128 on planes."""
+
+
+class Tiling(abc.ABC):
+    """Tiles of a graph, numbered from 0, and regions of it: a `Box` on lattices, else a `nearfield.graph.pieces.Piece`.
+
+    Attributes
+    ----------
+    graph : DependencyGraph
+    side : tuple of int
+        What tells the sizes of the tiles.
+    """
+
+    graph: DependencyGraph
+    side: tuple[int, ...]
+
+    @classmethod
+    def of(cls, graph: DependencyGraph, n_cells: int = TILE) -> Tiling:
+        """Cut a graph into tiles of about so many cells."""
+        if graph.lattice is not None:
+            return BoxTiling.of(graph, n_cells)
+        from nearfield.graph.pieces import PieceTiling  # which are tilings
+
+        return PieceTiling.of(graph, n_cells)
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abc.abstractmethod
+    def n_cells(self) -> int:
+        """Cells of the graph, vertices or not."""
+
+    @property
+    @abc.abstractmethod
+    def key(self) -> Any:
+        """Plain value that tells this tiling from others of the graph."""
+
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """Return how many tiles of which size there are."""
+
+    @abc.abstractmethod
+    def box(self, tile: int) -> Any:
+        """Return the region of a tile."""
+
+    @abc.abstractmethod
+    def around(self, tile: int, reach: int) -> Any:
+        """Return the region of all within so many hops of a tile, or more."""
+
+    @abc.abstractmethod
+    def by_color(self) -> Iterator[list[int]]:
+        """Yield the tiles of each colour, in the order of elimination."""
+
+    @abc.abstractmethod
+    def require_apart(self, reach: int) -> None:
+        """Refuse tiles so narrow that those of one colour read each other within so many hops."""
+
+    @abc.abstractmethod
+    def graph_of(self, box: Any) -> DependencyGraph:
+        """Return the graph of the vertices in a region, without paths that leave it."""
+
+    @abc.abstractmethod
+    def cells(self, box: Any) -> Int[np.ndarray, " cell"]:
+        """Return the cells in a region, in its order."""
+
+    @abc.abstractmethod
+    def vertices(self, box: Any) -> Int[np.ndarray, " vertex"]:
+        """Return the vertices in a region, in its order: those of `graph_of`."""
+
+    @abc.abstractmethod
+    def within(self, box: Any, outer: Any) -> Bool[np.ndarray, " vertex"]:
+        """Tell which vertices of a region lie in one inside it."""
+
+    @abc.abstractmethod
+    def ranks(self, box: Any) -> Int[np.ndarray, " vertex"]:
+        """Return numbers of the vertices in a region that order them as the elimination does, a tile in sequence."""
+
+    def order(self) -> Int[np.ndarray, " vertex"]:
+        """Return the vertex at each place of the elimination."""
+        return np.concatenate([self.vertices(self.box(tile)) for tiles in self.by_color() for tile in tiles])
 
 
 @final
@@ -61,7 +142,7 @@ class Box:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Tiling:
+class BoxTiling(Tiling):
     """Tiles of a graph on a lattice.
 
     Parameters
@@ -73,7 +154,7 @@ class Tiling:
 
     Examples
     --------
-    >>> tiling = Tiling(DependencyGraph.grid((7, 4)), (2, 2))
+    >>> tiling = BoxTiling(DependencyGraph.grid((7, 4)), (2, 2))
     >>> len(tiling), tiling.box(7), tiling.color(7)
     (8, Box(start=(6, 2), stop=(7, 4)), 3)
     >>> tiling.around(0, 1)
@@ -85,16 +166,16 @@ class Tiling:
 
     def __post_init__(self) -> None:
         if self.graph.lattice is None:
-            raise ValueError(f"tiles need a lattice, got {self.graph!r}; points in space are fitted whole")
+            raise ValueError(f"boxes need a lattice, got {self.graph!r}; other graphs are cut by Tiling.of")
         shape = self.graph.lattice.shape
         if len(self.side) != len(shape) or min(self.side) < 1:
             raise ValueError(f"side must have a positive length for each axis of {shape}, got {self.side!r}")
 
     @classmethod
-    def of(cls, graph: DependencyGraph, n_cells: int = TILE) -> Tiling:
+    def of(cls, graph: DependencyGraph, n_cells: int = TILE) -> BoxTiling:
         """Cut a lattice into tiles of about so many cells, as near to cubes as its lengths allow."""
         if graph.lattice is None:
-            raise ValueError(f"tiles need a lattice, got {graph!r}; points in space are fitted whole")
+            raise ValueError(f"boxes need a lattice, got {graph!r}; other graphs are cut by Tiling.of")
         side: dict[int, int] = {}
         left, axes = n_cells, len(graph.lattice.shape)
         for axis in np.argsort(graph.lattice.shape, kind="stable").tolist():  # a short axis leaves more to the others
@@ -116,6 +197,30 @@ class Tiling:
 
     def __len__(self) -> int:
         return math.prod(self.counts)
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of the lattice."""
+        return self.lattice.n_cells
+
+    @property
+    def key(self) -> Any:
+        """The side of the tiles."""
+        return self.side
+
+    def describe(self) -> str:
+        """Return how many tiles of which size there are."""
+        return f"{len(self)} tiles of {' x '.join(map(str, self.side))} cells"
+
+    def require_apart(self, reach: int) -> None:
+        """Refuse tiles so narrow that those of one colour read each other within so many hops."""
+        narrow = [
+            side
+            for side, count, length in zip(self.side, self.counts, self.lattice.shape, strict=True)
+            if count > 1 and min(side, length - (count - 1) * side) <= reach
+        ]
+        if narrow:
+            raise ValueError(f"tiles must be wider than {reach} cells, which their windows reach, got {self.side}")
 
     def _place(self, tile: int) -> tuple[int, ...]:
         return tuple(int(at) for at in np.unravel_index(tile, self.counts))
@@ -253,9 +358,5 @@ class Tiling:
         place[[tile for tiles in self.by_color() for tile in tiles]] = np.arange(len(self))
         return place
 
-    def order(self) -> Int[np.ndarray, " vertex"]:
-        """Vertex at each place of the elimination."""
-        return np.concatenate([self.vertices(self.box(tile)) for tiles in self.by_color() for tile in tiles])
-
-    def __reduce__(self) -> tuple[type[Tiling], tuple[DependencyGraph, tuple[int, ...]]]:
-        return Tiling, (self.graph, self.side)
+    def __reduce__(self) -> tuple[type[BoxTiling], tuple[DependencyGraph, tuple[int, ...]]]:
+        return BoxTiling, (self.graph, self.side)

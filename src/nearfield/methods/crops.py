@@ -18,7 +18,7 @@ from nearfield.fitting.covariance import LOCATION_LIMIT
 from nearfield.fitting.neural import default_recipe
 from nearfield.fitting.recipe import Recipe
 from nearfield.graph import DependencyGraph
-from nearfield.graph.tiling import Tiling
+from nearfield.graph.tiling import BoxTiling
 from nearfield.methods.base import FitOptions, Fitted, Method
 from nearfield.methods.network import NetworkMethod
 from nearfield.samples import Samples
@@ -49,7 +49,7 @@ def crop_side(graph: DependencyGraph, radius: int | None = None) -> tuple[int, .
     >>> crop_side(DependencyGraph.grid((1000, 1000))), crop_side(DependencyGraph.grid((9, 1000)))
     ((64, 64), (9, 455))
     """
-    tiling = Tiling.of(graph, CELLS)
+    tiling = BoxTiling.of(graph, CELLS)
     least = 0 if radius is None else 2 * radius + 1
     return tuple(min(max(side, least), length) for side, length in zip(tiling.side, tiling.lattice.shape, strict=True))
 

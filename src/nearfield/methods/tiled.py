@@ -16,6 +16,7 @@ from nearfield.distribution import GaussianModel
 from nearfield.fitting.band import choose_band
 from nearfield.fitting.closed_form import FieldFit, settled_field, warn_of
 from nearfield.fitting.coarse import Scale, choose_correction, corrected
+from nearfield.fitting.matern import Matern, fit_matern
 from nearfield.fitting.missing import MissingReport
 from nearfield.fitting.moments import Moment, MomentWarning, moment_warning
 from nearfield.fitting.pooling import Pooling
@@ -78,14 +79,13 @@ def fit_tiled(
     eigenvalue = _largest_eigenvalue(found.tiles.samples.standardized(fit.center, fit.scale))
     if missing is not None:
         keeper.forget_others(stage)
-    cut = " x ".join(map(str, samples.tiling.side))
     law = Fitted(
         fit.center,
         fit.scale,
         GaussianModel(field, None, band, eigenvalue),
         found.radius,
         found.pooling,
-        " ".join(filter(None, (reason, f"Fitted in {len(samples.tiling)} tiles of {cut} cells.", widened))),
+        " ".join(filter(None, (reason, f"Fitted in {samples.tiling.describe()}.", widened))),
         {"select": selected - start, "fit": fitted - selected, "correct": made - fitted},
         selection,
         missing=missing,
@@ -187,12 +187,17 @@ class _Tiles:
 
     def _fit(self, samples: TiledSamples, radius: int, pooling: Pooling) -> FieldFit:
         stage = f"field-{radius}" + (f"-{pooling.nugget:g}" if pooling.nugget else "")
-        return build_tiled(samples, radius, pooling, self.keeper, stage)
+        return build_tiled(samples, radius, pooling, self.keeper, stage, self._law(pooling, self.patch))
 
     def _fit_part(self, found: _Checked, stages: list[str], part: TiledSamples) -> GaussianField:
         """Fit some of the samples, in a stage of their own that is added to the others."""
         stages.append(f"part-{len(stages)}")
-        return build_tiled(part, found.radius, found.pooling, self.keeper, stages[-1]).field
+        law = self._law(found.pooling, self.patch if part.numbers is None else self.patch.take(part.numbers))
+        return build_tiled(part, found.radius, found.pooling, self.keeper, stages[-1], law).field
+
+    def _law(self, pooling: Pooling, patch: Samples) -> Matern | None:
+        """Law that points in space are shrunk towards, by the patches; None for other graphs."""
+        return fit_matern(patch) if pooling.strength > 0.0 else None
 
     def _moments(self, fit: FieldFit, field: GaussianField) -> tuple[Moment, ...]:
         y = self.samples.standardized(fit.center, fit.scale)

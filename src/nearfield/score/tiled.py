@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nearfield.graph import DependencyGraph, Lattice
-from nearfield.graph.tiling import Box, Tiling
+from nearfield.graph.tiling import Box, BoxTiling, Tiling
 from nearfield.score.base import Score
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class TiledScore(Score):
 
     Attributes
     ----------
-    tiling : Tiling
+    tiling : BoxTiling
 
     Raises
     ------
@@ -95,7 +95,7 @@ class TiledScore(Score):
             )
         self.part, self.shape, self.periodic = part, fitted.shape, fitted.periodic
         self.radius: int = part.radius
-        self.tiling = Tiling(graph, _even(graph) if side is None else tuple(side))
+        self.tiling = BoxTiling(graph, _even(graph) if side is None else tuple(side))
         self.side = self.tiling.side
         self.n_vertices, self.n_channels = len(graph), part.n_channels
 
@@ -185,4 +185,5 @@ def extended_score(score: _AnyScore, graph: DependencyGraph, onto: DependencyGra
 def _even(graph: DependencyGraph) -> tuple[int, ...]:
     """Side of tiles that differ little in size."""
     most = Tiling.of(graph)
+    assert isinstance(most, BoxTiling)
     return tuple(-(-length // -(-length // side)) for length, side in zip(most.lattice.shape, most.side, strict=True))

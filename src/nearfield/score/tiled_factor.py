@@ -19,7 +19,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from nearfield.graph import DependencyGraph
-from nearfield.graph.tiling import Box, Tiling
+from nearfield.graph.pieces import PieceTiling
+from nearfield.graph.tiling import Box, BoxTiling, Tiling
+from nearfield.module import as_tensor
 from nearfield.score.solver import triangle
 from nearfield.score.sparse import Factor, touching
 from nearfield.score.tile_sweep import Borders, borders_of, covariance_of
@@ -27,6 +29,7 @@ from nearfield.tiled_samples import Run, one_by_one
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+    from torch import Tensor
 
 __all__ = ["RowsOnBox", "TileReader", "TileRows", "TiledFactor", "places_of"]
 
@@ -104,21 +107,23 @@ class TiledFactor(Factor):
     Parameters
     ----------
     graph : DependencyGraph
-        On a lattice.
     side : sequence of int
-        Cells of a tile along each axis, as in `nearfield.graph.tiling.Tiling`.
+        Cells of a tile along each axis; off lattices, vertices of each tile.
     reach : int
-        Cells around a tile that its rows read.
+        Hops around a tile that its rows read.
     n_channels : int
         Channels of a vertex.
     stage : str
         Stage of the fit that wrote the tiles.
     stored : TileReader
-        Has ``data``, ``indices`` and ``indptr``, the compressed rows of a tile over the variables in the box
+        Has ``data``, ``indices`` and ``indptr``, the compressed rows of a tile over the variables in the region
         `Tiling.around` it, by vertex with channels fastest.
+    eliminated : ndarray or Tensor of int, (vertex,), optional
+        Off lattices, the vertex at each place of the elimination, as in `nearfield.graph.pieces.PieceTiling`.
     """
 
     settings = ("side", "reach", "n_channels", "stage")
+    eliminated: Tensor | None
 
     def __init__(
         self,
@@ -128,12 +133,25 @@ class TiledFactor(Factor):
         n_channels: int,
         stage: str,
         stored: TileReader,
+        eliminated: Int[np.ndarray, " vertex"] | Int[Tensor, " vertex"] | None = None,
     ) -> None:
         super().__init__()
         self.side, self.reach, self.n_channels, self.stage = tuple(side), reach, n_channels, stage
-        self.tiling, self.stored = Tiling(graph, self.side), stored
+        self.register_buffer("eliminated", None if eliminated is None else as_tensor(eliminated).long())
+        self.tiling: Tiling
+        if self.eliminated is None:
+            self.tiling = BoxTiling(graph, self.side)
+        else:
+            self.tiling = PieceTiling(graph, self.side, self.eliminated.numpy())
+        self.stored = stored
         self._kept: dict[int, TileRows] = {}
         self._room = KEPT
+
+    @classmethod
+    def of(cls, tiling: Tiling, reach: int, n_channels: int, stage: str, stored: TileReader) -> TiledFactor:
+        """Keep the rows of a tiling."""
+        eliminated = tiling.eliminated if isinstance(tiling, PieceTiling) else None
+        return cls(tiling.graph, tiling.side, reach, n_channels, stage, stored, eliminated)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_kept": {}, "_room": KEPT}
@@ -141,6 +159,8 @@ class TiledFactor(Factor):
     @cached_property
     def sequence(self) -> list[int]:
         """Tiles in elimination order."""
+        if isinstance(self.tiling, PieceTiling):
+            return list(range(len(self.tiling)))
         return [tile for tiles in self.tiling.by_color() for tile in tiles]
 
     @cached_property
@@ -192,10 +212,13 @@ class TiledFactor(Factor):
                 shape=(np.count_nonzero(inside), len(places)),
             )
         )
-        own = places[inside]
-        start = int(own[0]) if len(own) else 0
+        own, turn = places[inside], np.flatnonzero(inside)
+        if isinstance(self.tiling, PieceTiling):  # whose regions are not in the order of elimination
+            in_order = np.argsort(own)
+            rows, turn = sp.csc_array(rows[in_order]), turn[in_order]
+        start = int(own.min(initial=self.n_variables))
         used = np.flatnonzero(~inside & (np.diff(rows.indptr) > 0))
-        inner = sp.csr_array(rows[:, np.flatnonzero(inside)])
+        inner = sp.csr_array(rows[:, turn])
         return TileRows(
             slice(start, start + len(own)),
             inner,
@@ -214,6 +237,7 @@ class TiledFactor(Factor):
     def on(self, box: Box) -> RowsOnBox:
         """Rows of F that read a box, from the tiles nearby alone."""
         tiling, channel = self.tiling, np.arange(self.n_channels)
+        assert isinstance(tiling, BoxTiling)
         inside = tiling.vertices(box)
         order, parts, outside, vertices, channels = np.argsort(inside), [], [], [], []
         for tile in tiling.tiles_in(tiling.grown(box, self.reach)):
@@ -291,10 +315,9 @@ class TiledFactor(Factor):
 
     def touching(self, columns: Int[np.ndarray, " some"]) -> sp.csr_array:
         """Rows of F that have an entry in some columns, from the tiles that may have one."""
-        held, order = np.zeros(self.tiling.lattice.n_cells, dtype=bool), self.tiling.order()
-        vertices, keep = order[np.asarray(columns) // self.n_channels], self.tiling.graph.keep
-        held[vertices if keep is None else np.flatnonzero(keep)[vertices]] = True
-        near = [t for t in self.sequence if held[self.tiling.cells(self.tiling.around(t, self.reach))].any()]
+        held = np.zeros(self.tiling.graph.n_vertices, dtype=bool)
+        held[self.tiling.order()[np.asarray(columns) // self.n_channels]] = True
+        near = [t for t in self.sequence if held[self.tiling.vertices(self.tiling.around(t, self.reach))].any()]
         return touching(self._joined(near), columns)
 
     def _joined(self, tiles: Sequence[int]) -> sp.csr_array:
