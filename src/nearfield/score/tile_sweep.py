@@ -68,14 +68,14 @@ def _draw_tile(
 ) -> tuple[Any, Float[np.ndarray, "border channel member"]]:
     """Solve F_TT x_T = z_T - F_TE x_E for a tile, given the borders before it."""
     tile, border, before = item
-    vertices, n_channels = factor.tiling.vertices(factor.tiling.box(tile)), factor.n_channels
+    vertices, n_channels = factor.in_turn(tile), factor.n_channels
     own = np.empty((len(members), len(vertices), n_channels))
     if len(vertices):
         z = normals_at(seed, stream, members, 0, vertices, n_channels).reshape(len(members), -1)
         rows = factor.rows_alone(tile)
         own = rows.solve(z, before.reshape(-1, len(members))[rows.earlier]).reshape(own.shape)
     read = np.moveaxis(own[:, border], 0, -1)  # the worker may change what it takes
-    return take(tile, own), np.ascontiguousarray(read)
+    return take(tile, own[:, np.argsort(vertices)]), np.ascontiguousarray(read)
 
 
 def covariance_of(
@@ -119,8 +119,8 @@ def _pull_tile(
 class Borders(NamedTuple):
     """Vertices that later tiles read, numbered.
 
-    Of each tile: the numbers of those ``before`` it that it reads, which of its ``own`` vertices have a number, this
-    ``number``, and the ``place`` of its variables in the elimination order.
+    Of each tile: the numbers of those ``before`` it that it reads, which of its ``own`` vertices, in elimination order,
+    have a number, this ``number``, and the ``place`` of its variables in that order.
     """
 
     n_vertices: int
@@ -139,7 +139,7 @@ def borders_of(factor: TiledFactor) -> Borders:
         number[before[-1]] = 0
     border = np.flatnonzero(number == 0)
     number[border] = np.arange(len(border))
-    of_tile = [number[tiling.vertices(tiling.box(tile))] for tile in range(len(tiling))]
+    of_tile = [number[factor.in_turn(tile)] for tile in range(len(tiling))]
     start = 0
     for tile in factor.sequence:
         place[tile] = slice(start, start + len(of_tile[tile]) * factor.n_channels)

@@ -186,8 +186,17 @@ class TiledFactor(Factor):
         """Rows of the factor for a tile, where its variables stand after those earlier ones that are within reach."""
         before, own = self.around(tile)
         place = np.zeros(len(own), dtype=np.int64)
-        place[before], place[own] = np.arange(before.sum()), before.sum() + np.arange(own.sum())
+        place[before] = np.arange(before.sum())
+        place[np.flatnonzero(own)[self._turn(tile)]] = before.sum() + np.arange(own.sum())
         return self._read(tile, place)
+
+    def in_turn(self, tile: int) -> Int[np.ndarray, " vertex"]:
+        """Vertices of a tile in elimination order."""
+        found: np.ndarray = self.tiling.vertices(self.tiling.box(tile))[self._turn(tile)]
+        return found
+
+    def _turn(self, tile: int) -> Int[np.ndarray, " vertex"]:
+        return np.argsort(self.tiling.ranks(self.tiling.box(tile)))
 
     def around(self, tile: int) -> tuple[Bool[np.ndarray, " vertex"], Bool[np.ndarray, " vertex"]]:
         """Which vertices of the box around a tile are of tiles before it, and which are its own."""
@@ -216,7 +225,7 @@ class TiledFactor(Factor):
         if isinstance(self.tiling, PieceTiling):  # whose regions are not in the order of elimination
             in_order = np.argsort(own)
             rows, turn = sp.csc_array(rows[in_order]), turn[in_order]
-        start = int(own.min(initial=self.n_variables))
+        start = int(own.min()) if len(own) else 0
         used = np.flatnonzero(~inside & (np.diff(rows.indptr) > 0))
         inner = sp.csr_array(rows[:, turn])
         return TileRows(
