@@ -43,9 +43,30 @@ def batches(n_draws: int, factor: TiledFactor) -> list[range]:
 def draw_tiles(
     factor: TiledFactor, members: Sequence[int], take: Take, *, seed: int, stream: Stream, run: Run = one_by_one
 ) -> list[Any]:
-    """Draw members of the field tile by tile, as `GaussianField.sample` draws them, and return what is taken of each.
+    """Draw members of a field tile by tile, to the bits of `GaussianField.sample`.
 
     All members are drawn together, so that rows are read once; a task holds some five vectors of a tile for each.
+
+    Parameters
+    ----------
+    factor : TiledFactor
+        Of a field without correction of its block means.
+    members : sequence of int
+        Numbers of the members, as many as `batches` gives, or fewer.
+    take : callable
+        ``take(tile, values)``, called where the tile is drawn, with its values (member, vertex, channel), standardised.
+        It must be importable, and may change them.
+    seed : int
+        In [0, 2**64).
+    stream : Stream
+        That of `GaussianField.sample` is ``Stream.EXACT``.
+    run : callable
+        Runs tasks, as `nearfield.tasks.run`; by default here, one after the other.
+
+    Returns
+    -------
+    list
+        What ``take`` returned for each tile.
     """
     borders = factor.borders
     x = np.empty((borders.n_vertices, factor.n_channels, len(members)))
