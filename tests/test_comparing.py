@@ -7,6 +7,7 @@ import xarray as xr
 import nearfield as nf
 from nearfield import _comparing
 from nearfield.data import lazy
+from nearfield.data.fields import Fields
 from nearfield.evaluation.agreement import Agreement
 from nearfield.evaluation.calibration import levels
 from nearfield.evaluation.moment import Yardstick, statistics_of
@@ -65,6 +66,17 @@ def test_of_many_numbers_some_samples_are_looked_at(model, tmp_path, monkeypatch
     same = {k: v for k, v in by_hand["data"].items() if k != "n_given"}
     assert {k: v for k, v in found["data"].items() if k != "n_given"} == same
     assert {k: v for k, v in found.items() if k != "data"} == {k: v for k, v in by_hand.items() if k != "data"}
+
+
+@pytest.mark.parametrize(("cheap", "n_drawn"), [(1 << 24, 200), (50 * 72, 50), (20 * 72, 40)])
+def test_draws_are_at_least_as_many_as_samples(model, monkeypatch, cheap, n_drawn):
+    monkeypatch.setattr(_comparing, "_CHEAP", cheap)
+    asked = []
+    monkeypatch.setattr(_comparing, "compare", lambda *arguments, **_: asked.append(arguments[1:3]))
+    new = maps(40, seed=1)
+    _comparing.compare_fields(model.model_, Fields(new.chunk(time=9), model.codec_), lambda n: n, {})
+    assert asked[0][1] == n_drawn
+    np.testing.assert_array_equal(asked[0][0], model.codec_.samples(new).values)  # in the order of time
 
 
 def test_ten_samples_are_looked_at_of_fields_however_large(model, tmp_path, monkeypatch):

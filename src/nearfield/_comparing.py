@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["calibration", "compare", "compare_fields"]
 
-MOST = 1 << 26
-"""Numbers of the data, and of the draws, that a report compares: half a GiB each."""
-_FEW, _MANY = 200, 1000
-"""Draws that are compared with few samples, and at most."""
+MOST = 1 << 25
+"""Numbers of the data, and of the draws, that a report compares: a quarter of a GiB each, and six times that at work."""
+_FEW, _MANY, _CHEAP = 200, 1000, 1 << 24
+"""Draws that are compared with few samples, unless they have more numbers than the last; and at most."""
 _TOGETHER = 1 << 22
 """Numbers whose density is taken at once."""
 
@@ -39,9 +39,10 @@ def compare_fields(
     provenance: Mapping[str, Any],
 ) -> Comparison:
     """Compare data with standardised draws, some samples of which where all are too many numbers."""
-    most = max(FEWEST, MOST // (model.codec.n_vertices * model.codec.n_channels))
-    numbers, n_given = _spread(fields.order, most), len(fields)
-    n_drawn = min(max(len(numbers), _FEW), _MANY, most)
+    size, n_given = model.codec.n_vertices * model.codec.n_channels, len(fields)
+    most = max(FEWEST, MOST // size)
+    numbers = _spread(fields.order, most)
+    n_drawn = min(max(len(numbers), min(_FEW, _CHEAP // size)), _MANY, most)
     if len(numbers) < n_given:
         warnings.warn(
             f"the report looks at {len(numbers)} of {n_given} samples, spread evenly over the record, and {n_drawn} "

@@ -322,9 +322,9 @@ class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEs
         path : path
             Ending in ``.html``; an existing file is replaced.
         X : DataArray, Dataset or ndarray
-            Data to compare with, preferably held out. Missing values are drawn by the model first. Of more than 2^26
-            numbers as many samples as have these, but at least 10, spread evenly over the record, are read and compared
-            with as many draws; the page says so.
+            Data to compare with, preferably held out. Missing values are drawn by the model first. Of more than 2^25
+            numbers as many samples as have these, but at least 10, spread evenly over the record, are read and
+            compared; the page says so.
 
         Raises
         ------
