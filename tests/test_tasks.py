@@ -52,6 +52,11 @@ def wait(item):
     return item
 
 
+def process_of(item):
+    time.sleep(0.2)
+    return os.getpid()
+
+
 def overwrite(item, matrix):
     matrix[:] = item
     return float(matrix.sum())
@@ -92,6 +97,15 @@ def test_processes_share_a_large_array_and_write_to_none():
 def test_the_error_of_a_task_is_raised_as_it_is(workers):
     with pytest.raises(ValueError, match=r"^item 2 is bad$"):
         run(refuse, range(5), 2, workers=workers)
+
+
+@pytest.mark.slow
+def test_processes_are_kept_for_the_next_call():
+    found, fewer, again = (set(run(process_of, range(n), workers=3)) for n in (6, 2, 6))
+    assert len(found | fewer | again) == 3
+    with pytest.raises(ValueError, match="item 0 is bad"):
+        run(refuse, range(50), 0, workers=3)
+    assert found >= set(run(process_of, range(3), workers=2))
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import itertools
 import logging
 import secrets
 import sys
@@ -39,6 +40,15 @@ _ENTERED: contextvars.ContextVar[Client | None] = contextvars.ContextVar("_ENTER
 
 _PATIENCE = "10s"
 """Time that a scheduler has to answer."""
+
+
+_UNDER_WAY = 2
+"""Tasks for each process that are handed out and not done."""
+_IDLE = 300
+"""Seconds after which a process ends that has no tasks."""
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+_PROCESSES: set[int] = set()
+"""Numbers of processes that were asked for."""
 
 
 def run(
@@ -89,7 +99,7 @@ def run(
     if client is not None:
         way = functools.partial(_on_cluster, client)
     elif processes > 1 and len(items) > 1:
-        way = functools.partial(_on_processes, min(processes, len(items)))
+        way = functools.partial(_on_processes, processes)
     found: dict[int, _Result] = {}
 
     def work() -> list[_Result]:
@@ -226,18 +236,36 @@ def _here(
 def _on_processes(
     processes: int, function: Callable[..., _Result], items: Mapping[int, Any], common: tuple[Any, ...]
 ) -> Iterator[tuple[int, _Result]]:
+    from joblib.externals.loky import FIRST_COMPLETED, wait
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+    executor, left, futures = _executor(min(processes, len(items)), processes), iter(items.items()), dict[Any, int]()
     with tempfile.TemporaryDirectory(prefix="nearfield-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "common"
         joblib.dump(common, path)
-        tasks = (joblib.delayed(_with_stored)(function, item, path) for item in items.values())
-        with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-            results = joblib.Parallel(n_jobs=processes, return_as="generator", batch_size=1)(tasks)
         try:
-            yield from zip(items, results, strict=True)
+            while True:
+                for number, item in itertools.islice(left, _UNDER_WAY * processes - len(futures)):
+                    futures[executor.submit(_with_stored, function, item, path)] = number
+                if not futures:
+                    return
+                for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                    yield futures.pop(future), future.result()
         except TerminatedWorkerError as error:
             raise _LostWorkerError from error
+        finally:
+            for future in futures:
+                future.cancel()
+            wait(futures)  # no task goes on after this
+
+
+def _executor(fewest: int, most: int) -> Any:
+    """Return processes that wait for tasks: those of the call before, if there are enough, since they start slowly."""
+    from joblib.externals.loky import get_reusable_executor
+
+    _PROCESSES.add(fewest)
+    size = max(each for each in _PROCESSES if each <= most)
+    return get_reusable_executor(size, timeout=_IDLE, env=dict.fromkeys(_THREADS, "1"))
 
 
 def _with_stored(function: Callable[..., _Result], item: Any, path: Path) -> _Result:
@@ -322,11 +350,17 @@ def _gone(client: Client) -> ConnectionError:
 
 def _alone(function: Callable[..., _Result], *arguments: Any) -> _Result:
     """Call a function on one thread of a worker, which keeps to one."""
-    threadpool_limits(1)
+    _limit(len(sys.modules))
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     with _lazily_here():
         return function(*arguments)
+
+
+@functools.lru_cache(maxsize=1)
+def _limit(n_modules: int) -> None:  # noqa: ARG001
+    """Keep the libraries that are loaded to one thread; it takes milliseconds to find them."""
+    threadpool_limits(1)
 
 
 def _lazily_here() -> contextlib.AbstractContextManager[object]:
