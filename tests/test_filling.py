@@ -108,6 +108,8 @@ def test_a_single_field_and_plain_arrays_are_filled_in_a_store(model, tmp_path):
     single = with_gaps(maps(8, seed=1))[2].drop_vars(["time", "month"])
     stored = model.impute(single.chunk(), 2, random_state=1, store=tmp_path / "one.zarr")
     xr.testing.assert_identical(stored.load(), model.impute(single, 2, random_state=1))
+    odd = model.surprise(single, store=tmp_path / "odd.zarr")
+    xr.testing.assert_identical(odd.load(), model.surprise(single))
     x = RNG.normal(size=(30, 9)).cumsum(axis=1)
     plain = nf.LocalizedDiffusion(method="gaussian", random_state=0).fit(x)
     x[:4, 3:5] = np.nan
@@ -168,6 +170,20 @@ def test_completing_goes_on_where_it_was_ended(model, tmp_path, monkeypatch):
     assert len(drawn) < 7  # of as many patterns
     monkeypatch.undo()
     xr.testing.assert_identical(stored.load(), model.impute(partial, 2, random_state=5))
+
+
+@pytest.mark.slow
+def test_processes_complete_fields_to_the_same_bits(model, tmp_path, monkeypatch):
+    partial = with_gaps(maps(8, seed=1)).chunk(time=1)
+    few(monkeypatch)
+    stored = [
+        nf.LocalizedDiffusion(method="gaussian", radius=2, random_state=0, n_jobs=workers)
+        .fit(maps())
+        .impute(partial, 2, random_state=5, store=tmp_path / f"{workers}.zarr")
+        .load()
+        for workers in (None, 2)
+    ]
+    np.testing.assert_array_equal(*stored)
 
 
 def test_fill_numbers_are_refused_where_they_are(model, tmp_path, monkeypatch):

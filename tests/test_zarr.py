@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
+import nearfield as nf
 from nearfield import _files
 from nearfield.cli import app
 from nearfield.data import rechunking
@@ -148,6 +149,13 @@ def test_the_command_line_reads_and_writes_stores(tmp_path, monkeypatch):
     replace_zarr(tmp_path / "gaps.zarr", gaps)
     run("impute", "zarr.model", "gaps.zarr", "-n", 2, "--seed", 0, "-o", "filled.zarr")
     np.testing.assert_array_equal(open_zarr("filled.zarr").sst.values[1, :, 4:], gaps.values[:, 4:])
+    model = nf.load("zarr.model")
+    filled = model.impute(gaps, n_samples=2, random_state=0)
+    xr.testing.assert_equal(open_zarr("filled.zarr").sst.compute(), filled)
+    run("score", "zarr.model", "gaps.zarr", "--surprise", "odd.zarr")
+    odd = open_zarr("odd.zarr").sst
+    assert odd.attrs["units"] == "nat"
+    xr.testing.assert_equal(odd.compute(), model.surprise(gaps))
     run("report", "zarr.model", "a.zarr", "-o", "page.html")
     assert "gaps.zarr" in run("fit", "gaps.zarr", "-o", "gaps.zarr", code=1).stderr
 

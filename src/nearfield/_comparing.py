@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["calibration", "compare", "compare_fields"]
 
 MOST = 1 << 25
-"""Numbers of the data, and of the draws, that a report compares: a quarter of a GiB each, and six times that at work."""
+"""Numbers of the data, and of the draws, that a report compares: a quarter of a GiB each."""
 _FEW, _MANY, _CHEAP = 200, 1000, 1 << 24
 """Draws that are compared with few samples, unless they have more numbers than the last; and at most."""
 _TOGETHER = 1 << 22

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 
 from nearfield import tasks
 from nearfield.conditioned import MEMBERS
+from nearfield.data.atomic_write import require_new
 from nearfield.data.draw_store import DrawStore
 from nearfield.data.duplicate import fingerprint_sums
 from nearfield.data.fields import Fields
@@ -65,15 +67,14 @@ class Completion:
     def of(
         self, model: Model, x: Float[np.ndarray, "sample vertex channel"], numbers: Int[np.ndarray, " sample"]
     ) -> Iterator[tuple[Int[np.ndarray, " case"], int, Float[np.ndarray, "some case vertex channel"]]]:
-        """Draw fields that lack the same entries together, some members at a time."""
+        """Draw fields that lack the same entries together, some at a time."""
         for cases, law in model.completions(x, gaussian=self.gaussian, numbers=numbers):
-            law, first = law.of(lambda _: {}, self.device), 0
+            law = law.of(lambda _: {}, self.device)
             if self.interval is not None:
                 yield cases, 0, law.quantiles(self.interval, self.seed, max(self.n_samples, MEMBERS))
                 continue
-            for drawn in law.batches(self.n_samples, self.seed):
-                yield cases, first, drawn
-                first += len(drawn)
+            for some, first, drawn in law.batches(self.n_samples, self.seed):
+                yield cases[some], first, drawn
 
 
 @final
@@ -120,12 +121,13 @@ def filled_in_store(
 
     The digest is that of the model.
     """
+    require_new("store", path)
     blank = blank_beside(model.codec, fields.data, fields.lengths, filling.lead, attrs or {})
     blank = blank._replace(fields=blank.fields.assign({k: filling.label(v) for k, v in blank.fields.items()}))
     spans = fields.spans(cut=True)
     sums = tasks.run(_sums, spans, fields, workers=workers)
-    told = [format(int(each), "016x") for each in np.concatenate(sums)]
-    key = {"model": digest, "data": told, "filling": repr(filling)}
+    data = hashlib.sha256(np.concatenate(sums).tobytes()).hexdigest()
+    key = {"model": digest, "data": data, "filling": repr(filling)}
     store = DrawStore.create(path, model.codec, blank, model.tiling, key=key)
     left = {number for number, _ in store.left()}
     n = len(fields)

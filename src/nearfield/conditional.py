@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, final
 
 import numpy as np
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Conditional", "GaussianConditional", "SampledConditional", "UnsupportedError"]
 
 _NUMBERS = 1 << 24
-"""Numbers of members that are drawn at once, of each case."""
+"""Numbers that are drawn at once."""
 
 
 class UnsupportedError(ValueError):
@@ -57,9 +58,9 @@ class Conditional(abc.ABC):
 
     def batches(
         self, n_samples: int, *, seed: int, device: torch.device | str = "auto"
-    ) -> Iterator[Float[np.ndarray, "member case entry"]]:
-        """Yield the draws of `sample`, some members at a time where the law can."""
-        yield self.sample(n_samples, seed=seed, device=device)
+    ) -> Iterator[tuple[slice, int, Float[np.ndarray, "some case entry"]]]:
+        """Yield the draws of `sample`, some at a time where the law can: of which cases, from which member on."""
+        yield slice(None), 0, self.sample(n_samples, seed=seed, device=device)
 
     def move(self, members: Float[np.ndarray, "sample entry"], *, seed: int) -> Float[np.ndarray, "sample entry"]:  # noqa: ARG002
         """Move fields of the law without the evidence to that given it; an `UnsupportedError` without a closed form."""
@@ -95,7 +96,7 @@ class GaussianConditional(Conditional):
         batch_size: int | None = None,  # noqa: ARG002
     ) -> Float[np.ndarray, "member case entry"]:
         """Draw exactly."""
-        return self._drawn(n_samples, seed, 0)
+        return self._drawn(n_samples, seed)
 
     def batches(
         self,
@@ -103,19 +104,28 @@ class GaussianConditional(Conditional):
         *,
         seed: int,
         device: torch.device | str = "auto",  # noqa: ARG002
-    ) -> Iterator[Float[np.ndarray, "member case entry"]]:
-        """Yield draws of some members, by the size of a field alone: sums round alike whatever else is drawn."""
-        step = max(1, _NUMBERS // self._evidence.known.size)
-        for first in range(0, n_samples, step):
-            yield self._drawn(min(step, n_samples - first), seed, first)
+    ) -> Iterator[tuple[slice, int, Float[np.ndarray, "some case entry"]]]:
+        """Yield draws of some cases; members by the size of a field alone, so that sums round alike."""
+        step = min(n_samples, max(1, _NUMBERS // self._evidence.known.size))
+        together = max(1, _NUMBERS // (step * self._evidence.known.size))
+        for start in range(0, len(self._evidence.values), together):
+            cases = slice(start, start + together)
+            for first in range(0, n_samples, step):
+                yield cases, first, self._drawn(min(step, n_samples - first), seed, first, cases)
 
-    def _drawn(self, n_samples: int, seed: int, first_member: int) -> Float[np.ndarray, "member case entry"]:
-        drawn = self._law.sample(n_samples, seed=seed, first_member=first_member)
+    def _drawn(
+        self, n_samples: int, seed: int, first_member: int = 0, cases: slice = slice(None)
+    ) -> Float[np.ndarray, "some case entry"]:
+        drawn = self._law.sample(n_samples, seed=seed, first_member=first_member, cases=cases)
         if self._band == 1.0:
             return drawn
-        mean = self._law.mean()
+        mean = self._mean[cases]
         spread: np.ndarray = mean + math.sqrt(self._band) * (drawn - mean)
         return spread
+
+    @cached_property
+    def _mean(self) -> Float[np.ndarray, "case entry"]:
+        return self._law.mean()
 
     def move(self, members: Float[np.ndarray, "sample entry"], *, seed: int) -> Float[np.ndarray, "sample entry"]:
         """Move fields, each by itself."""
@@ -123,7 +133,7 @@ class GaussianConditional(Conditional):
 
     def moments(self) -> tuple[Float[np.ndarray, "case entry"], Float[np.ndarray, " entry"]]:
         """Means and variances."""
-        return self._law.mean(), self._band * self._law.variance()
+        return self._mean, self._band * self._law.variance()
 
     def log_prob(self, x: Float[np.ndarray, "sample entry"]) -> Float[np.ndarray, " sample"]:
         """Log-density of the entries not known."""

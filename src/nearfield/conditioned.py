@@ -113,9 +113,13 @@ class ConditionedModel:
         z = self._law.sample(n_samples, seed=seed, sampler=sampler, device=self._device, batch_size=batch_size)
         return self._units(z)
 
-    def batches(self, n_samples: int, seed: int) -> Iterator[Float[np.ndarray, "member case vertex channel"]]:
-        """Yield what `draw` returns some members at a time."""
-        yield from map(self._units, self._law.batches(n_samples, seed=seed, device=self._device))
+    def batches(
+        self, n_samples: int, seed: int
+    ) -> Iterator[tuple[slice, int, Float[np.ndarray, "some case vertex channel"]]]:
+        """Yield what `draw` returns some at a time: of which cases, from which member on."""
+        for cases, first, z in self._law.batches(n_samples, seed=seed, device=self._device):
+            known = self._known._replace(exact=self._known.exact[cases])
+            yield cases, first, _in_units(z, self._marginal, known)
 
     def _units(self, z: Float[np.ndarray, "*lead case entry"]) -> Float[np.ndarray, "*lead case vertex channel"]:
         return _in_units(z, self._marginal, self._known)
@@ -210,8 +214,10 @@ class ConditionedModel:
     ) -> tuple[Float[np.ndarray, "member case some channel"], bool]:
         """Ascending members of the law at some vertices: quantiles in closed form, or draws; and which they are."""
         if not (self.exact and np.isnan(self._known.exact[0]).sum() <= _MANY):
-            drawn = [batch[:, :, vertices] for batch in self.batches(n_members, seed)]
-            return np.sort(np.concatenate(drawn), axis=0), True
+            drawn = np.empty((n_members, len(self._known.exact), len(vertices), self._codec.n_channels))
+            for cases, first, batch in self.batches(n_members, seed):
+                drawn[first : first + len(batch), cases] = batch[:, :, vertices]
+            return np.sort(drawn, axis=0), True
         level = ndtri(levels(n_members, drawn=False)[0])[:, None, None]
         mean, variance = self._law.moments()
         if not self._marginal.uniform:

@@ -132,13 +132,16 @@ class PosteriorField:
             x = self._tie(slope, evidence.curves.exact).pull(x, target, shocks.curves)
         return x
 
-    def sample(self, n_samples: int, *, seed: int, first_member: int = 0) -> Float[np.ndarray, "sample case entry"]:
+    def sample(
+        self, n_samples: int, *, seed: int, first_member: int = 0, cases: slice = slice(None)
+    ) -> Float[np.ndarray, "sample case entry"]:
         """Draw fields of mean 0 given linear evidence, case by case."""
-        evidence, field = self._evidence, self._law._field
-        out, members = np.empty((n_samples, *evidence.values.shape)), range(first_member, first_member + n_samples)
-        for k, number in enumerate(evidence.cases):
+        evidence, field, members = self._evidence, self._law._field, range(first_member, first_member + n_samples)
+        values, numbers = evidence.values[cases], evidence.cases[cases]
+        out = np.empty((n_samples, *values.shape))
+        for k, number in enumerate(numbers):
             shocks = Numbers(field, seed, int(number), members).shocks(0, evidence)
-            out[:, k] = self.draw(np.zeros(shocks.free.shape), evidence.values[k : k + 1], shocks)
+            out[:, k] = self.draw(np.zeros(shocks.free.shape), values[k : k + 1], shocks)
         return out
 
     def move(self, members: Float[np.ndarray, "sample entry"], *, seed: int) -> Float[np.ndarray, "sample entry"]:
