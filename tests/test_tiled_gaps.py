@@ -244,3 +244,26 @@ def test_tiles_without_gaps_are_read_as_they_are():
     assert sum(len(kept.read(tile, "expected-2-0")["value"]) for tile in range(9)) == 1
     assert found.on(samples.tiling.box(8)).spread is None
     assert everywhere(found).spread.nnz == 1
+
+
+@pytest.mark.parametrize("name", ["two channels", "sea"])
+def test_rows_on_a_box_are_all_that_read_it(name):
+    samples, _, fit = fitted(name)
+    factor, place, tiling = fit.field.factor, fit.field._place, samples.tiling
+    natural = np.empty_like(factor.matrix.toarray())
+    natural[np.ix_(place, place)] = factor.matrix.toarray()
+    for box in (tiling.grown(tiling.box(1), 1), Box((2, 3), (5, 6))):
+        inside = (tiling.vertices(box)[:, None] * samples.n_channels + np.arange(samples.n_channels)).ravel()
+        found = factor.on(box)
+        row = found.vertex * samples.n_channels + found.channel
+        assert sorted(row) == np.flatnonzero((natural[:, inside] != 0).any(axis=1)).tolist()
+        assert np.array_equal(found.matrix.toarray(), natural[np.ix_(row, inside)])
+        np.testing.assert_allclose(found.outside, np.delete(natural[row], inside, axis=1).sum(axis=1), atol=1e-12)
+
+
+def test_tiles_in_a_box_are_those_of_its_cells():
+    tiling = Tiling(DependencyGraph.grid((24, 31), periodic=(False, True)), (9, 10))
+    for box in (Box((0, -3), (5, 4)), Box((8, 9), (10, 10)), Box((0, 25), (24, 45)), Box((20, 0), (24, 31))):
+        cells = set(tiling.cells(box).tolist())
+        cut = [tile for tile in range(len(tiling)) if cells & set(tiling.cells(tiling.box(tile)).tolist())]
+        assert tiling.tiles_in(box) == cut
