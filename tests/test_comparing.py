@@ -97,6 +97,15 @@ def test_members_at_some_vertices_are_those_of_whole_fields(model):
     np.testing.assert_array_equal(found, law.quantiles(asked, 0)[:, :, vertices])
 
 
+def test_samples_that_were_fitted_are_counted_though_some_are_looked_at(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(_comparing, "MOST", 14 * 72)
+    with pytest.warns(UserWarning, match="looks at 14 of 60"):
+        found = model.report(tmp_path / "a.html", maps(60))
+    assert found["data"]["fitted_on"]
+    sentence = next(c["sentence"] for c in found["checks"] if c["name"] == "samples per local law")
+    assert sentence.startswith("60 samples for local laws")
+
+
 def test_borders_of_tiles_are_seen():
     """Fields whose tiles are those of different samples, of the same law otherwise; a right one is let pass."""
     graph = DependencyGraph.grid((24, 24))

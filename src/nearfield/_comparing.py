@@ -70,6 +70,8 @@ def calibration(model: Model, x: Float[np.ndarray, "sample vertex channel"], see
         for cases, law in model.completions(trial.partial):
             where = [np.flatnonzero(trial.place[0] == case) for case in cases]
             vertices = np.unique(trial.place[1, np.concatenate(where)])
+            if not len(vertices):  # nothing that could be hidden
+                continue
             fields, random = law.ensemble(effort.members, seed, vertices)
             for k, at in enumerate(where):
                 members[:, at] = fields[:, k, np.searchsorted(vertices, trial.place[1, at]), trial.place[2, at]]

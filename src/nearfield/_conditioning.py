@@ -65,6 +65,7 @@ class Conditioning:
 
         Examples
         --------
+        >>> import numpy as np
         >>> from nearfield import LocalizedDiffusion, Observation
         >>> x = np.random.default_rng(0).normal(size=(60, 30)).cumsum(axis=1)[:, 10:]
         >>> model = LocalizedDiffusion(method="gaussian", random_state=0).fit(x)

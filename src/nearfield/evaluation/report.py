@@ -229,13 +229,16 @@ def _network(fit: FitReport | None) -> dict[str, Any]:
 
 def _verdicts_of_fit(comparison: Comparison, choice: Mapping[str, Any]) -> list[Verdict]:
     """Judge the fit as a whole, all channels together, as far as the facts are known."""
-    verdicts, fitted, size = [], len(comparison.real), comparison.conditioning_size
+    verdicts, fitted, size = [], 0, comparison.conditioning_size
     if size is None and choice["radius"] is not None:
         size = comparison.graph.effective_dimension(choice["radius"], comparison.real.shape[2])
-    if comparison.fitted_on is False:
-        # Copies are of the training data, of which a model keeps moments only.
-        fitted = 0 if comparison.trained is None else comparison.trained.n_samples
-    else:
+    if comparison.fit is not None and comparison.fitted_on is not None:
+        fitted = comparison.fit.n_samples  # the data may be some of those fitted
+    elif comparison.fitted_on is not False:
+        fitted = len(comparison.real)
+    elif comparison.trained is not None:
+        fitted = comparison.trained.n_samples
+    if comparison.fitted_on is not False:  # copies are of the training data, of which a model keeps moments only
         verdicts.append(check.check_copies(comparison.real, comparison.generated, seed=comparison.seed))
     if fitted and size is not None:
         verdicts.append(check.check_sample_count(fitted, size, bool(choice["pooling"])))
