@@ -123,8 +123,11 @@ def test_tiles_are_the_same_again_and_after_pickling():
     assert tiling.key != PieceTiling.of(graph, size + 10).key
     with pytest.raises(ValueError, match="tiles must hold each of the 400 vertices once"):
         PieceTiling(graph, tiling.side[1:], tiling.eliminated)
-    with pytest.raises(ValueError, match="tiles must be longer than 2 times the 40 hops"):
+    with pytest.raises(ValueError, match="tiles of one colour must be farther apart than the 40 hops"):
         tiling.require_apart(40)
+    pairs = PieceTiling.of(DependencyGraph.from_edges(40, np.arange(40).reshape(20, 2)), 4)
+    assert len(list(pairs.by_color())) == 1
+    pairs.require_apart(40)
 
 
 def test_points_are_cut_across_their_longest_axis():

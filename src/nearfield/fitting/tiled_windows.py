@@ -29,7 +29,6 @@ NUMBERS = 1 << 27
 """Numbers in the sums of different windows at most (1 GiB)."""
 SUPPORT = 4
 """Samples of vertices averaged over for each value of a window, at least."""
-
 FARTHER = 2
 """Points in space are conditioned on the nearest earlier ones within so many times the radius around their tile."""
 
@@ -78,9 +77,13 @@ def _ball_sizes(tile: int, tiling: Tiling, radius: int) -> int:
 
 def average_of(samples: TiledSamples, windows: Windows) -> WindowSums | EntrySums:
     """Sum the second moments of windows over all tiles."""
-    if isinstance(samples.tiling, BoxTiling):
-        return WindowSums.joined(samples.over_tiles(WindowSums.of_tile, windows))
-    return EntrySums.joined(samples.over_tiles(EntrySums.of_tile, windows))
+    kind = WindowSums if isinstance(samples.tiling, BoxTiling) else EntrySums
+    return kind.joined(samples.over_tiles(_window_sums, windows))
+
+
+def _window_sums(tile: int, samples: TiledSamples, windows: Windows) -> WindowSums | EntrySums:
+    kind = WindowSums if isinstance(samples.tiling, BoxTiling) else EntrySums
+    return kind.of_tile(tile, samples, windows)
 
 
 class WindowSums(NamedTuple):

@@ -146,28 +146,29 @@ class PieceTiling(Tiling):
 
     def require_apart(self, reach: int) -> None:
         """Refuse tiles so small that those of one colour may read each other within so many hops."""
-        if len(self) > 1 and reach > self.apart:
+        if reach <= self.apart:
+            return
+        alike = [set(tiles) for tiles in self.by_color()]
+        if any(len(tiles.intersection(self._near(tile, reach))) > 1 for tiles in alike for tile in tiles):
             raise ValueError(
-                f"tiles must be longer than {APART} times the {reach} hops that their windows reach, got "
-                f"{self.describe()}"
+                f"tiles of one colour must be farther apart than the {reach} hops that their windows reach, got "
+                f"{self.describe()}; use a smaller radius, or load the data first to fit them whole"
             )
 
     def by_color(self) -> Iterator[list[int]]:
         """Yield the tiles of each colour: those in sequence of which none is near another."""
         found, taken = list[int](), np.zeros(len(self), dtype=bool)
-        for tile, near in enumerate(self._near):
-            if taken[near].any():
+        for tile in range(len(self)):
+            if taken[self._near(tile, self.apart)].any():
                 yield found
                 found, taken = [], np.zeros(len(self), dtype=bool)
             found.append(tile)
             taken[tile] = True
         yield found
 
-    @cached_property
-    def _near(self) -> list[Int[np.ndarray, " other"]]:
-        """Tiles that lie near each one, itself included."""
-        tile_of = np.searchsorted(self._ends, self._place, side="right")
-        return [np.unique(tile_of[self.around(tile, self.apart).vertices]) for tile in range(len(self))]
+    def _near(self, tile: int, reach: int) -> Int[np.ndarray, " other"]:
+        """Tiles within so many hops of one, itself included."""
+        return np.unique(np.searchsorted(self._ends, self._place[self.around(tile, reach).vertices], side="right"))
 
     def graph_of(self, box: Piece) -> DependencyGraph:
         """Graph of the vertices in a region, without paths that leave it."""
