@@ -262,7 +262,7 @@ def test_rows_on_a_box_are_all_that_read_it(name):
 
 
 def test_tiles_in_a_box_are_those_of_its_cells():
-    tiling = Tiling(DependencyGraph.grid((24, 31), periodic=(False, True)), (9, 10))
+    tiling = BoxTiling(DependencyGraph.grid((24, 31), periodic=(False, True)), (9, 10))
     for box in (Box((0, -3), (5, 4)), Box((8, 9), (10, 10)), Box((0, 25), (24, 45)), Box((20, 0), (24, 31))):
         cells = set(tiling.cells(box).tolist())
         cut = [tile for tile in range(len(tiling)) if cells & set(tiling.cells(tiling.box(tile)).tolist())]
