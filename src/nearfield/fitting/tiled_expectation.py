@@ -9,6 +9,7 @@ is lost by the gaps.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
@@ -41,6 +42,9 @@ WIDER = (1, 2, 4)
 FAR = 0.02
 """Standard deviations by which means may move if all values outside are one standard deviation higher."""
 
+TOO_FAR = 0.2
+"""The same, beyond which there is a warning: the variance that they lack is the square of that."""
+
 
 class TiledExpectation(NamedTuple):
     """Samples with a spread, and the gains of the iterations that led to it, nats per observed value.
@@ -56,8 +60,8 @@ class TiledExpectation(NamedTuple):
     def describe(self) -> str:
         """Say how local the means are."""
         return (
-            f"Missing values were computed from boxes around the tiles: were all values outside one standard deviation "
-            f"higher, their means would move by {self.shift:.2g} of one at most."
+            "Missing values were computed from boxes around the tiles: if all values outside were one standard "
+            f"deviation higher, their means would move by at most {self.shift:.2g} standard deviations."
         )
 
 
@@ -111,9 +115,16 @@ def expectation_of_tiles(
         keeper.forget(f"{name}-field-{step}")
         keeper.forget(f"{name}-{step - 1}")
         fit = following
-    found = at(len(gains) - 1)
     keeper.forget(f"{name}-field-{len(gains)}")
-    return TiledExpectation(found, tuple(gains), _shift(samples.tiling, keeper, f"{name}-{len(gains) - 1}"))
+    shift = _shift(samples.tiling, keeper, f"{name}-{len(gains) - 1}")
+    if shift > TOO_FAR:
+        warnings.warn(
+            f"gaps are wider than the boxes that missing values are computed from: values outside may move their means "
+            f"by {shift:.2g} standard deviations, and draws have too little variance; leave out the samples with the "
+            "widest gaps",
+            stacklevel=2,
+        )
+    return TiledExpectation(at(len(gains) - 1), tuple(gains), shift)
 
 
 def completed_tiles(samples: TiledSamples, fit: FieldFit, keeper: Keeper, stage: str, seed: int) -> TiledSamples:
