@@ -272,7 +272,17 @@ def _whole_windows(part: Samples, tiling: BoxTiling, radius: int) -> Neighborhoo
 def _sum(part: Samples, index: Int[np.ndarray, "row width"]) -> Float[np.ndarray, "entry entry"]:
     """Sum the second moments of windows."""
     size = index.shape[1] * part.n_channels
-    step, total = max(1, PART // size**2), np.zeros((size, size))
+    total = np.zeros((size, size))
+    if not part.incomplete and part.spread is None:  # as one product of all rows and samples
+        by_vertex = np.ascontiguousarray(part.values.transpose(1, 2, 0))
+        step = max(1, PART // (size * len(part)))
+        for start in range(0, len(index), step):
+            values = by_vertex[index[start : start + step].T]  # (width, row, channel, sample)
+            flat = values.transpose(0, 2, 1, 3).reshape(size, -1)
+            total += flat @ flat.T
+        total /= len(part)
+        return total
+    step = max(1, PART // size**2)
     for start in range(0, len(index), step):
         total += second_moments(part, index[start : start + step]).sum(axis=0)
     return total
