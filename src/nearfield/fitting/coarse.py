@@ -22,7 +22,7 @@ from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.search import Search
 from nearfield.fitting.selection import select_field
-from nearfield.graph.coarsening import Coarsening, box_step, coarsen
+from nearfield.graph.coarsening import IN_TILES, MOST_NUMBERS, Coarsening, box_step, coarsen
 from nearfield.samples import FEWEST_TO_CHOOSE, Samples
 from nearfield.score.field import CoarseLaw, GaussianField
 from nearfield.tiled_samples import Run, TiledSamples, one_by_one
@@ -232,7 +232,8 @@ class _Ladder:
 
 def _ladder(samples: Samples | TiledSamples, pooling: Pooling, search: Search) -> _Ladder | None:
     """Choose the settings of the law of block means at each scale; None if there are no blocks."""
-    blocks = coarsen(samples.graph, box_step(samples.graph))
+    numbers = IN_TILES if isinstance(samples, TiledSamples) else MOST_NUMBERS
+    blocks = coarsen(samples.graph, box_step(samples.graph, numbers))
     n_blocks = blocks.graph.n_vertices
     if n_blocks in (1, samples.n_vertices):
         return None

@@ -22,7 +22,7 @@ from nearfield.fitting.moments import (
     ratio_of,
     spread_of_vertices,
 )
-from nearfield.graph.coarsening import box_step, coarsen
+from nearfield.graph.coarsening import IN_TILES, box_step, coarsen
 from nearfield.graph.tiling import BoxTiling, Tiling
 from nearfield.noise import Stream
 from nearfield.samples import Samples
@@ -57,7 +57,7 @@ def tiled_moments(
     n = len(samples)
     if n < FEWEST:
         return ()
-    coarse = coarsen(samples.graph, box_step(samples.graph))
+    coarse = coarsen(samples.graph, box_step(samples.graph, IN_TILES))
     data = sum(samples.over_tiles(_tile_squares, kept="squares"))
     drawn = _summary(field, min(2 * n, SAMPLES), _Taken(samples.tiling, coarse.label, at), seed, samples.run)
     widths = [k for k, squares in enumerate(data.T) if squares.any()]

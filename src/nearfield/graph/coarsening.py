@@ -21,7 +21,7 @@ from nearfield.graph.lattice import Lattice
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-__all__ = ["Coarsening", "box_step", "coarsen"]
+__all__ = ["IN_TILES", "MOST_NUMBERS", "Coarsening", "box_step", "coarsen"]
 
 STEP = 3
 """Cells of a box along each axis."""
@@ -29,6 +29,8 @@ MOST_BLOCKS = 1200
 """Blocks of the coarser graph at most: their covariance is kept as a matrix."""
 MOST_NUMBERS = 5e7
 """Covariances of blocks with vertices at most (400 MB)."""
+IN_TILES = 3e8
+"""The same of fields in tiles, which hold no more than those near a tile."""
 FEWEST_BLOCKS = 30
 """Blocks that are made however many vertices there are."""
 LANDMARKS = 16
@@ -70,9 +72,9 @@ def averages(label: Int[np.ndarray, " vertex"]) -> csr_array:
     return csr_array(coo_array(entries, shape=(len(weight), len(label))))
 
 
-def box_step(graph: DependencyGraph) -> int:
-    """Cells of a box along each axis: 3, or as many as leave not too many blocks for a graph of this size."""
-    most = min(MOST_BLOCKS, max(FEWEST_BLOCKS, MOST_NUMBERS / graph.n_vertices))
+def box_step(graph: DependencyGraph, numbers: float = MOST_NUMBERS) -> int:
+    """Cells of a box along each axis: 3, or as many as leave so many covariances with a graph of this size."""
+    most = min(MOST_BLOCKS, max(FEWEST_BLOCKS, numbers / graph.n_vertices))
     axes = 2 if graph.lattice is None else sum(length > 1 for length in graph.lattice.shape)
     step: float = (graph.n_vertices / most) ** (1 / max(1, axes))
     return max(STEP, math.ceil(step))

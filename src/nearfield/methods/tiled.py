@@ -192,12 +192,18 @@ class _Tiles:
     def _fit_part(self, found: _Checked, stages: list[str], part: TiledSamples) -> GaussianField:
         """Fit some of the samples, in a stage of their own that is added to the others."""
         stages.append(f"part-{len(stages)}")
-        law = self._law(found.pooling, self.patch if part.numbers is None else self.patch.take(part.numbers))
+        law = self._law(
+            found.pooling, self.patch if part.numbers is None else self.patch.take(self._among(part.numbers))
+        )
         return build_tiled(part, found.radius, found.pooling, self.keeper, stages[-1], law).field
 
     def _law(self, pooling: Pooling, patch: Samples) -> Matern | None:
         """Law that points in space are shrunk towards, by the patches; None for other graphs."""
         return fit_matern(patch) if pooling.strength > 0.0 else None
+
+    def _among(self, numbers: Int[np.ndarray, " some"]) -> Int[np.ndarray, " some"]:
+        """Places of samples among those in use."""
+        return numbers if self.samples.numbers is None else np.searchsorted(self.samples.numbers, numbers)
 
     def _moments(self, fit: FieldFit, field: GaussianField) -> tuple[Moment, ...]:
         y = self.samples.standardized(fit.center, fit.scale)

@@ -28,6 +28,9 @@ MOST, FEWEST = 128, 16
 SENT, HELD = 1 << 19, 1 << 24
 """Numbers that a task is sent (4 MiB), and that are kept between tasks (128 MiB), unless those members have more."""
 
+LEAST = 1e-10
+"""Share of the weights of an average below which it is not followed any further."""
+
 Take = Callable[[int, np.ndarray], Any]
 """Takes a tile of some draws, its number and the values (member, vertex, channel), on the worker that has drawn it."""
 
@@ -96,21 +99,25 @@ def _draw_tile(
         rows = factor.rows_alone(tile)
         own = rows.solve(z, before.reshape(-1, len(members))[rows.earlier]).reshape(own.shape)
     read = np.moveaxis(own[:, border], 0, -1)  # the worker may change what it takes
-    return take(tile, own[:, np.argsort(vertices)]), np.ascontiguousarray(read)
+    return take(tile, np.take(own, np.argsort(vertices), axis=1)), np.ascontiguousarray(read)
 
 
 def covariance_of(
     factor: TiledFactor, averages: sp.csr_array, run: Run = one_by_one
 ) -> Float[np.ndarray, "variable variable"]:
-    """Covariance A P_0^{-1} A' of averages, as the sum of B_T B_T' over the tiles, B = A F^{-1} solved backwards."""
+    """Covariance A P_0^{-1} A' of averages, as the sum of B_T B_T' over the tiles, B = A F^{-1} solved backwards.
+
+    An average is followed to the tiles where it still counts for more than `LEAST` of its largest weight.
+    """
     borders, columns, n_averages = factor.borders, sp.csc_array(averages), averages.shape[0]
+    least = LEAST * abs(columns).max(axis=1).toarray().reshape(-1)
     pulled = np.zeros((borders.n_vertices, factor.n_channels, n_averages))
     covariance = np.zeros((n_averages, n_averages))
     for tiles in reversed(list(factor.tiling.by_color())):
         items = []
         for tile in reversed(tiles):
             border = pulled[borders.number[tile]]
-            reached = np.flatnonzero(border.any(axis=(0, 1)))
+            reached = np.flatnonzero(np.abs(border).max(axis=(0, 1), initial=0.0) > least)
             items.append((tile, columns[:, borders.place[tile]], borders.own[tile], reached, border[:, :, reached]))
         for item, (used, product, pull) in zip(items, run(_pull_tile, items, factor), strict=True):
             covariance[np.ix_(used, used)] += product
