@@ -18,7 +18,7 @@ import torch
 import xarray as xr
 
 from benchmarks.law import Law, cir, double_well
-from benchmarks.table import ratio_of_means, show, verdict, write_section
+from benchmarks.table import publish, ratio_of_means, verdict
 from nearfield import LocalizedDiffusion
 from nearfield.datasets import AutoregressiveChain, north_america_temperature
 from nearfield.evaluation.metric import gaussian_kl
@@ -145,10 +145,8 @@ def main() -> None:
             "dimension. In brackets the bars.",
         ),
     ]
-    for name, columns, rows, notes in tables:
-        show(name, columns, rows, notes)
-        if page is not None:
-            write_section(page, name, columns, rows, notes)
+    for table in tables:
+        publish(page, *table)
 
 
 if __name__ == "__main__":

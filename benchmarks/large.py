@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from joblib.externals.loky import get_reusable_executor
 
-from benchmarks.table import show, verdict, write_section
+from benchmarks.table import publish, verdict
 from nearfield.graph.tiling import TILE
 
 SAMPLES, DRAWS = 50, 10
@@ -281,7 +281,7 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", default=[100, 316, 1000])
     parser.add_argument("--pairs", type=int, nargs="+", default=[500, 1000], help="sides where workers are compared")
     parser.add_argument("--markdown", type=Path, help="page whose sections are replaced")
-    asked, tables = parser.parse_args(), []
+    asked = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as name,
         ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as fresh,
@@ -304,10 +304,7 @@ def main() -> None:
                 before, anew, direct, said = fresh.submit(measure_files, folder, 200, 400).result()
                 rows = [["200 files", f"{before:.2f}", f"{anew:.2f}", f"{direct:.2f}"]]
                 header, notes = ["data", "GiB before", "GiB, chunks written anew", "GiB, directly"], said
-            tables.append((f"large: {part}", header, rows, notes))
-            show(*tables[-1])
-            if asked.markdown is not None:
-                write_section(asked.markdown, *tables[-1])
+            publish(asked.markdown, f"large: {part}", header, rows, notes)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from benchmarks.table import show, verdict, write_section
+from benchmarks.table import publish, verdict
 from nearfield.fitting.closed_form import whitening_rows
 from nearfield.fitting.elimination import predecessors
 from nearfield.fitting.matern import Matern
@@ -142,9 +142,7 @@ def main() -> None:
         f"Relative residual {RESIDUAL:g}; the bar is {MOST} iterations. A level's seconds include its preconditioner."
     )
     header = ["field", "system", "iterations", "processor s", "peak GiB", "verdict"]
-    show("large: solves", header, rows, notes)
-    if asked.markdown is not None:
-        write_section(asked.markdown, "large: solves", header, rows, notes)
+    publish(asked.markdown, "large: solves", header, rows, notes)
 
 
 if __name__ == "__main__":

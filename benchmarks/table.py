@@ -66,6 +66,15 @@ def write_section(page: Path, name: str, header: Sequence[str], rows: Sequence[S
     page.write_text(text.replace(found[0], section), encoding="utf-8")
 
 
+def publish(
+    page: Path | None, name: str, header: Sequence[str], rows: Sequence[Sequence[str]], notes: str = ""
+) -> None:
+    """Print a table, and write it into its section of a page if there is one."""
+    show(name, header, rows, notes)
+    if page is not None:
+        write_section(page, name, header, rows, notes)
+
+
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

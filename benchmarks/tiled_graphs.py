@@ -15,7 +15,7 @@ import numpy as np
 from scipy.spatial import Delaunay
 from scipy.spatial.distance import cdist
 
-from benchmarks.table import show, verdict, write_section
+from benchmarks.table import publish, verdict
 from benchmarks.tiled_order import BAR, divergence
 from nearfield.data.tile_store import TileStore
 from nearfield.fitting.closed_form import build_field
@@ -111,10 +111,7 @@ def main() -> None:
         f"{POINTS} vertices, tiles of {TILE}: KL(truth || fitted) in nats per vertex, of fields without corrections at "
         f"larger scales. Bar: {BAR:g} more."
     )
-    table = ("large: graphs", header, rows(), notes)
-    show(*table)
-    if page is not None:
-        write_section(page, *table)
+    publish(page, "large: graphs", header, rows(), notes)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from benchmarks.table import show, verdict, write_section
+from benchmarks.table import publish, verdict
 from nearfield.data.codec import Codec
 from nearfield.datasets import GaussianMarkovField, north_america_temperature
 from nearfield.evaluation.metric import gaussian_kl
@@ -121,10 +121,7 @@ def main() -> None:
         f"means of {DATA_SETS} data sets; temperatures: held-out loss, nats per dimension. Bar: {BAR:g} more. "
         "Climate-model output, not observations: Met Office UM 6.05, Crown copyright, Open Government Licence v3."
     )
-    table = ("large: order", header, [*law_rows(), *temperature_rows()], notes)
-    show(*table)
-    if page is not None:
-        write_section(page, *table)
+    publish(page, "large: order", header, [*law_rows(), *temperature_rows()], notes)
 
 
 if __name__ == "__main__":

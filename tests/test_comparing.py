@@ -130,6 +130,7 @@ def test_borders_of_tiles_are_seen():
     assert "across borders" in next(c.sentence for c in found.checks() if c.name == "roughness").lower()
 
 
+@pytest.mark.slow
 def test_a_report_of_a_tiled_fit_measures_across_its_borders(tmp_path, monkeypatch):
     monkeypatch.setattr(lazy, "WHOLE", 0)
     monkeypatch.setattr(tiling.Tiling.of.__func__, "__defaults__", (200,))

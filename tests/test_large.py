@@ -1,6 +1,8 @@
 """Fits of data that are read in parts, through the estimator."""
 
+from contextlib import contextmanager
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import nearfield as nf
 from nearfield import _drawing
 from nearfield.data import lazy, patches
 from nearfield.data.draw_store import DrawStore
+from nearfield.data.tile_store import TileStore
 from nearfield.graph import tiling
 from nearfield.graph.tiling import Box
 from nearfield.score.field import GaussianField
@@ -77,25 +80,28 @@ def test_a_lazy_model_is_saved_and_loaded_as_a_folder(small, tmp_path):
     assert loaded.digest_ == model.digest_
 
 
-@pytest.mark.slow
-def test_a_fit_goes_on_with_the_tiles_of_its_folder(small, tmp_path, monkeypatch):
-    x = smooth(30, (40, 44)).chunk({"y": 20})
-    settings = {"method": "gaussian", "radius": 3, "pooling": 1.0, "random_state": 0}
-    whole = nf.LocalizedDiffusion(**settings).fit(x, checkpoint=tmp_path / "whole")
-    from nearfield.data.tile_store import TileStore
-
+@contextmanager
+def disk_full_after(tiles):
+    """Let a number of tiles be written, and no more."""
     written, write = [], TileStore.write
 
     def failing(self, tile, arrays, stage="field"):
-        if len(written) == 3:
+        if len(written) == tiles:
             raise OSError("no space left")
         written.append(tile)
         write(self, tile, arrays, stage)
 
-    monkeypatch.setattr(TileStore, "write", failing)
-    with pytest.raises(OSError, match="no space left"):
+    with mock.patch.object(TileStore, "write", failing):
+        yield
+
+
+@pytest.mark.slow
+def test_a_fit_goes_on_with_the_tiles_of_its_folder(small, tmp_path):
+    x = smooth(30, (40, 44)).chunk({"y": 20})
+    settings = {"method": "gaussian", "radius": 3, "pooling": 1.0, "random_state": 0}
+    whole = nf.LocalizedDiffusion(**settings).fit(x, checkpoint=tmp_path / "whole")
+    with disk_full_after(3), pytest.raises(OSError, match="no space left"):
         nf.LocalizedDiffusion(**settings).fit(x, checkpoint=tmp_path / "part")
-    monkeypatch.setattr(TileStore, "write", write)
     with pytest.raises(ValueError, match="unfinished fit"):
         nf.load(tmp_path / "part")
     with pytest.raises(ValueError, match="other data or settings"):
@@ -143,9 +149,7 @@ def test_a_lazy_fit_with_gaps_agrees_with_the_fit_in_memory(small):
 
 
 @pytest.mark.slow
-def test_gaps_give_the_same_bits_on_processes_and_after_a_kill(small, tmp_path, monkeypatch):
-    from nearfield.data.tile_store import TileStore
-
+def test_gaps_give_the_same_bits_on_processes_and_after_a_kill(small, tmp_path):
     x = with_gaps(smooth(24, (30, 34))).chunk({"y": 20})
     settings = {"method": "auto", "radius": 2, "pooling": 1.0, "random_state": 0}
     alone = nf.LocalizedDiffusion(**settings).fit(x, checkpoint=tmp_path / "alone")
@@ -153,18 +157,8 @@ def test_gaps_give_the_same_bits_on_processes_and_after_a_kill(small, tmp_path, 
     drawn = alone.sample(2, random_state=1)
     other = nf.LocalizedDiffusion(**settings, n_jobs=2).fit(x)
     assert np.array_equal(other.sample(2, random_state=1), drawn)
-    written, write = [], TileStore.write
-
-    def failing(self, tile, arrays, stage="field"):
-        if len(written) == 19:
-            raise OSError("no space left")
-        written.append(tile)
-        write(self, tile, arrays, stage)
-
-    monkeypatch.setattr(TileStore, "write", failing)
-    with pytest.raises(OSError, match="no space left"):
+    with disk_full_after(19), pytest.raises(OSError, match="no space left"):
         nf.LocalizedDiffusion(**settings).fit(x, checkpoint=tmp_path / "part")
-    monkeypatch.setattr(TileStore, "write", write)
     resumed = nf.LocalizedDiffusion(**settings).fit(x, checkpoint=tmp_path / "part")
     assert np.array_equal(resumed.sample(2, random_state=1), drawn)
     assert resumed.digest_ == alone.digest_

@@ -22,7 +22,7 @@ from nearfield.score.conditional import ConditionalField
 from nearfield.score.field import GaussianField
 from nearfield.score.tiled_factor import TiledFactor
 from nearfield.tiled_samples import TiledSamples, one_by_one
-from test_tiled_fit import POOLINGS, Cells, Kept, in_order, rough
+from test_tiled_fit import POOLINGS, Cells, Kept, assert_same, in_order, rough
 
 
 def places(n, seed=0):
@@ -164,17 +164,6 @@ def fitted_both(name, radius, pooling, law=None, channels=1):
     whole_graph = DependencyGraph.from_state(*graph.state())
     in_order(whole_graph, tiling.order(), radius)
     return tiled, build_field(Samples(x, whole_graph), radius, pooling, law)
-
-
-def assert_same(tiled, whole):
-    np.testing.assert_allclose(tiled.center, whole.center, atol=1e-12)
-    np.testing.assert_allclose(tiled.scale, whole.scale, rtol=1e-12)
-    np.testing.assert_allclose(tiled.variance, whole.variance, rtol=1e-10)
-    difference = abs(tiled.field.factor.matrix - whole.field.factor.matrix)
-    assert difference.max() < 1e-9 * abs(whole.field.factor.matrix).max()
-    assert (tiled.full_width, tiled.width, tiled.raised) == (whole.full_width, whole.width, whole.raised)
-    plain = GaussianField(whole.field.factor, whole.field.order, whole.field.n_channels, whole.field.hops)
-    assert np.allclose(tiled.field.sample(3, seed=1), plain.sample(3, seed=1), atol=1e-8)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS, ids=repr)

@@ -93,6 +93,19 @@ POOLINGS = [
 ]
 
 
+def assert_same(tiled, whole):
+    """Compare a fit in tiles with the whole fit; return the whole field without corrections."""
+    np.testing.assert_allclose(tiled.center, whole.center, atol=1e-12)
+    np.testing.assert_allclose(tiled.scale, whole.scale, rtol=1e-12)
+    np.testing.assert_allclose(tiled.variance, whole.variance, rtol=1e-10)
+    difference = abs(tiled.field.factor.matrix - whole.field.factor.matrix)
+    assert difference.max() < 1e-9 * abs(whole.field.factor.matrix).max()
+    assert (tiled.full_width, tiled.width, tiled.raised) == (whole.full_width, whole.width, whole.raised)
+    plain = GaussianField(whole.field.factor, whole.field.order, whole.field.n_channels, whole.field.hops)
+    assert np.allclose(tiled.field.sample(3, seed=1), plain.sample(3, seed=1), atol=1e-8)
+    return plain
+
+
 @pytest.mark.parametrize("pooling", POOLINGS, ids=repr)
 @pytest.mark.parametrize("name", CASES)
 def test_a_tiled_fit_is_the_fit_in_the_order_of_the_tiles(name, pooling):
@@ -106,14 +119,7 @@ def test_a_tiled_fit_is_the_fit_in_the_order_of_the_tiles(name, pooling):
     whole_graph = DependencyGraph(lattice=graph.lattice, keep=graph.keep)
     in_order(whole_graph, tiling.order(), radius)
     whole = build_field(Samples(present, whole_graph), radius, pooling)
-    np.testing.assert_allclose(tiled.center, whole.center, atol=1e-12)
-    np.testing.assert_allclose(tiled.scale, whole.scale, rtol=1e-12)
-    np.testing.assert_allclose(tiled.variance, whole.variance, rtol=1e-10)
-    difference = abs(tiled.field.factor.matrix - whole.field.factor.matrix)
-    assert difference.max() < 1e-9 * abs(whole.field.factor.matrix).max()
-    assert (tiled.full_width, tiled.width, tiled.raised) == (whole.full_width, whole.width, whole.raised)
-    plain = GaussianField(whole.field.factor, whole.field.order, channels, radius)
-    assert np.allclose(tiled.field.sample(3, seed=1), plain.sample(3, seed=1), atol=1e-8)
+    plain = assert_same(tiled, whole)
     y = np.random.default_rng(3).normal(size=(2, graph.n_vertices, channels))
     assert np.allclose(tiled.field.log_prob(y), plain.log_prob(y), rtol=1e-9)
 

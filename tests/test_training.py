@@ -420,6 +420,7 @@ def test_bfloat16_is_compared_as_checks_double(monkeypatch):
     assert seen == [False, False, True, False, True, False, False, True, False, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [3, 10, 15, 37])
 @pytest.mark.parametrize("planted", [False, True])
 def test_a_run_in_bfloat16_is_resumed_with_the_same_bits(tmp_path, monkeypatch, last, planted):
