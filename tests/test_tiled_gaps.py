@@ -115,9 +115,11 @@ def everywhere(samples):
     return samples.on(Box((0,) * len(shape), shape))
 
 
+@pytest.mark.parametrize("band", [0, box_gaps.BAND], ids=["sparse", "banded"])
 @pytest.mark.parametrize("name", ["two channels", "sea"])
-def test_draws_of_tiles_are_those_of_the_whole_field(name, exact):
+def test_draws_of_tiles_are_those_of_the_whole_field(name, band, exact, monkeypatch):
     """Less the mean, that of the precision times the whole factor's product with the numbers of each vertex."""
+    monkeypatch.setattr(box_gaps, "BAND", band)
     samples, present, fit = fitted(name)
     channels = samples.n_channels
     drawn = everywhere(completed_tiles(samples, fit, Kept(), "drawn", seed=3))

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple, final
 import numpy as np
 import scipy.sparse as sp
 import torch
+from scipy.linalg import cho_solve_banded, cholesky_banded
+from scipy.sparse.csgraph import reverse_cuthill_mckee
 from scipy.sparse.linalg import splu
 
 from nearfield import noise
@@ -32,6 +34,8 @@ __all__ = ["BoxGaps", "Gap"]
 
 EXACT = 256
 """Most missing values of a sample in a box whose covariance is computed; of more it is that of draws."""
+BAND = 1 << 25
+"""Most numbers of a banded factor (256 MiB); what needs more has a sparse one, which takes longer."""
 
 
 class Gap(NamedTuple):
@@ -148,5 +152,13 @@ def _solver(
         root = torch.linalg.cholesky(torch.from_numpy(matrix.toarray()))
         inverse: np.ndarray = torch.cholesky_inverse(root).numpy()
         return lambda right: inverse @ right, inverse
-    factor = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
-    return lambda right: factor.solve(np.ascontiguousarray(right)), None
+    order = reverse_cuthill_mckee(matrix, symmetric_mode=True)
+    ordered = sp.triu(matrix[order][:, order], format="coo")
+    width = int((ordered.col - ordered.row).max())
+    if (width + 1) * len(order) > BAND:
+        factor = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+        return lambda right: factor.solve(np.ascontiguousarray(right)), None
+    band = np.zeros((width + 1, len(order)), order="F")
+    band[width + ordered.row - ordered.col, ordered.col] = ordered.data
+    root, back = cholesky_banded(band, overwrite_ab=True, check_finite=False), np.argsort(order)
+    return lambda right: cho_solve_banded((root, False), right[order], check_finite=False)[back], None
