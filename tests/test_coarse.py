@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import distance_transform_cdt, gaussian_filter
 
 from nearfield import LocalizedDiffusion
 from nearfield.datasets import GaussianMarkovField
@@ -67,6 +68,21 @@ def test_without_shrinkage_the_block_means_have_the_covariance_of_the_samples():
     z = blocks.means(y).reshape(200, -1)
     mean = blocks.averages().toarray()
     np.testing.assert_allclose(mean @ law.covariance() @ mean.T, z.T @ z / 200, rtol=1e-8, atol=1e-12)
+
+
+def test_means_over_few_cells_vary_as_they_do_under_the_field():
+    """At coasts; with the scale of whole blocks, draws there have .90 of the variance."""
+    sea = np.ones((24, 24), dtype=bool)
+    sea[7:16, 10:20] = sea[:5, :5] = False
+    graph = DependencyGraph.grid(sea.shape).subgraph(sea)
+    rng = np.random.default_rng(0)
+    x = gaussian_filter(rng.normal(size=(400, 40, 40)), (0, 1.5, 1.5), mode="wrap")[:, 8:-8, 8:-8][:, sea]
+    samples = Samples((x / x.std())[..., None], graph)
+    field = corrected(build_field(samples, 4, Pooling(1.0)).field, samples, Scale(3, 2, Pooling(1.0)))
+    variance = np.zeros(sea.shape)
+    variance[sea] = field.covariance().diagonal()
+    coast = sea & (distance_transform_cdt(np.pad(sea, 1, constant_values=True), "taxicab")[1:-1, 1:-1] == 1)
+    assert 0.96 < variance[coast].mean() / variance[sea & ~coast].mean() < 1.02
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def test_what_is_equal_by_chance_is_no_duplicate():
     smooth = np.cumsum(rng.normal(size=(500, 1)), axis=0) + 0.02 * rng.normal(size=(500, 40))
     for x in (rain, counts, smooth, rng.normal(size=(50, 3)).round(1), X):
         assert np.array_equal(duplicate_groups(x[..., None]), np.arange(len(x)))
-        warn_of_duplicates(Samples(x[..., None], DependencyGraph.chain(x.shape[1])))
+        warn_of_duplicates(Samples(x[..., None], DependencyGraph.chain(x.shape[1])).groups)
 
 
 @pytest.mark.parametrize("ordered", [False, True])

@@ -160,7 +160,8 @@ def test_completing_goes_on_where_it_was_ended(model, tmp_path, monkeypatch):
     assert 0 < done < 16
     other = partial.copy()
     other[7, 5, 4] = 0.0
-    for given, seed, differs in ((other, 5, "data"), (partial, 6, "filling")):
+    later = partial.assign_coords(time=partial.time + 1)
+    for given, seed, differs in ((other, 5, "data"), (later, 5, "labels"), (partial, 6, "filling, labels")):
         with pytest.raises(ValueError, match=rf"store of draws of other data or settings \({differs}\)"):
             model.impute(given, 2, random_state=seed, store=tmp_path / "filled.zarr")
     drawn = []

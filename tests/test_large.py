@@ -13,7 +13,7 @@ from nearfield import _drawing
 from nearfield.data import lazy, patches
 from nearfield.data.draw_store import DrawStore
 from nearfield.data.tile_store import TileStore
-from nearfield.graph import tiling
+from nearfield.graph import DependencyGraph, tiling
 from nearfield.graph.tiling import Box
 from nearfield.score.field import GaussianField
 
@@ -384,3 +384,56 @@ def test_a_field_in_tiles_has_no_extension(small):
     )
     with pytest.raises(ValueError, match="fitted in tiles, whose order does not go on"):
         model.extend((60, 60))
+
+
+@pytest.mark.filterwarnings("ignore::nearfield.fitting.moments.MomentWarning")
+@pytest.mark.parametrize("pooling", [0.0, 0.5, 1.0])
+def test_a_tile_may_be_land(small, tmp_path, pooling):
+    x = smooth(24, (40, 44))
+    x[:, :23, :25] = np.nan  # with all that the tile of the corner reads
+    model = nf.LocalizedDiffusion(method="gaussian", radius=1, pooling=pooling, random_state=0)
+    model.fit(x.chunk({"y": 20}))
+    drawn = model.sample(2, random_state=1)
+    assert np.array_equal(np.isnan(drawn[0]), np.isnan(x[0]))
+    assert np.array_equal(model.sample(2, random_state=1, store=tmp_path / "drawn.zarr"), drawn, equal_nan=True)
+
+
+@pytest.mark.filterwarnings("ignore::nearfield.fitting.moments.MomentWarning")
+def test_a_folder_is_of_one_graph_and_one_dependence(small, tmp_path):
+    x = (280 + smooth(32, (20, 44)).values).round().astype(int)  # sums of whole numbers are exact
+    settings = {"method": "gaussian", "radius": 1, "pooling": 1.0, "random_state": 0}
+
+    def fit(values, **other):
+        lazily = xr.DataArray(values, dims=("time", "y", "x")).chunk({"y": 20})
+        return nf.LocalizedDiffusion(**settings, **other).fit(lazily, checkpoint=tmp_path / "maps")
+
+    fit(x)
+    with pytest.raises(ValueError, match="fit of other data or settings \\(graph\\)"):
+        fit(x, graph=DependencyGraph.grid((20, 44), diagonal=True))
+    with pytest.raises(ValueError, match="fit of other data or settings \\(data\\)"):
+        fit(np.random.default_rng(0).permuted(x, axis=0))  # the same values at each vertex
+
+
+def test_a_fit_without_a_seed_keeps_no_tiles(small, tmp_path):
+    with pytest.raises(ValueError, match="checkpoint needs a random_state"):
+        nf.LocalizedDiffusion(method="gaussian").fit(smooth(20, (20, 44)).chunk({"y": 20}), checkpoint=tmp_path / "a")
+
+
+def test_samples_alike_where_the_patches_are_are_no_duplicates(small, recwarn):
+    x = smooth(24, (40, 44))
+    x[4:12, :20] = np.nan
+    x[4:12, 20:, :22] = np.nan
+    nf.LocalizedDiffusion(method="gaussian", radius=1, pooling=1.0, random_state=0).fit(x.chunk({"y": 20}))
+    assert not [str(w.message) for w in recwarn if "duplicates" in str(w.message)]
+
+
+def test_a_loaded_model_draws_at_once(small, tmp_path, monkeypatch):
+    """What a correction needs of the field's covariance is stored with it."""
+    x = smooth(30, (40, 44))
+    slow = np.random.default_rng(0).normal(size=(30, 1, 1)) * np.linspace(-8, 8, 44)
+    settings = {"method": "gaussian", "radius": 1, "pooling": 1.0, "random_state": 0}
+    model = nf.LocalizedDiffusion(**settings).fit((x + slow).chunk({"y": 20}))
+    assert model.score_.coarse is not None
+    model.save(tmp_path / "maps")
+    monkeypatch.setattr(type(model.score_.factor), "covariance", None)
+    assert np.array_equal(nf.load(tmp_path / "maps").sample(2, random_state=5), model.sample(2, random_state=5))

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 from nearfield.data import store
-from nearfield.data.tile_store import TileStore, model_file
+from nearfield.data.tile_store import TileStore, begun_seed, model_file
 
 KEY = {"data": "5af1", "radius": 2, "side": (4, 4)}
 ARRAYS = {
@@ -165,3 +165,9 @@ def test_sparse_rows_come_back(tiles):
 def test_the_manifest_is_plain_json(tiles):
     told = json.loads((tiles.path / "manifest.json").read_text())
     assert told["key"] == {"data": "5af1", "radius": 2, "side": [4, 4]}
+
+
+def test_the_seed_of_a_begun_fit_is_known(tmp_path):
+    assert begun_seed(tmp_path / "maps") is None
+    TileStore(tmp_path / "maps").claim(KEY | {"seed": 7})
+    assert begun_seed(tmp_path / "maps") == 7

@@ -101,12 +101,14 @@ def test_what_is_left_of_other_data_is_not_taken(data, tmp_path, monkeypatch):
             raise OSError("no more")
         return real(part, name, starts, place)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(rechunking, "loaded", failing)
-        with pytest.raises(OSError, match="no more"):
-            rechunked(data, tmp_path / "tiles.zarr", n_cells=100)
-    other = data.assign(sst=data.sst + 1)
-    xr.testing.assert_identical(rechunked(other, tmp_path / "tiles.zarr", n_cells=100).compute(), other.compute())
+    held = data.assign(ice=data.sst.compute() * 2)
+    others = [data.assign(sst=data.sst + 1), data.assign_coords(lat=data.lat + 1), held.assign(ice=held.ice + 1)]
+    for k, (begun, other) in enumerate(zip((data, data, held), others, strict=True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(rechunking, "loaded", failing)
+            with pytest.raises(OSError, match="no more"):
+                rechunked(begun, tmp_path / f"{k}.zarr", n_cells=100)
+        xr.testing.assert_identical(rechunked(other, tmp_path / f"{k}.zarr", n_cells=100).compute(), other.compute())
 
 
 def test_a_store_is_replaced_whole_or_not_at_all(tmp_path):

@@ -52,7 +52,6 @@ def draw_to_store(
     if isinstance(law, GaussianModel) and exact and _in_tiles(law.score):
         _draw_in_tiles(left, law.score, model.marginal, store, seed, workers, progress)
     elif isinstance(law, GaussianModel) and exact:
-        law.score.prepare(partial(tasks.run, workers=workers))
         tasks.run(_draw_exactly, left, law, model.marginal, store, seed, workers=workers, progress=progress)
     elif isinstance(law, DiffusionModel) and isinstance(law.score, TiledScore):
         law.sample_tiles(

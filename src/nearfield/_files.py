@@ -39,7 +39,9 @@ def read(path: Path, variables: list[str] | None) -> xr.DataArray | xr.Dataset |
         dataset = _read_netcdf(path)
     found = ", ".join(str(name) for name in dataset.data_vars) or "none"
     if not variables and len(dataset.data_vars) != 1:
-        raise ValueError(f"{path} must hold one variable, or --variable must name one; it holds: {found}")
+        raise ValueError(
+            f"{path} must hold one variable, or --variable name one or, repeated, several; it holds: {found}"
+        )
     names = variables or [str(name) for name in dataset.data_vars]
     if absent := [name for name in names if name not in dataset.data_vars]:
         raise ValueError(f"{path} has no variable {', '.join(absent)}; it holds: {found}")

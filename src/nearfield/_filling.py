@@ -16,7 +16,7 @@ from nearfield.data.atomic_write import require_new
 from nearfield.data.draw_store import DrawStore
 from nearfield.data.duplicate import fingerprint_sums
 from nearfield.data.fields import Fields
-from nearfield.data.labelling import blank_beside
+from nearfield.data.labelling import blank_beside, labels_digest
 from nearfield.data.missing import refuse_observed
 from nearfield.model import Model
 
@@ -127,7 +127,7 @@ def filled_in_store(
     spans = fields.spans(cut=True)
     sums = tasks.run(_sums, spans, fields, workers=workers)
     data = hashlib.sha256(np.concatenate(sums).tobytes()).hexdigest()
-    key = {"model": digest, "data": data, "filling": repr(filling)}
+    key = {"model": digest, "data": data, "labels": labels_digest(blank.fields), "filling": repr(filling)}
     store = DrawStore.create(path, model.codec, blank, model.tiling, key=key)
     left = {number for number, _ in store.left()}
     n = len(fields)

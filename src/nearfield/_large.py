@@ -27,6 +27,7 @@ from nearfield.data.patches import crops_of
 from nearfield.data.rechunking import chunk_advice
 from nearfield.data.source import Source
 from nearfield.data.statistics import VertexStatistics, statistics_of
+from nearfield.data.store import digest
 from nearfield.data.tile_store import TileStore
 from nearfield.distribution import GaussianModel
 from nearfield.fitting.gaussianity import check_gaussianity
@@ -91,13 +92,14 @@ def fit_large(
             _require_field(method, tiling)
             samples = replace(samples, n_observed=statistics.count[codec.present])
         near, at = patches(samples)
-        warn_of_duplicates(near)
+        warn_of_duplicates(np.unique(fingerprints, return_inverse=True)[1].reshape(-1))
         ends = list(zip(np.nanmin(statistics.low, axis=0), np.nanmax(statistics.high, axis=0), strict=True))
         marginal = Marginal.of(near, parameters["marginal"], names, seed, ends)
         samples = replace(samples, transform=_Transform(marginal), standard=marginal.standard)
         tiles = TileStore.temporary() if folder is None else TileStore(Path(folder))
-        key = {"data": _digest(statistics, lazy.source), "seed": seed, "method": repr(method)}
-        tiles.claim(key | {"marginal": str(parameters["marginal"]), "side": tiling.key})
+        key = {"data": _digest(lazy.source, statistics, fingerprints), "seed": seed, "method": repr(method)}
+        key |= {"marginal": str(parameters["marginal"]), "graph": digest(*codec.graph.state()), "side": tiling.key}
+        tiles.claim(key | {"ordered": codec.ordered})
         options = FitOptions(Search(seed % 2**32, parameters["n_jobs"]))
         encoded = time.perf_counter()
         fitted, patch = fit_tiled(samples, radius, pooling, tiles, options)
@@ -167,10 +169,10 @@ def _codec(
     return codec, statistics, fingerprints, None
 
 
-def _digest(found: VertexStatistics, source: Source) -> str:
-    """Fingerprint of data: of the moments and extremes of each vertex."""
+def _digest(source: Source, found: VertexStatistics, samples: UInt64[np.ndarray, " sample"]) -> str:
+    """Fingerprint of data: of the moments and extremes of each vertex, and of each sample."""
     state = hashlib.sha256(f"{source.n_samples} {source.shape} {source.names}".encode())
-    for array in (found.mean, found.variance, found.low, found.high):
+    for array in (found.mean, found.variance, found.low, found.high, samples):
         state.update(np.ascontiguousarray(array).tobytes())
     return state.hexdigest()
 

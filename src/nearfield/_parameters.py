@@ -47,10 +47,16 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     _check_device(parameters["device"])
 
 
-def check_checkpoint(checkpoint: Any, name: Any, method: Method, random_state: Any) -> None:
-    """Refuse, before the training, a checkpoint that could not be written or resumed from."""
+def check_checkpoint(checkpoint: Any, name: Any, method: Method, random_state: Any, *, in_tiles: bool = False) -> None:
+    """Refuse, before the fit, a checkpoint that could not be written or resumed from; that of tiles is a folder."""
+    if in_tiles:
+        if random_state is None:
+            raise ValueError("checkpoint needs a random_state, got None: a fit without a seed cannot be resumed")
+        return
     if not method.keeps_checkpoint:
-        raise ValueError(f"checkpoint must be None with method={name!r}, which keeps none")
+        raise ValueError(
+            f"checkpoint must be None with method={name!r}, which keeps none of data that are fitted whole"
+        )
     if random_state is None and not method.seeded():
         raise ValueError("checkpoint needs a random_state, got None: a training without a seed cannot be resumed")
     for number in range(method.n_checkpoints):

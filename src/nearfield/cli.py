@@ -116,11 +116,15 @@ def fit(
     with _one_line_failure(quiet=quiet or as_json), cluster(workers, scheduler):
         check_writable(out, data, folder=True)
         from nearfield.data.lazy import is_large
+        from nearfield.data.tile_store import begun_seed
         from nearfield.estimator import LocalizedDiffusion
         from nearfield.noise import seed_of
 
         field = read(data, variable)
         dims = sample_dim[0] if sample_dim is not None and len(sample_dim) == 1 else sample_dim
+        kept = out if is_large(field) else None  # tiles go where the model is to be
+        if seed is None and kept is not None:
+            seed = begun_seed(kept)
         model = LocalizedDiffusion(
             radius=radius,
             method=method,
@@ -130,7 +134,6 @@ def fit(
             verbose=_progress(quiet or as_json),
             strict=strict,
         )
-        kept = out if is_large(field) else None  # tiles go where the model is to be
         model.fit(field, sample_dim=dims, missing=missing, checkpoint=kept)
         model.save(out)
         _print_result({"model": str(out)} | _summary(out), as_json=as_json, quiet=quiet)

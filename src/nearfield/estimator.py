@@ -84,7 +84,8 @@ class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEs
     random_state : int, Generator or None
         Seed of the fit.
     n_jobs : int, optional
-        Threads over the folds.
+        Threads over the folds; processes for data that are read in parts, and for draws into a store. An active Dask
+        client takes the tasks instead.
     device : str
         Torch device on which networks are trained, and scores other than the Gaussian field sampled; ``"auto"`` is a
         GPU where there is one.
@@ -165,15 +166,17 @@ class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEs
 
         Parameters
         ----------
-        X : DataArray, Dataset or ndarray
-            Samples of the field. ndarray: (n_samples, n) is a chain, (n_samples, ny, nx[, nz]) a grid. Vertices that
-            are NaN in every sample (land) are left out and come back as NaN.
+        X : DataArray, Dataset, ndarray, Dask array or data frame
+            Samples of the field. Arrays: (n_samples, n) is a chain, (n_samples, ny, nx[, nz]) a grid. Vertices that
+            are NaN in every sample (land) are left out and come back as NaN. Data that are stored lazily (in Dask's
+            arrays, or mapped from a file) are read in parts if they have more than 2^24 numbers.
         sample_dim : str or sequence of str, optional
             Dimensions of labelled data that count samples, by default guessed from customary names; for arrays the name
             of the first axis. Samples along a time, or rows with dates, are held out in blocks, not at random.
         checkpoint : path, optional
-            File that keeps the state of a network's training, once a minute. A fit of the same data and parameters
-            resumes from it and ends with the same model. Needs a ``random_state``.
+            File that keeps the state of a network's training, once a minute; for data that are read in parts a folder
+            that keeps each tile, and becomes the model's. A fit of the same data and parameters resumes from it and
+            ends with the same model. Needs a ``random_state``.
         missing : {"allow", "error"}
             Whether values may be missing (NaN) in some samples. Gaussian fields and networks are fitted to what is
             observed; other methods need samples without gaps.
@@ -190,10 +193,10 @@ class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEs
         names = ("radius", "pooling", "recipe", "validation_fraction")
         method = method_of(self.method, **{name: getattr(self, name) for name in names})
         check_parameters(self.get_params(deep=False))
-        if checkpoint is not None and not is_lazy(X):
-            check_checkpoint(checkpoint, self.method, method, self.random_state)
         seed, start = seed_of(self.random_state), time.perf_counter()
         X = in_memory(X)
+        if checkpoint is not None:
+            check_checkpoint(checkpoint, self.method, method, self.random_state, in_tiles=is_lazy(X))
         if is_lazy(X):
             kept: dict[str, Any] = {"sample_dim": sample_dim, "missing": missing, "folder": checkpoint}
             with task_bars(verbose=self.verbose) as shown:
@@ -346,7 +349,7 @@ class LocalizedDiffusion(Conditioning, Scoring, ModelParts, DensityMixin, BaseEs
         return write_report(path, compare_fields(self.model_, Fields(X, self.codec_), draw, self._provenance(seed)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to one file (safetensors and JSON, never code), whole or not at all; see `load`."""
+        """Write the model to a file, or in tiles to a folder (safetensors and JSON, never code); see `load`."""
         check_is_fitted(self)
         self.model_.save(path, self._plain_parameters())
 

@@ -247,8 +247,8 @@ class Model:
         return next((each for each in kept if each is not None), None)
 
     def digest(self, parameters: Mapping[str, Any]) -> str:
-        """Fingerprint of the content without times."""
-        metadata, arrays = self._content(parameters)
+        """Fingerprint of the content, whatever the times and the number of workers."""
+        metadata, arrays = self._content({k: v for k, v in parameters.items() if k != "n_jobs"})
         report = {k: v for k, v in metadata["fit_report"].items() if k != "seconds"}
         if report["training"] is not None:
             report["training"] = {k: v for k, v in report["training"].items() if k != "seconds"}

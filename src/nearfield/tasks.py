@@ -14,6 +14,7 @@ import logging
 import secrets
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,7 +287,8 @@ def _on_cluster(
     client: Client, function: Callable[..., _Result], items: Mapping[int, Any], common: tuple[Any, ...]
 ) -> Iterator[tuple[int, _Result]]:
     name = f"{getattr(function, '__name__', 'task')}-{secrets.token_hex(8)}"
-    with _reached(client):
+    with _reached(client), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sending large graph")  # borders are no data to be loaded
         shared = client.scatter(_Shared(common), broadcast=True, hash=False)
         futures = {
             client.submit(_with_shared, function, item, shared, key=f"{name}-{number}", pure=False): number

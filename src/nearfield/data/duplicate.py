@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int, UInt64
     from numpy import ndarray
 
-    from nearfield.samples import Samples
 
 __all__ = ["fingerprint_sums", "fingerprints", "known", "warn_of_duplicates"]
 
@@ -69,9 +68,9 @@ def _mixed(bits: UInt64[ndarray, "..."]) -> UInt64[ndarray, "..."]:
     return mixed
 
 
-def warn_of_duplicates(samples: Samples) -> None:
-    """Say how many samples repeat another."""
-    groups, n = samples.groups, len(samples)
+def warn_of_duplicates(groups: Int[np.ndarray, " sample"]) -> None:
+    """Say how many samples repeat another, by the numbers of the groups of equal ones."""
+    n = len(groups)
     repeats = n - int(groups.max()) - 1
     if repeats:
         counts = np.bincount(groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from nearfield.data.codec import Codec
     from nearfield.data.validation import Data
 
-__all__ = ["Blank", "blank", "blank_beside", "labelled"]
+__all__ = ["Blank", "blank", "blank_beside", "labelled", "labels_digest"]
 
 _SECOND_MEMBER_AXIS = "draw"
 
@@ -30,6 +31,15 @@ class Blank(NamedTuple):
 
     fields: xr.Dataset
     lengths: dict[str, int]
+
+
+def labels_digest(fields: xr.Dataset) -> str:
+    """Fingerprint of names, dimensions, attributes and coordinates, whatever the values."""
+    state = hashlib.sha256(repr(fields.to_dict(data=False)).encode())
+    for coordinate in fields.coords.values():
+        values = np.asarray(coordinate.values)
+        state.update(repr(values.tolist()).encode() if values.dtype.kind == "O" else values.tobytes())
+    return state.hexdigest()
 
 
 def labelled(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
@@ -107,6 +108,8 @@ class LazyData:
         if not isinstance(data, xr.DataArray | xr.Dataset):
             if unread.dtype.kind not in "iuf":
                 raise TypeError(f"X must hold real numbers, got dtype {unread.dtype}; convert to float")
+            if any(math.isnan(length) for length in unread.shape):
+                raise ValueError(f"X must have a known shape, got {unread.shape}; call X.compute_chunk_sizes() first")
             if 0 in unread.shape:
                 raise ValueError(f"X must have at least one sample and one vertex, got shape {unread.shape}")
         training = TrainingData.of(unread, sample_dim, graph, read=False)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 from nearfield.data.atomic_write import replace_files
+from nearfield.data.labelling import labels_digest
 from nearfield.data.lazy import LazyData
 from nearfield.data.source import loaded
 from nearfield.data.zarr_store import open_zarr, write_zarr
@@ -222,7 +224,7 @@ def _note(partial: Path, identity: str, samples: int) -> None:
 
 
 def _identity(fields: xr.Dataset, chunks: dict[str, int]) -> str:
-    """Tell data apart by their labels, and by the names that Dask derives from what it reads."""
-    arrays = [getattr(variable.data, "name", "") for variable in fields.data_vars.values()]
-    said = json.dumps([str(fields.to_dict(data=False)), arrays, sorted(chunks.items())])
+    """Tell data apart by their labels, and by the names that Dask derives from what it reads; others are all new."""
+    arrays = [v.data.name if v.chunks is not None else secrets.token_hex() for v in fields.data_vars.values()]
+    said = json.dumps([labels_digest(fields), arrays, sorted(chunks.items())])
     return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()

@@ -19,7 +19,7 @@ __all__ = ["warn_of_samples"]
 def warn_of_samples(samples: Samples, codec: Codec) -> None:
     """Warn of gaps, repeats, circular values, and samples alike that are not known to be in order of time."""
     warn_of_gaps(samples.values)
-    warn_of_duplicates(samples)
+    warn_of_duplicates(samples.groups)
     warn_of_circles(samples.values, [c.name for c in codec.channels], [c.attrs for c in codec.channels])
     if not samples.ordered:
         warn_of_correlation(samples.values, codec.container, codec.sample_dims)

@@ -24,7 +24,7 @@ from nearfield.data.atomic_write import replace_files
 if TYPE_CHECKING:
     from numpy import ndarray
 
-__all__ = ["TileStore", "model_file"]
+__all__ = ["TileStore", "begun_seed", "model_file"]
 
 _MODEL = "model.safetensors"
 _KIND = "fit"
@@ -45,6 +45,12 @@ def model_file(path: str | os.PathLike[str]) -> Path:
         manifest.require(target)
         raise ValueError(f"{target} is an unfinished fit; run the same fit again to go on")
     return target / _MODEL
+
+
+def begun_seed(path: Path) -> int | None:
+    """Seed of a fit that was begun in a folder, if there is one."""
+    seed: int | None = manifest.key_of(path).get("seed") if path.is_dir() else None
+    return seed
 
 
 @final

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 from scipy.linalg import solve_triangular
+from scipy.optimize import isotonic_regression
 
 from nearfield.fitting.choice import Candidate
 from nearfield.fitting.closed_form import build_field
 from nearfield.fitting.pooling import Pooling
 from nearfield.fitting.search import Search
 from nearfield.fitting.selection import select_field
-from nearfield.graph.coarsening import IN_TILES, MOST_NUMBERS, Coarsening, box_step, coarsen
+from nearfield.graph.coarsening import IN_TILES, MOST_NUMBERS, Coarsening, averages, box_step, coarsen
 from nearfield.samples import FEWEST_TO_CHOOSE, Samples
 from nearfield.score.field import CoarseLaw, GaussianField
 from nearfield.tiled_samples import Run, TiledSamples, one_by_one
@@ -84,9 +85,12 @@ def corrected(field: GaussianField, samples: Samples | TiledSamples, scale: Scal
     if scale is None:
         return field
     blocks = coarsen(samples.graph, scale.step)
-    z, size = _scaled(block_means(blocks, samples), scale.pooling)
-    law = _law(z, scale, lambda: field.block_covariance(blocks.label, size, _run(samples)))
-    coarse = CoarseLaw(blocks.label, blocks.step, size, law)
+    z, size = _scaled(blocks, block_means(blocks, samples), scale.pooling)
+    known: np.ndarray | None = None
+    if isinstance(samples, TiledSamples):  # it takes long, and is kept with the model
+        known = field.block_covariance(blocks.label, size, _run(samples))
+    law = _law(z, scale, lambda: field.block_covariance(blocks.label, size) if known is None else known)
+    coarse = CoarseLaw(blocks.label, blocks.step, size, law, known)
     return GaussianField(field.factor, field.order, field.n_channels, field.hops, coarse)
 
 
@@ -126,15 +130,26 @@ def block_sums(
 ) -> tuple[Int[np.ndarray, " block"], Float[np.ndarray, "sample block channel"]]:
     """Sum over the part of each block that lies in a tile, and name the blocks."""
     block, place = np.unique(label, return_inverse=True)
+    n, n_vertices, n_channels = values.shape
+    if not n_vertices:  # a tile of land
+        return block, np.zeros((n, 0, n_channels))
     sums = sp.csr_array((np.ones(len(place)), (place.reshape(-1), np.arange(len(place)))))
-    total = sums @ np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
-    return block, np.moveaxis(total.reshape(len(block), len(values), -1), 0, 1)
+    total = sums @ np.moveaxis(values, 1, 0).reshape(n_vertices, -1)
+    return block, np.moveaxis(total.reshape(len(block), n, n_channels), 0, 1)
 
 
-def _scaled(means: Samples, pooling: Pooling) -> tuple[Samples, Float[np.ndarray, "block channel"]]:
-    """Means over their root mean square, and the latter; one for all blocks if they have one law."""
+def _scaled(blocks: Coarsening, means: Samples, pooling: Pooling) -> tuple[Samples, Float[np.ndarray, "block channel"]]:
+    """Means over their root mean square, and the latter.
+
+    It is one for all blocks of as many vertices if they have one law; means over fewer, as at coasts, vary no less.
+    """
     squares = (means.values**2).mean(axis=0)
-    size = np.sqrt(np.broadcast_to(squares.mean(axis=0), squares.shape) if pooling.one_law else squares)
+    if pooling.one_law:
+        count, of = np.unique(np.bincount(blocks.label), return_inverse=True)
+        weight, pooled = np.bincount(of).astype(float), averages(of) @ squares
+        falling = [isotonic_regression(each, weights=weight, increasing=False).x for each in pooled.T]
+        squares = np.stack(falling, axis=1)[of] if len(count) > 1 else np.broadcast_to(pooled, squares.shape)
+    size = np.sqrt(squares)
     return means.with_values(means.values / np.where(size > 0, size, 1.0)), size
 
 
@@ -214,7 +229,7 @@ class _Ladder:
         run: Run = one_by_one,
     ) -> list[Float[np.ndarray, " held_out"]]:
         """Gain of each correction of a field, fitted to samples of these means, in the log-density of others, nats."""
-        z, size = _scaled(means, self.pooling)
+        z, size = _scaled(self.blocks, means, self.pooling)
         test = held_out / size
         covariance = finer.block_covariance(self.blocks.label, size, run)
         before = _log_density(test, covariance)
@@ -238,7 +253,7 @@ def _ladder(samples: Samples | TiledSamples, pooling: Pooling, search: Search) -
     if n_blocks in (1, samples.n_vertices):
         return None
     means = block_means(blocks, samples)
-    z, size = _scaled(means, pooling)
+    z, size = _scaled(blocks, means, pooling)
     if not (size > 0).all():
         return None
     if n_blocks * z.n_channels <= min(COARSEST, (len(z) - 1) // 2) and not pooling.one_law:
@@ -276,7 +291,7 @@ def _excess(finer: GaussianField, ladder: _Ladder, run: Run) -> Float[np.ndarray
     The first row is of means whitened by their covariance in the field, the second of plain means, where leading modes
     count most.
     """
-    z, size = _scaled(ladder.means, ladder.pooling)
+    z, size = _scaled(ladder.blocks, ladder.means, ladder.pooling)
     flat, covariance = z.values.reshape(len(z), -1), finer.block_covariance(ladder.blocks.label, size, run)
     white = np.linalg.solve(covariance, flat.T)
     return (

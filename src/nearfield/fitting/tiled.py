@@ -147,6 +147,9 @@ def _fit_tile(
 ) -> None:
     """Regress the vertices of a tile on their windows, and keep their rows of the factor."""
     tiling, channels = samples.tiling, samples.n_channels
+    if not len(tiling.vertices(tiling.box(tile))):
+        keeper.write(tile, _no_rows(channels), stage)
+        return
     nearby = pooling.strength > 0.0 and target is None
     outer = tiling.around(tile, windows.reach + (smoothing_reach(pooling.bandwidth) if nearby else 0))
     part = samples.on(outer)
@@ -176,3 +179,15 @@ def _fit_tile(
         "widths": np.array(widths),
     }
     keeper.write(tile, arrays, stage)
+
+
+def _no_rows(channels: int) -> dict[str, np.ndarray]:
+    """Return what is kept of a tile without vertices."""
+    return {
+        "data": np.empty(0),
+        "indices": np.empty(0, np.int32),
+        "indptr": np.zeros(1, np.int64),
+        "variance": np.empty((0, channels)),
+        "raised": np.zeros(1, int),
+        "widths": np.zeros(2, int),
+    }

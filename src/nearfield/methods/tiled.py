@@ -182,7 +182,6 @@ class _Tiles:
         if correction is None:
             return fit.field, None, found.off
         field = corrected(fit.field, y, correction)
-        field.prepare(fit.run)
         return field, correction, moment_warning(self._moments(fit, field))
 
     def _fit(self, samples: TiledSamples, radius: int, pooling: Pooling) -> FieldFit:

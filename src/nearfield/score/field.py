@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 import warnings
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import numpy as np
 import scipy.sparse as sp
@@ -45,7 +45,6 @@ from nearfield.score.extension import extended_factor
 from nearfield.score.solver import LowRank, Operator, conjugate_gradients, direct_solver, is_large
 from nearfield.score.sparse import Factor, SparseMatrix
 from nearfield.score.symmetric import symmetric_map
-from nearfield.score.tiled_factor import TiledFactor
 from nearfield.score.vecchia import N_DRAWS, LocalLaws
 from nearfield.tiled_samples import Run, one_by_one
 
@@ -237,24 +236,14 @@ class GaussianField(Score):
         rows = sp.csr_array(sp.kron(averages(label), sp.eye_array(self.n_channels)))[:, self._place]
         return sp.csr_array(sp.diags_array(1 / size.reshape(-1)) @ rows)
 
-    def __getstate__(self) -> dict[str, Any]:
-        kept = ["_match"] if isinstance(self.factor, TiledFactor) and "_match" in self.__dict__ else []
-        return super().__getstate__() | {name: self.__dict__[name] for name in kept}
-
-    def prepare(self, run: Run) -> None:
-        """Compute what draws of a correction need in tasks, once for all processes that a field in tiles is sent to."""
-        if self.coarse is not None and isinstance(self.factor, TiledFactor) and "_match" not in self.__dict__:
-            self.__dict__["_match"] = self._matched(run)
-
     @cached_property
     def _match(self) -> _Matched:
         """Block means before the correction."""
-        return self._matched(one_by_one)
-
-    def _matched(self, run: Run) -> _Matched:
         assert self.coarse is not None
+        before = self.coarse.before
         rows = self._averages(self.coarse.label.cpu().numpy(), self.coarse.size.cpu().numpy())
-        return _Matched(rows, cho_factor(self.factor.covariance(rows, run), lower=True))
+        covariance = self.factor.covariance(rows, one_by_one) if before is None else before.cpu().numpy()
+        return _Matched(rows, cho_factor(covariance, lower=True))
 
     @cached_property
     def _correction(self) -> LowRank | None:
@@ -348,11 +337,14 @@ class CoarseLaw(Module):
         Scale of the means.
     law : GaussianField
         Law of the means over their scale, a vertex for each block.
+    before : ndarray or Tensor, shape (variable, variable), optional
+        Their covariance without the correction, by block with channels fastest, if it is known.
     """
 
     settings = ("step",)
     label: Tensor
     size: Tensor
+    before: Tensor | None
 
     def __init__(
         self,
@@ -360,10 +352,12 @@ class CoarseLaw(Module):
         step: int,
         size: Float[np.ndarray, "block channel"] | Float[Tensor, "block channel"],
         law: GaussianField,
+        before: Float[np.ndarray, "variable variable"] | Float[Tensor, "variable variable"] | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("label", as_tensor(label))
         self.register_buffer("size", as_tensor(size))
+        self.register_buffer("before", None if before is None else as_tensor(before))
         self.step, self.law = step, law
 
     def extended(self, graph: DependencyGraph, onto: DependencyGraph) -> CoarseLaw | None:

@@ -262,6 +262,8 @@ class Marginal(ValueTransform):
 
     def _blockwise(self, function: Callable[[Any], Any], x: Values) -> Values:
         """Map some samples at a time, in float64, since a map needs several times the memory of its values."""
+        if 0 in x.shape:
+            return x
         samples = x.reshape(-1, *x.shape[-2:])
         step = max(1, _BLOCK // x.shape[-2])
         parts = (slice(start, start + step) for start in range(0, max(1, len(samples)), step))
