@@ -1,7 +1,7 @@
 """Fields that do not fit into memory: from a zarr store to a model, to new members in a store, to a completed gap.
 
 Maps of soil moisture are made up, stored in chunks, and fitted tile by tile. By default they have 256 x 256 cells, and
-take about 40 seconds; with 1000 they have a million, and take some minutes. From the repository's root:
+take two minutes of one processor; with 1000 they have a million, and take some minutes. From the repository's root:
 
     python examples/14_million.py [picture.png] [cells a side]
 """
@@ -81,11 +81,17 @@ print(f"largest memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**
 
 # 5. Look at it.
 figure = Figure(figsize=(12, 10.4), dpi=100, layout="constrained")
-fields = {"Stored": stored[0], "Drawn": drawn[0], "Gap": partial, "Gap, completed by a draw": completed[0]}
+fields = {
+    "training map": stored[0],
+    "new map": drawn[0],
+    "unseen map with a gap": partial,
+    "one draw in the gap": completed[0],
+}
 for axis, (name, field) in zip(figure.subplots(2, 2).ravel(), fields.items(), strict=True):
     axis.set_facecolor("0.8")
     image = axis.imshow(field.to_numpy(), origin="upper", cmap="YlGnBu", vmin=14, vmax=42, interpolation="nearest")
-    axis.set(title=name, xticks=[], yticks=[])
-figure.colorbar(image, ax=figure.axes, label="soil moisture, percent", shrink=0.6)
+    axis.set(title=name, xlabel="x, cells", ylabel="y, cells")
+    axis.label_outer()
+figure.colorbar(image, ax=figure.axes, label="soil moisture, percent", shrink=0.6, extend="both")
 figure.savefig(picture)
 print(f"Look at {picture}")

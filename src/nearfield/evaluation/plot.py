@@ -267,7 +267,8 @@ def completion(
         axes = new_axes(1, len(panels) + 1, 3.6 * (len(panels) + 1), 1.9 + 3.0 * view.aspect)
     fields(panels, graph, axes[:-1], label=label, dims=dims, bar="bottom")
     spread = ColourScale(0.0, float(np.max(std)) or 1.0, "cividis")
-    fields({"standard deviation": std}, graph, axes[-1:], label=label, dims=dims, scale=spread, bar="bottom")
+    told = ", ".join(["standard deviation", *label.split(", ")[1:]])  # in the same units
+    fields({"standard deviation": std}, graph, axes[-1:], label=told, dims=dims, scale=spread, bar="bottom")
     x, y = view.positions()
     for ax, values in zip(axes, (*panels.values(), std), strict=True):
         height = values if y is None else y

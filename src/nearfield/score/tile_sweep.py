@@ -2,7 +2,7 @@ r"""Draws and covariances of a large field, each tile a task of its own.
 
 Tiles of one colour do not read each other, so that a sweep over the field takes as many rounds as there are colours. A
 task reads the rows of its tile, and takes and returns the values at borders, the vertices that later tiles read: with
-128 x 128 cells read within 4 an eighth of all. Neither a task nor what it is sent grows with the field.
+128 x 128 cells read within 4 a sixteenth of all. Neither a task nor what it is sent grows with the field.
 """
 
 from __future__ import annotations
