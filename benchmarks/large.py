@@ -201,8 +201,8 @@ def measure_files(folder: Path, n_files: int, side: int) -> tuple[float, float, 
         nf.LocalizedDiffusion(**settings).fit(rechunked(whole, folder / "tiles.zarr"), sample_dim="time")
         anew = _peak()
         nf.LocalizedDiffusion(**settings).fit(whole, sample_dim="time")
-    advice = [str(each.message) for each in said if "written" in str(each.message) or "chunks of" in str(each.message)]
-    return before, anew, _peak(), f"{whole.nbytes / 2**30:.2f} GiB of data. {' '.join(advice)}"
+    advice = [f"'{w.message}'" for w in said if "written" in str(w.message) or "chunks of" in str(w.message)]
+    return before, anew, _peak(), f"{whole.nbytes / 2**30:.2f} GiB of data. Said: {' '.join(advice)}."
 
 
 def _peak() -> float:

@@ -437,3 +437,11 @@ def test_a_loaded_model_draws_at_once(small, tmp_path, monkeypatch):
     model.save(tmp_path / "maps")
     monkeypatch.setattr(type(model.score_.factor), "covariance", None)
     assert np.array_equal(nf.load(tmp_path / "maps").sample(2, random_state=5), model.sample(2, random_state=5))
+
+
+def test_networks_refuse_land_before_the_field_is_fitted(small, monkeypatch):
+    x = smooth(20, (40, 44))
+    x[:, :3, :3] = np.nan
+    monkeypatch.setattr("nearfield._large.fit_tiled", None)
+    with pytest.raises(ValueError, match="graph must be a whole lattice to be fitted by crops"):
+        nf.LocalizedDiffusion(method="hybrid", pooling=1.0, random_state=0).fit(x.chunk({"y": 20}))

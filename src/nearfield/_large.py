@@ -37,7 +37,7 @@ from nearfield.fitting.tiled import vertex_statistics
 from nearfield.graph.tiling import BoxTiling, Tiling
 from nearfield.methods.auto import Auto
 from nearfield.methods.base import FitOptions, Fitted, Method, fixed
-from nearfield.methods.crops import crop_side, fit_crops, n_crops, one_location
+from nearfield.methods.crops import crop_side, fit_crops, n_crops, one_location, require_whole
 from nearfield.methods.gaussian import Gaussian
 from nearfield.methods.hybrid import Hybrid
 from nearfield.methods.network import NetworkMethod
@@ -86,6 +86,8 @@ def fit_large(
     with recorded_warnings(strict=parameters["strict"]) as messages:
         codec, statistics, fingerprints, used = _codec(lazy, run, missing)
         tiling, names = Tiling.of(codec.graph), [channel.name for channel in codec.channels]
+        if isinstance(method, Hybrid):
+            require_whole(codec.graph)
         source = lazy.source.at_vertices(codec.present)
         samples = TiledSamples(source, tiling, ordered=codec.ordered, numbers=used, run=run)
         if (statistics.count[codec.present] < len(samples)).any():

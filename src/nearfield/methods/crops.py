@@ -27,7 +27,9 @@ from nearfield.score.field import GaussianField
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-__all__ = ["crop_side", "fit_crops", "n_crops", "one_location"]
+    from nearfield.graph.lattice import Lattice
+
+__all__ = ["crop_side", "fit_crops", "n_crops", "one_location", "require_whole"]
 
 CELLS = 1 << 12
 """Cells of a crop, about: 64 x 64, as many as a step of training sees."""
@@ -96,6 +98,13 @@ def one_location(
     return center, scale
 
 
+def require_whole(graph: DependencyGraph) -> Lattice:
+    """Return the lattice of a graph without land, or refuse another."""
+    if graph.lattice is None or graph.keep is not None:
+        raise ValueError(f"graph must be a whole lattice to be fitted by crops, got {graph!r}; fit method='gaussian'")
+    return graph.lattice
+
+
 def fit_crops(
     method: Method,
     crops: Iterable[tuple[Int[np.ndarray, " sample"], Float[np.ndarray, "sample vertex channel"]]],
@@ -130,9 +139,7 @@ def fit_crops(
     ValueError
         If the graph is no whole lattice, or the method is not one law for all vertices.
     """
-    if graph.lattice is None or graph.keep is not None:
-        raise ValueError(f"graph must be a whole lattice to be fitted by crops, got {graph!r}; fit method='gaussian'")
-    lattice = graph.lattice
+    lattice = require_whole(graph)
     around = [
         periodic and cut == full for periodic, cut, full in zip(lattice.periodic, side, lattice.shape, strict=True)
     ]
