@@ -73,6 +73,7 @@ def cases() -> list[tuple[str, DependencyGraph, Float[np.ndarray, "vertex vertex
     return [
         ("Markov field on a mesh", triangles, markov),
         ("exponential, length 8, on a mesh", triangles, exponential),
+        ("Matern 5/2, length 4, on a mesh", triangles, smooth),
         ("exponential, length 8, at points", near, exponential),
         ("Matern 5/2, length 4, at points", near, smooth),
         ("exponential, length 8, on a listed chain", chain, np.exp(-steps / 8)),

@@ -238,6 +238,24 @@ def test_what_tasks_share_is_sent_again_when_its_last_copy_is_lost(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_scheduler_that_hangs_up_and_is_there_has_lost_a_worker(client, monkeypatch):
+    """As it does where a worker dies to which it sends what tasks share."""
+    from distributed.comm.core import CommClosedError
+
+    scatter, asked = client.scatter, []
+
+    def closed(*given, **options):
+        asked.append(given)
+        if len(asked) < 3:
+            raise CommClosedError("Stream is closed")
+        return scatter(*given, **options)
+
+    monkeypatch.setattr(client, "scatter", closed)
+    assert run(lambda item, more: item + more, range(3), 7) == [7, 8, 9]
+    assert len(asked) == 3
+
+
+@pytest.mark.slow
 def test_a_scheduler_that_goes_away_is_one_line(tmp_path):
     file = tmp_path / "scheduler.json"
     options = ["--scheduler-file", str(file)]

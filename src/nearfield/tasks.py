@@ -338,9 +338,19 @@ def _reached(client: Client) -> Iterator[None]:
     try:
         yield
     except (CommClosedError, CancelledError, TimeoutError) as error:
-        if client.status == "running" and isinstance(error, CancelledError):  # the last copy is lost
+        # the last copy is lost, or the scheduler hung up as the worker did to which it sent something
+        if client.status == "running" and (isinstance(error, CancelledError) or _answers(client)):
             raise _LostWorkerError from error
         raise _gone(client) from error
+
+
+def _answers(client: Client) -> bool:
+    """Whether the scheduler is there."""
+    with contextlib.suppress(Exception):
+        assert client.scheduler is not None
+        client.sync(client.scheduler.identity, callback_timeout=_PATIENCE)
+        return True
+    return False
 
 
 def _gone(client: Client) -> ConnectionError:
