@@ -167,6 +167,15 @@ def test_the_manifest_is_plain_json(tiles):
     assert told["key"] == {"data": "5af1", "radius": 2, "side": [4, 4]}
 
 
+def test_a_finished_fit_has_nothing_of_a_lost_worker(tmp_path):
+    tiles = TileStore(tmp_path / "maps")
+    tiles.claim(KEY)
+    tiles.write(0, {"a": np.ones(2)})
+    (tmp_path / "maps" / ".field-000001.safetensors.0a.tmp").write_bytes(b"half")
+    tiles.finish({}, {})
+    assert sorted(path.suffix for path in (tmp_path / "maps").iterdir()) == [".json", ".safetensors", ".safetensors"]
+
+
 def test_the_seed_of_a_begun_fit_is_known(tmp_path):
     assert begun_seed(tmp_path / "maps") is None
     TileStore(tmp_path / "maps").claim(KEY | {"seed": 7})

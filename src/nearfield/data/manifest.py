@@ -12,7 +12,7 @@ from nearfield._plain import plain
 from nearfield.data import store
 from nearfield.data.atomic_write import replace_files
 
-__all__ = ["claim", "fingerprint", "key_of", "require"]
+__all__ = ["claim", "clear", "fingerprint", "key_of", "require"]
 
 _NAME = "manifest.json"
 
@@ -66,7 +66,12 @@ def claim(folder: Path, key: Mapping[str, Any], kind: str) -> None:
             f"{folder} is the {found['kind']} of other data or settings ({', '.join(names)}); remove it or choose "
             "another path"
         )
-    for path in folder.glob(".*.tmp"):  # what an ended process was writing
+    clear(folder)
+
+
+def clear(folder: Path) -> None:
+    """Remove what processes were writing when they were ended."""
+    for path in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError):
             path.unlink()
 

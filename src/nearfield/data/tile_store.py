@@ -156,6 +156,7 @@ class TileStore:
 
     def finish(self, metadata: Mapping[str, Any], arrays: Mapping[str, ndarray]) -> None:
         """Write the model's own file, which makes the folder a model."""
+        manifest.clear(self.path)  # of workers that were lost
         store.write(self.path / _MODEL, metadata, arrays)
 
     def copied(self, path: Path) -> TileStore:
