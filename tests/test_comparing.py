@@ -37,6 +37,7 @@ def maps(n, seed=0):
     return xr.DataArray(x, {"time": days, "y": np.arange(9.0)}, ("time", "y", "x"), "sst", attrs={"units": "K"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunks", [{"time": 1}, {"time": -1, "x": 3}])
 def test_lazily_stored_data_have_the_report_of_those_in_memory(model, tmp_path, chunks):
     new = maps(40, seed=1)

@@ -62,6 +62,7 @@ def few(monkeypatch, n=3, size=30):
     monkeypatch.setattr(lazy, "WHOLE", n * size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunks", [None, {"time": 2}, {"time": -1, "y": 3}])
 @pytest.mark.parametrize("asked", [{"n_samples": 3}, {"interval": (0.1, 0.5, 0.9)}])
 def test_a_store_of_completed_fields_is_what_impute_returns(model, tmp_path, monkeypatch, chunks, asked):
@@ -91,6 +92,7 @@ def test_lazy_fields_are_read_a_few_at_a_time(model, monkeypatch, tmp_path):
     assert seen == [3, 3, 2] * 4  # once for their fingerprints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lazily", [False, True])
 def test_several_axes_and_variables_are_filled_in_a_store(pair, tmp_path, monkeypatch, lazily):
     fitted, partial = pair

@@ -232,6 +232,7 @@ def record(skewed: bool = True, n: int = 60) -> np.ndarray:
     return np.where(np.random.default_rng(1).random(x.shape) < 0.2, np.nan, 3 * x + 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["hybrid", "neural"])
 def test_networks_take_gaps_and_fill_them(tmp_path, method, monkeypatch):
     """The hops of the hybrid's field are not chosen, which would take the time of all other tests here."""

@@ -349,6 +349,7 @@ def test_a_network_is_trained_on_crops_and_drawn_tile_by_tile(small, tmp_path, m
     assert np.array_equal(nf.load(tmp_path / "net.nearfield").sample(1, random_state=1, steps=10), drawn[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("power", "name"), [(None, "standardize"), ("exp", "log"), ("shifted", "standardize")])
 def test_a_transform_is_chosen_on_patches_that_all_values_allow(small, monkeypatch, power, name):
     """Lognormal values outside the patches leave no logarithm where one of them is negative."""
@@ -419,6 +420,7 @@ def test_a_fit_without_a_seed_keeps_no_tiles(small, tmp_path):
         nf.LocalizedDiffusion(method="gaussian").fit(smooth(20, (20, 44)).chunk({"y": 20}), checkpoint=tmp_path / "a")
 
 
+@pytest.mark.slow
 def test_samples_alike_where_the_patches_are_are_no_duplicates(small, recwarn):
     x = smooth(24, (40, 44))
     x[4:12, :20] = np.nan

@@ -60,6 +60,7 @@ def test_a_lazy_fit_is_near_the_fit_in_memory(small, graph):
     assert 0.9 < ratio < 1.1
 
 
+@pytest.mark.slow
 def test_a_model_of_a_mesh_is_saved_loaded_and_drawn_into_a_store(small, tmp_path):
     x = cells(MESH)
     model = nf.LocalizedDiffusion(MESH, **SETTINGS).fit(x.chunk(cell=70), checkpoint=tmp_path / "kept")

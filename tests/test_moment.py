@@ -140,6 +140,7 @@ def test_false_alarms_are_as_rare_as_stated():
     assert alarms <= next(k for k in range(100) if chi2.sf(2 * 100 * FALSE_ALARM, 2 * (k + 1)) > 1 - 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_generators_fail(name):
     rng = np.random.default_rng([5, WRONG.index(name)])

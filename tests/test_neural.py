@@ -288,6 +288,7 @@ def test_at_least_five_samples_are_held_out():
         assert len(default_recipe(LAW.graph, n).divide(Samples(np.zeros((n, len(LAW.graph), 1)), LAW.graph))[1]) == held
 
 
+@pytest.mark.slow
 def test_auto_says_what_it_compared_and_a_stored_model_draws_the_same(tmp_path):
     x = LAW.sample(80, random_state=1)[..., 0]
     recipe = Recipe(steps=120, levels=NoiseLevels(), ema=0.9, batch_size=16, held_out=0.2)

@@ -180,6 +180,7 @@ def phi4_chain_moments(d):
     return np.concatenate([mean[0], mean[1], pairs])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_phi4_chain_has_the_moments_of_the_transfer_matrix(sampler):
     """False-alarm rate of 47 numbers 0.3 %."""

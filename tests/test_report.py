@@ -248,6 +248,7 @@ def test_what_is_not_given_is_said_and_never_passed(tmp_path, no_pictures):
     assert not {c["name"] for c in unseen["checks"]} & {"copies of the data", "samples per local law"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["3-D", "points", "edges", "no edges", "one vertex", "constant"])
 def test_every_kind_of_graph_has_a_page(tmp_path, no_pictures, kind):
     rng = np.random.default_rng(4)

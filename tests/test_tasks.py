@@ -93,6 +93,7 @@ def test_processes_share_a_large_array_and_write_to_none():
     assert not shared.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [None, 2])
 def test_the_error_of_a_task_is_raised_as_it_is(workers):
     with pytest.raises(ValueError, match=r"^item 2 is bad$"):

@@ -18,6 +18,7 @@ def heavy_after(statement):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module", ["_plain", "graph", "graph.coarsening", "data.codec", "data.store", "evaluation.report", "datasets"]
 )
