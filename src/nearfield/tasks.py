@@ -48,8 +48,8 @@ _UNDER_WAY = 2
 _IDLE = 300
 """Seconds after which a process ends that has no tasks."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-_PROCESSES: set[int] = set()
-"""Numbers of processes that were asked for."""
+_KEPT: dict[int, Any] = {}
+"""Processes that wait for tasks, by their number; one entry at most."""
 
 
 def run(
@@ -253,6 +253,7 @@ def _on_processes(
                 for future in wait(futures, return_when=FIRST_COMPLETED).done:
                     yield futures.pop(future), future.result()
         except TerminatedWorkerError as error:
+            _KEPT.clear()
             raise _LostWorkerError from error
         finally:
             for future in futures:
@@ -261,12 +262,19 @@ def _on_processes(
 
 
 def _executor(fewest: int, most: int) -> Any:
-    """Return processes that wait for tasks: those of the call before, if there are enough, since they start slowly."""
-    from joblib.externals.loky import get_reusable_executor
+    """Return processes that wait for tasks: those of the call before, if there are enough, since they start slowly.
 
-    _PROCESSES.add(fewest)
-    size = max(each for each in _PROCESSES if each <= most)
-    return get_reusable_executor(size, timeout=_IDLE, env=dict.fromkeys(_THREADS, "1"))
+    They are not those that joblib keeps for its own calls, which it expects to have made.
+    """
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    for size, executor in list(_KEPT.items()):
+        if fewest <= size <= most:
+            return executor
+        del _KEPT[size]
+        executor.shutdown()
+    _KEPT[fewest] = ProcessPoolExecutor(fewest, timeout=_IDLE, env=dict.fromkeys(_THREADS, "1"))
+    return _KEPT[fewest]
 
 
 def _with_stored(function: Callable[..., _Result], item: Any, path: Path) -> _Result:
