@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from joblib.externals.loky import get_reusable_executor
 
 from benchmarks.table import publish, verdict
+from nearfield import tasks
 from nearfield.graph.tiling import TILE
 
 SAMPLES, DRAWS = 50, 10
@@ -160,7 +160,7 @@ def measure(path: Path, folder: Path, workers: int, tile: int | None = None) -> 
         drawn = model.sample(DRAWS, random_state=0, store=folder / f"draws-{workers}-{time.time_ns()}.zarr")
         end, driver = time.perf_counter(), time.process_time() - before
     if workers > 1:
-        get_reusable_executor().shutdown()  # its idle processes would keep this one
+        tasks.release()  # its idle processes would keep this one
     report = model.fit_report_
     print(f"{path.name}, {workers} workers: {report.reason} {report.warnings}", flush=True)
     others = [peak for pid, peak in watch.largest.items() if pid != os.getpid()]

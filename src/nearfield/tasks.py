@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["active_client", "cluster", "run"]
+__all__ = ["active_client", "cluster", "release", "run"]
 
 _Result = TypeVar("_Result")
 
@@ -268,13 +268,18 @@ def _executor(fewest: int, most: int) -> Any:
     """
     from joblib.externals.loky import ProcessPoolExecutor
 
-    for size, executor in list(_KEPT.items()):
-        if fewest <= size <= most:
-            return executor
-        del _KEPT[size]
-        executor.shutdown()
-    _KEPT[fewest] = ProcessPoolExecutor(fewest, timeout=_IDLE, env=dict.fromkeys(_THREADS, "1"))
-    return _KEPT[fewest]
+    size = next(iter(_KEPT), 0)
+    if not fewest <= size <= most:
+        release()
+        size = fewest
+        _KEPT[size] = ProcessPoolExecutor(size, timeout=_IDLE, env=dict.fromkeys(_THREADS, "1"))
+    return _KEPT[size]
+
+
+def release() -> None:
+    """End the processes that wait for tasks."""
+    while _KEPT:
+        _KEPT.popitem()[1].shutdown()
 
 
 def _with_stored(function: Callable[..., _Result], item: Any, path: Path) -> _Result:
